@@ -1,0 +1,100 @@
+"""Train one run, or with -m a sweep of runs. Every setting is in conf/; README.md shows the common ones."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import traceback
+import warnings
+from pathlib import Path
+from typing import Any
+
+# Errors reach main() as they are, to be told in one sentence.
+os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+
+# version_base exists in Hydra 1.3 alone; what it would change is set in conf/config.yaml instead.
+warnings.filterwarnings("ignore", message=r"\s*The version_base parameter")
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from tmsgd_bench.engine import compose, sweep
+from tmsgd_bench.errors import BenchError, RunIsBusy
+
+log = logging.getLogger("run")
+CONF = Path(__file__).parent / "conf"
+
+
+def run_job(config: DictConfig) -> str:
+    """Train what a composed configuration describes and return the outcome's status."""
+    import tasks
+    from tmsgd_bench.engine.runner import run
+
+    spec, options = compose.run_spec(config), compose.run_options(config, in_sweep=sweep.in_sweep())
+    spec = spec.following(compose.followed_protocols(spec, HydraConfig.get()))
+    outcome = run(spec, options, lambda device: compose.make_task(config, device, tasks.build))
+    log.info("%s: %s: %s", outcome.run_id, outcome.status, outcome.note)
+    if sweep.in_sweep():
+        sweep.record(outcome.status, outcome.run_id, outcome.note)
+    return outcome.status
+
+
+def sweep_job(config: DictConfig) -> str:
+    """One job of a sweep: whatever goes wrong is recorded, and the other jobs go on."""
+    sweep.record_start()
+    try:
+        return run_job(config)
+    except RunIsBusy as error:
+        status, note = "busy", str(error)
+    except BenchError as error:
+        status, note = "failed", str(error)
+    except Exception as error:
+        log.error("%s", "".join(traceback.format_exception(error)).rstrip())
+        status, note = "failed", f"{type(error).__name__}: {error}"
+    log.error("%s: %s", status, note)
+    sweep.record(status, "", note)
+    return status
+
+
+@hydra.main(config_path="conf", config_name="config")
+def entry(config: DictConfig) -> str:
+    """Hydra's entry point, called once for each job."""
+    return sweep_job(config) if sweep.in_sweep() else run_job(config)
+
+
+def main() -> int:
+    """Run, and turn errors into one sentence and an exit code: 0 fine, 1 failed, 2 bad input, 130 interrupted."""
+    code = 0
+    try:
+        entry()
+    except KeyboardInterrupt:
+        print("interrupted: start the same command again to go on from the last checkpoint", file=sys.stderr)
+        code = 130
+    except Exception as error:
+        code = _explain(error)
+    finally:
+        folder = sweep.SweepCallback.folder
+        if folder is not None and folder.exists():
+            text, complete = sweep.summarise(folder)
+            print(text)
+            code = code or (0 if complete else 1)
+    return code
+
+
+def _explain(error: Exception) -> int:
+    sentence = compose.explain(error, CONF)
+    if sentence is None:
+        traceback.print_exception(error)
+        return 1
+    print(f"error: {sentence}", file=sys.stderr)
+    return 2
+
+
+def cli() -> Any:
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    cli()

@@ -1,0 +1,106 @@
+"""R8 as tensors: documents as rows of word numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from tmsgd_bench.engine.seeding import subset
+from tmsgd_bench.errors import DataError
+
+PAD = 0
+CLASSES = ("acq", "crude", "earn", "grain", "interest", "money-fx", "ship", "trade")
+Document = tuple[str, list[str]]
+
+
+@dataclass(frozen=True)
+class R8:
+    """Both splits.
+
+    Args:
+        train_words, test_words: int64, shape (documents, tokens); 0 pads.
+        train_labels, test_labels: int64, shape (documents,), indices into ``CLASSES``.
+        vocabulary_size: words of both splits' full texts, and the pad.
+        reachable: words that occur in ``train_words``, and the pad; their numbers come first.
+    """
+
+    train_words: Tensor
+    train_labels: Tensor
+    test_words: Tensor
+    test_labels: Tensor
+    vocabulary_size: int
+    reachable: int
+
+    def to(self, device: torch.device) -> R8:
+        """The same on a device."""
+        moved = (t.to(device) for t in (self.train_words, self.train_labels, self.test_words, self.test_labels))
+        return R8(*moved, self.vocabulary_size, self.reachable)
+
+
+def load(folder: Path, tokens: int, limit: int | None, padding: str) -> R8:
+    """Read, number and cut the documents of a folder in R8's layout.
+
+    The vocabulary is taken from all words of both splits, as in the paper's recipe, also under a limit. Words that
+    the training split shows to the network are numbered first.
+
+    Args:
+        tokens: how many leading words of a document are used.
+        limit: a seeded subset of this many training documents; None for all. The test split stays whole.
+        padding: "end" or "start": on which side short documents are filled up.
+
+    Raises:
+        DataError: a file is missing, or a line is not ``label<TAB>text`` with a known label.
+    """
+    train = read_documents(folder / "r8-train-all-terms.txt")
+    test = read_documents(folder / "r8-test-all-terms.txt")
+    vocabulary = {word for _, words in (*train, *test) for word in words}
+    train = [train[i] for i in subset(len(train), limit)]
+    reached = {word for _, words in train for word in words[:tokens]}
+    ordered = [*sorted(reached), *sorted(vocabulary - reached)]
+    numbers = {word: number for number, word in enumerate(ordered, start=PAD + 1)}
+    return R8(
+        *_tensors(train, numbers, tokens, padding),
+        *_tensors(test, numbers, tokens, padding),
+        vocabulary_size=len(vocabulary) + 1,
+        reachable=len(reached) + 1,
+    )
+
+
+def read_documents(path: Path) -> list[Document]:
+    """The (label, words) of every line.
+
+    Raises:
+        DataError: see :func:`load`; names the file and the line.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read {path} ({error}): run 'python -m tmsgd_bench data prepare r8'.") from error
+    documents = [_document(path, number, line) for number, line in enumerate(lines, start=1)]
+    if not documents:
+        raise DataError(f"{path} is empty: delete it and run 'python -m tmsgd_bench data prepare r8'.")
+    return documents
+
+
+def _document(path: Path, number: int, line: str) -> Document:
+    label, tab, text = line.partition("\t")
+    words = text.split()
+    if not tab or label not in CLASSES or not words:
+        raise DataError(
+            f"{path}, line {number}, is not a known label, a tab and a text: delete the file and run "
+            "'python -m tmsgd_bench data prepare r8'."
+        )
+    return label, words
+
+
+def _tensors(documents: list[Document], numbers: dict[str, int], tokens: int, padding: str) -> tuple[Tensor, Tensor]:
+    words = torch.full((len(documents), tokens), PAD)
+    for row, (_, text) in zip(words, documents, strict=True):
+        ids = torch.tensor([numbers[word] for word in text[:tokens]])
+        where = slice(0, len(ids)) if padding == "end" else slice(tokens - len(ids), tokens)
+        row[where] = ids
+    labels = torch.tensor([CLASSES.index(label) for label, _ in documents])
+    return words, labels

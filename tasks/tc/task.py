@@ -1,0 +1,76 @@
+"""R8 text classification with an LSTM."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+from torch import Tensor
+from torch.nn import functional as F
+from torchmetrics import MeanMetric
+from torchmetrics.classification import MulticlassAccuracy
+
+from tasks.tc import data
+from tasks.tc.model import LSTMClassifier
+from tmsgd_bench.engine.seeding import epoch_order
+from tmsgd_bench.errors import ConfigError
+from tmsgd_bench.task import Metric, Task, TaskSettings
+
+Batch = tuple[Tensor, Tensor]
+EVALUATION_BATCH = 512
+
+
+class TextClassification(Task):
+    """The first ``tokens`` words of a document through an LSTM; cross-entropy; accuracy on the test split.
+
+    Args:
+        settings: the run's.
+        tokens: leading words of a document that are used.
+        padding: "end" or "start": where documents with fewer words are filled up.
+    """
+
+    metrics: ClassVar[tuple[Metric, ...]] = (
+        Metric("accuracy", "%", "max", "ACC"),
+        Metric("test_loss", "nat", "min", "test loss"),
+    )
+
+    def __init__(self, settings: TaskSettings, tokens: int, padding: str) -> None:
+        super().__init__(settings)
+        if padding not in ("end", "start"):
+            raise ConfigError(f"task.padding must be end or start, not {padding!r}.")
+        loaded = data.load(settings.data_folder, tokens, settings.data_limit, padding)
+        model = LSTMClassifier(loaded.vocabulary_size, loaded.reachable, len(data.CLASSES), **_sizes(settings))
+        self.data = loaded.to(settings.device)
+        self.model = model.to(settings.device)
+        self.modules = {"classifier": self.model}
+        self.train_size = len(loaded.train_labels)
+        self.accuracy = MulticlassAccuracy(len(data.CLASSES), average="micro").to(settings.device)
+        self.test_loss = MeanMetric().to(settings.device)
+
+    def batches(self, epoch: int) -> Iterable[Batch]:
+        """Pairs of words (batch, tokens) and labels (batch,); gathered once for the epoch, then cut into views."""
+        order = epoch_order(self.train_size, self.settings.seed, epoch).to(self.settings.device)
+        size = self.settings.batch_size
+        words, labels = self.data.train_words[order], self.data.train_labels[order]
+        return zip(words.split(size), labels.split(size), strict=True)
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Mean cross-entropy in nats."""
+        words, labels = batch
+        return F.cross_entropy(self.model(words), labels)
+
+    def evaluate(self) -> dict[str, float]:
+        """Accuracy in percent and mean cross-entropy in nats on the test split."""
+        self.accuracy.reset()
+        self.test_loss.reset()
+        for words, labels in zip(
+            self.data.test_words.split(EVALUATION_BATCH), self.data.test_labels.split(EVALUATION_BATCH), strict=True
+        ):
+            logits = self.model(words)
+            self.accuracy.update(logits, labels)
+            self.test_loss.update(F.cross_entropy(logits, labels, reduction="none"))
+        return {"accuracy": 100.0 * float(self.accuracy.compute()), "test_loss": float(self.test_loss.compute())}
+
+
+def _sizes(settings: TaskSettings) -> dict[str, int]:
+    return {"embedding": settings.model["embedding"], "hidden": settings.model["hidden"]}

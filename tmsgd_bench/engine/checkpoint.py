@@ -1,0 +1,108 @@
+"""Checkpoints that survive a kill, a full disk and a flipped bit.
+
+A checkpoint is written under a temporary name, flushed to disk and renamed. Its name carries the SHA-256 of its
+bytes, so a damaged one is recognised. The one before it is deleted only when the new one is in place, and kept
+beside it until the next.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tmsgd_bench.errors import StoreError
+
+log = logging.getLogger(__name__)
+
+NAME = re.compile(r"checkpoint-(\d{6})-([0-9a-f]{64})\.pt")
+KEPT = 2
+
+
+class _HashingWriter:
+    """A binary file that hashes what passes through it."""
+
+    def __init__(self, file: Any) -> None:
+        self.file, self.digest = file, hashlib.sha256()
+
+    def write(self, data: Any) -> int:
+        self.digest.update(data)
+        return int(self.file.write(data))
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def save(folder: Path, epoch: int, state: dict[str, Any]) -> Path:
+    """Write the state after ``epoch`` finished epochs and forget all but the last good checkpoints.
+
+    Args:
+        state: tensors and plain Python values only, so that it can be read back with ``weights_only=True``.
+
+    Raises:
+        StoreError: the disk is full or cannot be written; earlier checkpoints are untouched.
+    """
+    temporary = folder / f"writing-{os.getpid()}.tmp"
+    try:
+        with temporary.open("wb") as file:
+            writer = _HashingWriter(file)
+            torch.save(state, writer)  # type: ignore[arg-type]
+            file.flush()
+            os.fsync(file.fileno())
+        target = folder / f"checkpoint-{epoch:06d}-{writer.digest.hexdigest()}.pt"
+        temporary.replace(target)
+    except (OSError, RuntimeError) as error:
+        temporary.unlink(missing_ok=True)
+        raise StoreError(
+            f"could not write a checkpoint into {folder} ({_reason(error)}): free some space or choose another "
+            "results.root, then start the same command again to go on from the last checkpoint."
+        ) from error
+    for old in _newest_first(folder)[KEPT:]:
+        old.unlink(missing_ok=True)
+    return target
+
+
+def load_latest(folder: Path, device: torch.device) -> dict[str, Any] | None:
+    """The newest undamaged checkpoint, or None; says so when it has to pass over a damaged one."""
+    for path in _newest_first(folder):
+        match = NAME.fullmatch(path.name)
+        if match and _sha256(path) == match.group(2):
+            state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+            return state
+        log.warning("checkpoint %s is damaged (its checksum differs): falling back to the one before it", path.name)
+    return None
+
+
+def exists(folder: Path) -> bool:
+    """Whether a folder holds a checkpoint, damaged or not."""
+    return bool(_newest_first(folder))
+
+
+def clear(folder: Path) -> None:
+    """Delete every checkpoint of a folder, finished or not."""
+    for path in [*_newest_first(folder), *folder.glob("writing-*.tmp")]:
+        path.unlink(missing_ok=True)
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    return sorted((p for p in folder.glob("checkpoint-*.pt") if NAME.fullmatch(p.name)), reverse=True)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _reason(error: BaseException) -> str:
+    """The operating system's word for it; torch hides an OSError of the file it writes to behind its own error."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        cause = cause.__context__
+    return str(error).splitlines()[0]

@@ -1,0 +1,63 @@
+"""Three clocks: training, evaluation, bookkeeping. Throughput counts training alone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+
+PHASES = ("training", "evaluation", "bookkeeping")
+
+
+@dataclass
+class Clocks:
+    """Seconds spent in each phase; the first epoch of a process, with its warm-up, is kept apart.
+
+    Args:
+        device: synchronised at the borders of a phase, so that queued GPU work is counted where it belongs.
+        seconds: totals by phase over all processes that worked on the run.
+        warm_up: the part of training spent in first epochs of a process (allocation, kernel choice, compilation).
+        warm_up_epochs: how many such epochs there were.
+    """
+
+    device: torch.device
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
+    warm_up: float = 0.0
+    warm_up_epochs: int = 0
+    last: float = 0.0
+
+    @contextmanager
+    def measure(self, phase: str) -> Iterator[None]:
+        """Add the time of a block to a phase; ``last`` then holds the seconds of that block."""
+        start = self._now()
+        try:
+            yield
+        finally:
+            self.last = self._now() - start
+            self.seconds[phase] += self.last
+
+    def note_warm_up(self) -> None:
+        """Count the training block just measured as warm-up."""
+        self.warm_up += self.last
+        self.warm_up_epochs += 1
+
+    def throughput(self, epochs: int, examples_per_epoch: int) -> float | None:
+        """Training examples a second without warm-up epochs; None if there is no other epoch."""
+        steady = self.seconds["training"] - self.warm_up
+        measured = epochs - self.warm_up_epochs
+        return measured * examples_per_epoch / steady if measured > 0 and steady > 0 else None
+
+    def state_dict(self) -> dict[str, object]:
+        return {"seconds": dict(self.seconds), "warm_up": self.warm_up, "warm_up_epochs": self.warm_up_epochs}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.seconds = dict(state["seconds"])
+        self.warm_up, self.warm_up_epochs = state["warm_up"], state["warm_up_epochs"]
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()

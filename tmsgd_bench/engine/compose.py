@@ -1,0 +1,170 @@
+"""Between Hydra's configuration and the engine: the only place that knows the layout of conf/."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra import compose
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from tmsgd_bench.data.catalog import Dataset, data_root, find
+from tmsgd_bench.engine.spec import RunOptions, RunSpec, validate
+from tmsgd_bench.errors import BenchError, ConfigError
+from tmsgd_bench.task import Task, TaskSettings
+
+log = logging.getLogger(__name__)
+
+PROTOCOLS = ("table2", "corrected", "smoke")
+GROUPS = ("task", "model", "optimizer", "data")
+BuildTask = Callable[[str, TaskSettings, Mapping[str, Any]], Task]
+
+
+def run_spec(config: DictConfig) -> RunSpec:
+    """The run a composed configuration describes.
+
+    Raises:
+        ConfigError: a value is of the wrong type, out of range, or refers to something that is not there.
+    """
+    values = _plain(config)
+    task = {key: value for key, value in values["task"].items() if key not in ("_target_", *PROTOCOLS)}
+    data = values["data"]
+    dataset = find(task["dataset"])
+    fingerprint = dataset.fingerprint(_data_folder(values, dataset), data["kind"], data["verify"])
+    return validate(
+        RunSpec(
+            task=task,
+            model=values["model"],
+            data={"kind": data["kind"], "limit": data["limit"], "fingerprint": fingerprint},
+            optimizer=values["optimizer"],
+            epochs=values["epochs"],
+            batch_size=values["batch_size"],
+            schedule=values["schedule"],
+            seed=values["seed"],
+        )
+    )
+
+
+def run_options(config: DictConfig, in_sweep: bool) -> RunOptions:
+    """Where and how to run it. Jobs of a sweep write log lines: bars of parallel jobs would overwrite each other."""
+    values = _plain(config)
+    progress = values["progress"]
+    if progress not in ("auto", "bar", "log"):
+        raise ConfigError(f"progress must be auto, bar or log, not {progress!r}.")
+    return RunOptions(
+        results_root=Path(values["results"]["root"]).expanduser(),
+        progress="log" if in_sweep and progress == "auto" else progress,
+        **{key: values[key] for key in ("device", "threads", "deterministic", "checkpoint_seconds", "force", "save_weights")},
+    )
+
+
+def followed_protocols(spec: RunSpec, hydra_config: Any) -> tuple[str, ...]:
+    """The protocols whose own values, untouched, describe this very run."""
+    choices = [f"{group}={hydra_config.runtime.choices[group]}" for group in GROUPS]
+    followed = []
+    for protocol in PROTOCOLS:
+        canonical = compose("config", overrides=[*choices, f"protocol={protocol}", f"seed={spec.seed}"])
+        # The fingerprint says which files were read, not how: it is taken over.
+        candidate = run_spec_like(canonical, spec)
+        if candidate.identity == spec.identity:
+            followed.append(protocol)
+    return tuple(followed)
+
+
+def run_spec_like(config: DictConfig, spec: RunSpec) -> RunSpec:
+    """The run of another configuration on the same data."""
+    other = run_spec(config)
+    return replace(other, data={**other.data, "fingerprint": spec.data["fingerprint"]})
+
+
+def make_task(config: DictConfig, device: torch.device, build: BuildTask) -> Task:
+    """Prepare the data set and build the task on a device.
+
+    Raises:
+        DataError: the data set is missing, damaged, or cannot be downloaded.
+        ConfigError: the task refuses its options.
+    """
+    values = _plain(config)
+    dataset, data = find(values["task"]["dataset"]), values["data"]
+    settings = TaskSettings(
+        data_folder=_ready(values, dataset),
+        data_limit=data["limit"],
+        verify=data["verify"],
+        batch_size=values["batch_size"],
+        seed=values["seed"],
+        device=device,
+        model={key: value for key, value in values["model"].items() if key != "name"},
+    )
+    own = ("_target_", "name", "dataset", *PROTOCOLS)
+    options = {key: value for key, value in values["task"].items() if key not in own}
+    return build(values["task"]["_target_"], settings, options)
+
+
+def explain(error: BaseException, conf: Path) -> str | None:
+    """One sentence for an error the user can mend; None for one that needs a traceback."""
+    if isinstance(error, BenchError):
+        return str(error)
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, name = error.missing_cfg_file.rpartition("/")
+        known = sorted(path.stem for path in (conf / group).glob("*.yaml"))
+        return f"unknown {group} {name!r}: choose one of {', '.join(known)}."
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return _explain_override(error)
+    return None
+
+
+def _explain_override(error: BaseException) -> str:
+    """Hydra's own words on one line, with the likeliest key if one was misspelt."""
+    cause = error.__cause__ or error
+    key = getattr(cause, "full_key", None) or getattr(cause, "key", None)
+    text = " ".join(f"{error} {error.__cause__ or ''}".split()) or type(error).__name__
+    if key is None or "not in struct" not in f"{error} {cause}":
+        return text
+    guesses = difflib.get_close_matches(str(key), _keys(), n=1)
+    hint = f"did you mean {guesses[0]!r}?" if guesses else "see them all with 'python run.py --cfg job'."
+    return f"unknown setting {str(key)!r}: {hint}"
+
+
+def _keys() -> list[str]:
+    return _flatten(OmegaConf.to_container(compose("config"), resolve=False))
+
+
+def _flatten(values: Any, prefix: str = "") -> list[str]:
+    if not isinstance(values, dict):
+        return []
+    found = []
+    for key, value in values.items():
+        found += [f"{prefix}{key}", *_flatten(value, f"{prefix}{key}.")]
+    return found
+
+
+def _plain(config: DictConfig) -> dict[str, Any]:
+    try:
+        values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(" ".join(str(error).split())) from error
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
+
+
+def _data_folder(values: dict[str, Any], dataset: Dataset) -> Path:
+    data = values["data"]
+    if data["kind"] not in ("real", "synthetic"):
+        raise ConfigError(f"data.kind must be real or synthetic, not {data['kind']!r}.")
+    return dataset.folder(data_root(data["root"]), data["kind"])
+
+
+def _ready(values: dict[str, Any], dataset: Dataset) -> Path:
+    """The data set's folder, verified or written, unless verification was turned off."""
+    data = values["data"]
+    if data["kind"] == "real" and not data["verify"]:
+        log.warning("data.verify=false: the files of %s are used without checking them", dataset.name)
+        return _data_folder(values, dataset)
+    return dataset.prepare(data_root(data["root"]), data["kind"], log.info)

@@ -1,0 +1,194 @@
+"""The training loop of one run: epochs, evaluation, history, checkpoints."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from tmsgd_bench.engine import checkpoint
+from tmsgd_bench.engine.clocks import Clocks
+from tmsgd_bench.engine.optimizers import build_optimizer, build_schedulers
+from tmsgd_bench.engine.progress import Reporter
+from tmsgd_bench.engine.seeding import seed_globally
+from tmsgd_bench.engine.spec import RunSpec
+from tmsgd_bench.errors import BenchError
+from tmsgd_bench.task import Task
+
+
+class Diverged(Exception):
+    """A training loss stopped being finite."""
+
+    def __init__(self, loss: str, epoch: int, step: int) -> None:
+        super().__init__(f"{loss} is not finite at epoch {epoch}, step {step}")
+        self.loss, self.epoch, self.step = loss, epoch, step
+
+
+@dataclass
+class Trainer:
+    """Everything that moves while a run trains, and how to save and restore it.
+
+    Args:
+        spec: the run.
+        task: data, modules, training step and evaluation.
+        device: where it all lives.
+        optimizers: one for each module of the task.
+        per_update, per_epoch: learning-rate schedulers.
+        epoch: finished epochs.
+        history: one row for each finished epoch.
+    """
+
+    spec: RunSpec
+    task: Task
+    device: torch.device
+    optimizers: dict[str, Optimizer]
+    per_update: list[LRScheduler]
+    per_epoch: list[LRScheduler]
+    clocks: Clocks
+    epoch: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+
+    @classmethod
+    def build(cls, spec: RunSpec, make_task: Callable[[], Task], device: torch.device) -> Trainer:
+        """Modules with the seed's initial weights, and fresh optimizers and schedulers for them."""
+        seed_globally(spec.seed, "weights")
+        task = make_task()
+        optimizers, per_update, per_epoch = {}, [], []
+        for name, module in task.modules.items():
+            optimizers[name] = build_optimizer(spec.optimizer, module.parameters(), task.steps_per_epoch)
+            updates, epochs = build_schedulers(spec.optimizer, spec.schedule, optimizers[name])
+            per_update += updates
+            per_epoch += epochs
+        return cls(spec, task, device, optimizers, per_update, per_epoch, Clocks(device))
+
+    def fit(self, reporter: Reporter, after_epoch: Callable[[], None]) -> None:
+        """Train the epochs that are left.
+
+        Raises:
+            Diverged: a loss is not finite.
+        """
+        fresh = True
+        while self.epoch < self.spec.epochs:
+            with self.clocks.measure("training"):
+                losses = self._train_epoch(reporter)
+            if fresh:
+                self.clocks.note_warm_up()
+            fresh = False
+            self._finish_epoch(losses, reporter)
+            after_epoch()
+
+    def _train_epoch(self, reporter: Reporter) -> dict[str, Tensor]:
+        """One pass over the training split; returns every step's losses, still on the device."""
+        seed_globally(self.spec.seed, "epoch", self.epoch)
+        for module in self.task.modules.values():
+            module.train()
+        losses: dict[str, Tensor] = {}
+        step = -1
+        for step, batch in enumerate(self.task.batches(self.epoch)):
+            for name, value in self.task.training_step(batch, self.optimizers).items():
+                if name not in losses:
+                    losses[name] = torch.full((self.task.steps_per_epoch,), torch.nan, device=self.device)
+                losses[name][step] = value
+            for scheduler in self.per_update:
+                scheduler.step()
+            if reporter.step(self.epoch, step):
+                reporter.show_loss(float(next(iter(losses.values()))[: step + 1].mean()))
+        if step + 1 != self.task.steps_per_epoch:
+            raise BenchError(f"the task made {step + 1} batches in an epoch, but declares {self.task.steps_per_epoch}.")
+        for scheduler in self.per_epoch:
+            scheduler.step()
+        return losses
+
+    def _finish_epoch(self, losses: dict[str, Tensor], reporter: Reporter) -> None:
+        for name, values in losses.items():
+            bad = (~torch.isfinite(values)).nonzero()
+            if len(bad):
+                raise Diverged(name, self.epoch, int(bad[0]))
+        seconds = self.clocks.last
+        with self.clocks.measure("evaluation"):
+            metrics = self.evaluate()
+        row = {name: float(values.double().mean()) for name, values in losses.items()} | metrics
+        self.history.append({"epoch": float(self.epoch), **row, "lr": self._lr(), "training_seconds": seconds})
+        reporter.epoch(self.epoch, row)
+        self.epoch += 1
+
+    @torch.no_grad()
+    def evaluate(self) -> dict[str, float]:
+        """The task's metrics, checked to be the declared ones."""
+        for module in self.task.modules.values():
+            module.eval()
+        values = self.task.evaluate()
+        declared = {metric.name for metric in self.task.metrics}
+        if set(values) != declared:
+            raise BenchError(f"evaluate() returned {sorted(values)}, but the task declares {sorted(declared)}.")
+        return values
+
+    def _lr(self) -> float:
+        return float(next(iter(self.optimizers.values())).param_groups[0]["lr"])
+
+    def state_dict(self) -> dict[str, Any]:
+        """All of it as tensors and plain values. Generator states are not needed: every epoch starts its own."""
+        return {
+            "identity": self.spec.identity,
+            "epoch": self.epoch,
+            "history": self.history,
+            "clocks": self.clocks.state_dict(),
+            "modules": {name: module.state_dict() for name, module in self.task.modules.items()},
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+            "schedulers": [scheduler.state_dict() for scheduler in (*self.per_update, *self.per_epoch)],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a state of the same run.
+
+        Raises:
+            BenchError: the state is another run's.
+        """
+        if state["identity"] != self.spec.identity:
+            raise BenchError("the checkpoint in this run's folder belongs to another run: start again with force=true.")
+        self.epoch, self.history = state["epoch"], state["history"]
+        self.clocks.load_state_dict(state["clocks"])
+        for name, module in self.task.modules.items():
+            module.load_state_dict(state["modules"][name])
+            self.optimizers[name].load_state_dict(state["optimizers"][name])
+        for scheduler, saved in zip((*self.per_update, *self.per_epoch), state["schedulers"], strict=True):
+            scheduler.load_state_dict(saved)
+
+    def weights(self) -> dict[str, dict[str, Tensor]]:
+        """The modules' weights and buffers."""
+        return {name: module.state_dict() for name, module in self.task.modules.items()}
+
+
+class Checkpointer:
+    """Writes a checkpoint after an epoch if enough time has passed since the last one."""
+
+    def __init__(self, trainer: Trainer, folder: Path, every_seconds: float) -> None:
+        self.trainer, self.folder, self.every = trainer, folder, every_seconds
+        self.latest = time.monotonic()
+
+    def __call__(self) -> None:
+        """To be called after each epoch; the last epoch needs none, its result follows at once."""
+        finished = self.trainer.epoch == self.trainer.spec.epochs
+        if finished or time.monotonic() - self.latest < self.every:
+            return
+        with self.trainer.clocks.measure("bookkeeping"):
+            checkpoint.save(self.folder, self.trainer.epoch, self.trainer.state_dict())
+        self.latest = time.monotonic()
+
+
+def weights_digest(weights: dict[str, dict[str, Tensor]]) -> str:
+    """SHA-256 (hexadecimal) of all weights' bits: two runs ended equal exactly if theirs are equal."""
+    total = hashlib.sha256()
+    for module, state in sorted(weights.items()):
+        for name, tensor in sorted(state.items()):
+            total.update(f"{module}.{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
+            total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()

@@ -1,0 +1,73 @@
+"""From an optimizer's YAML to optimizers and schedulers.
+
+The YAML names a class (``_target_``), its options, and three things that are the engine's: ``name`` and ``label``,
+``warmup`` (a number of updates), and options counted in epochs, which become steps here.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LinearLR, LRScheduler
+
+from tmsgd_bench.errors import ConfigError
+
+OWN_KEYS = ("_target_", "name", "label", "warmup")
+EPOCH_KEYS = {"switch_epoch": "switch_step", "restart_every_epochs": "restart_every"}
+
+
+def build_optimizer(spec: Mapping[str, Any], parameters: Iterable[nn.Parameter], steps_per_epoch: int) -> Optimizer:
+    """The optimizer a YAML describes.
+
+    Args:
+        spec: the resolved ``optimizer`` section.
+        steps_per_epoch: turns options counted in epochs into optimizer steps.
+
+    Raises:
+        ConfigError: the class cannot be found, or it refuses its options.
+    """
+    options = {key: value for key, value in spec.items() if key not in OWN_KEYS}
+    for in_epochs, in_steps in EPOCH_KEYS.items():
+        if in_epochs in options:
+            epochs = options.pop(in_epochs)
+            options[in_steps] = None if epochs is None else epochs * steps_per_epoch
+    kind = _resolve(spec)
+    try:
+        return kind(parameters, **options)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ConfigError(f"optimizer {spec['name']!r} refuses its options: {error}") from error
+
+
+def build_schedulers(
+    spec: Mapping[str, Any], schedule: Mapping[str, Any] | None, optimizer: Optimizer
+) -> tuple[list[LRScheduler], list[LRScheduler]]:
+    """Schedulers of one optimizer, as (stepped after each update, stepped after each epoch).
+
+    Raises:
+        ConfigError: the schedule's class cannot be found, or it refuses its options.
+    """
+    per_update: list[LRScheduler] = []
+    per_epoch: list[LRScheduler] = []
+    if warmup := spec.get("warmup"):
+        per_update.append(LinearLR(optimizer, warmup["start_factor"], total_iters=warmup["updates"]))
+    if schedule:
+        options = {key: value for key, value in schedule.items() if key != "_target_"}
+        try:
+            per_epoch.append(_resolve({"name": "schedule", **schedule})(optimizer, **options))
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"the learning-rate schedule refuses its options: {error}") from error
+    return per_update, per_epoch
+
+
+def _resolve(spec: Mapping[str, Any]) -> Any:
+    try:
+        return pkgutil.resolve_name(spec["_target_"])
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(
+            f"{spec['name']!r} names the class {spec['_target_']!r}, which cannot be imported ({error}): "
+            "correct _target_ in its YAML or install its package."
+        ) from error

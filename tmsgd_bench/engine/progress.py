@@ -1,0 +1,121 @@
+"""How a run reports while it trains: a bar on a terminal, plain log lines otherwise."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Mapping
+from typing import Protocol
+
+from tqdm import tqdm
+
+from tmsgd_bench.task import Metric
+
+log = logging.getLogger(__name__)
+
+LOG_SECONDS = 10.0
+BAR_SECONDS = 0.5
+
+
+class Reporter(Protocol):
+    """Receives what happens in a run."""
+
+    def step(self, epoch: int, step: int) -> bool:
+        """Count one step; True asks for the current loss through ``show_loss``."""
+
+    def show_loss(self, loss: float) -> None:
+        """The mean loss of the running epoch."""
+
+    def epoch(self, epoch: int, row: Mapping[str, float]) -> None:
+        """A finished epoch with its losses and metrics."""
+
+    def close(self) -> None:
+        """The run is over."""
+
+
+class BarReporter:
+    """One bar for the whole run, in optimizer steps."""
+
+    def __init__(self, name: str, epochs: int, done: int, steps_per_epoch: int, metrics: tuple[Metric, ...]) -> None:
+        self.metrics = metrics
+        self.shown: dict[str, str] = {}
+        self.next_loss = time.monotonic() + BAR_SECONDS
+        total, initial = epochs * steps_per_epoch, done * steps_per_epoch
+        self.bar = tqdm(
+            total=total, initial=initial, desc=name, unit="step", mininterval=0.2, dynamic_ncols=True, smoothing=0.05
+        )
+
+    def step(self, epoch: int, step: int) -> bool:
+        self.bar.update()
+        return time.monotonic() >= self.next_loss
+
+    def show_loss(self, loss: float) -> None:
+        self.next_loss = time.monotonic() + BAR_SECONDS
+        self._show(loss=f"{loss:.4f}")
+
+    def epoch(self, epoch: int, row: Mapping[str, float]) -> None:
+        self._show(epoch=str(epoch), **{m.name: f"{row[m.name]:.4g}{m.unit}" for m in self.metrics[:1]})
+
+    def close(self) -> None:
+        self.bar.close()
+
+    def _show(self, **values: str) -> None:
+        self.shown |= values
+        self.bar.set_postfix(self.shown, refresh=False)
+
+
+class LogReporter:
+    """A log line for the first and last epoch, and in between at most one every ten seconds."""
+
+    def __init__(self, name: str, epochs: int, done: int, steps_per_epoch: int, metrics: tuple[Metric, ...]) -> None:
+        self.name, self.epochs, self.metrics = name, epochs, metrics
+        self.first, self.start, self.latest = done, time.monotonic(), -LOG_SECONDS
+
+    def step(self, epoch: int, step: int) -> bool:
+        return False
+
+    def show_loss(self, loss: float) -> None:
+        """Log lines show whole epochs only."""
+
+    def epoch(self, epoch: int, row: Mapping[str, float]) -> None:
+        now = time.monotonic() - self.start
+        if now - self.latest < LOG_SECONDS and epoch + 1 < self.epochs:
+            return
+        self.latest = now
+        left = now / (epoch + 1 - self.first) * (self.epochs - epoch - 1)
+        numbers = " ".join(f"{key}={row[key]:.4g}" for key in ("loss", *(m.name for m in self.metrics)) if key in row)
+        log.info("%s: epoch %d of %d, %s, %s left", self.name, epoch + 1, self.epochs, numbers, duration(left))
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+def make_reporter(
+    kind: str, name: str, epochs: int, done: int, steps_per_epoch: int, metrics: tuple[Metric, ...]
+) -> Reporter:
+    """The reporter for "bar", "log" or "auto"."""
+    bar = kind == "bar" or (kind == "auto" and sys.stderr.isatty())
+    return (BarReporter if bar else LogReporter)(name, epochs, done, steps_per_epoch, metrics)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them.
+
+    Example:
+        >>> duration(42.4), duration(125), duration(7260)
+        ('42 s', '2 min 05 s', '2 h 01 min')
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+class ConsoleHandler(logging.Handler):
+    """Log lines on the standard error stream, written so that a progress bar stays whole."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=sys.stderr)

@@ -1,0 +1,197 @@
+"""One run as a whole: skip it if it is done, lock it, resume it, train it, publish its outcome."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from tmsgd_bench import files
+from tmsgd_bench.engine import checkpoint, environment
+from tmsgd_bench.engine.loop import Checkpointer, Diverged, Trainer, weights_digest
+from tmsgd_bench.engine.progress import make_reporter
+from tmsgd_bench.engine.spec import RunOptions, RunSpec
+from tmsgd_bench.errors import BenchError, ConfigError, DataError
+from tmsgd_bench.results import store
+from tmsgd_bench.results.store import RunFolder
+from tmsgd_bench.task import Metric, Task
+
+log = logging.getLogger(__name__)
+
+MakeTask = Callable[[torch.device], Task]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    Args:
+        run_id: its folder's name.
+        status: done, diverged or failed; "skipped" if its result was there already.
+        note: the metric, or what went wrong, for a person to read.
+    """
+
+    run_id: str
+    status: str
+    note: str
+
+
+def run(spec: RunSpec, options: RunOptions, make_task: MakeTask) -> Outcome:
+    """Bring one run to its result, or say why not.
+
+    Args:
+        spec: validated settings.
+        make_task: builds the task on a device; called only if there is something to train.
+
+    Raises:
+        BenchError: the run cannot start (store, data, settings), or another process is training it.
+        Exception: whatever the task raised; it is kept in the run's folder, and the run is retried next time.
+    """
+    folder = RunFolder(options.results_root, spec.run_id)
+    if (result := folder.finished()) and not options.force:
+        return Outcome(spec.run_id, "skipped", f"already {result['status']}: {result['note']}")
+    device = environment.prepare_process(options)
+    _announce_switch(spec)
+    with folder.locked():
+        if (result := folder.finished()) and not options.force:
+            return Outcome(spec.run_id, "skipped", f"already {result['status']}: {result['note']}")
+        _open_work(spec, options, folder)
+        try:
+            return _train(spec, options, make_task, device, folder)
+        except Exception as error:
+            _record_failure(folder, error)
+            raise
+
+
+def _announce_switch(spec: RunSpec) -> None:
+    if note := switch_note(spec):
+        log.warning("%s: %s", spec.run_id, note)
+
+
+def switch_note(spec: RunSpec) -> str:
+    """One sentence if the switch epoch lies outside the run, so that it is plain SGD; empty otherwise."""
+    if spec.switch_epoch is None or spec.switches:
+        return ""
+    return (
+        f"the switch epoch {spec.switch_epoch} lies outside its {spec.epochs} epochs, so this run is plain "
+        f"{'SGD-M' if spec.optimizer.get('momentum') else 'SGD'}"
+    )
+
+
+def _train(
+    spec: RunSpec, options: RunOptions, make_task: MakeTask, device: torch.device, folder: RunFolder
+) -> Outcome:
+    trainer = Trainer.build(spec, lambda: make_task(device), device)
+    resumed_at = _resume(trainer, folder)
+    reporter = make_reporter(
+        options.progress, spec.run_id, spec.epochs, resumed_at, trainer.task.steps_per_epoch, trainer.task.metrics
+    )
+    status = lambda: {"epoch": trainer.epoch, "epochs": spec.epochs, "first_epoch": resumed_at}  # noqa: E731
+    failure = None
+    try:
+        with store.Heartbeat(folder.work, status):
+            trainer.fit(reporter, Checkpointer(trainer, folder.work, options.checkpoint_seconds))
+    except Diverged as error:
+        failure = error
+    finally:
+        reporter.close()
+    return _publish(trainer, options, folder, failure)
+
+
+def _open_work(spec: RunSpec, options: RunOptions, folder: RunFolder) -> None:
+    """Make the work folder with the run's settings in it; ``force`` empties it first."""
+    if options.force:
+        shutil.rmtree(folder.work, ignore_errors=True)
+    folder.work.mkdir(exist_ok=True)
+    (folder.work / store.FAILURE).unlink(missing_ok=True)
+    described = {**spec.determinants, "protocols": list(spec.protocols), "setting": spec.setting}
+    described["optimizer"] = asdict(spec)["optimizer"]
+    files.write_yaml(folder.work / store.CONFIG, described)
+
+
+def _resume(trainer: Trainer, folder: RunFolder) -> int:
+    """Load the last good checkpoint, if there is one; returns the epoch to go on from."""
+    state = checkpoint.load_latest(folder.work, trainer.device)
+    if state is not None:
+        trainer.load_state_dict(state)
+        log.info("%s: resuming after %d of %d epochs", trainer.spec.run_id, trainer.epoch, trainer.spec.epochs)
+    _record_environment(trainer, folder)
+    return trainer.epoch
+
+
+def _record_environment(trainer: Trainer, folder: RunFolder) -> None:
+    """Write the environment; a resumed run keeps those of its earlier processes as ``before``."""
+    path = folder.work / store.ENVIRONMENT
+    earlier = files.read_json(path) if trainer.epoch else None
+    now = environment.describe(trainer.device)
+    if earlier:
+        before = [*earlier.pop("before", []), earlier]
+        now = {**now, "started": before[0]["started"], "resumed": now["started"], "before": before}
+    files.write_json(path, now)
+
+
+def _publish(trainer: Trainer, options: RunOptions, folder: RunFolder, failure: Diverged | None) -> Outcome:
+    with trainer.clocks.measure("bookkeeping"):
+        store.write_history(folder.work / store.HISTORY, trainer.history)
+        if failure is None:
+            trainer.task.draw(folder.work)
+        if options.save_weights:
+            files.write_atomically(folder.work / "weights.pt", lambda path: torch.save(trainer.weights(), path))
+    result = _result(trainer, failure)
+    files.write_json(folder.work / store.RESULT, result)
+    folder.publish()
+    checkpoint.clear(folder.final)  # only now: until the rename they are all there is to resume from
+    return Outcome(trainer.spec.run_id, result["status"], result["note"])
+
+
+def _result(trainer: Trainer, failure: Diverged | None) -> dict[str, Any]:
+    spec, clocks, primary = trainer.spec, trainer.clocks, trainer.task.metrics[0]
+    result: dict[str, Any] = {
+        "status": "diverged" if failure else "done",
+        "metric": primary.name,
+        "unit": primary.unit,
+        "direction": primary.direction,
+        "metrics": [asdict(metric) for metric in trainer.task.metrics],
+        **_primary_values(trainer.history, primary, failure),
+        "epochs_done": trainer.epoch,
+        "steps_per_epoch": trainer.task.steps_per_epoch,
+        "parameters": sum(p.numel() for m in trainer.task.modules.values() for p in m.parameters()),
+        "training_seconds": clocks.seconds["training"],
+        "clocks": clocks.state_dict(),
+        "examples_per_second": clocks.throughput(trainer.epoch, trainer.task.train_size),
+        "switched": spec.switches and (failure is None or trainer.epoch >= (spec.switch_epoch or 0)),
+        "weights_sha256": weights_digest(trainer.weights()),
+    }
+    if failure:
+        result |= {"diverged_at": {"loss": failure.loss, "epoch": failure.epoch, "step": failure.step}}
+        return result | {"note": str(failure)}
+    number = f"{primary.label or primary.name} {result['final']:.6g} {primary.unit}".rstrip()
+    return result | {"note": "; ".join(filter(None, [number, switch_note(spec)]))}
+
+
+def _primary_values(history: list[dict[str, float]], metric: Metric, failure: Diverged | None) -> dict[str, Any]:
+    """The primary metric after the last epoch, and its best value, which is chosen on test data."""
+    if failure or not history:
+        return {"final": None, "best": None, "best_epoch": None}
+    choose = max if metric.direction == "max" else min
+    best = choose(history, key=lambda row: row[metric.name])
+    return {"final": history[-1][metric.name], "best": best[metric.name], "best_epoch": int(best["epoch"])}
+
+
+def _record_failure(folder: RunFolder, error: Exception) -> None:
+    """Keep the exception beside the last checkpoint. A run that never started for want of data or of a usable
+    setting leaves nothing behind."""
+    if isinstance(error, ConfigError | DataError) and not checkpoint.exists(folder.work):
+        shutil.rmtree(folder.work, ignore_errors=True)
+        return
+    text = "".join(traceback.format_exception(error))
+    note = str(error).splitlines()[0] if str(error) else "no message"
+    try:
+        files.write_json(folder.work / store.FAILURE, {"note": f"{type(error).__name__}: {note}", "error": text})
+    except BenchError as unwritable:
+        log.warning("the failure could not be recorded: %s", unwritable)

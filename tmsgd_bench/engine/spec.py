@@ -1,0 +1,154 @@
+"""What determines a run's result, and the identity that follows from it.
+
+Paths, device, threads and logging are not in here: they say where a run happens, not what it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tmsgd_bench.errors import ConfigError
+
+BENCHMARK_VERSION = 1
+"""Raised whenever a change of code changes results; runs of different versions are never mixed."""
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """The settings of one run, resolved to plain values.
+
+    Args:
+        task: name and options of the task.
+        model: name and options of the model.
+        data: ``kind`` ("real" or "synthetic"), ``limit`` and the ``fingerprint`` of the data set.
+        optimizer: name, class and options; holds ``lr`` and, where it applies, ``switch_epoch``.
+        epochs: passes over the training split.
+        batch_size: examples of one step.
+        schedule: learning-rate schedule stepped each epoch (``_target_`` and options), or None for a constant.
+        seed: of initial weights, order and augmentation.
+        protocols: the protocols this run follows to the letter. A label: it follows from the rest.
+    """
+
+    task: dict[str, Any]
+    model: dict[str, Any]
+    data: dict[str, Any]
+    optimizer: dict[str, Any]
+    epochs: int
+    batch_size: int
+    schedule: dict[str, Any] | None
+    seed: int
+    protocols: tuple[str, ...] = ()
+
+    @property
+    def determinants(self) -> dict[str, Any]:
+        """Everything the identity is a hash of."""
+        values = asdict(self)
+        del values["protocols"]
+        del values["optimizer"]["label"]
+        return {"benchmark_version": BENCHMARK_VERSION, **values}
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 (hexadecimal) of the determinants."""
+        return digest(self.determinants)
+
+    @property
+    def setting(self) -> str:
+        """The identity without the seed: runs that differ in their seed alone share it."""
+        return digest({key: value for key, value in self.determinants.items() if key != "seed"})
+
+    @property
+    def run_id(self) -> str:
+        """The run's folder name: readable, and unique through the identity's first ten digits."""
+        parts = [self.task["name"], self.model["name"], self.optimizer["name"]]
+        if self.switch_epoch is not None:
+            parts.append(f"switch{self.switch_epoch}")
+        return "-".join([*parts, f"seed{self.seed}", self.identity[:10]])
+
+    @property
+    def switch_epoch(self) -> int | None:
+        """First epoch trained with the multi-step rule; None for an optimizer that has no switch."""
+        return self.optimizer.get("switch_epoch")
+
+    @property
+    def switches(self) -> bool:
+        """Whether the run ever reaches its switch epoch."""
+        return self.switch_epoch is not None and self.switch_epoch < self.epochs
+
+    def following(self, protocols: tuple[str, ...]) -> RunSpec:
+        """The same run with the names of the protocols it follows."""
+        return replace(self, protocols=protocols)
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Where and how a run happens; nothing here changes its result.
+
+    Args:
+        results_root: folder that holds one folder for each run.
+        device: "auto", "cpu" or "cuda".
+        threads: CPU threads of a run; None leaves torch's choice.
+        deterministic: ask torch for deterministic algorithms (always the case on the CPU).
+        checkpoint_seconds: least time between two checkpoints; 0 writes one after each epoch.
+        force: train again although the result is there; the old one is replaced once the new one is complete.
+        save_weights: keep the final weights as ``weights.pt``.
+        progress: "bar", "log" or "auto" (a bar on a terminal).
+    """
+
+    results_root: Path
+    device: str = "auto"
+    threads: int | None = 1
+    deterministic: bool = False
+    checkpoint_seconds: float = 30.0
+    force: bool = False
+    save_weights: bool = False
+    progress: str = "auto"
+
+
+def digest(values: Mapping[str, Any]) -> str:
+    """SHA-256 (hexadecimal) of a nested mapping of plain values; the order of keys, and 1 against 1.0, do not count."""
+    return hashlib.sha256(json.dumps(_canonical(values), sort_keys=True).encode()).hexdigest()
+
+
+def _canonical(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _canonical(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_canonical(entry) for entry in value]
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value
+
+
+def validate(spec: RunSpec) -> RunSpec:
+    """Return the spec, or raise.
+
+    Raises:
+        ConfigError: a number is of the wrong type or out of its range.
+    """
+    _whole("epochs", spec.epochs, 1)
+    _whole("batch_size", spec.batch_size, 1)
+    _whole("seed", spec.seed, 0)
+    if spec.switch_epoch is not None:
+        _whole("switch_epoch", spec.switch_epoch, 0)
+    if spec.data["limit"] is not None:
+        _whole("data.limit", spec.data["limit"], 1)
+    _positive("lr", spec.optimizer.get("lr"))
+    return spec
+
+
+def _whole(name: str, value: Any, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ConfigError(f"{name} must be a whole number >= {least}, not {value!r}: set it with {name}={max(least, 1)}, say.")
+
+
+def _positive(name: str, value: Any) -> None:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not (value > 0 and math.isfinite(value)):
+        raise ConfigError(f"{name} must be a finite number > 0, not {value!r}: set it with {name}=0.01, say.")

@@ -1,0 +1,64 @@
+"""What a sweep leaves behind: a line for each job, and a summary at its end.
+
+Jobs may run in other processes, so each writes its outcome to a file of its own, which the main process reads.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+
+from tmsgd_bench import files
+
+ORDER = ("done", "skipped", "diverged", "busy", "failed", "lost")
+
+
+class SweepCallback(Callback):
+    """Remembers in the main process where the sweep that it starts keeps its jobs' outcomes."""
+
+    folder: Path | None = None
+
+    def on_multirun_start(self, config: Any, **_: Any) -> None:
+        type(self).folder = Path(config.hydra.sweep.dir)
+
+
+def in_sweep() -> bool:
+    """Whether this process runs a job of a sweep."""
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def record_start() -> None:
+    """Write that this job began; a job that is killed leaves this behind."""
+    _write({"status": "lost", "note": "its process ended without an outcome"})
+
+
+def record(status: str, run_id: str, note: str) -> None:
+    """Write the outcome of this job into its sweep's folder."""
+    _write({"status": status, "run_id": run_id, "note": note})
+
+
+def _write(values: dict[str, Any]) -> None:
+    config = HydraConfig.get()
+    folder = Path(config.sweep.dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    name = f"job-{config.job.num:05d}.json"
+    files.write_json(folder / name, {"overrides": list(config.overrides.task), **values})
+
+
+def summarise(folder: Path) -> tuple[str, bool]:
+    """The summary of a sweep, and whether every job that ran has its result."""
+    jobs = [job for path in sorted(folder.glob("job-*.json")) if (job := files.read_json(path))]
+    counts = Counter(job["status"] for job in jobs)
+    lines = ["sweep: " + ", ".join(f"{counts[status]} {status}" for status in ORDER if counts[status])]
+    for job in jobs:
+        if job["status"] not in ("done", "skipped"):
+            name = job.get("run_id") or " ".join(json.loads(json.dumps(job["overrides"])))
+            lines.append(f"  {job['status']}: {name}: {job['note']}")
+    complete = not (counts["failed"] or counts["lost"] or counts["busy"])
+    return "\n".join(lines), complete

@@ -1,0 +1,79 @@
+"""Reading and writing small files so that a crash or a full disk never leaves a half-written one."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tmsgd_bench.errors import StoreError
+
+
+def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
+    """Call ``write`` with a temporary path in the same folder, flush it to disk and rename it.
+
+    Raises:
+        StoreError: the disk is full or cannot be written; the file at ``path`` is untouched.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
+    try:
+        write(temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise unwritable(path.parent, error) from error
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Write a mapping of plain values; NaN and infinity become null.
+
+    Raises:
+        StoreError: see :func:`write_atomically`.
+    """
+    text = json.dumps(_finite(values), indent=2, allow_nan=False) + "\n"
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def write_yaml(path: Path, values: dict[str, Any]) -> None:
+    """Write a mapping of plain values.
+
+    Raises:
+        StoreError: see :func:`write_atomically`.
+    """
+    text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """A JSON file's mapping, or None if the file is missing or damaged."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return values if isinstance(values, dict) else None
+
+
+def unwritable(folder: Path, error: OSError) -> StoreError:
+    """The error for a folder that cannot be written, with what to do about it."""
+    return StoreError(
+        f"cannot write into {folder} ({error.strerror or error}): free some space, mend its permissions, or choose "
+        "another folder with results.root=PATH."
+    )
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,233 @@
+"""One folder for each run: written by one process, published by rename, mergeable by copying, deletable by ``rm``.
+
+    ROOT/<run id>/              a finished run (done or diverged): never changed again
+    ROOT/.work/<run id>/        a run in progress, abandoned, or failed: checkpoints, heartbeat, last error
+    ROOT/.replaced/             what force=true is about to replace, for the moment of the exchange
+    ROOT/.locks/<run id>.lock   held by the process that trains the run; the system frees it when that process dies
+
+A finished folder holds ``config.yaml`` (the settings that determine the result), ``environment.json``,
+``history.parquet`` (a row an epoch) and ``result.json`` (outcome, metrics, clocks).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+from filelock import FileLock, Timeout
+
+from tmsgd_bench.errors import RunIsBusy, StoreError
+from tmsgd_bench.files import read_json, unwritable, write_atomically, write_json
+
+RESULT = "result.json"
+CONFIG = "config.yaml"
+HISTORY = "history.parquet"
+ENVIRONMENT = "environment.json"
+HEARTBEAT = "heartbeat.json"
+FAILURE = "failure.json"
+HEARTBEAT_SECONDS = 5.0
+
+
+class RunFolder:
+    """The places of one run in a store.
+
+    Args:
+        root: the store.
+        run_id: the run's name, unique in the store.
+    """
+
+    def __init__(self, root: Path, run_id: str) -> None:
+        self.root, self.run_id = root, run_id
+        self.final = root / run_id
+        self.work = root / ".work" / run_id
+        self.lock_path = root / ".locks" / f"{run_id}.lock"
+        self.replaced = root / ".replaced" / run_id
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Be the only process that works on this run.
+
+        Raises:
+            RunIsBusy: another process is.
+            StoreError: the store cannot be written.
+        """
+        self._make_folders()
+        lock = FileLock(self.lock_path)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            beat = read_json(self.work / HEARTBEAT) or {}
+            where = f"process {beat['pid']} on {beat['host']}" if beat else "another process"
+            raise RunIsBusy(
+                f"{self.run_id} is being trained by {where}: leaving it alone (see it with 'python -m tmsgd_bench runs')."
+            ) from None
+        except OSError as error:
+            raise unwritable(self.root, error) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def finished(self) -> dict[str, Any] | None:
+        """The result of the finished run, or None. A replacement cut short by a crash is undone first."""
+        if self.replaced.exists() and not self.final.exists():
+            self.replaced.rename(self.final)
+        return read_json(self.final / RESULT)
+
+    def publish(self) -> None:
+        """Turn the work folder into the finished run, in place of an older one of the same name."""
+        (self.work / HEARTBEAT).unlink(missing_ok=True)
+        try:
+            if self.final.exists():
+                shutil.rmtree(self.replaced, ignore_errors=True)
+                self.final.rename(self.replaced)
+            self.work.rename(self.final)
+        except OSError as error:
+            raise unwritable(self.root, error) from error
+        shutil.rmtree(self.replaced, ignore_errors=True)
+
+    def _make_folders(self) -> None:
+        try:
+            self.work.parent.mkdir(parents=True, exist_ok=True)
+            self.lock_path.parent.mkdir(exist_ok=True)
+            self.replaced.parent.mkdir(exist_ok=True)
+        except OSError as error:
+            raise unwritable(self.root, error) from error
+
+
+class Heartbeat:
+    """Tells other processes, every few seconds, that a run is alive and how far it is.
+
+    Args:
+        folder: the run's work folder.
+        status: asked for plain values to publish (epoch, epochs and so on).
+    """
+
+    def __init__(self, folder: Path, status: Callable[[], dict[str, Any]]) -> None:
+        self.path, self.status = folder / HEARTBEAT, status
+        self.stopped = threading.Event()
+        self.thread = threading.Thread(target=self._beat, daemon=True)
+
+    def __enter__(self) -> Heartbeat:
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stopped.set()
+        self.thread.join()
+
+    def _beat(self) -> None:
+        started = time.time()
+        who = {"pid": os.getpid(), "host": socket.gethostname(), "started": started}
+        while not self.stopped.is_set():
+            try:
+                write_json(self.path, {**who, "time": time.time(), **self.status()})
+            except StoreError:
+                pass  # a full disk must not end a run that may have room again at its next checkpoint
+            self.stopped.wait(HEARTBEAT_SECONDS)
+
+
+def write_history(path: Path, rows: list[dict[str, float]]) -> None:
+    """Write one row for each epoch as Parquet.
+
+    Raises:
+        StoreError: see :func:`write_atomically`.
+    """
+    frame = pd.DataFrame(rows)
+    if "epoch" in frame:
+        frame = frame.astype({"epoch": "int64"})
+    write_atomically(path, lambda temporary: frame.to_parquet(temporary, index=False))
+
+
+def read_runs(root: Path) -> pd.DataFrame:
+    """Every run of a store, finished or not: one row a run, sorted by run id.
+
+    Columns: ``run_id, status, task, model, optimizer, label, switch_epoch, seed, data, limit, epochs, protocols,
+    setting, metric, unit, direction, final, best, best_epoch, epochs_done, examples_per_second, training_seconds,
+    note, started, commit, folder``. ``status`` is done, diverged, failed, running or abandoned; ``final`` and
+    ``best`` are the primary metric in its unit, missing where there is none. ``protocols`` is a tuple.
+
+    Raises:
+        StoreError: the folder exists but cannot be read.
+    """
+    try:
+        finished = [p for p in root.iterdir() if p.name[0] != "." and (p / RESULT).is_file()] if root.exists() else []
+        work = root / ".work"
+        begun = [p for p in work.iterdir() if (p / CONFIG).is_file()] if work.exists() else []
+    except OSError as error:
+        raise StoreError(f"cannot read the results in {root} ({error.strerror}): check results.root and its permissions.") from error
+    rows = [_row(folder, read_json(folder / RESULT)) for folder in finished]
+    names = {folder.name for folder in finished}
+    rows += [_row(folder, _unfinished(root, folder)) for folder in begun if folder.name not in names]
+    frame = pd.DataFrame([row for row in rows if row], columns=pd.Index(COLUMNS))
+    return frame.sort_values("run_id", ignore_index=True)
+
+
+COLUMNS = (
+    "run_id status task model optimizer label switch_epoch seed data limit epochs protocols setting metric unit "
+    "direction final best best_epoch epochs_done examples_per_second training_seconds note started commit folder"
+).split()
+
+
+def _unfinished(root: Path, folder: Path) -> dict[str, Any]:
+    """What can be said of a run without a result: running, abandoned, or failed with its error."""
+    if _is_locked(root / ".locks" / f"{folder.name}.lock"):
+        beat = read_json(folder / HEARTBEAT) or {}
+        return {"status": "running", "epochs_done": beat.get("epoch"), "note": _time_left(beat)}
+    failure = read_json(folder / FAILURE)
+    if failure:
+        return {"status": "failed", **failure}
+    return {"status": "abandoned", "note": "resumes when the same command is started again"}
+
+
+def _time_left(beat: dict[str, Any]) -> str:
+    done_here = (beat.get("epoch") or 0) - (beat.get("first_epoch") or 0)
+    if done_here <= 0:
+        return ""
+    left = (beat["time"] - beat["started"]) / done_here * (beat["epochs"] - beat["epoch"])
+    return f"about {left / 60:.0f} min left"
+
+
+def _is_locked(path: Path) -> bool:
+    if not path.exists():
+        return False
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    except OSError:
+        return False
+    lock.release()
+    return False
+
+
+def _row(folder: Path, result: dict[str, Any] | None) -> dict[str, Any] | None:
+    """A frame's row, or None for a folder that is not a run's."""
+    try:
+        config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
+        spec = {
+            "task": config["task"]["name"],
+            "model": config["model"]["name"],
+            "optimizer": config["optimizer"]["name"],
+            "label": config["optimizer"]["label"],
+            "switch_epoch": config["optimizer"].get("switch_epoch"),
+            "data": config["data"]["kind"],
+            "limit": config["data"]["limit"],
+            "protocols": tuple(config["protocols"]),
+            **{key: config[key] for key in ("seed", "epochs", "setting")},
+        }
+    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        return None
+    environment = read_json(folder / ENVIRONMENT) or {}
+    seen = {key: environment.get(key) for key in ("started", "commit")}
+    return {"run_id": folder.name, **spec, **(result or {}), **seen, "folder": str(folder)}

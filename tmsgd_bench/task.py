@@ -1,0 +1,107 @@
+"""The interface that every task implements, and what the engine hands to it.
+
+A task is one row of the paper's Table 1: data, modules, a training step, an evaluation. It never sees the whole
+configuration, the results store or an optimizer's name.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+Direction = Literal["min", "max"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number an evaluation returns.
+
+    Args:
+        name: its key in the dictionary that ``evaluate`` returns.
+        unit: what it is counted in ("%", "nat", "" for a pure number).
+        direction: "max" if larger is better, "min" if smaller is.
+        label: how a table prints it; the name if empty.
+    """
+
+    name: str
+    unit: str
+    direction: Direction
+    label: str = ""
+
+
+@dataclass(frozen=True)
+class TaskSettings:
+    """What a task is told about the run it serves.
+
+    Args:
+        data_folder: the data set, in its publisher's layout.
+        data_limit: use a seeded subset of this many training examples; None for all of them.
+        verify: refuse files whose checksum is not the published one.
+        batch_size: examples of one step.
+        seed: the run's seed; derive streams from it with :func:`tmsgd_bench.engine.seeding.derive`.
+        device: where modules and data live.
+        model: the model's own options, from conf/model.
+    """
+
+    data_folder: Path
+    data_limit: int | None
+    verify: bool
+    batch_size: int
+    seed: int
+    device: torch.device
+    model: Mapping[str, Any]
+
+
+class Task(ABC):
+    """Data in, modules, a training step, an evaluation.
+
+    Subclasses set ``modules`` (one optimizer is built for each entry) and ``train_size`` (examples of one epoch)
+    in their constructor, which receives a :class:`TaskSettings` and the options of their YAML as keywords.
+    """
+
+    metrics: ClassVar[tuple[Metric, ...]]
+    """What ``evaluate`` returns; the first is the primary one."""
+
+    modules: dict[str, nn.Module]
+    train_size: int
+
+    def __init__(self, settings: TaskSettings) -> None:
+        self.settings = settings
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of one epoch; the last batch may be smaller."""
+        return math.ceil(self.train_size / self.settings.batch_size)
+
+    @abstractmethod
+    def batches(self, epoch: int) -> Iterable[Any]:
+        """The epoch's batches. Their order and augmentation depend on (seed, epoch) alone."""
+
+    @abstractmethod
+    def loss(self, batch: Any) -> Tensor:
+        """The scalar training loss of a batch. Tasks with several losses override ``training_step``."""
+
+    @abstractmethod
+    def evaluate(self) -> dict[str, float]:
+        """Every metric on the test split, in the units of ``metrics``; changes nothing."""
+
+    def training_step(self, batch: Any, optimizers: Mapping[str, Optimizer]) -> dict[str, Tensor]:
+        """One step of every optimizer; returns the detached scalar losses by name."""
+        loss = self.loss(batch)
+        for optimizer in optimizers.values():
+            optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        for optimizer in optimizers.values():
+            optimizer.step()
+        return {"loss": loss.detach()}
+
+    def draw(self, folder: Path) -> None:  # noqa: B027 - most tasks have no picture, and need not say so
+        """Write figures of the trained modules into a folder, where the paper has some."""
