@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from pytorch_optimizer import ApolloDQN
 from torch import Tensor
 
 from tmsgd_bench.engine.optimizers import build_optimizer, build_schedulers
+from tmsgd_bench.optim.apollo import Apollo
 
 BETA, EPSILON, SIGMA, WARMUP = 0.9, 1e-4, 0.01, 500
 SPEC = yaml.safe_load((Path(__file__).parents[2] / "conf/optimizer/apollo.yaml").read_text()) | {"lr": 0.01}
@@ -60,3 +62,33 @@ def test_apollo_keeps_one_curvature_for_each_tensor() -> None:
         together.step()
         single.step()
     assert torch.equal(one, alone)
+
+
+@pytest.mark.parametrize("foreach", [False, True])
+def test_the_faster_norm_changes_nothing(foreach: bool) -> None:
+    """Against the library's own class, in float64, with either of its implementations."""
+    torch.manual_seed(2)
+    ours = torch.nn.Parameter(torch.randn(6, 4, dtype=torch.float64))
+    theirs = torch.nn.Parameter(ours.detach().clone())
+    options = {"lr": 0.01, "warmup_steps": 0, "foreach": foreach}
+    pair = (Apollo([ours], **options), ApolloDQN([theirs], **options))
+    for _ in range(50):
+        ours.grad = torch.randn(6, 4, dtype=torch.float64)
+        theirs.grad = ours.grad.clone()
+        for optimizer in pair:
+            optimizer.step()
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-13)
+
+
+def test_apollo_returns_the_loss_of_a_closure() -> None:
+    weight = torch.nn.Parameter(torch.ones(2))
+    optimizer = Apollo([weight], lr=0.01, warmup_steps=0)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = weight.square().sum()
+        loss.backward()
+        return loss
+
+    assert float(optimizer.step(closure)) == 2.0
+    assert not torch.equal(weight.detach(), torch.ones(2))

@@ -14,9 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tmsgd_bench.errors import ConfigError
-
-BENCHMARK_VERSION = 1
-"""Raised whenever a change of code changes results; runs of different versions are never mixed."""
+from tmsgd_bench.version import BENCHMARK_VERSION
 
 
 @dataclass(frozen=True)

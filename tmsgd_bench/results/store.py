@@ -152,7 +152,7 @@ def read_runs(root: Path) -> pd.DataFrame:
     """Every run of a store, finished or not: one row a run, sorted by run id.
 
     Columns: ``run_id, status, task, model, optimizer, label, switch_epoch, seed, data, limit, epochs, protocols,
-    setting, metric, unit, direction, final, best, best_epoch, epochs_done, examples_per_second, training_seconds,
+    benchmark_version, setting, metric, unit, direction, final, best, best_epoch, epochs_done, examples_per_second, training_seconds,
     note, started, commit, folder``. ``status`` is done, diverged, failed, running or abandoned; ``final`` and
     ``best`` are the primary metric in its unit, missing where there is none. ``protocols`` is a tuple.
 
@@ -173,7 +173,7 @@ def read_runs(root: Path) -> pd.DataFrame:
 
 
 COLUMNS = (
-    "run_id status task model optimizer label switch_epoch seed data limit epochs protocols setting metric unit "
+    "run_id status task model optimizer label switch_epoch seed data limit epochs protocols benchmark_version setting metric unit "
     "direction final best best_epoch epochs_done examples_per_second training_seconds note started commit folder"
 ).split()
 
@@ -224,7 +224,7 @@ def _row(folder: Path, result: dict[str, Any] | None) -> dict[str, Any] | None:
             "data": config["data"]["kind"],
             "limit": config["data"]["limit"],
             "protocols": tuple(config["protocols"]),
-            **{key: config[key] for key in ("seed", "epochs", "setting")},
+            **{key: config[key] for key in ("seed", "epochs", "benchmark_version", "setting")},
         }
     except (OSError, yaml.YAMLError, KeyError, TypeError):
         return None
