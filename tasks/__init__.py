@@ -23,7 +23,9 @@ def build(target: str, settings: TaskSettings, options: Mapping[str, Any]) -> Ta
     try:
         kind = pkgutil.resolve_name(target)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"the task class {target!r} cannot be imported ({error}): correct _target_ in its YAML.") from error
+        raise ConfigError(
+            f"the task class {target!r} cannot be imported ({error}): correct _target_ in its YAML."
+        ) from error
     try:
         task: Task = kind(settings, **options)
     except TypeError as error:

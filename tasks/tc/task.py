@@ -39,7 +39,9 @@ class TextClassification(Task):
         if padding not in ("end", "start"):
             raise ConfigError(f"task.padding must be end or start, not {padding!r}.")
         loaded = data.load(settings.data_folder, tokens, settings.data_limit, padding)
-        model = LSTMClassifier(loaded.vocabulary_size, loaded.reachable, len(data.CLASSES), **_sizes(settings))
+        model = LSTMClassifier(
+            loaded.vocabulary_size, loaded.reachable, len(data.CLASSES), **_sizes(settings)
+        )
         self.data = loaded.to(settings.device)
         self.model = model.to(settings.device)
         self.modules = {"classifier": self.model}
@@ -64,12 +66,17 @@ class TextClassification(Task):
         self.accuracy.reset()
         self.test_loss.reset()
         for words, labels in zip(
-            self.data.test_words.split(EVALUATION_BATCH), self.data.test_labels.split(EVALUATION_BATCH), strict=True
+            self.data.test_words.split(EVALUATION_BATCH),
+            self.data.test_labels.split(EVALUATION_BATCH),
+            strict=True,
         ):
             logits = self.model(words)
             self.accuracy.update(logits, labels)
             self.test_loss.update(F.cross_entropy(logits, labels, reduction="none"))
-        return {"accuracy": 100.0 * float(self.accuracy.compute()), "test_loss": float(self.test_loss.compute())}
+        return {
+            "accuracy": 100.0 * float(self.accuracy.compute()),
+            "test_loss": float(self.test_loss.compute()),
+        }
 
 
 def _sizes(settings: TaskSettings) -> dict[str, int]:

@@ -110,7 +110,9 @@ class Dataset:
         try:
             return _join(_sha256(folder / file.name) for file in self.files)
         except OSError as error:
-            raise DataError(f"{self.name}: cannot read {error.filename} ({error.strerror}): {self.remedy(folder)}") from error
+            raise DataError(
+                f"{self.name}: cannot read {error.filename} ({error.strerror}): {self.remedy(folder)}"
+            ) from error
 
     def prepare(self, root: Path, kind: str, report: Callable[[str], None] = lambda _: None) -> Path:
         """Make the data set ready: verify it, download what is missing, or write its stand-in.
@@ -202,7 +204,10 @@ def _download(file: DataFile, path: Path, remedy: str) -> None:
     """Download under a temporary name, check, rename."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with urllib.request.urlopen(file.url, timeout=TIMEOUT_SECONDS) as source, temporary.open("wb") as target:
+        with (
+            urllib.request.urlopen(file.url, timeout=TIMEOUT_SECONDS) as source,
+            temporary.open("wb") as target,
+        ):
             shutil.copyfileobj(source, target)
         if _sha256(temporary) != file.sha256:
             raise DataError(f"{file.url} no longer holds the published file (its SHA-256 differs): {remedy}")
@@ -220,4 +225,3 @@ def _sha256(path: Path) -> str:
 
 def _join(digests: Any) -> str:
     return hashlib.sha256(" ".join(digests).encode()).hexdigest()[:16]
-

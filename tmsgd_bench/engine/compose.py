@@ -61,7 +61,10 @@ def run_options(config: DictConfig, in_sweep: bool) -> RunOptions:
     return RunOptions(
         results_root=Path(values["results"]["root"]).expanduser(),
         progress="log" if in_sweep and progress == "auto" else progress,
-        **{key: values[key] for key in ("device", "threads", "deterministic", "checkpoint_seconds", "force", "save_weights")},
+        **{
+            key: values[key]
+            for key in ("device", "threads", "deterministic", "checkpoint_seconds", "force", "save_weights")
+        },
     )
 
 

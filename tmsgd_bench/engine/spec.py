@@ -143,7 +143,9 @@ def validate(spec: RunSpec) -> RunSpec:
 
 def _whole(name: str, value: Any, least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ConfigError(f"{name} must be a whole number >= {least}, not {value!r}: set it with {name}={max(least, 1)}, say.")
+        raise ConfigError(
+            f"{name} must be a whole number >= {least}, not {value!r}: set it with {name}={max(least, 1)}, say."
+        )
 
 
 def _positive(name: str, value: Any) -> None:

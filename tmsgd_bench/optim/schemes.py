@@ -52,7 +52,9 @@ class MultistepScheme:
     def _check_consistent(self) -> None:
         a0, a1, a2 = self.weights
         if abs(a0 + a1 + a2 - 1.0) > TOLERANCE:
-            raise ValueError(f"this multistep scheme is not consistent: its weights sum to {sum(self.weights):.6g}, not 1.")
+            raise ValueError(
+                f"this multistep scheme is not consistent: its weights sum to {sum(self.weights):.6g}, not 1."
+            )
         if abs(1.0 + a1 + 2.0 * a2 - self.gain) > TOLERANCE:
             raise ValueError(
                 f"this multistep scheme is not consistent: its gain must be 1 + a1 + 2 a2 = {1 + a1 + 2 * a2:.6g}, "

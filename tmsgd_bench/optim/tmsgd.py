@@ -174,14 +174,20 @@ def _check_options(options: dict[str, Any]) -> None:
     if isinstance(lr, Tensor) and lr.numel() != 1:
         raise ValueError("Tensor lr must be 1-element")
     # A NaN fails every comparison, so it is refused here together with negative values.
-    for name, label in (("lr", "learning rate"), ("momentum", "momentum value"), ("weight_decay", "weight_decay value")):
+    for name, label in (
+        ("lr", "learning rate"),
+        ("momentum", "momentum value"),
+        ("weight_decay", "weight_decay value"),
+    ):
         value = float(options[name])
         if not (value >= 0.0 and math.isfinite(value)):
             raise ValueError(f"Invalid {label}: {value}")
     if not _is_count(options["switch_step"], least=0):
         raise ValueError(f"Invalid switch_step value: {options['switch_step']}, must be an integer >= 0")
     if options["restart_every"] is not None and not _is_count(options["restart_every"], least=1):
-        raise ValueError(f"Invalid restart_every value: {options['restart_every']}, must be None or an integer >= 1")
+        raise ValueError(
+            f"Invalid restart_every value: {options['restart_every']}, must be None or an integer >= 1"
+        )
     MultistepScheme.resolve(options["scheme"])
 
 
@@ -205,7 +211,9 @@ def _loop_kernel(
             state[NEWEST] = direction * -lr
             param.add_(state[NEWEST])
         else:  # u₋₁'s buffer receives u⁺, then the two names change places
-            newest = state[OLDER].mul_(-a2).add_(state[NEWEST], alpha=a0 - 1.0).add_(direction, alpha=-lr * gain)
+            newest = (
+                state[OLDER].mul_(-a2).add_(state[NEWEST], alpha=a0 - 1.0).add_(direction, alpha=-lr * gain)
+            )
             state[OLDER], state[NEWEST] = state[NEWEST], newest
             param.add_(newest)
 

@@ -160,11 +160,17 @@ def read_runs(root: Path) -> pd.DataFrame:
         StoreError: the folder exists but cannot be read.
     """
     try:
-        finished = [p for p in root.iterdir() if p.name[0] != "." and (p / RESULT).is_file()] if root.exists() else []
+        finished = (
+            [p for p in root.iterdir() if p.name[0] != "." and (p / RESULT).is_file()]
+            if root.exists()
+            else []
+        )
         work = root / ".work"
         begun = [p for p in work.iterdir() if (p / CONFIG).is_file()] if work.exists() else []
     except OSError as error:
-        raise StoreError(f"cannot read the results in {root} ({error.strerror}): check results.root and its permissions.") from error
+        raise StoreError(
+            f"cannot read the results in {root} ({error.strerror}): check results.root and its permissions."
+        ) from error
     rows = [_row(folder, read_json(folder / RESULT)) for folder in finished]
     names = {folder.name for folder in finished}
     rows += [_row(folder, _unfinished(root, folder)) for folder in begun if folder.name not in names]

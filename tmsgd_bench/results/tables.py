@@ -68,7 +68,9 @@ class Table:
 @cache
 def paper() -> dict[str, Any]:
     """The paper's printed numbers."""
-    values: dict[str, Any] = yaml.safe_load((files("tmsgd_bench.results") / "paper.yaml").read_text(encoding="utf-8"))
+    values: dict[str, Any] = yaml.safe_load(
+        (files("tmsgd_bench.results") / "paper.yaml").read_text(encoding="utf-8")
+    )
     return values
 
 
@@ -109,10 +111,10 @@ def _select(runs: pd.DataFrame, layout: Mapping[str, Any], data: str, protocol: 
 
 
 def _row(entry: Mapping[str, Any], runs: pd.DataFrame, layout: Mapping[str, Any], data: str) -> Row:
-    own = runs[runs["optimizer"] == entry["optimizer"]]
+    own, older = _newest_setting(runs[runs["optimizer"] == entry["optimizer"]])
     finals = _by_seed(own)
     is_reference = entry["optimizer"] == layout["reference"]
-    reference = _by_seed(runs[runs["optimizer"] == layout["reference"]])
+    reference = _by_seed(_newest_setting(runs[runs["optimizer"] == layout["reference"]])[0])
     difference = None if is_reference else paired_difference(finals, reference)
     return Row(
         label=entry["label"],
@@ -120,9 +122,23 @@ def _row(entry: Mapping[str, Any], runs: pd.DataFrame, layout: Mapping[str, Any]
         final=summarise(finals),
         best=summarise(own.loc[own["status"] == "done", "best"]),
         difference=difference,
-        marks=tuple(_marks(own, data, len(finals))),
+        marks=(
+            *_marks(own, data, len(finals)),
+            *([f"{older} runs of older settings left out"] if older else []),
+        ),
         run_ids=tuple(own["run_id"]),
     )
+
+
+def _newest_setting(runs: pd.DataFrame) -> tuple[pd.DataFrame, int]:
+    """The runs of the setting that was started last, and how many others there are.
+
+    Two settings can follow one protocol only if its YAML was changed in between; their runs are never pooled.
+    """
+    if runs["setting"].nunique() <= 1:
+        return runs, 0
+    newest = runs.sort_values("started")["setting"].iloc[-1]
+    return runs[runs["setting"] == newest], int((runs["setting"] != newest).sum())
 
 
 def _by_seed(runs: pd.DataFrame) -> pd.Series:
@@ -144,7 +160,14 @@ def _marks(own: pd.DataFrame, data: str, n: int) -> list[str]:
 
 def to_markdown(table: Table) -> str:
     """The table in GitHub's Markdown, with the rules it was made by."""
-    head = ["Optimizer", "Paper", "Ours, final epoch", f"Ours − {table.reference}, paired", "Best epoch¹", "Marks"]
+    head = [
+        "Optimizer",
+        "Paper",
+        "Ours, final epoch",
+        f"Ours − {table.reference}, paired",
+        "Best epoch¹",
+        "Marks",
+    ]
     lines = [
         f"**Table {table.number}. {table.title}: {table.metric} ({table.unit}, {_better(table)})** — {table.conditions}",
         "",
@@ -164,19 +187,22 @@ def to_latex(table: Table) -> str:
 
     head = ["Optimizer", "Paper", "Ours", f"Ours − {table.reference}", "Best epoch¹", "Marks"]
     body = [" & ".join(escape(cell) for cell in _cells(row, table.digits)) + r" \\" for row in table.rows]
-    return "\n".join(
-        [
-            f"% Table {table.number}. {table.title}: {table.metric} ({table.unit}); {table.conditions}",
-            r"\begin{tabular}{lrrrrl}",
-            r"\toprule",
-            " & ".join(escape(cell) for cell in head) + r" \\",
-            r"\midrule",
-            *body,
-            r"\bottomrule",
-            r"\end{tabular}",
-            f"% {_footnote()}",
-        ]
-    ) + "\n"
+    return (
+        "\n".join(
+            [
+                f"% Table {table.number}. {table.title}: {table.metric} ({table.unit}); {table.conditions}",
+                r"\begin{tabular}{lrrrrl}",
+                r"\toprule",
+                " & ".join(escape(cell) for cell in head) + r" \\",
+                r"\midrule",
+                *body,
+                r"\bottomrule",
+                r"\end{tabular}",
+                f"% {_footnote()}",
+            ]
+        )
+        + "\n"
+    )
 
 
 def to_csv(table: Table) -> str:

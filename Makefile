@@ -1,0 +1,45 @@
+# make help lists the targets. Everything runs in a virtual environment of its own, .venv.
+VENV ?= .venv
+PYTHON ?= python3
+JOBS ?= $(shell nproc 2>/dev/null || echo 1)
+SEEDS ?= 0,1,2
+ARGS ?=
+PY := $(VENV)/bin/python
+PARALLEL := hydra/launcher=joblib hydra.launcher.n_jobs=$(JOBS)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test table5 bench lint clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@echo "  options: JOBS=$(JOBS) parallel runs, SEEDS=$(SEEDS), ARGS='more settings for run.py'"
+
+setup: $(VENV)/.ready ## make the virtual environment (needs Python 3.11 or newer; the only step that needs the network)
+
+$(VENV)/.ready: pyproject.toml
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed: make PYTHON=python3.11')"
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check uv
+	$(VENV)/bin/uv pip install --quiet --python $(PY) -e '.[parallel,dev]'
+	touch $@
+
+demo: setup ## all six optimizers on synthetic data, offline, in under 3 minutes
+	$(PY) run.py -m task=tc data=synthetic protocol=smoke optimizer=sgd,tmsgd,sgdm,tmsgdm,adam,apollo seed=0,1 \
+	  data.root=results/demo/data results.root=results/demo $(PARALLEL) $(ARGS)
+	$(PY) -m tmsgd_bench table 5 --results results/demo --data synthetic --protocol smoke
+
+test: setup ## all tests, offline, without a GPU
+	$(PY) -m pytest
+
+table5: setup ## the paper's Table 5 on real R8, into results/table5 (about 1.5 hours on two cores)
+	$(PY) run.py -m experiment=table5 seed=$(SEEDS) $(PARALLEL) $(ARGS)
+	$(PY) -m tmsgd_bench table 5 --out results/table5
+
+bench: setup ## an epoch of R8 against a bare PyTorch loop
+	$(PY) scripts/bench_epoch.py $(ARGS)
+
+lint: setup ## ruff and mypy
+	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy
+
+clean: ## remove the virtual environment and the demo's results
+	rm -rf $(VENV) results/demo

@@ -1,0 +1,273 @@
+"""The command line beside run.py: look at runs, make tables, look after data sets."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from tmsgd_bench import __version__, files
+from tmsgd_bench.data.catalog import Dataset, catalog, data_root, find
+from tmsgd_bench.data.croissant import card
+from tmsgd_bench.errors import BenchError, ConfigError, StoreError
+from tmsgd_bench.results import store, tables
+
+EPILOG = """\
+Training is done by run.py, in a checkout:
+  python run.py task=tc optimizer=tmsgd            one run
+  python run.py -m task=tc optimizer=sgd,tmsgd     a sweep
+
+Examples of this command:
+  python -m tmsgd_bench runs --status failed       what went wrong
+  python -m tmsgd_bench show tc-lstm-tmsgd         one run in full (the start of its name will do)
+  python -m tmsgd_bench table 5                    the paper's Table 5 with our numbers
+  python -m tmsgd_bench data                       which data sets are here
+"""
+RUN_COLUMNS = ["run_id", "status", "epochs_done", "epochs", "final", "best", "data", "protocols", "note"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse, act, and return the exit code: 0 fine, 1 a check failed, 2 bad input."""
+    options = _parser().parse_args(arguments)
+    try:
+        action: Callable[[argparse.Namespace], int] = options.action
+        return action(options)
+    except BenchError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # the reader (head, less) has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m tmsgd_bench",
+        description="Look at the runs of the TM-SGD benchmark, make its tables, look after its data sets.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _add_runs(commands)
+    _add_show(commands)
+    _add_table(commands)
+    _add_data(commands)
+    return parser
+
+
+def _add_runs(commands: Any) -> None:
+    parser = commands.add_parser(
+        "runs",
+        help="list runs: done, diverged, failed, running, abandoned",
+        description="List runs. 'final' is the primary metric after the last epoch, 'best' its best epoch "
+        "(chosen on test data). An abandoned run was interrupted; the command that started it resumes it.",
+    )
+    _add_results(parser)
+    for name in ("task", "model", "optimizer", "status", "data"):
+        parser.add_argument(f"--{name}", help=f"only runs with this {name}")
+    parser.add_argument("--seed", type=int, help="only runs with this seed")
+    parser.add_argument("--format", choices=("text", "csv"), default="text", help="csv prints every column")
+    parser.set_defaults(action=list_runs)
+
+
+def _add_show(commands: Any) -> None:
+    parser = commands.add_parser(
+        "show",
+        help="one run in full",
+        description="Settings, outcome, environment and last epochs of one run.",
+    )
+    parser.add_argument("run", metavar="RUN", help="the run's name, or enough of its start to be unique")
+    _add_results(parser)
+    parser.set_defaults(action=show_run)
+
+
+def _add_table(commands: Any) -> None:
+    parser = commands.add_parser(
+        "table",
+        help="a table of the paper with our numbers beside the printed ones",
+        description="A table of the paper: its value, ours as mean ± standard deviation over n seeds, and the "
+        "difference to SGD paired by seed with its interval. Only runs that follow the protocol exactly enter.",
+    )
+    parser.add_argument(
+        "number", metavar="NUMBER", help=f"the paper's number: {', '.join(tables.paper()['tables'])}"
+    )
+    _add_results(parser)
+    parser.add_argument(
+        "--data", choices=("real", "synthetic"), default="real", help="which runs (default: real)"
+    )
+    parser.add_argument("--protocol", default="table2", help="table2 (default), corrected or smoke")
+    parser.add_argument(
+        "--format", choices=tuple(tables.FORMATS), default="md", help="printed format (default: md)"
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="also write all formats and the runs behind them there"
+    )
+    parser.set_defaults(action=print_table)
+
+
+def _add_data(commands: Any) -> None:
+    parser = commands.add_parser(
+        "data",
+        help="data sets: what is here, where it comes from, verify, prepare",
+        description="Without an action: which data sets are present and where each comes from.",
+    )
+    parser.add_argument(
+        "do",
+        nargs="?",
+        choices=("list", "verify", "prepare", "card"),
+        default="list",
+        help="list (default); verify checksums; prepare: download or check, or write the stand-in with --synthetic; "
+        "card: print the Croissant JSON-LD description",
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(catalog())} (default: all)")
+    parser.add_argument(
+        "--root", help="folder of the data sets (default: $TMSGD_DATA or the user's cache folder)"
+    )
+    parser.add_argument(
+        "--synthetic", action="store_true", help="the synthetic stand-in in place of the real data"
+    )
+    parser.set_defaults(action=manage_data)
+
+
+def _add_results(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--results",
+        type=Path,
+        default=Path("results/runs"),
+        metavar="FOLDER",
+        help="the results (default: results/runs)",
+    )
+
+
+def list_runs(options: argparse.Namespace) -> int:
+    """Print the runs that match the filters."""
+    runs = _read(options.results)
+    for name in ("task", "model", "optimizer", "status", "data", "seed"):
+        wanted = getattr(options, name)
+        if wanted is not None:
+            runs = runs[runs[name] == wanted]
+    if options.format == "csv":
+        print(runs.to_csv(index=False), end="")
+        return 0
+    shown = runs[RUN_COLUMNS].copy()
+    shown["protocols"] = shown["protocols"].map(lambda names: "+".join(names) or "custom")
+    shown["data"] = shown["data"] + runs["limit"].map(lambda n: "" if pd.isna(n) else f", {n:.0f} examples")
+    print(
+        shown.to_string(index=False, na_rep="–", float_format=lambda x: f"{x:.6g}")
+        if len(shown)
+        else "no runs match"
+    )
+    return 0
+
+
+def show_run(options: argparse.Namespace) -> int:
+    """Print everything the store knows of one run."""
+    runs = _read(options.results)
+    matches = runs[runs["run_id"].str.startswith(options.run)]
+    exact = matches[matches["run_id"] == options.run]
+    matches = exact if len(exact) else matches
+    if len(matches) != 1:
+        found = "none" if matches.empty else ", ".join(matches["run_id"])
+        raise ConfigError(
+            f"{options.run!r} must name one run, but matches {found}: see 'python -m tmsgd_bench runs'."
+        )
+    row = matches.iloc[0]
+    folder = Path(row["folder"])
+    print(
+        f"{row['run_id']}: {row['status']}\n{'' if pd.isna(row['note']) else row['note']}\nfolder: {folder}\n"
+    )
+    print((folder / store.CONFIG).read_text(encoding="utf-8"))
+    for name in (store.RESULT, store.ENVIRONMENT, store.FAILURE):
+        if (values := files.read_json(folder / name)) is not None:
+            error = values.pop("error", "")
+            print(f"{name}:\n{yaml.safe_dump(values, sort_keys=False, allow_unicode=True)}{error}")
+    if (folder / store.HISTORY).exists():
+        print("last epochs:\n" + pd.read_parquet(folder / store.HISTORY).tail(5).to_string(index=False))
+    return 0
+
+
+def print_table(options: argparse.Namespace) -> int:
+    """Print a table and, with --out, write it in all formats beside copies of the runs behind it."""
+    runs = _read(options.results)
+    table = tables.build(runs, options.number, options.data, options.protocol)
+    print(tables.FORMATS[options.format](table), end="")
+    if options.out is not None:
+        _write_table(table, runs, options.out)
+    return 0
+
+
+def _write_table(table: tables.Table, runs: pd.DataFrame, folder: Path) -> None:
+    try:
+        (folder / "runs").mkdir(parents=True, exist_ok=True)
+        for suffix, render in tables.FORMATS.items():
+            text = render(table)
+            files.write_atomically(
+                folder / f"table{table.number}.{suffix}", lambda path, text=text: path.write_text(text)
+            )
+        folders = runs.set_index("run_id")["folder"]
+        for run_id in (run_id for row in table.rows for run_id in row.run_ids):
+            _copy_evidence(Path(folders[run_id]), folder / "runs" / run_id)
+    except OSError as error:
+        raise files.unwritable(folder, error) from error
+
+
+def _copy_evidence(source: Path, target: Path) -> None:
+    """Copy a finished run's small files; an unfinished run is none yet."""
+    if not (source / store.RESULT).exists() or source.resolve() == target.resolve():
+        return
+    target.mkdir(exist_ok=True)
+    for name in (store.CONFIG, store.ENVIRONMENT, store.HISTORY, store.RESULT):
+        shutil.copyfile(source / name, target / name)
+
+
+def manage_data(options: argparse.Namespace) -> int:
+    """List, verify, prepare or describe data sets."""
+    chosen = [find(name) for name in options.names] or list(catalog().values())
+    root, kind = data_root(options.root), "synthetic" if options.synthetic else "real"
+    if options.do == "card":
+        print(json.dumps(card(chosen[0]) if len(chosen) == 1 else [card(d) for d in chosen], indent=2))
+        return 0
+    if options.do == "prepare":
+        for dataset in chosen:
+            folder = dataset.prepare(root, kind, lambda text: print(text, file=sys.stderr))
+            print(f"{dataset.name}: ready in {folder}")
+        return 0
+    states = [_describe(dataset, root, verify_only=options.do == "verify") for dataset in chosen]
+    return 0 if options.do == "list" or all(states) else 1
+
+
+def _describe(dataset: Dataset, root: Path, verify_only: bool) -> bool:
+    """Print what is here of a data set; returns whether the real one is whole."""
+    folder = dataset.folder(root, "real")
+    problems = dataset.problems(folder)
+    print(f"{dataset.name}: {'verified' if not problems else '; '.join(problems)} ({folder})")
+    if not verify_only:
+        stand_in = dataset.folder(root, "synthetic")
+        print(f"  {dataset.title}\n  licence: {' '.join(dataset.licence.split())}")
+        print(
+            "\n".join(
+                f"  {file.name}: {file.examples} examples, {file.bytes:,} bytes, {file.url}"
+                for file in dataset.files
+            )
+        )
+        print(f"  synthetic stand-in: {'present' if stand_in.exists() else 'not written yet'} ({stand_in})")
+    if problems:
+        print(f"  to mend it, {dataset.remedy(folder)}")
+    return not problems
+
+
+def _read(root: Path) -> pd.DataFrame:
+    if not root.exists():
+        raise StoreError(
+            f"there are no results in {root}: train a run first, or name another folder with --results."
+        )
+    return store.read_runs(root)
