@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -97,17 +98,11 @@ def _add_table(commands: Any) -> None:
         description="A table of the paper: its value, ours as mean ± standard deviation over n seeds, and the "
         "difference to SGD paired by seed with its interval. Only runs that follow the protocol exactly enter.",
     )
-    parser.add_argument(
-        "number", metavar="NUMBER", help=f"the paper's number: {', '.join(tables.paper()['tables'])}"
-    )
+    parser.add_argument("number", metavar="NUMBER", help=f"the paper's number: {', '.join(tables.paper()['tables'])}")
     _add_results(parser)
-    parser.add_argument(
-        "--data", choices=("real", "synthetic"), default="real", help="which runs (default: real)"
-    )
+    parser.add_argument("--data", choices=("real", "synthetic"), default="real", help="which runs (default: real)")
     parser.add_argument("--protocol", default="table2", help="table2 (default), corrected or smoke")
-    parser.add_argument(
-        "--format", choices=tuple(tables.FORMATS), default="md", help="printed format (default: md)"
-    )
+    parser.add_argument("--format", choices=tuple(tables.FORMATS), default="md", help="printed format (default: md)")
     parser.add_argument(
         "--out", type=Path, metavar="FOLDER", help="also write all formats and the runs behind them there"
     )
@@ -129,12 +124,8 @@ def _add_data(commands: Any) -> None:
         "card: print the Croissant JSON-LD description",
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(catalog())} (default: all)")
-    parser.add_argument(
-        "--root", help="folder of the data sets (default: $TMSGD_DATA or the user's cache folder)"
-    )
-    parser.add_argument(
-        "--synthetic", action="store_true", help="the synthetic stand-in in place of the real data"
-    )
+    parser.add_argument("--root", help="folder of the data sets (default: $TMSGD_DATA or the user's cache folder)")
+    parser.add_argument("--synthetic", action="store_true", help="the synthetic stand-in in place of the real data")
     parser.set_defaults(action=manage_data)
 
 
@@ -162,9 +153,7 @@ def list_runs(options: argparse.Namespace) -> int:
     shown["protocols"] = shown["protocols"].map(lambda names: "+".join(names) or "custom")
     shown["data"] = shown["data"] + runs["limit"].map(lambda n: "" if pd.isna(n) else f", {n:.0f} examples")
     print(
-        shown.to_string(index=False, na_rep="–", float_format=lambda x: f"{x:.6g}")
-        if len(shown)
-        else "no runs match"
+        shown.to_string(index=False, na_rep="–", float_format=lambda x: f"{x:.6g}") if len(shown) else "no runs match"
     )
     return 0
 
@@ -177,14 +166,10 @@ def show_run(options: argparse.Namespace) -> int:
     matches = exact if len(exact) else matches
     if len(matches) != 1:
         found = "none" if matches.empty else ", ".join(matches["run_id"])
-        raise ConfigError(
-            f"{options.run!r} must name one run, but matches {found}: see 'python -m tmsgd_bench runs'."
-        )
+        raise ConfigError(f"{options.run!r} must name one run, but matches {found}: see 'python -m tmsgd_bench runs'.")
     row = matches.iloc[0]
     folder = Path(row["folder"])
-    print(
-        f"{row['run_id']}: {row['status']}\n{'' if pd.isna(row['note']) else row['note']}\nfolder: {folder}\n"
-    )
+    print(f"{row['run_id']}: {row['status']}\n{'' if pd.isna(row['note']) else row['note']}\nfolder: {folder}\n")
     print((folder / store.CONFIG).read_text(encoding="utf-8"))
     for name in (store.RESULT, store.ENVIRONMENT, store.FAILURE):
         if (values := files.read_json(folder / name)) is not None:
@@ -255,8 +240,7 @@ def _describe(dataset: Dataset, root: Path, verify_only: bool) -> bool:
         print(f"  {dataset.title}\n  licence: {' '.join(dataset.licence.split())}")
         print(
             "\n".join(
-                f"  {file.name}: {file.examples} examples, {file.bytes:,} bytes, {file.url}"
-                for file in dataset.files
+                f"  {file.name}: {file.examples} examples, {file.bytes:,} bytes, {file.url}" for file in dataset.files
             )
         )
         print(f"  synthetic stand-in: {'present' if stand_in.exists() else 'not written yet'} ({stand_in})")
@@ -267,7 +251,5 @@ def _describe(dataset: Dataset, root: Path, verify_only: bool) -> bool:
 
 def _read(root: Path) -> pd.DataFrame:
     if not root.exists():
-        raise StoreError(
-            f"there are no results in {root}: train a run first, or name another folder with --results."
-        )
+        raise StoreError(f"there are no results in {root}: train a run first, or name another folder with --results.")
     return store.read_runs(root)

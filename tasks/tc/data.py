@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -36,10 +36,13 @@ class R8:
 
     def to(self, device: torch.device) -> R8:
         """The same on a device."""
-        moved = (
-            t.to(device) for t in (self.train_words, self.train_labels, self.test_words, self.test_labels)
+        return replace(
+            self,
+            train_words=self.train_words.to(device),
+            train_labels=self.train_labels.to(device),
+            test_words=self.test_words.to(device),
+            test_labels=self.test_labels.to(device),
         )
-        return R8(*moved, self.vocabulary_size, self.reachable)
 
 
 def load(folder: Path, tokens: int, limit: int | None, padding: str) -> R8:
@@ -80,9 +83,7 @@ def read_documents(path: Path) -> list[Document]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"cannot read {path} ({error}): run 'python -m tmsgd_bench data prepare r8'."
-        ) from error
+        raise DataError(f"cannot read {path} ({error}): run 'python -m tmsgd_bench data prepare r8'.") from error
     documents = [_document(path, number, line) for number, line in enumerate(lines, start=1)]
     if not documents:
         raise DataError(f"{path} is empty: delete it and run 'python -m tmsgd_bench data prepare r8'.")
@@ -100,9 +101,7 @@ def _document(path: Path, number: int, line: str) -> Document:
     return label, words
 
 
-def _tensors(
-    documents: list[Document], numbers: dict[str, int], tokens: int, padding: str
-) -> tuple[Tensor, Tensor]:
+def _tensors(documents: list[Document], numbers: dict[str, int], tokens: int, padding: str) -> tuple[Tensor, Tensor]:
     words = torch.full((len(documents), tokens), PAD)
     for row, (_, text) in zip(words, documents, strict=True):
         ids = torch.tensor([numbers[word] for word in text[:tokens]])

@@ -45,9 +45,7 @@ class LSTMClassifier(nn.Module):
         hidden: length of the LSTM's state.
     """
 
-    def __init__(
-        self, vocabulary_size: int, reachable: int, classes: int, embedding: int, hidden: int
-    ) -> None:
+    def __init__(self, vocabulary_size: int, reachable: int, classes: int, embedding: int, hidden: int) -> None:
         super().__init__()
         self.embedding = SplitEmbedding(vocabulary_size, reachable, embedding)
         self.lstm = nn.LSTM(embedding, hidden, batch_first=True)

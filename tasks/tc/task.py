@@ -39,9 +39,7 @@ class TextClassification(Task):
         if padding not in ("end", "start"):
             raise ConfigError(f"task.padding must be end or start, not {padding!r}.")
         loaded = data.load(settings.data_folder, tokens, settings.data_limit, padding)
-        model = LSTMClassifier(
-            loaded.vocabulary_size, loaded.reachable, len(data.CLASSES), **_sizes(settings)
-        )
+        model = LSTMClassifier(loaded.vocabulary_size, loaded.reachable, len(data.CLASSES), **_sizes(settings))
         self.data = loaded.to(settings.device)
         self.model = model.to(settings.device)
         self.modules = {"classifier": self.model}

@@ -88,9 +88,7 @@ def _record_set(dataset: Dataset, file: DataFile) -> dict[str, Any]:
         "@id": file.split,
         "name": file.split,
         "description": f"{file.examples} examples ({SPLITS[file.split]}).",
-        "field": [
-            _field(file, name, about, column) for column, (name, about) in enumerate(_columns(dataset))
-        ],
+        "field": [_field(file, name, about, column) for column, (name, about) in enumerate(_columns(dataset))],
     }
 
 

@@ -43,9 +43,7 @@ def _document(rng: np.random.Generator, common: np.ndarray, weights: np.ndarray,
     words = rng.choice(common, length, p=weights)
     topic = label if rng.random() > 1 / 12 else int(rng.integers(len(R8_CLASSES)))
     marked = rng.random(length) < 0.2
-    words = np.where(
-        marked, [f"{R8_CLASSES[topic].replace('-', '')}{i}" for i in rng.integers(0, 12, length)], words
-    )
+    words = np.where(marked, [f"{R8_CLASSES[topic].replace('-', '')}{i}" for i in rng.integers(0, 12, length)], words)
     return f"{R8_CLASSES[label]}\t{' '.join(words)}\n"
 
 

@@ -74,9 +74,7 @@ def load_latest(folder: Path, device: torch.device) -> dict[str, Any] | None:
         if match and _sha256(path) == match.group(2):
             state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
             return state
-        log.warning(
-            "checkpoint %s is damaged (its checksum differs): falling back to the one before it", path.name
-        )
+        log.warning("checkpoint %s is damaged (its checksum differs): falling back to the one before it", path.name)
     return None
 
 

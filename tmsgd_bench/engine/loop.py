@@ -102,9 +102,7 @@ class Trainer:
             if reporter.step(self.epoch, step):
                 reporter.show_loss(float(next(iter(losses.values()))[: step + 1].mean()))
         if step + 1 != self.task.steps_per_epoch:
-            raise BenchError(
-                f"the task made {step + 1} batches in an epoch, but declares {self.task.steps_per_epoch}."
-            )
+            raise BenchError(f"the task made {step + 1} batches in an epoch, but declares {self.task.steps_per_epoch}.")
         for scheduler in self.per_epoch:
             scheduler.step()
         return losses
@@ -118,9 +116,7 @@ class Trainer:
         with self.clocks.measure("evaluation"):
             metrics = self.evaluate()
         row = {name: float(values.double().mean()) for name, values in losses.items()} | metrics
-        self.history.append(
-            {"epoch": float(self.epoch), **row, "lr": self._lr(), "training_seconds": seconds}
-        )
+        self.history.append({"epoch": float(self.epoch), **row, "lr": self._lr(), "training_seconds": seconds})
         reporter.epoch(self.epoch, row)
         self.epoch += 1
 
@@ -132,9 +128,7 @@ class Trainer:
         values = self.task.evaluate()
         declared = {metric.name for metric in self.task.metrics}
         if set(values) != declared:
-            raise BenchError(
-                f"evaluate() returned {sorted(values)}, but the task declares {sorted(declared)}."
-            )
+            raise BenchError(f"evaluate() returned {sorted(values)}, but the task declares {sorted(declared)}.")
         return values
 
     def _lr(self) -> float:
@@ -159,9 +153,7 @@ class Trainer:
             BenchError: the state is another run's.
         """
         if state["identity"] != self.spec.identity:
-            raise BenchError(
-                "the checkpoint in this run's folder belongs to another run: start again with force=true."
-            )
+            raise BenchError("the checkpoint in this run's folder belongs to another run: start again with force=true.")
         self.epoch, self.history = state["epoch"], state["history"]
         self.clocks.load_state_dict(state["clocks"])
         for name, module in self.task.modules.items():

@@ -20,9 +20,7 @@ OWN_KEYS = ("_target_", "name", "label", "warmup")
 EPOCH_KEYS = {"switch_epoch": "switch_step", "restart_every_epochs": "restart_every"}
 
 
-def build_optimizer(
-    spec: Mapping[str, Any], parameters: Iterable[nn.Parameter], steps_per_epoch: int
-) -> Optimizer:
+def build_optimizer(spec: Mapping[str, Any], parameters: Iterable[nn.Parameter], steps_per_epoch: int) -> Optimizer:
     """The optimizer a YAML describes.
 
     Args:

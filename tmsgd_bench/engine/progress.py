@@ -37,9 +37,7 @@ class Reporter(Protocol):
 class BarReporter:
     """One bar for the whole run, in optimizer steps."""
 
-    def __init__(
-        self, name: str, epochs: int, done: int, steps_per_epoch: int, metrics: tuple[Metric, ...]
-    ) -> None:
+    def __init__(self, name: str, epochs: int, done: int, steps_per_epoch: int, metrics: tuple[Metric, ...]) -> None:
         self.metrics = metrics
         self.shown: dict[str, str] = {}
         self.next_loss = time.monotonic() + BAR_SECONDS
@@ -76,9 +74,7 @@ class BarReporter:
 class LogReporter:
     """A log line for the first and last epoch, and in between at most one every ten seconds."""
 
-    def __init__(
-        self, name: str, epochs: int, done: int, steps_per_epoch: int, metrics: tuple[Metric, ...]
-    ) -> None:
+    def __init__(self, name: str, epochs: int, done: int, steps_per_epoch: int, metrics: tuple[Metric, ...]) -> None:
         self.name, self.epochs, self.metrics = name, epochs, metrics
         self.first, self.start, self.latest = done, time.monotonic(), -LOG_SECONDS
 
@@ -94,12 +90,8 @@ class LogReporter:
             return
         self.latest = now
         left = now / (epoch + 1 - self.first) * (self.epochs - epoch - 1)
-        numbers = " ".join(
-            f"{key}={row[key]:.4g}" for key in ("loss", *(m.name for m in self.metrics)) if key in row
-        )
-        log.info(
-            "%s: epoch %d of %d, %s, %s left", self.name, epoch + 1, self.epochs, numbers, duration(left)
-        )
+        numbers = " ".join(f"{key}={row[key]:.4g}" for key in ("loss", *(m.name for m in self.metrics)) if key in row)
+        log.info("%s: epoch %d of %d, %s, %s left", self.name, epoch + 1, self.epochs, numbers, duration(left))
 
     def close(self) -> None:
         """Nothing is held open."""

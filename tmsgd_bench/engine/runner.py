@@ -83,9 +83,7 @@ def switch_note(spec: RunSpec) -> str:
     )
 
 
-def _train(
-    spec: RunSpec, options: RunOptions, make_task: MakeTask, device: torch.device, folder: RunFolder
-) -> Outcome:
+def _train(spec: RunSpec, options: RunOptions, make_task: MakeTask, device: torch.device, folder: RunFolder) -> Outcome:
     trainer = Trainer.build(spec, lambda: make_task(device), device)
     resumed_at = _resume(trainer, folder)
     reporter = make_reporter(
@@ -124,9 +122,7 @@ def _resume(trainer: Trainer, folder: RunFolder) -> int:
     state = checkpoint.load_latest(folder.work, trainer.device)
     if state is not None:
         trainer.load_state_dict(state)
-        log.info(
-            "%s: resuming after %d of %d epochs", trainer.spec.run_id, trainer.epoch, trainer.spec.epochs
-        )
+        log.info("%s: resuming after %d of %d epochs", trainer.spec.run_id, trainer.epoch, trainer.spec.epochs)
     _record_environment(trainer, folder)
     return trainer.epoch
 
@@ -148,9 +144,7 @@ def _publish(trainer: Trainer, options: RunOptions, folder: RunFolder, failure: 
         if failure is None:
             trainer.task.draw(folder.work)
         if options.save_weights:
-            files.write_atomically(
-                folder.work / "weights.pt", lambda path: torch.save(trainer.weights(), path)
-            )
+            files.write_atomically(folder.work / "weights.pt", lambda path: torch.save(trainer.weights(), path))
     result = _result(trainer, failure)
     files.write_json(folder.work / store.RESULT, result)
     folder.publish()
@@ -183,9 +177,7 @@ def _result(trainer: Trainer, failure: Diverged | None) -> dict[str, Any]:
     return result | {"note": "; ".join(filter(None, [number, switch_note(spec)]))}
 
 
-def _primary_values(
-    history: list[dict[str, float]], metric: Metric, failure: Diverged | None
-) -> dict[str, Any]:
+def _primary_values(history: list[dict[str, float]], metric: Metric, failure: Diverged | None) -> dict[str, Any]:
     """The primary metric after the last epoch, and its best value, which is chosen on test data."""
     if failure or not history:
         return {"final": None, "best": None, "best_epoch": None}
@@ -203,8 +195,6 @@ def _record_failure(folder: RunFolder, error: Exception) -> None:
     text = "".join(traceback.format_exception(error))
     note = str(error).splitlines()[0] if str(error) else "no message"
     try:
-        files.write_json(
-            folder.work / store.FAILURE, {"note": f"{type(error).__name__}: {note}", "error": text}
-        )
+        files.write_json(folder.work / store.FAILURE, {"note": f"{type(error).__name__}: {note}", "error": text})
     except BenchError as unwritable:
         log.warning("the failure could not be recorded: %s", unwritable)

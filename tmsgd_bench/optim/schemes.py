@@ -45,8 +45,7 @@ class MultistepScheme:
         modulus = self.spurious_modulus
         if modulus >= 1.0 - TOLERANCE:
             raise ValueError(
-                "this multistep scheme is not zero-stable: its spurious roots have modulus "
-                f"{modulus:.6g}, not below 1."
+                f"this multistep scheme is not zero-stable: its spurious roots have modulus {modulus:.6g}, not below 1."
             )
 
     def _check_consistent(self) -> None:

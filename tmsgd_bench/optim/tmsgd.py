@@ -108,7 +108,7 @@ class TMSGD(Optimizer):
             group.setdefault("maximize", False)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Take one step; returns what ``closure`` returns, if one is given.
 
         Raises:
@@ -185,9 +185,7 @@ def _check_options(options: dict[str, Any]) -> None:
     if not _is_count(options["switch_step"], least=0):
         raise ValueError(f"Invalid switch_step value: {options['switch_step']}, must be an integer >= 0")
     if options["restart_every"] is not None and not _is_count(options["restart_every"], least=1):
-        raise ValueError(
-            f"Invalid restart_every value: {options['restart_every']}, must be None or an integer >= 1"
-        )
+        raise ValueError(f"Invalid restart_every value: {options['restart_every']}, must be None or an integer >= 1")
     MultistepScheme.resolve(options["scheme"])
 
 
@@ -211,15 +209,14 @@ def _loop_kernel(
             state[NEWEST] = direction * -lr
             param.add_(state[NEWEST])
         else:  # u₋₁'s buffer receives u⁺, then the two names change places
-            newest = (
-                state[OLDER].mul_(-a2).add_(state[NEWEST], alpha=a0 - 1.0).add_(direction, alpha=-lr * gain)
-            )
+            newest = state[OLDER].mul_(-a2).add_(state[NEWEST], alpha=a0 - 1.0).add_(direction, alpha=-lr * gain)
             state[OLDER], state[NEWEST] = state[NEWEST], newest
             param.add_(newest)
 
 
 def _direction(param: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> Tensor:
     """The gradient with sign, weight decay and momentum, in the order of operations of torch.optim.SGD."""
+    assert param.grad is not None  # step() passes over the others
     direction = -param.grad if group["maximize"] else param.grad
     if group["weight_decay"] != 0:
         direction = direction.add(param, alpha=group["weight_decay"])
@@ -254,9 +251,7 @@ def _foreach_kernel(
             torch._foreach_add_(batch, older)
 
 
-def _foreach_start(
-    params: list[Tensor], states: list[dict[str, Tensor]], directions: list[Tensor], lr: float
-) -> None:
+def _foreach_start(params: list[Tensor], states: list[dict[str, Tensor]], directions: list[Tensor], lr: float) -> None:
     displacements = torch._foreach_mul(directions, -lr)
     for state, displacement in zip(states, displacements, strict=True):
         if NEWEST in state:
@@ -265,9 +260,7 @@ def _foreach_start(
     torch._foreach_add_(params, displacements)
 
 
-def _foreach_directions(
-    params: list[Tensor], states: list[dict[str, Tensor]], group: dict[str, Any]
-) -> list[Tensor]:
+def _foreach_directions(params: list[Tensor], states: list[dict[str, Tensor]], group: dict[str, Any]) -> list[Tensor]:
     grads: list[Any] = [p.grad for p in params]
     directions = list(torch._foreach_neg(grads)) if group["maximize"] else grads
     if group["weight_decay"] != 0:

@@ -160,11 +160,7 @@ def read_runs(root: Path) -> pd.DataFrame:
         StoreError: the folder exists but cannot be read.
     """
     try:
-        finished = (
-            [p for p in root.iterdir() if p.name[0] != "." and (p / RESULT).is_file()]
-            if root.exists()
-            else []
-        )
+        finished = [p for p in root.iterdir() if p.name[0] != "." and (p / RESULT).is_file()] if root.exists() else []
         work = root / ".work"
         begun = [p for p in work.iterdir() if (p / CONFIG).is_file()] if work.exists() else []
     except OSError as error:
@@ -178,10 +174,7 @@ def read_runs(root: Path) -> pd.DataFrame:
     return frame.sort_values("run_id", ignore_index=True)
 
 
-COLUMNS = (
-    "run_id status task model optimizer label switch_epoch seed data limit epochs protocols benchmark_version setting metric unit "
-    "direction final best best_epoch epochs_done examples_per_second training_seconds note started commit folder"
-).split()
+COLUMNS = ["run_id", "status", "task", "model", "optimizer", "label", "switch_epoch", "seed", "data", "limit", "epochs", "protocols", "benchmark_version", "setting", "metric", "unit", "direction", "final", "best", "best_epoch", "epochs_done", "examples_per_second", "training_seconds", "note", "started", "commit", "folder"]
 
 
 def _unfinished(root: Path, folder: Path) -> dict[str, Any]:

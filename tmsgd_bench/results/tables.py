@@ -68,9 +68,7 @@ class Table:
 @cache
 def paper() -> dict[str, Any]:
     """The paper's printed numbers."""
-    values: dict[str, Any] = yaml.safe_load(
-        (files("tmsgd_bench.results") / "paper.yaml").read_text(encoding="utf-8")
-    )
+    values: dict[str, Any] = yaml.safe_load((files("tmsgd_bench.results") / "paper.yaml").read_text(encoding="utf-8"))
     return values
 
 
