@@ -1,7 +1,7 @@
 """The data-set catalog: source, checksum, licence; verify and prepare.
 
-``catalog.yaml`` holds the facts. A data set lives in ``ROOT/<name>``, its synthetic stand-in, with the same file names and
-formats, in ``ROOT/synthetic/<name>``.
+``catalog.yaml`` holds the facts. A data set lives in ``ROOT/<name>``; its synthetic stand-in, with the same file
+names and formats, in ``ROOT/synthetic/<name>``.
 """
 
 from __future__ import annotations

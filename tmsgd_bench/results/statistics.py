@@ -41,7 +41,7 @@ def summarise(values: pd.Series) -> Summary:
 def paired_difference(ours: pd.Series, reference: pd.Series, seed: int = 0) -> Difference:
     """Mean of ``ours − reference`` over the seeds that both have, with a percentile bootstrap interval.
 
-    The pairs are resampled with replacement (Efron 1979) by a seeded generator, so a table is reproducible to the digit.
+    The pairs are resampled with replacement (Efron 1979) by a seeded generator, so tables are reproducible.
     The interval is too narrow for few pairs: for normal differences it covers the true mean in about 75 % of cases
     with 3 pairs, 84 % with 5 and 90 % with 10 (tests/results/test_statistics.py simulates it).
 

@@ -17,7 +17,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,7 @@ class RunFolder:
             beat = read_json(self.work / HEARTBEAT) or {}
             where = f"process {beat['pid']} on {beat['host']}" if beat else "another process"
             raise RunIsBusy(
-                f"{self.run_id} is being trained by {where}: leaving it alone (see it with 'python -m tmsgd_bench runs')."
+                f"{self.run_id} is being trained by {where}: leaving it alone; 'python -m tmsgd_bench runs' shows it."
             ) from None
         except OSError as error:
             raise unwritable(self.root, error) from error
@@ -129,10 +129,8 @@ class Heartbeat:
         started = time.time()
         who = {"pid": os.getpid(), "host": socket.gethostname(), "started": started}
         while not self.stopped.is_set():
-            try:
+            with suppress(StoreError):  # a full disk may have room again at the next checkpoint
                 write_json(self.path, {**who, "time": time.time(), **self.status()})
-            except StoreError:
-                pass  # a full disk must not end a run that may have room again at its next checkpoint
             self.stopped.wait(HEARTBEAT_SECONDS)
 
 
@@ -151,9 +149,7 @@ def write_history(path: Path, rows: list[dict[str, float]]) -> None:
 def read_runs(root: Path) -> pd.DataFrame:
     """Every run of a store, finished or not: one row a run, sorted by run id.
 
-    Columns: ``run_id, status, task, model, optimizer, label, switch_epoch, seed, data, limit, epochs, protocols,
-    benchmark_version, setting, metric, unit, direction, final, best, best_epoch, epochs_done, examples_per_second, training_seconds,
-    note, started, commit, folder``. ``status`` is done, diverged, failed, running or abandoned; ``final`` and
+    Columns: those of ``COLUMNS``. ``status`` is done, diverged, failed, running or abandoned; ``final`` and
     ``best`` are the primary metric in its unit, missing where there is none. ``protocols`` is a tuple.
 
     Raises:
@@ -174,7 +170,11 @@ def read_runs(root: Path) -> pd.DataFrame:
     return frame.sort_values("run_id", ignore_index=True)
 
 
-COLUMNS = ["run_id", "status", "task", "model", "optimizer", "label", "switch_epoch", "seed", "data", "limit", "epochs", "protocols", "benchmark_version", "setting", "metric", "unit", "direction", "final", "best", "best_epoch", "epochs_done", "examples_per_second", "training_seconds", "note", "started", "commit", "folder"]
+COLUMNS = (
+    *("run_id", "status", "task", "model", "optimizer", "label", "switch_epoch", "seed", "data", "limit", "epochs"),
+    *("protocols", "benchmark_version", "setting", "metric", "unit", "direction", "final", "best", "best_epoch"),
+    *("epochs_done", "examples_per_second", "training_seconds", "note", "started", "commit", "folder"),
+)
 
 
 def _unfinished(root: Path, folder: Path) -> dict[str, Any]:

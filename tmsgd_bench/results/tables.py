@@ -167,7 +167,8 @@ def to_markdown(table: Table) -> str:
         "Marks",
     ]
     lines = [
-        f"**Table {table.number}. {table.title}: {table.metric} ({table.unit}, {_better(table)})** — {table.conditions}",
+        f"**Table {table.number}. {table.title}: {table.metric} ({table.unit}, {_better(table)})** — "
+        f"{table.conditions}",
         "",
         "| " + " | ".join(head) + " |",
         "|---" * len(head) + "|",
@@ -270,7 +271,7 @@ def _better(table: Table) -> str:
 
 def _footnote() -> str:
     return (
-        "Mean ± sample standard deviation over n seeds; differences are paired by seed, with a 95 % percentile bootstrap "
-        f"interval, which is too narrow below about ten pairs and is marked below {FEW_SEEDS}. "
+        "Mean ± sample standard deviation over n seeds; differences are paired by seed, with a 95 % "
+        f"percentile bootstrap interval, which is too narrow below about ten pairs and is marked below {FEW_SEEDS}. "
         "¹ The best epoch is chosen on test data: it is shown because papers report it, not as evidence."
     )
