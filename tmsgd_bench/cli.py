@@ -195,14 +195,16 @@ def _write_table(table: tables.Table, runs: pd.DataFrame, folder: Path) -> None:
         (folder / "runs").mkdir(parents=True, exist_ok=True)
         for suffix, render in tables.FORMATS.items():
             text = render(table)
-            files.write_atomically(
-                folder / f"table{table.number}.{suffix}", lambda path, text=text: path.write_text(text)
-            )
+            files.write_atomically(folder / f"table{table.number}.{suffix}", partial(_write_text, text))
         folders = runs.set_index("run_id")["folder"]
         for run_id in (run_id for row in table.rows for run_id in row.run_ids):
             _copy_evidence(Path(folders[run_id]), folder / "runs" / run_id)
     except OSError as error:
         raise files.unwritable(folder, error) from error
+
+
+def _write_text(text: str, path: Path) -> None:
+    path.write_text(text, encoding="utf-8")
 
 
 def _copy_evidence(source: Path, target: Path) -> None:

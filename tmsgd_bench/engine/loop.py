@@ -93,10 +93,7 @@ class Trainer:
         losses: dict[str, Tensor] = {}
         step = -1
         for step, batch in enumerate(self.task.batches(self.epoch)):
-            for name, value in self.task.training_step(batch, self.optimizers).items():
-                if name not in losses:
-                    losses[name] = torch.full((self.task.steps_per_epoch,), torch.nan, device=self.device)
-                losses[name][step] = value
+            self._note(losses, step, self.task.training_step(batch, self.optimizers))
             for scheduler in self.per_update:
                 scheduler.step()
             if reporter.step(self.epoch, step):
@@ -106,6 +103,13 @@ class Trainer:
         for scheduler in self.per_epoch:
             scheduler.step()
         return losses
+
+    def _note(self, losses: dict[str, Tensor], step: int, values: dict[str, Tensor]) -> None:
+        """Keep a step's losses on the device: reading them would make a GPU wait at every step."""
+        for name, value in values.items():
+            if name not in losses:
+                losses[name] = torch.full((self.task.steps_per_epoch,), torch.nan, device=self.device)
+            losses[name][step] = value
 
     def _finish_epoch(self, losses: dict[str, Tensor], reporter: Reporter) -> None:
         for name, values in losses.items():
