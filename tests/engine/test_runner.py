@@ -1,0 +1,264 @@
+"""A run as a whole: outcomes, resuming with the same bits, skipping, replacing, locking."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from toy import OPTIMIZERS, STEPS, ToyTask, make_options, make_spec, task_maker
+
+from tmsgd_bench import files
+from tmsgd_bench.engine.runner import run
+from tmsgd_bench.engine.spec import RunSpec
+from tmsgd_bench.errors import ConfigError, DataError, RunIsBusy, StoreError
+from tmsgd_bench.results import store
+
+
+class Killed(BaseException):
+    """Stands for a signal: no handler of the engine may catch it."""
+
+
+def kill_at(epoch: int, step: int) -> Callable[[int, int], None]:
+    """A hook that interrupts training at one step, once."""
+    armed = [True]
+
+    def hook(now: int, at: int) -> None:
+        if armed[0] and (now, at) == (epoch, step):
+            armed[0] = False
+            raise Killed
+
+    return hook
+
+
+def result(root: Path, spec: RunSpec) -> dict[str, Any]:
+    values = files.read_json(root / spec.run_id / store.RESULT)
+    assert values is not None
+    return values
+
+
+def history(root: Path, spec: RunSpec) -> pd.DataFrame:
+    return pd.read_parquet(root / spec.run_id / store.HISTORY).drop(columns="training_seconds")
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_an_interrupted_run_ends_with_the_same_bits(name: str, tmp_path: Path) -> None:
+    """Interrupted in the first epoch, just before, at and after the switch, and in the last epoch."""
+    spec = make_spec(name)
+    run(spec, make_options(tmp_path / "whole"), task_maker())
+    for epoch, step in [(0, 2), (2, 3), (3, 0), (3, 2), (4, 0), (5, 3)]:
+        root = tmp_path / f"{epoch}-{step}"
+        with pytest.raises(Killed):
+            run(spec, make_options(root), task_maker(on_step=kill_at(epoch, step)))
+        run(spec, make_options(root), task_maker())
+        assert result(root, spec)["weights_sha256"] == result(tmp_path / "whole", spec)["weights_sha256"]
+        pd.testing.assert_frame_equal(history(root, spec), history(tmp_path / "whole", spec), check_exact=True)
+
+
+def test_a_run_interrupted_at_every_epoch_ends_with_the_same_bits(tmp_path: Path) -> None:
+    spec = make_spec("tmsgdm")
+    run(spec, make_options(tmp_path / "whole"), task_maker())
+    for epoch in range(6):
+        with pytest.raises(Killed):
+            run(spec, make_options(tmp_path / "torn"), task_maker(on_step=kill_at(epoch, 1)))
+    run(spec, make_options(tmp_path / "torn"), task_maker())
+    assert result(tmp_path / "torn", spec)["weights_sha256"] == result(tmp_path / "whole", spec)["weights_sha256"]
+    environment = files.read_json(tmp_path / "torn" / spec.run_id / store.ENVIRONMENT)
+    assert environment is not None
+    assert len(environment["before"]) == 5  # every process that contributed a checkpoint is on record
+
+
+def test_a_resumed_run_does_not_train_finished_epochs_again(tmp_path: Path) -> None:
+    seen: list[int] = []
+    spec = make_spec()
+    with pytest.raises(Killed):
+        run(spec, make_options(tmp_path), task_maker(on_step=kill_at(4, 1)))
+    run(spec, make_options(tmp_path), task_maker(on_step=lambda epoch, step: seen.append(epoch)))
+    assert sorted(set(seen)) == [4, 5]
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    spec = make_spec()
+    run(spec, make_options(tmp_path / "whole"), task_maker())
+    with pytest.raises(Killed):
+        run(spec, make_options(tmp_path / "torn"), task_maker(on_step=kill_at(4, 1)))
+    newest = max((tmp_path / "torn" / ".work" / spec.run_id).glob("checkpoint-*.pt"))
+    damaged = bytearray(newest.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    newest.write_bytes(damaged)
+    with caplog.at_level(logging.INFO):
+        run(spec, make_options(tmp_path / "torn"), task_maker())
+    assert "is damaged" in caplog.text
+    assert "resuming after 3 of 6 epochs" in caplog.text
+    assert result(tmp_path / "torn", spec)["weights_sha256"] == result(tmp_path / "whole", spec)["weights_sha256"]
+
+
+def test_a_finished_run_is_skipped_without_building_its_task(tmp_path: Path) -> None:
+    spec = make_spec()
+    assert run(spec, make_options(tmp_path), task_maker()).status == "done"
+
+    def forbidden(_: torch.device) -> ToyTask:
+        raise AssertionError("built")
+
+    assert run(spec, make_options(tmp_path), forbidden).status == "skipped"
+
+
+def test_force_trains_again_and_keeps_the_old_result_until_then(tmp_path: Path) -> None:
+    spec = make_spec()
+    run(spec, make_options(tmp_path), task_maker())
+    before = result(tmp_path, spec)
+    with pytest.raises(Killed):
+        run(spec, make_options(tmp_path, force=True), task_maker(on_step=kill_at(3, 1)))
+    assert result(tmp_path, spec) == before
+    assert run(spec, make_options(tmp_path, force=True), task_maker()).status == "done"
+    after = result(tmp_path, spec)
+    assert after["weights_sha256"] == before["weights_sha256"]
+    assert after["training_seconds"] != before["training_seconds"]
+    assert not list((tmp_path / ".work").iterdir()) and not list((tmp_path / ".replaced").iterdir())
+
+
+def test_a_diverging_run_is_a_result_with_the_epoch_and_step(tmp_path: Path) -> None:
+    def poison(epoch: int, step: int) -> None:
+        if (epoch, step) == (2, 1):
+            with torch.no_grad():
+                task[0].model[0].weight.fill_(torch.inf)
+
+    task: list[ToyTask] = []
+    build = task_maker(on_step=poison)
+    spec = make_spec("sgd")
+    outcome = run(spec, make_options(tmp_path), lambda device: task.append(build(device)) or task[0])  # type: ignore[func-returns-value]
+    found = result(tmp_path, spec)
+    assert outcome.status == found["status"] == "diverged"
+    assert found["diverged_at"] == {"loss": "loss", "epoch": 2, "step": 1}
+    assert found["final"] is None and found["epochs_done"] == 2
+    assert run(spec, make_options(tmp_path), task_maker()).status == "skipped"
+
+
+def test_a_failed_run_keeps_its_exception_and_is_retried(tmp_path: Path) -> None:
+    def fail(epoch: int, step: int) -> None:
+        if epoch == 3:
+            raise RuntimeError("out of luck")
+
+    spec = make_spec()
+    with pytest.raises(RuntimeError, match="out of luck"):
+        run(spec, make_options(tmp_path), task_maker(on_step=fail))
+    row = store.read_runs(tmp_path).iloc[0]
+    assert (row["status"], row["note"]) == ("failed", "RuntimeError: out of luck")
+    kept = files.read_json(tmp_path / ".work" / spec.run_id / store.FAILURE)
+    assert kept is not None and "Traceback" in kept["error"]
+    assert run(spec, make_options(tmp_path), task_maker()).status == "done"
+    assert list(store.read_runs(tmp_path)["status"]) == ["done"]
+
+
+@pytest.mark.parametrize("error", [ConfigError("no"), DataError("no")])
+def test_a_run_that_cannot_start_leaves_nothing_behind(error: Exception, tmp_path: Path) -> None:
+    def refuse(_: torch.device) -> ToyTask:
+        raise error
+
+    with pytest.raises(type(error)):
+        run(make_spec(), make_options(tmp_path), refuse)
+    assert store.read_runs(tmp_path).empty
+
+
+def test_a_run_that_another_process_trains_is_left_alone(tmp_path: Path) -> None:
+    spec = make_spec()
+    with (
+        store.RunFolder(tmp_path, spec.run_id).locked(),
+        pytest.raises(RunIsBusy, match="is being trained by another process"),
+    ):
+        run(spec, make_options(tmp_path), task_maker())
+
+
+def test_a_full_disk_at_a_checkpoint_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = make_spec()
+    run(spec, make_options(tmp_path / "whole"), task_maker())
+    real, saved = torch.save, [0]
+
+    def full(state: Any, file: Any) -> None:
+        saved[0] += 1
+        if saved[0] == 3:
+            file.write(b"half of it")
+            raise OSError(28, "No space left on device")
+        real(state, file)
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(StoreError, match=r"No space left on device.*free some space"):
+        run(spec, make_options(tmp_path / "torn"), task_maker())
+    work = tmp_path / "torn" / ".work" / spec.run_id
+    assert len(list(work.glob("checkpoint-*.pt"))) == 2 and not list(work.glob("*.tmp"))
+    monkeypatch.undo()
+    run(spec, make_options(tmp_path / "torn"), task_maker())
+    assert result(tmp_path / "torn", spec)["weights_sha256"] == result(tmp_path / "whole", spec)["weights_sha256"]
+
+
+def test_optimizers_with_one_seed_see_the_same_weights_batches_and_dropout(tmp_path: Path) -> None:
+    first: dict[str, list[float]] = {}
+    for name in OPTIMIZERS:
+        spec = make_spec(name, epochs=1)
+        build = task_maker(on_step=lambda epoch, step: None)
+
+        def recording(device: torch.device, name: str = name, build: Any = build) -> ToyTask:
+            task = build(device)
+            task.on_step = lambda epoch, step: first.setdefault(name, []).append(float(torch.rand(())))
+            first[f"weights of {name}"] = task.model[0].weight.flatten().tolist()
+            return task
+
+        run(spec, make_options(tmp_path), recording)
+    assert all(first[name] == first["sgd"] and len(first[name]) == STEPS for name in OPTIMIZERS)
+    assert all(first[f"weights of {name}"] == first["weights of sgd"] for name in OPTIMIZERS)
+
+
+@pytest.mark.parametrize(("plain", "multistep"), [("sgd", "tmsgd"), ("sgdm", "tmsgdm")])
+def test_a_switch_outside_the_run_is_plain_sgd_and_says_so(
+    plain: str, multistep: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    spec = make_spec(multistep, switch_epoch=6, lr=OPTIMIZERS[plain]["lr"])
+    with caplog.at_level(logging.WARNING):
+        run(spec, make_options(tmp_path), task_maker())
+    label = "SGD-M" if plain == "sgdm" else "SGD"
+    assert f"the switch epoch 6 lies outside its 6 epochs, so this run is plain {label}" in caplog.text
+    run(make_spec(plain), make_options(tmp_path), task_maker())
+    found = result(tmp_path, spec)
+    assert found["switched"] is False and "plain SGD" in found["note"]
+    assert found["weights_sha256"] == result(tmp_path, make_spec(plain))["weights_sha256"]
+
+
+def test_the_switch_epoch_is_the_first_multistep_epoch(tmp_path: Path) -> None:
+    """Up to it the history equals SGD's; two Euler steps later the weights part."""
+    run(make_spec("sgd"), make_options(tmp_path), task_maker())
+    run(make_spec("tmsgd"), make_options(tmp_path), task_maker())
+    sgd, switched = history(tmp_path, make_spec("sgd")), history(tmp_path, make_spec("tmsgd"))
+    pd.testing.assert_frame_equal(sgd[:3], switched[:3], check_exact=True)
+    assert not sgd["error"][3:].eq(switched["error"][3:]).any()
+
+
+def test_a_run_writes_its_settings_environment_history_and_result(tmp_path: Path) -> None:
+    spec = make_spec("apollo").following(("table2",))
+    run(spec, make_options(tmp_path, save_weights=True), task_maker())
+    folder = tmp_path / spec.run_id
+    assert {path.name for path in folder.iterdir()} == {
+        *("config.yaml", "environment.json", "history.parquet", "result.json", "weights.pt")
+    }
+    found = result(tmp_path, spec)
+    rows = history(tmp_path, spec)
+    assert found["final"] == rows["error"].iloc[-1] and found["best"] == rows["error"].min()
+    assert set(found["clocks"]["seconds"]) == {"training", "evaluation", "bookkeeping"}
+    assert found["clocks"]["warm_up_epochs"] == 1 and found["examples_per_second"] > 0
+    environment = files.read_json(folder / store.ENVIRONMENT)
+    assert environment is not None and environment["packages"]["torch"] == torch.__version__.split("+")[0]
+    row = store.read_runs(tmp_path).iloc[0]
+    assert (row["protocols"], row["optimizer"], row["status"]) == (("table2",), "apollo", "done")
+
+
+def test_warm_up_and_schedule_both_act_on_the_learning_rate(tmp_path: Path) -> None:
+    """Ten warm-up updates end in the third epoch; the schedule halves the rate after epochs 2 and 4."""
+    spec = make_spec("apollo")
+    run(spec, make_options(tmp_path), task_maker())
+    rates = history(tmp_path, spec)["lr"] / spec.optimizer["lr"]
+    warm = [0.001 + 0.999 * min(updates, 10) / 10 for updates in range(4, 28, 4)]
+    drops = [1.0, 0.5, 0.5, 0.25, 0.25, 0.25]
+    torch.testing.assert_close(rates.tolist(), [w * d for w, d in zip(warm, drops, strict=True)])
