@@ -24,16 +24,18 @@ from tmsgd_bench.engine import compose, sweep
 from tmsgd_bench.errors import BenchError, RunIsBusy
 
 log = logging.getLogger("run")
-CONF = Path(__file__).parent / "conf"
+raised: list[Exception] = []
+CONF = Path(__file__).resolve().parent / "conf"
 
 
 def run_job(config: DictConfig) -> str:
     """Train what a composed configuration describes and return the outcome's status."""
+    spec, options = compose.run_spec(config), compose.run_options(config, in_sweep=sweep.in_sweep())
+    spec = spec.following(compose.followed_protocols(spec, HydraConfig.get()))
+    # Imported only now: torch takes seconds, which a wrong setting need not wait for.
     import tasks
     from tmsgd_bench.engine.runner import run
 
-    spec, options = compose.run_spec(config), compose.run_options(config, in_sweep=sweep.in_sweep())
-    spec = spec.following(compose.followed_protocols(spec, HydraConfig.get()))
     outcome = run(spec, options, lambda device: compose.make_task(config, device, tasks.build))
     log.info("%s: %s: %s", outcome.run_id, outcome.status, outcome.note)
     if sweep.in_sweep():
@@ -58,10 +60,16 @@ def sweep_job(config: DictConfig) -> str:
     return status
 
 
-@hydra.main(config_path="conf", config_name="config")
+@hydra.main(config_path=str(CONF), config_name="config")
 def entry(config: DictConfig) -> str:
     """Hydra's entry point, called once for each job."""
-    return sweep_job(config) if sweep.in_sweep() else run_job(config)
+    if sweep.in_sweep():
+        return sweep_job(config)
+    try:
+        return run_job(config)
+    except Exception as error:
+        raised.append(error)  # raised again in main(): Hydra would announce it in words of its own
+        return "failed"
 
 
 def main() -> int:
@@ -69,6 +77,8 @@ def main() -> int:
     code = 0
     try:
         entry()
+        if raised:
+            raise raised.pop()
     except KeyboardInterrupt:
         print("interrupted: start the same command again to go on from the last checkpoint", file=sys.stderr)
         code = 130

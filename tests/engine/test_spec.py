@@ -103,7 +103,9 @@ def test_a_subset_is_fixed_sorted_and_of_the_asked_size(size: int, limit: int | 
 
 
 def test_streams_of_different_purposes_differ() -> None:
-    seeds = {seeding.derive(seed, *purpose) for seed in (0, 1) for purpose in (("weights",), ("order", 0), ("order", 1))}
+    seeds = {
+        seeding.derive(seed, *purpose) for seed in (0, 1) for purpose in (("weights",), ("order", 0), ("order", 1))
+    }
     assert len(seeds) == 6 and all(0 <= value < 2**63 for value in seeds)
 
 

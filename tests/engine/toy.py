@@ -74,7 +74,9 @@ def make_spec(optimizer: str = "tmsgd", epochs: int = 6, seed: int = 0, **option
 
 def make_options(root: Path, **changes: Any) -> RunOptions:
     """Checkpoint after every epoch, on the CPU."""
-    return RunOptions(**{"results_root": root, "device": "cpu", "checkpoint_seconds": 0.0, "progress": "log", **changes})
+    return RunOptions(
+        **{"results_root": root, "device": "cpu", "checkpoint_seconds": 0.0, "progress": "log", **changes}
+    )
 
 
 def task_maker(

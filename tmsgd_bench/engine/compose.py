@@ -7,24 +7,28 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from hydra import compose
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from tmsgd_bench.data.catalog import Dataset, data_root, find
-from tmsgd_bench.engine.spec import RunOptions, RunSpec, validate
+from tmsgd_bench.engine.spec import RunOptions, RunSpec, check_whole, validate
 from tmsgd_bench.errors import BenchError, ConfigError
-from tmsgd_bench.task import Task, TaskSettings
+
+if TYPE_CHECKING:  # importing torch takes seconds, which looking at the settings should not cost
+    import torch
+
+    from tmsgd_bench.task import Task, TaskSettings
 
 log = logging.getLogger(__name__)
 
 PROTOCOLS = ("table2", "corrected", "smoke")
 GROUPS = ("task", "model", "optimizer", "data")
-BuildTask = Callable[[str, TaskSettings, Mapping[str, Any]], Task]
+BuildTask = Callable[[str, "TaskSettings", Mapping[str, Any]], "Task"]
 
 
 def run_spec(config: DictConfig) -> RunSpec:
@@ -58,6 +62,10 @@ def run_options(config: DictConfig, in_sweep: bool) -> RunOptions:
     progress = values["progress"]
     if progress not in ("auto", "bar", "log"):
         raise ConfigError(f"progress must be auto, bar or log, not {progress!r}.")
+    if values["threads"] is not None:
+        check_whole("threads", values["threads"], 1)
+    if not isinstance(values["checkpoint_seconds"], int | float) or not values["checkpoint_seconds"] >= 0:
+        raise ConfigError(f"checkpoint_seconds must be a number >= 0, not {values['checkpoint_seconds']!r}.")
     return RunOptions(
         results_root=Path(values["results"]["root"]).expanduser(),
         progress="log" if in_sweep and progress == "auto" else progress,
@@ -94,6 +102,8 @@ def make_task(config: DictConfig, device: torch.device, build: BuildTask) -> Tas
         DataError: the data set is missing, damaged, or cannot be downloaded.
         ConfigError: the task refuses its options.
     """
+    from tmsgd_bench.task import TaskSettings
+
     values = _plain(config)
     dataset, data = find(values["task"]["dataset"]), values["data"]
     settings = TaskSettings(
@@ -119,24 +129,32 @@ def explain(error: BaseException, conf: Path) -> str | None:
         known = sorted(path.stem for path in (conf / group).glob("*.yaml"))
         return f"unknown {group} {name!r}: choose one of {', '.join(known)}."
     if isinstance(error, HydraException | OmegaConfBaseException):
-        return _explain_override(error)
+        return _explain_override(error, conf)
+    if isinstance(error, OSError) and error.filename:
+        return (
+            f"cannot use {error.filename} ({error.strerror}): mend it, or choose another folder with results.root=PATH "
+            "or data.root=PATH."
+        )
     return None
 
 
-def _explain_override(error: BaseException) -> str:
+def _explain_override(error: BaseException, conf: Path) -> str:
     """Hydra's own words on one line, with the likeliest key if one was misspelt."""
     cause = error.__cause__ or error
     key = getattr(cause, "full_key", None) or getattr(cause, "key", None)
     text = " ".join(f"{error} {error.__cause__ or ''}".split()) or type(error).__name__
     if key is None or "not in struct" not in f"{error} {cause}":
         return text
-    guesses = difflib.get_close_matches(str(key), _keys(), n=1)
+    guesses = difflib.get_close_matches(str(key), _keys(conf), n=1)
     hint = f"did you mean {guesses[0]!r}?" if guesses else "see them all with 'python run.py --cfg job'."
     return f"unknown setting {str(key)!r}: {hint}"
 
 
-def _keys() -> list[str]:
-    return _flatten(OmegaConf.to_container(compose("config"), resolve=False))
+def _keys(conf: Path) -> list[str]:
+    """Every setting of the default run, with dots between its parts."""
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(conf)):
+        return _flatten(OmegaConf.to_container(compose("config"), resolve=False))
 
 
 def _flatten(values: Any, prefix: str = "") -> list[str]:

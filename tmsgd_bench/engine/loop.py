@@ -32,6 +32,35 @@ class Diverged(Exception):
         self.loss, self.epoch, self.step = loss, epoch, step
 
 
+class LossRecord:
+    """Every step's losses, left on the device: reading them would make a GPU wait at every step."""
+
+    FOLD = 1024  # single values become one tensor now and then, so that a long epoch holds few small ones
+
+    def __init__(self) -> None:
+        self.values: dict[str, list[Tensor]] = {}
+        self.folded: dict[str, list[Tensor]] = {}
+
+    def add(self, step: dict[str, Tensor]) -> None:
+        """Keep the scalar losses of one step."""
+        for name, value in step.items():
+            values = self.values.setdefault(name, [])
+            values.append(value)
+            if len(values) == self.FOLD:
+                self._fold(name)
+
+    def all(self) -> dict[str, Tensor]:
+        """Each loss as one tensor of shape (steps,)."""
+        for name in self.values:
+            self._fold(name)
+        return {name: torch.cat(parts) for name, parts in self.folded.items()}
+
+    def _fold(self, name: str) -> None:
+        if values := self.values[name]:
+            self.folded.setdefault(name, []).append(torch.stack(values))
+            self.values[name] = []
+
+
 @dataclass
 class Trainer:
     """Everything that moves while a run trains, and how to save and restore it.
@@ -90,26 +119,19 @@ class Trainer:
         seed_globally(self.spec.seed, "epoch", self.epoch)
         for module in self.task.modules.values():
             module.train()
-        losses: dict[str, Tensor] = {}
+        losses = LossRecord()
         step = -1
         for step, batch in enumerate(self.task.batches(self.epoch)):
-            self._note(losses, step, self.task.training_step(batch, self.optimizers))
+            losses.add(self.task.training_step(batch, self.optimizers))
             for scheduler in self.per_update:
                 scheduler.step()
             if reporter.step(self.epoch, step):
-                reporter.show_loss(float(next(iter(losses.values()))[: step + 1].mean()))
+                reporter.show_loss(float(next(iter(losses.all().values())).mean()))
         if step + 1 != self.task.steps_per_epoch:
             raise BenchError(f"the task made {step + 1} batches in an epoch, but declares {self.task.steps_per_epoch}.")
         for scheduler in self.per_epoch:
             scheduler.step()
-        return losses
-
-    def _note(self, losses: dict[str, Tensor], step: int, values: dict[str, Tensor]) -> None:
-        """Keep a step's losses on the device: reading them would make a GPU wait at every step."""
-        for name, value in values.items():
-            if name not in losses:
-                losses[name] = torch.full((self.task.steps_per_epoch,), torch.nan, device=self.device)
-            losses[name][step] = value
+        return losses.all()
 
     def _finish_epoch(self, losses: dict[str, Tensor], reporter: Reporter) -> None:
         for name, values in losses.items():

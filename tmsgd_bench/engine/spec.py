@@ -130,18 +130,19 @@ def validate(spec: RunSpec) -> RunSpec:
     Raises:
         ConfigError: a number is of the wrong type or out of its range.
     """
-    _whole("epochs", spec.epochs, 1)
-    _whole("batch_size", spec.batch_size, 1)
-    _whole("seed", spec.seed, 0)
+    check_whole("epochs", spec.epochs, 1)
+    check_whole("batch_size", spec.batch_size, 1)
+    check_whole("seed", spec.seed, 0)
     if spec.switch_epoch is not None:
-        _whole("switch_epoch", spec.switch_epoch, 0)
+        check_whole("switch_epoch", spec.switch_epoch, 0)
     if spec.data["limit"] is not None:
-        _whole("data.limit", spec.data["limit"], 1)
+        check_whole("data.limit", spec.data["limit"], 1)
     _positive("lr", spec.optimizer.get("lr"))
     return spec
 
 
-def _whole(name: str, value: Any, least: int) -> None:
+def check_whole(name: str, value: Any, least: int) -> None:
+    """Raise ConfigError unless a setting is a whole number of at least ``least``."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ConfigError(
             f"{name} must be a whole number >= {least}, not {value!r}: set it with {name}={max(least, 1)}, say."

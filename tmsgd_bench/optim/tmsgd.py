@@ -84,7 +84,7 @@ class TMSGD(Optimizer):
             "momentum": momentum,
             "weight_decay": weight_decay,
             "switch_step": switch_step,
-            "scheme": scheme,
+            "scheme": _coefficients(scheme),
             "restart_every": restart_every,
             "foreach": foreach,
             "maximize": maximize,
@@ -94,10 +94,11 @@ class TMSGD(Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; its options are checked, and it joins at the step the others have reached."""
+        if "scheme" in param_group:
+            param_group["scheme"] = _coefficients(param_group["scheme"])
         _check_options({**self.defaults, **param_group})
         reached = self.param_groups[0]["step"] if self.param_groups else 0
         param_group.setdefault("step", reached)
-        param_group["scheme"] = _coefficients(param_group.get("scheme", self.defaults["scheme"]))
         super().add_param_group(param_group)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -179,6 +180,8 @@ def _check_options(options: dict[str, Any]) -> None:
         ("momentum", "momentum value"),
         ("weight_decay", "weight_decay value"),
     ):
+        if isinstance(options[name], str):
+            raise ValueError(f"Invalid {label}: {options[name]!r}, must be a number")
         value = float(options[name])
         if not (value >= 0.0 and math.isfinite(value)):
             raise ValueError(f"Invalid {label}: {value}")
@@ -186,7 +189,6 @@ def _check_options(options: dict[str, Any]) -> None:
         raise ValueError(f"Invalid switch_step value: {options['switch_step']}, must be an integer >= 0")
     if options["restart_every"] is not None and not _is_count(options["restart_every"], least=1):
         raise ValueError(f"Invalid restart_every value: {options['restart_every']}, must be None or an integer >= 1")
-    MultistepScheme.resolve(options["scheme"])
 
 
 def _is_count(value: Any, least: int) -> bool:

@@ -1,0 +1,260 @@
+"""run.py as a user meets it: settings, wrong inputs, sweeps, a kill at any moment."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from omegaconf import OmegaConf
+
+from tmsgd_bench import files
+from tmsgd_bench.engine import compose, sweep
+from tmsgd_bench.engine.optimizers import build_optimizer
+from tmsgd_bench.results import store
+
+ROOT = Path(__file__).parents[1]
+TASKS = sorted(path.stem for path in (ROOT / "conf/task").glob("*.yaml"))
+OPTIMIZERS = sorted(path.stem for path in (ROOT / "conf/optimizer").glob("*.yaml"))
+# Table 2 of the paper, typed in once more: epochs, learning rate, batch size, switch epoch.
+TABLE2 = {"tc": (120, 0.01, 5, 100)}
+
+Runner = Callable[..., int]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runner:
+    """Call run.py's main in this process on synthetic data, with results under tmp_path/runs."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    import run as module
+
+    def call(*arguments: str) -> int:
+        monkeypatch.setattr(sweep.SweepCallback, "folder", None)
+        base = [f"data.root={tmp_path}/data", f"results.root={tmp_path}/runs", "device=cpu", "progress=log"]
+        data = [] if any(a.startswith("data=") for a in arguments) else ["data=synthetic"]
+        flags = [a for a in arguments if a.startswith("-")]
+        settings = [a for a in arguments if not a.startswith("-")]
+        monkeypatch.setattr(sys, "argv", ["run.py", *flags, *base, *data, *settings])
+        return module.main()
+
+    return call
+
+
+def config(*overrides: str) -> dict[str, Any]:
+    with initialize_config_dir(str(ROOT / "conf"), version_base=None):
+        values = OmegaConf.to_container(hydra_compose("config", overrides=list(overrides)), resolve=True)
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
+
+
+def runs(root: Path) -> list[str]:
+    return sorted(path.name for path in root.glob("*-seed*"))
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_settings_of_table_2_are_the_papers(task: str) -> None:
+    values = config(f"task={task}")
+    assert (values["epochs"], values["lr"], values["batch_size"], values["switch_epoch"]) == TABLE2[task]
+    assert values["protocol"] == "table2" and values["optimizer"]["switch_epoch"] == TABLE2[task][3]
+
+
+@pytest.mark.parametrize("protocol", ["table2", "corrected", "smoke"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("task", TASKS)
+def test_every_configuration_composes_and_its_optimizer_can_be_built(task: str, optimizer: str, protocol: str) -> None:
+    import torch
+
+    values = config(f"task={task}", f"optimizer={optimizer}", f"protocol={protocol}")
+    built = build_optimizer(values["optimizer"], [torch.nn.Parameter(torch.ones(2))], steps_per_epoch=7)
+    assert built.param_groups[0]["lr"] == values["lr"]
+    if "switch_epoch" in values["optimizer"]:
+        assert built.param_groups[0]["switch_step"] == 7 * values["switch_epoch"]
+
+
+def test_top_level_settings_override_table_2() -> None:
+    values = config("epochs=7", "lr=0.5", "batch_size=9", "switch_epoch=3")
+    assert (values["epochs"], values["batch_size"]) == (7, 9)
+    assert (values["optimizer"]["lr"], values["optimizer"]["switch_epoch"]) == (0.5, 3)
+
+
+def test_a_run_and_then_the_same_again(run: Runner, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("protocol=smoke", "epochs=2", "switch_epoch=1", "data.limit=40") == 0
+    (name,) = runs(tmp_path / "runs")
+    assert "done: ACC" in capsys.readouterr().err
+    assert run("protocol=smoke", "epochs=2", "switch_epoch=1", "data.limit=40") == 0
+    assert "skipped: already done" in capsys.readouterr().err
+    kept = yaml.safe_load((tmp_path / "runs" / name / store.CONFIG).read_text())
+    assert kept["protocols"] == [] and kept["data"]["limit"] == 40
+    assert str(tmp_path) not in (tmp_path / "runs" / name / store.CONFIG).read_text()
+
+
+def test_a_run_knows_which_protocols_it_follows(run: Runner, tmp_path: Path) -> None:
+    assert run("protocol=smoke", "optimizer=sgd") == 0
+    assert run("protocol=smoke", "optimizer=sgd", "optimizer.weight_decay=0.1") == 0
+    found = store.read_runs(tmp_path / "runs")
+    assert sorted(found["protocols"]) == [(), ("smoke",)]
+
+
+BAD_INPUTS = [
+    ("task=nope", "unknown task 'nope': choose one of tc"),
+    ("optimizer=nope", "unknown optimizer 'nope': choose one of adam, apollo, sgd, sgdm, tmsgd, tmsgdm"),
+    ("protocol=nope", "unknown protocol 'nope'"),
+    ("data=nope", "unknown data 'nope': choose one of real, synthetic"),
+    ("epoch=3", "unknown setting 'epoch': did you mean 'epochs'?"),
+    ("optimizer.momentun=0.5", "momentum"),
+    ("lr=-1", "lr must be a finite number > 0, not -1"),
+    ("lr=nan", "lr must be a finite number > 0, not nan"),
+    ("lr=fast", "lr must be a finite number > 0, not 'fast'"),
+    ("batch_size=0", "batch_size must be a whole number >= 1, not 0"),
+    ("epochs=0", "epochs must be a whole number >= 1"),
+    ("seed=-1", "seed must be a whole number >= 0"),
+    ("optimizer.momentum=-1", "Invalid momentum value: -1"),
+    ("optimizer.scheme=wild", "unknown scheme 'wild': choose one of euler, taylor3, nine_eighths"),
+    ("task.padding=left", "task.padding must be end or start, not 'left'"),
+    ("device=tpu", "device must be auto, cpu or cuda, not 'tpu'"),
+    ("progress=loud", "progress must be auto, bar or log"),
+    ("threads=0", "threads must be a whole number >= 1"),
+    ("checkpoint_seconds=-5", "checkpoint_seconds must be"),
+    ("optimizer._target_=no.such.Class", "cannot be imported"),
+    ("+optimizer.nesterow=true", "refuses its options"),
+    ("=", "error:"),
+]
+
+
+@pytest.mark.parametrize(("argument", "message"), BAD_INPUTS)
+def test_a_wrong_input_gets_one_sentence(
+    argument: str, message: str, run: Runner, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(argument) == 2
+    said = capsys.readouterr().err
+    assert message in said and "Traceback" not in said
+    assert len(said.strip().splitlines()) == 1
+    assert runs(tmp_path / "runs") == [] and not list((tmp_path / "runs").glob(".work/*"))
+
+
+@pytest.mark.skipif(os.environ.get("CUDA_VISIBLE_DEVICES") is not None, reason="CUDA devices are chosen outside")
+def test_cuda_asked_for_and_absent(run: Runner, capsys: pytest.CaptureFixture[str]) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has CUDA")
+    assert run("device=cuda") == 2
+    assert "use device=auto or device=cpu" in capsys.readouterr().err
+
+
+def test_missing_real_data_says_what_to_put_where(
+    run: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def unreachable(*_: Any, **__: Any) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr("urllib.request.urlopen", unreachable)
+    assert run("data=real") == 2
+    said = capsys.readouterr().err
+    assert "could not download https://" in said and f"{tmp_path}/data/r8/r8-train-all-terms.txt" in said
+
+
+def test_a_results_folder_that_cannot_be_written(
+    run: Runner, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "runs").write_text("a file where the folder should be")
+    assert run("protocol=smoke") == 2
+    assert "results.root=PATH" in capsys.readouterr().err
+    assert run("-m", "protocol=smoke", "seed=0,1") == 2
+    assert "results.root=PATH" in capsys.readouterr().err
+
+
+def test_a_sweep_ends_with_a_summary(run: Runner, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One job fails, the others go on, the exit code says so, and a second sweep does only what is missing."""
+    shared = ("-m", "protocol=smoke", "data.limit=20", "epochs=1", "switch_epoch=1")
+    assert run(*shared, "optimizer=sgd,adam", "+optimizer.betas=[0.5,0.5]") == 1
+    said = capsys.readouterr().out
+    assert "sweep: 1 done, 1 failed" in said and "refuses its options" in said
+    assert run(*shared, "optimizer=sgd,tmsgd,sgdm", "seed=0,1") == 0
+    assert "sweep: 6 done" in capsys.readouterr().out
+    assert run(*shared, "optimizer=sgd,tmsgd,sgdm", "seed=0,1,2") == 0
+    assert "sweep: 3 done, 6 skipped" in capsys.readouterr().out
+
+
+def test_plain_sgd_is_trained_once_in_a_sweep_over_switch_epochs(run: Runner, tmp_path: Path) -> None:
+    assert run("-m", "protocol=smoke", "data.limit=20", "epochs=2", "optimizer=sgd,tmsgd", "switch_epoch=0,1") == 0
+    assert len(runs(tmp_path / "runs")) == 3
+
+
+def command(tmp_path: Path, results: str, *arguments: str) -> list[str]:
+    settings = (
+        f"data.root={tmp_path}/data",
+        f"results.root={tmp_path}/{results}",
+        "device=cpu",
+        "checkpoint_seconds=0",
+    )
+    return [sys.executable, str(ROOT / "run.py"), "data=synthetic", *settings, *arguments]
+
+
+def digest(folder: Path) -> str:
+    (name,) = runs(folder)
+    values = files.read_json(folder / name / store.RESULT)
+    assert values is not None and values["status"] == "done"
+    return str(values["weights_sha256"])
+
+
+def test_a_run_killed_at_any_moment_ends_with_the_same_bits(tmp_path: Path) -> None:
+    """Two kill -9 at random moments of training, then a last start: the weights of an undisturbed run."""
+    settings = ("optimizer=tmsgdm", "protocol=smoke", "data.limit=100", "epochs=40", "switch_epoch=15")
+    torn, whole = command(tmp_path, "torn", *settings), command(tmp_path, "whole", *settings)
+    undisturbed = subprocess.Popen(whole, stderr=subprocess.DEVNULL)
+    for _ in range(2):
+        process = subprocess.Popen(torn, stderr=subprocess.DEVNULL)
+        _wait_for_checkpoint(tmp_path / "torn", process)
+        time.sleep(random.uniform(0.0, 1.0))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert runs(tmp_path / "torn") == []
+    assert list(store.read_runs(tmp_path / "torn")["status"]) == ["abandoned"]
+    subprocess.run(torn, check=True, stderr=subprocess.DEVNULL)
+    assert undisturbed.wait() == 0
+    assert digest(tmp_path / "torn") == digest(tmp_path / "whole")
+
+
+def _wait_for_checkpoint(root: Path, process: subprocess.Popen[bytes]) -> None:
+    """Wait until this process, not an earlier one, has written a checkpoint."""
+    known = set(root.glob(".work/*/checkpoint-*.pt"))
+    while not set(root.glob(".work/*/checkpoint-*.pt")) - known:
+        assert process.poll() is None, "the run ended before it could be killed"
+        time.sleep(0.01)
+
+
+def test_of_two_processes_one_trains_and_the_other_leaves(tmp_path: Path) -> None:
+    settings = ("optimizer=sgd", "protocol=smoke", "data.limit=100", "epochs=300")
+    first = subprocess.Popen(command(tmp_path, "runs", *settings), stderr=subprocess.DEVNULL)
+    _wait_for_checkpoint(tmp_path / "runs", first)
+    second = subprocess.run(command(tmp_path, "runs", *settings), capture_output=True, text=True)
+    assert f"is being trained by process {first.pid}" in second.stderr or first.poll() is not None
+    assert second.returncode != 0 or first.poll() is not None
+    assert first.wait() == 0
+    assert len(runs(tmp_path / "runs")) == 1
+
+
+def test_an_interrupted_run_says_how_to_go_on(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        command(tmp_path, "runs", "optimizer=sgd", "protocol=smoke", "epochs=1000"), stderr=subprocess.PIPE, text=True
+    )
+    _wait_for_checkpoint(tmp_path / "runs", process)  # type: ignore[arg-type]
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate()
+    assert process.returncode == 130
+    assert "interrupted: start the same command again" in said and "Traceback" not in said
+
+
+def test_explanations_cover_hydras_own_errors() -> None:
+    assert compose.explain(ValueError("a bug"), ROOT / "conf") is None
