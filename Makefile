@@ -4,6 +4,7 @@ PYTHON ?= python3
 JOBS ?= $(shell nproc 2>/dev/null || echo 1)
 SEEDS ?= 0,1,2
 ARGS ?=
+RESULTS ?= results/runs
 PY := $(VENV)/bin/python
 PARALLEL := hydra/launcher=joblib hydra.launcher.n_jobs=$(JOBS)
 
@@ -32,8 +33,8 @@ test: setup ## all tests, offline, without a GPU
 	$(PY) -m pytest
 
 table5: setup ## the paper's Table 5 on real R8, into results/table5 (about 1.5 hours on two cores)
-	$(PY) run.py -m experiment=table5 seed=$(SEEDS) $(PARALLEL) $(ARGS)
-	$(PY) -m tmsgd_bench table 5 --out results/table5
+	$(PY) run.py -m experiment=table5 seed=$(SEEDS) results.root=$(RESULTS) $(PARALLEL) $(ARGS)
+	$(PY) -m tmsgd_bench table 5 --results $(RESULTS) --out results/table5
 
 bench: setup ## an epoch of R8 against a bare PyTorch loop
 	$(PY) scripts/bench_epoch.py $(ARGS)

@@ -31,7 +31,7 @@ CONF = Path(__file__).resolve().parent / "conf"
 def run_job(config: DictConfig) -> str:
     """Train what a composed configuration describes and return the outcome's status."""
     spec, options = compose.run_spec(config), compose.run_options(config, in_sweep=sweep.in_sweep())
-    spec = spec.following(compose.followed_protocols(spec, HydraConfig.get()))
+    spec = spec.following(compose.followed_protocols(config, spec, HydraConfig.get().runtime.choices))
     # Imported only now: torch takes seconds, which a wrong setting need not wait for.
     import tasks
     from tmsgd_bench.engine.runner import run

@@ -128,6 +128,12 @@ BAD_INPUTS = [
     ("optimizer._target_=no.such.Class", "cannot be imported"),
     ("+optimizer.nesterow=true", "refuses its options"),
     ("=", "error:"),
+    ("model.hidden=0", "model.hidden must be a whole number >= 1"),
+    ("+model.layers=3", "model=lstm has the settings embedding and hidden, not embedding, hidden, layers"),
+    ("task.tokens=0", "task.tokens must be a whole number >= 1"),
+    ("schedule=foo", "schedule must be null or have the keys _target_"),
+    ("+optimizer.warmup=5", "optimizer.warmup must be null or have the keys updates, start_factor"),
+    ("hydra/launcher=foo", "unknown hydra/launcher 'foo'"),
 ]
 
 
@@ -172,6 +178,50 @@ def test_a_results_folder_that_cannot_be_written(
     assert "results.root=PATH" in capsys.readouterr().err
     assert run("-m", "protocol=smoke", "seed=0,1") == 2
     assert "results.root=PATH" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("word", ["yes", "no", "1"])
+@pytest.mark.parametrize("flag", ["force", "save_weights", "deterministic", "data.verify"])
+def test_a_flag_is_true_or_false(flag: str, word: str, run: Runner, capsys: pytest.CaptureFixture[str]) -> None:
+    """Hydra reads no as a word, and words count as true."""
+    assert run(f"{flag}={word}") == 2
+    assert f"{flag} must be true or false" in capsys.readouterr().err
+
+
+def test_unverified_files_never_follow_a_protocol(run: Runner, tmp_path: Path) -> None:
+    folder = tmp_path / "data" / "r8"
+    folder.mkdir(parents=True)
+    for split in ("train", "test"):
+        (folder / f"r8-{split}-all-terms.txt").write_text("earn\tprofit rose\nacq\tfirm bought\n")
+    assert run("data=real", "data.verify=false", "protocol=smoke", "optimizer=sgd") == 0
+    assert list(store.read_runs(tmp_path / "runs")["protocols"]) == [()]
+
+
+def test_a_local_overlay_acts_but_follows_no_protocol(run: Runner, tmp_path: Path) -> None:
+    (tmp_path / "my" / "local").mkdir(parents=True)
+    (tmp_path / "my" / "local" / "default.yaml").write_text("# @package _global_\nlr: 0.5\nseed: 7\n")
+    assert run("--config-dir=" + str(tmp_path / "my"), "protocol=smoke", "optimizer=sgd", "data.limit=20") == 0
+    (name,) = runs(tmp_path / "runs")
+    kept = yaml.safe_load((tmp_path / "runs" / name / store.CONFIG).read_text())
+    assert (kept["optimizer"]["lr"], kept["seed"], kept["protocols"]) == (0.5, 7, [])
+
+
+def test_an_optimizer_is_one_yaml_anywhere(run: Runner, tmp_path: Path) -> None:
+    """As docs/extending.md shows it."""
+    (tmp_path / "my" / "optimizer").mkdir(parents=True)
+    (tmp_path / "my" / "optimizer" / "lion.yaml").write_text(
+        "name: lion\nlabel: Lion\n_target_: pytorch_optimizer.Lion\nlr: ${lr}\nweight_decay: 0.0\n"
+    )
+    assert run("--config-dir=" + str(tmp_path / "my"), "protocol=smoke", "optimizer=lion") == 0
+    assert list(store.read_runs(tmp_path / "runs")["protocols"]) == [("smoke",)]
+
+
+def test_a_sweep_over_results_folders_has_one_summary(
+    run: Runner, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    roots = f"results.root={tmp_path}/one,{tmp_path}/two"
+    assert run("-m", "protocol=smoke", "data.limit=20", "epochs=1", roots) == 0
+    assert "sweep: 2 done" in capsys.readouterr().out
 
 
 def test_a_sweep_ends_with_a_summary(run: Runner, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

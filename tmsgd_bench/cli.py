@@ -16,10 +16,11 @@ import pandas as pd
 import yaml
 
 from tmsgd_bench import __version__, files
-from tmsgd_bench.data.catalog import Dataset, catalog, data_root, find
+from tmsgd_bench.data.catalog import STAND_IN, Dataset, catalog, data_root, find
 from tmsgd_bench.data.croissant import card
 from tmsgd_bench.errors import BenchError, ConfigError, StoreError
 from tmsgd_bench.results import store, tables
+from tmsgd_bench.version import PROTOCOLS
 
 EPILOG = """\
 Training is done by run.py, in a checkout:
@@ -47,6 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader (head, less) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except (OSError, ValueError) as error:  # ValueError: pyarrow's word for a damaged history
+        print(f"error: cannot use a file ({error}): mend it, or delete its run's folder.", file=sys.stderr)
+        return 2
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -101,7 +105,7 @@ def _add_table(commands: Any) -> None:
     parser.add_argument("number", metavar="NUMBER", help=f"the paper's number: {', '.join(tables.paper()['tables'])}")
     _add_results(parser)
     parser.add_argument("--data", choices=("real", "synthetic"), default="real", help="which runs (default: real)")
-    parser.add_argument("--protocol", default="table2", help="table2 (default), corrected or smoke")
+    parser.add_argument("--protocol", choices=PROTOCOLS, default="table2", help="which settings (default: table2)")
     parser.add_argument("--format", choices=tuple(tables.FORMATS), default="md", help="printed format (default: md)")
     parser.add_argument(
         "--out", type=Path, metavar="FOLDER", help="also write all formats and the runs behind them there"
@@ -146,15 +150,17 @@ def list_runs(options: argparse.Namespace) -> int:
         wanted = getattr(options, name)
         if wanted is not None:
             runs = runs[runs[name] == wanted]
+    if runs.empty and options.format == "text":
+        print("no runs match")
+        return 0
     if options.format == "csv":
         print(runs.to_csv(index=False), end="")
         return 0
     shown = runs[RUN_COLUMNS].copy()
     shown["protocols"] = shown["protocols"].map(lambda names: "+".join(names) or "custom")
     shown["data"] = shown["data"] + runs["limit"].map(lambda n: "" if pd.isna(n) else f", {n:.0f} examples")
-    print(
-        shown.to_string(index=False, na_rep="–", float_format=lambda x: f"{x:.6g}") if len(shown) else "no runs match"
-    )
+    shown["run_id"] = shown["run_id"].str.ljust(shown["run_id"].str.len().max())
+    print(shown.to_string(index=False, na_rep="–", float_format=lambda x: f"{x:.6g}"))
     return 0
 
 
@@ -196,9 +202,16 @@ def _write_table(table: tables.Table, runs: pd.DataFrame, folder: Path) -> None:
         for suffix, render in tables.FORMATS.items():
             text = render(table)
             files.write_atomically(folder / f"table{table.number}.{suffix}", partial(_write_text, text))
-        folders = runs.set_index("run_id")["folder"]
-        for run_id in (run_id for row in table.rows for run_id in row.run_ids):
-            _copy_evidence(Path(folders[run_id]), folder / "runs" / run_id)
+        used = {run_id for row in table.rows for run_id in row.run_ids}
+        finished = runs[runs["status"].isin(["done", "diverged"]) & runs["run_id"].isin(used)]
+        sources = {
+            str(name): Path(str(path)) for name, path in zip(finished["run_id"], finished["folder"], strict=True)
+        }
+        for stale in (folder / "runs").iterdir():
+            if stale.name not in used:
+                shutil.rmtree(stale)
+        for run_id, source in sources.items():
+            _copy_evidence(source, folder / "runs" / run_id)
     except OSError as error:
         raise files.unwritable(folder, error) from error
 
@@ -213,6 +226,8 @@ def _copy_evidence(source: Path, target: Path) -> None:
         return
     target.mkdir(exist_ok=True)
     for name in (store.CONFIG, store.ENVIRONMENT, store.HISTORY, store.RESULT):
+        if not (source / name).exists():
+            continue  # the table counts the run all the same, so its evidence is what is left of it
         shutil.copyfile(source / name, target / name)
 
 
@@ -228,6 +243,8 @@ def manage_data(options: argparse.Namespace) -> int:
             folder = dataset.prepare(root, kind, lambda text: print(text, file=sys.stderr))
             print(f"{dataset.name}: ready in {folder}")
         return 0
+    if options.synthetic:
+        raise ConfigError("--synthetic goes with 'prepare' alone, which also checks a stand-in that is there already.")
     states = [_describe(dataset, root, verify_only=options.do == "verify") for dataset in chosen]
     return 0 if options.do == "list" or all(states) else 1
 
@@ -245,7 +262,9 @@ def _describe(dataset: Dataset, root: Path, verify_only: bool) -> bool:
                 f"  {file.name}: {file.examples} examples, {file.bytes:,} bytes, {file.url}" for file in dataset.files
             )
         )
-        print(f"  synthetic stand-in: {'present' if stand_in.exists() else 'not written yet'} ({stand_in})")
+        print(
+            f"  synthetic stand-in: {'present' if (stand_in / STAND_IN).exists() else 'not written yet'} ({stand_in})"
+        )
     if problems:
         print(f"  to mend it, {dataset.remedy(folder)}")
     return not problems

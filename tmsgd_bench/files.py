@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,9 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise unwritable(path.parent, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
@@ -76,4 +78,29 @@ def _finite(value: Any) -> Any:
         return [_finite(entry) for entry in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
+    return value
+
+
+def os_reason(error: BaseException) -> str:
+    """The operating system's word for an error; torch, for one, hides an OSError behind an error of its own."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        cause = cause.__cause__ or cause.__context__
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def digest(values: Mapping[str, Any]) -> str:
+    """SHA-256 (hexadecimal) of a nested mapping of plain values; the order of keys, and 1 against 1.0, do not count."""
+    return hashlib.sha256(json.dumps(_canonical(values), sort_keys=True).encode()).hexdigest()
+
+
+def _canonical(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _canonical(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_canonical(entry) for entry in value]
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
     return value

@@ -44,7 +44,6 @@ class TaskSettings:
     Args:
         data_folder: the data set, in its publisher's layout.
         data_limit: use a seeded subset of this many training examples; None for all of them.
-        verify: refuse files whose checksum is not the published one.
         batch_size: examples of one step.
         seed: the run's seed; derive streams from it with :func:`tmsgd_bench.engine.seeding.derive`.
         device: where modules and data live.
@@ -53,7 +52,6 @@ class TaskSettings:
 
     data_folder: Path
     data_limit: int | None
-    verify: bool
     batch_size: int
     seed: int
     device: torch.device

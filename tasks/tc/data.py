@@ -81,13 +81,14 @@ def read_documents(path: Path) -> list[Document]:
         DataError: see :func:`load`; names the file and the line.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read {path} ({error}): run 'python -m tmsgd_bench data prepare r8'.") from error
-    documents = [_document(path, number, line) for number, line in enumerate(lines, start=1)]
-    if not documents:
+        raise DataError(
+            f"cannot read {path} ({error}): delete it if it is there and run 'python -m tmsgd_bench data prepare r8'."
+        ) from error
+    if lines == [""]:
         raise DataError(f"{path} is empty: delete it and run 'python -m tmsgd_bench data prepare r8'.")
-    return documents
+    return [_document(path, number, line) for number, line in enumerate(lines, start=1)]
 
 
 def _document(path: Path, number: int, line: str) -> Document:

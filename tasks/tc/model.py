@@ -11,8 +11,9 @@ class SplitEmbedding(nn.Module):
     """An embedding whose rows that training never reaches are a buffer, not a parameter.
 
     A row without a gradient stays where it started under every optimizer without weight decay, so leaving it out
-    of gradient and update changes no bit of the training (tests/tasks/test_tc.py) and halves their cost
-    on R8, where 52 % of the words occur only in test documents or beyond the tokens that are read.
+    of gradient and update changes no bit of the training (tests/tasks/test_tc.py; Apollo, which sums over the whole
+    tensor, may round its sums differently) and halves their cost on R8, where 52 % of the words occur only in test
+    documents or beyond the tokens that are read.
 
     Args:
         rows: size of the vocabulary.

@@ -13,6 +13,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from tasks.tc import data
 from tasks.tc.model import LSTMClassifier
 from tmsgd_bench.engine.seeding import epoch_order
+from tmsgd_bench.engine.spec import check_whole
 from tmsgd_bench.errors import ConfigError
 from tmsgd_bench.task import Metric, Task, TaskSettings
 
@@ -38,6 +39,7 @@ class TextClassification(Task):
         super().__init__(settings)
         if padding not in ("end", "start"):
             raise ConfigError(f"task.padding must be end or start, not {padding!r}.")
+        check_whole("task.tokens", tokens, 1)
         loaded = data.load(settings.data_folder, tokens, settings.data_limit, padding)
         model = LSTMClassifier(loaded.vocabulary_size, loaded.reachable, len(data.CLASSES), **_sizes(settings))
         self.data = loaded.to(settings.device)
@@ -45,7 +47,7 @@ class TextClassification(Task):
         self.modules = {"classifier": self.model}
         self.train_size = len(loaded.train_labels)
         self.accuracy = MulticlassAccuracy(len(data.CLASSES), average="micro").to(settings.device)
-        self.test_loss = MeanMetric().to(settings.device)
+        self.test_loss = MeanMetric(nan_strategy="disable").to(settings.device)
 
     def batches(self, epoch: int) -> Iterable[Batch]:
         """Pairs of words (batch, tokens) and labels (batch,); gathered once for the epoch, then cut into views."""
@@ -78,4 +80,8 @@ class TextClassification(Task):
 
 
 def _sizes(settings: TaskSettings) -> dict[str, int]:
-    return {"embedding": settings.model["embedding"], "hidden": settings.model["hidden"]}
+    if set(settings.model) != {"embedding", "hidden"}:
+        raise ConfigError(f"model=lstm has the settings embedding and hidden, not {', '.join(sorted(settings.model))}.")
+    for name, size in settings.model.items():
+        check_whole(f"model.{name}", size, 1)
+    return dict(settings.model)

@@ -121,6 +121,17 @@ def test_force_trains_again_and_keeps_the_old_result_until_then(tmp_path: Path) 
     assert not list((tmp_path / ".work").iterdir()) and not list((tmp_path / ".replaced").iterdir())
 
 
+def test_an_interrupted_forced_run_resumes(tmp_path: Path) -> None:
+    seen: list[int] = []
+    spec = make_spec()
+    run(spec, make_options(tmp_path), task_maker())
+    with pytest.raises(Killed):
+        run(spec, make_options(tmp_path, force=True), task_maker(on_step=kill_at(4, 1)))
+    assert "begun to train it again" in store.read_runs(tmp_path).iloc[0]["note"]
+    run(spec, make_options(tmp_path, force=True), task_maker(on_step=lambda epoch, step: seen.append(epoch)))
+    assert sorted(set(seen)) == [4, 5]
+
+
 def test_a_diverging_run_is_a_result_with_the_epoch_and_step(tmp_path: Path) -> None:
     def poison(epoch: int, step: int) -> None:
         if (epoch, step) == (2, 1):

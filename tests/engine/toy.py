@@ -83,5 +83,5 @@ def task_maker(
     seed: int = 0, on_step: Callable[[int, int], None] = lambda epoch, step: None
 ) -> Callable[[torch.device], ToyTask]:
     """What the runner calls to build the toy task."""
-    settings = TaskSettings(Path(), None, True, BATCH, seed, torch.device("cpu"), {})
+    settings = TaskSettings(Path(), None, BATCH, seed, torch.device("cpu"), {})
     return lambda device: ToyTask(settings, on_step)

@@ -7,7 +7,9 @@ names and formats, in ``ROOT/synthetic/<name>``.
 from __future__ import annotations
 
 import hashlib
+import http.client
 import os
+import shlex
 import shutil
 import urllib.request
 from collections.abc import Callable
@@ -22,8 +24,8 @@ import yaml
 from filelock import FileLock
 
 from tmsgd_bench.data import synthetic
-from tmsgd_bench.errors import ConfigError, DataError
-from tmsgd_bench.files import write_json
+from tmsgd_bench.errors import ConfigError, DataError, StoreError
+from tmsgd_bench.files import os_reason, write_json
 
 TIMEOUT_SECONDS = 60
 STAND_IN = "stand-in.json"
@@ -95,7 +97,8 @@ class Dataset:
     def remedy(self, folder: Path) -> str:
         """What to do about a missing or damaged file, as the end of a sentence."""
         places = " and ".join(f"{file.url} as {folder / file.name}" for file in self.files)
-        return f"run 'python -m tmsgd_bench data prepare {self.name}', or put {places}."
+        command = f"python -m tmsgd_bench data prepare {self.name} --root {shlex.quote(str(folder.parent))}"
+        return f"run '{command}' (delete a damaged file first), or put {places}."
 
     def fingerprint(self, folder: Path, kind: str, verify: bool) -> str:
         """What identifies the contents in a run's identity. Verified data need not be present for it.
@@ -142,8 +145,14 @@ class Dataset:
         if mark.exists() and synthetic.is_current(mark, folder, names):
             return
         mark.unlink(missing_ok=True)
-        synthetic.WRITERS[self.name](folder)
-        write_json(mark, {"version": synthetic.VERSION, "sha256": {n: _sha256(folder / n) for n in names}})
+        try:
+            synthetic.WRITERS[self.name](folder)
+            write_json(mark, {"version": synthetic.VERSION, "sha256": {n: _sha256(folder / n) for n in names}})
+        except (OSError, StoreError) as error:
+            raise DataError(
+                f"cannot write the stand-in of {self.name} into {folder} ({os_reason(error)}): free some "
+                "space or choose another data.root."
+            ) from error
 
     def _download_missing(self, folder: Path, report: Callable[[str], None]) -> None:
         for file in self.files:
@@ -209,11 +218,15 @@ def _download(file: DataFile, path: Path, remedy: str) -> None:
             temporary.open("wb") as target,
         ):
             shutil.copyfileobj(source, target)
+            announced = int(source.headers.get("Content-Length") or target.tell())
+            if target.tell() < announced:
+                raise OSError(f"the connection broke after {target.tell()} of {announced} bytes")
         if _sha256(temporary) != file.sha256:
             raise DataError(f"{file.url} no longer holds the published file (its SHA-256 differs): {remedy}")
         temporary.replace(path)
-    except OSError as error:
-        raise DataError(f"could not download {file.url} ({error}): {remedy}") from error
+    except (OSError, http.client.HTTPException) as error:
+        reason = str(error) or type(error).__name__
+        raise DataError(f"could not download {file.url} ({reason}): {remedy}") from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -77,7 +77,7 @@ def _file_object(file: DataFile) -> dict[str, Any]:
         "description": f"The {file.split} split: {file.examples} examples.",
         "contentUrl": file.url,
         "contentSize": f"{file.bytes} B",
-        "encodingFormat": file.format,
+        "encodingFormat": "text/plain",  # lines: the format's own reader of tables expects a header
         "sha256": file.sha256,
     }
 
@@ -88,20 +88,24 @@ def _record_set(dataset: Dataset, file: DataFile) -> dict[str, Any]:
         "@id": file.split,
         "name": file.split,
         "description": f"{file.examples} examples ({SPLITS[file.split]}).",
-        "field": [_field(file, name, about, column) for column, (name, about) in enumerate(_columns(dataset))],
+        "field": [_field(dataset, file, column) for column in range(len(dataset.fields))],
     }
 
 
-def _columns(dataset: Dataset) -> list[tuple[str, str]]:
-    return [(field["name"], field["description"]) for field in dataset.fields]
-
-
-def _field(file: DataFile, name: str, description: str, column: int) -> dict[str, Any]:
+def _field(dataset: Dataset, file: DataFile, column: int) -> dict[str, Any]:
+    """One column of a file of tab-separated lines without a header."""
+    name = dataset.fields[column]["name"]
+    parts = ["[^\\t]*"] * len(dataset.fields)
+    parts[column] = "([^\\t]*)"
     return {
         "@type": "cr:Field",
         "@id": f"{file.split}/{name}",
         "name": f"{file.split}/{name}",
-        "description": description,
+        "description": dataset.fields[column]["description"],
         "dataType": "sc:Text",
-        "source": {"fileObject": {"@id": file.name}, "extract": {"column": str(column)}},
+        "source": {
+            "fileObject": {"@id": file.name},
+            "extract": {"fileProperty": "lines"},
+            "transform": {"regex": "^" + "\\t".join(parts) + "$"},
+        },
     }

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from tmsgd_bench.errors import StoreError
+from tmsgd_bench.files import os_reason
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ def save(folder: Path, epoch: int, state: dict[str, Any]) -> Path:
     except (OSError, RuntimeError) as error:
         temporary.unlink(missing_ok=True)
         raise StoreError(
-            f"could not write a checkpoint into {folder} ({_reason(error)}): free some space or choose another "
+            f"could not write a checkpoint into {folder} ({os_reason(error)}): free some space or choose another "
             "results.root, then start the same command again to go on from the last checkpoint."
         ) from error
     for old in _newest_first(folder)[KEPT:]:
@@ -69,12 +70,17 @@ def save(folder: Path, epoch: int, state: dict[str, Any]) -> Path:
 
 def load_latest(folder: Path, device: torch.device) -> dict[str, Any] | None:
     """The newest undamaged checkpoint, or None; says so when it has to pass over a damaged one."""
+    damaged = False
     for path in _newest_first(folder):
         match = NAME.fullmatch(path.name)
         if match and _sha256(path) == match.group(2):
             state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
             return state
         log.warning("checkpoint %s is damaged (its checksum differs): falling back to the one before it", path.name)
+        path.unlink()  # so that it takes no good one's place when old ones are forgotten
+        damaged = True
+    if damaged:
+        log.warning("no checkpoint is left: starting from the first epoch")
     return None
 
 
@@ -85,7 +91,7 @@ def exists(folder: Path) -> bool:
 
 def clear(folder: Path) -> None:
     """Delete every checkpoint of a folder, finished or not."""
-    for path in [*_newest_first(folder), *folder.glob("writing-*.tmp")]:
+    for path in [*_newest_first(folder), *folder.glob("writing-*.tmp"), *folder.glob(".*.tmp")]:
         path.unlink(missing_ok=True)
 
 
@@ -96,13 +102,3 @@ def _newest_first(folder: Path) -> list[Path]:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _reason(error: BaseException) -> str:
-    """The operating system's word for it; torch hides an OSError of the file it writes to behind its own error."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError) and cause.strerror:
-            return cause.strerror
-        cause = cause.__context__
-    return str(error).splitlines()[0]

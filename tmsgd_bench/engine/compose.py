@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from tmsgd_bench.data.catalog import Dataset, data_root, find
 from tmsgd_bench.engine.spec import RunOptions, RunSpec, check_whole, validate
 from tmsgd_bench.errors import BenchError, ConfigError
+from tmsgd_bench.version import PROTOCOLS
 
 if TYPE_CHECKING:  # importing torch takes seconds, which looking at the settings should not cost
     import torch
@@ -26,7 +26,6 @@ if TYPE_CHECKING:  # importing torch takes seconds, which looking at the setting
 
 log = logging.getLogger(__name__)
 
-PROTOCOLS = ("table2", "corrected", "smoke")
 GROUPS = ("task", "model", "optimizer", "data")
 BuildTask = Callable[[str, "TaskSettings", Mapping[str, Any]], "Task"]
 
@@ -38,6 +37,9 @@ def run_spec(config: DictConfig) -> RunSpec:
         ConfigError: a value is of the wrong type, out of range, or refers to something that is not there.
     """
     values = _plain(config)
+    _check_flags("data", values["data"], ("verify",))
+    _check_class("optimizer.warmup", values["optimizer"].get("warmup"), ("updates", "start_factor"))
+    _check_class("schedule", values["schedule"], ("_target_",))
     task = {key: value for key, value in values["task"].items() if key not in ("_target_", *PROTOCOLS)}
     data = values["data"]
     dataset = find(task["dataset"])
@@ -62,12 +64,14 @@ def run_options(config: DictConfig, in_sweep: bool) -> RunOptions:
     progress = values["progress"]
     if progress not in ("auto", "bar", "log"):
         raise ConfigError(f"progress must be auto, bar or log, not {progress!r}.")
+    _check_flags("", values, ("force", "save_weights", "deterministic"))
     if values["threads"] is not None:
         check_whole("threads", values["threads"], 1)
     if not isinstance(values["checkpoint_seconds"], int | float) or not values["checkpoint_seconds"] >= 0:
         raise ConfigError(f"checkpoint_seconds must be a number >= 0, not {values['checkpoint_seconds']!r}.")
     return RunOptions(
-        results_root=Path(values["results"]["root"]).expanduser(),
+        wait=in_sweep,
+        results_root=Path(str(values["results"]["root"])).expanduser(),
         progress="log" if in_sweep and progress == "auto" else progress,
         **{
             key: values[key]
@@ -76,23 +80,24 @@ def run_options(config: DictConfig, in_sweep: bool) -> RunOptions:
     )
 
 
-def followed_protocols(spec: RunSpec, hydra_config: Any) -> tuple[str, ...]:
-    """The protocols whose own values, untouched, describe this very run."""
-    choices = [f"{group}={hydra_config.runtime.choices[group]}" for group in GROUPS]
+def followed_protocols(config: DictConfig, spec: RunSpec, choices: Mapping[str, str | None]) -> tuple[str, ...]:
+    """The protocols whose own values, untouched and on verified data, describe this very run.
+
+    Args:
+        config: the run's configuration.
+        choices: the option chosen in each of Hydra's groups.
+    """
+    chosen = [f"{group}={choices[group]}" for group in GROUPS]
+    if GlobalHydra.instance().config_loader().get_group_options("local"):
+        chosen.append("~local")  # a private overlay is no part of a protocol
     followed = []
     for protocol in PROTOCOLS:
-        canonical = compose("config", overrides=[*choices, f"protocol={protocol}", f"seed={spec.seed}"])
-        # The fingerprint says which files were read, not how: it is taken over.
-        candidate = run_spec_like(canonical, spec)
-        if candidate.identity == spec.identity:
+        if protocol not in config.task:
+            continue  # a task need not have them all
+        canonical = compose("config", overrides=[*chosen, f"protocol={protocol}", f"seed={spec.seed}"])
+        if run_spec(canonical).identity == spec.identity:
             followed.append(protocol)
     return tuple(followed)
-
-
-def run_spec_like(config: DictConfig, spec: RunSpec) -> RunSpec:
-    """The run of another configuration on the same data."""
-    other = run_spec(config)
-    return replace(other, data={**other.data, "fingerprint": spec.data["fingerprint"]})
 
 
 def make_task(config: DictConfig, device: torch.device, build: BuildTask) -> Task:
@@ -109,7 +114,6 @@ def make_task(config: DictConfig, device: torch.device, build: BuildTask) -> Tas
     settings = TaskSettings(
         data_folder=_ready(values, dataset),
         data_limit=data["limit"],
-        verify=data["verify"],
         batch_size=values["batch_size"],
         seed=values["seed"],
         device=device,
@@ -126,8 +130,9 @@ def explain(error: BaseException, conf: Path) -> str | None:
         return str(error)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = error.missing_cfg_file.rpartition("/")
-        known = sorted(path.stem for path in (conf / group).glob("*.yaml"))
-        return f"unknown {group} {name!r}: choose one of {', '.join(known)}."
+        known = sorted({*(error.options or ()), *(path.stem for path in (conf / group).glob("*.yaml"))})
+        hint = " (joblib comes with: pip install -e '.[parallel]')" if group == "hydra/launcher" else ""
+        return f"unknown {group} {name!r}: choose one of {', '.join(known)}{hint}."
     if isinstance(error, HydraException | OmegaConfBaseException):
         return _explain_override(error, conf)
     if isinstance(error, OSError) and error.filename:
@@ -173,6 +178,19 @@ def _plain(config: DictConfig) -> dict[str, Any]:
         raise ConfigError(" ".join(str(error).split())) from error
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
+
+
+def _check_flags(section: str, values: Mapping[str, Any], names: tuple[str, ...]) -> None:
+    """Hydra reads yes and no as words, and a word counts as true: better refused than misread."""
+    for name in names:
+        if not isinstance(values[name], bool):
+            full = ".".join(filter(None, (section, name)))
+            raise ConfigError(f"{full} must be true or false, not {values[name]!r}.")
+
+
+def _check_class(name: str, value: Any, keys: tuple[str, ...]) -> None:
+    if value is not None and not (isinstance(value, Mapping) and all(key in value for key in keys)):
+        raise ConfigError(f"{name} must be null or have the keys {', '.join(keys)}, not {value!r}.")
 
 
 def _data_folder(values: dict[str, Any], dataset: Dataset) -> Path:

@@ -59,17 +59,20 @@ def describe(device: torch.device) -> dict[str, Any]:
         "accelerator": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
         "threads": torch.get_num_threads(),
         "deterministic": torch.are_deterministic_algorithms_enabled() or device.type == "cpu",
-        "arguments": [a for a in sys.argv[1:] if "root=" not in a],
+        "arguments": [a for a in sys.argv[1:] if "root=" not in a and not Path(a).is_absolute()],
     }
 
 
 def commit() -> str | None:
-    """The checkout's commit, with "+changes" if files differ from it; None outside a checkout."""
+    """The checkout's commit, with "+changes" if code or settings differ from it; None outside a checkout."""
     folder = Path(__file__).resolve().parents[2]
+    if not (folder / ".git").exists():  # an installed package may lie inside somebody else's repository
+        return None
     head = _git(folder, "rev-parse", "HEAD")
     if head is None:
         return None
-    return head + ("+changes" if _git(folder, "status", "--porcelain", "--untracked-files=no") else "")
+    changed = _git(folder, "status", "--porcelain", "--", "run.py", "conf", "tasks", "tmsgd_bench")
+    return head + ("+changes" if changed else "")
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

@@ -16,13 +16,14 @@ from tmsgd_bench.engine import checkpoint, environment
 from tmsgd_bench.engine.loop import Checkpointer, Diverged, Trainer, weights_digest
 from tmsgd_bench.engine.progress import make_reporter
 from tmsgd_bench.engine.spec import RunOptions, RunSpec
-from tmsgd_bench.errors import BenchError, ConfigError, DataError
+from tmsgd_bench.errors import BenchError, ConfigError, DataError, StoreError
 from tmsgd_bench.results import store
 from tmsgd_bench.results.store import RunFolder
 from tmsgd_bench.task import Metric, Task
 
 log = logging.getLogger(__name__)
 
+FORCED = "forced"  # marks a work folder that is to replace a finished run
 MakeTask = Callable[[torch.device], Task]
 
 
@@ -57,7 +58,7 @@ def run(spec: RunSpec, options: RunOptions, make_task: MakeTask) -> Outcome:
         return Outcome(spec.run_id, "skipped", f"already {result['status']}: {result['note']}")
     device = environment.prepare_process(options)
     _announce_switch(spec)
-    with folder.locked():
+    with folder.locked(wait=options.wait):
         if (result := folder.finished()) and not options.force:
             return Outcome(spec.run_id, "skipped", f"already {result['status']}: {result['note']}")
         _open_work(spec, options, folder)
@@ -107,10 +108,16 @@ def _train(spec: RunSpec, options: RunOptions, make_task: MakeTask, device: torc
 
 
 def _open_work(spec: RunSpec, options: RunOptions, folder: RunFolder) -> None:
-    """Make the work folder with the run's settings in it; ``force`` empties it first."""
-    if options.force:
-        shutil.rmtree(folder.work, ignore_errors=True)
+    """Make the work folder with the run's settings in it.
+
+    ``force`` starts from nothing, unless what is there was itself begun by ``force`` and interrupted.
+    """
+    forced = folder.work / FORCED
+    if options.force and not forced.exists() and folder.work.exists():
+        shutil.rmtree(folder.work)
     folder.work.mkdir(exist_ok=True)
+    if options.force:
+        forced.touch()
     (folder.work / store.FAILURE).unlink(missing_ok=True)
     described = {**spec.determinants, "protocols": list(spec.protocols), "setting": spec.setting}
     described["optimizer"] = asdict(spec)["optimizer"]
@@ -144,12 +151,23 @@ def _publish(trainer: Trainer, options: RunOptions, folder: RunFolder, failure: 
         if failure is None:
             trainer.task.draw(folder.work)
         if options.save_weights:
-            files.write_atomically(folder.work / "weights.pt", lambda path: torch.save(trainer.weights(), path))
+            _save_weights(trainer, folder)
     result = _result(trainer, failure)
     files.write_json(folder.work / store.RESULT, result)
+    (folder.work / FORCED).unlink(missing_ok=True)
     folder.publish()
     checkpoint.clear(folder.final)  # only now: until the rename they are all there is to resume from
     return Outcome(trainer.spec.run_id, result["status"], result["note"])
+
+
+def _save_weights(trainer: Trainer, folder: RunFolder) -> None:
+    try:
+        files.write_atomically(folder.work / "weights.pt", lambda path: torch.save(trainer.weights(), path))
+    except RuntimeError as error:  # torch's word for a full disk
+        raise StoreError(
+            f"could not write weights.pt into {folder.work} ({files.os_reason(error)}): free some space, then "
+            "start the same command again."
+        ) from error
 
 
 def _result(trainer: Trainer, failure: Diverged | None) -> dict[str, Any]:
@@ -166,7 +184,8 @@ def _result(trainer: Trainer, failure: Diverged | None) -> dict[str, Any]:
         "parameters": sum(p.numel() for m in trainer.task.modules.values() for p in m.parameters()),
         "training_seconds": clocks.seconds["training"],
         "clocks": clocks.state_dict(),
-        "examples_per_second": clocks.throughput(trainer.epoch, trainer.task.train_size),
+        # A diverged run's clock includes an epoch that was not finished.
+        "examples_per_second": None if failure else clocks.throughput(trainer.epoch, trainer.task.train_size),
         "switched": spec.switches and (failure is None or trainer.epoch >= (spec.switch_epoch or 0)),
         "weights_sha256": weights_digest(trainer.weights()),
     }

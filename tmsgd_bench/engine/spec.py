@@ -5,15 +5,13 @@ Paths, device, threads and logging are not in here: they say where a run happens
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tmsgd_bench.errors import ConfigError
+from tmsgd_bench.files import digest
 from tmsgd_bench.version import BENCHMARK_VERSION
 
 
@@ -96,6 +94,7 @@ class RunOptions:
         checkpoint_seconds: least time between two checkpoints; 0 writes one after each epoch.
         force: train again although the result is there; the old one is replaced once the new one is complete.
         save_weights: keep the final weights as ``weights.pt``.
+        wait: wait for another process that trains the same run, in place of leaving it alone.
         progress: "bar", "log" or "auto" (a bar on a terminal).
     """
 
@@ -106,22 +105,8 @@ class RunOptions:
     checkpoint_seconds: float = 30.0
     force: bool = False
     save_weights: bool = False
+    wait: bool = False
     progress: str = "auto"
-
-
-def digest(values: Mapping[str, Any]) -> str:
-    """SHA-256 (hexadecimal) of a nested mapping of plain values; the order of keys, and 1 against 1.0, do not count."""
-    return hashlib.sha256(json.dumps(_canonical(values), sort_keys=True).encode()).hexdigest()
-
-
-def _canonical(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _canonical(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_canonical(entry) for entry in value]
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    return value
 
 
 def validate(spec: RunSpec) -> RunSpec:

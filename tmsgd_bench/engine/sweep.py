@@ -5,7 +5,7 @@ Jobs may run in other processes, so each writes its outcome to a file of its own
 
 from __future__ import annotations
 
-import json
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,15 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
+from omegaconf import OmegaConf
 
 from tmsgd_bench import files
 
+FOLDER = "TMSGD_SWEEP_FOLDER"
 ORDER = ("done", "skipped", "diverged", "busy", "failed", "lost")
+
+
+OmegaConf.register_new_resolver("expanduser", os.path.expanduser, replace=True)
 
 
 class SweepCallback(Callback):
@@ -25,7 +30,10 @@ class SweepCallback(Callback):
     folder: Path | None = None
 
     def on_multirun_start(self, config: Any, **_: Any) -> None:
-        type(self).folder = Path(config.hydra.sweep.dir)
+        folder = Path(config.hydra.sweep.dir)
+        type(self).folder = folder
+        # Jobs inherit it: their own sweep.dir differs if results.root is one of the things that are swept.
+        os.environ[FOLDER] = str(folder.absolute())
 
 
 def in_sweep() -> bool:
@@ -45,7 +53,7 @@ def record(status: str, run_id: str, note: str) -> None:
 
 def _write(values: dict[str, Any]) -> None:
     config = HydraConfig.get()
-    folder = Path(config.sweep.dir)
+    folder = Path(os.environ.get(FOLDER) or config.sweep.dir)
     folder.mkdir(parents=True, exist_ok=True)
     name = f"job-{config.job.num:05d}.json"
     files.write_json(folder / name, {"overrides": list(config.overrides.task), **values})
@@ -55,10 +63,11 @@ def summarise(folder: Path) -> tuple[str, bool]:
     """The summary of a sweep, and whether every job that ran has its result."""
     jobs = [job for path in sorted(folder.glob("job-*.json")) if (job := files.read_json(path))]
     counts = Counter(job["status"] for job in jobs)
-    lines = ["sweep: " + ", ".join(f"{counts[status]} {status}" for status in ORDER if counts[status])]
+    total = ", ".join(f"{counts[status]} {status}" for status in ORDER if counts[status])
+    lines = [f"sweep: {total or 'no job left an outcome'}"]
     for job in jobs:
         if job["status"] not in ("done", "skipped"):
-            name = job.get("run_id") or " ".join(json.loads(json.dumps(job["overrides"])))
+            name = job.get("run_id") or " ".join(job["overrides"])
             lines.append(f"  {job['status']}: {name}: {job['note']}")
-    complete = not (counts["failed"] or counts["lost"] or counts["busy"])
+    complete = bool(jobs) and not (counts["failed"] or counts["lost"] or counts["busy"])
     return "\n".join(lines), complete

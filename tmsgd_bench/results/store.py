@@ -26,7 +26,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from tmsgd_bench.errors import RunIsBusy, StoreError
-from tmsgd_bench.files import read_json, unwritable, write_atomically, write_json
+from tmsgd_bench.files import digest, read_json, unwritable, write_atomically, write_json
 
 RESULT = "result.json"
 CONFIG = "config.yaml"
@@ -35,6 +35,7 @@ ENVIRONMENT = "environment.json"
 HEARTBEAT = "heartbeat.json"
 FAILURE = "failure.json"
 HEARTBEAT_SECONDS = 5.0
+LOCK_SECONDS = 1.0  # read_runs() tries locks for an instant, which must not turn a starting run away
 
 
 class RunFolder:
@@ -53,17 +54,20 @@ class RunFolder:
         self.replaced = root / ".replaced" / run_id
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Be the only process that works on this run.
+    def locked(self, wait: bool = False) -> Iterator[None]:
+        """Be the only process that works on this run, and mend what a crash left half exchanged.
+
+        Args:
+            wait: until another process that works on it is through.
 
         Raises:
-            RunIsBusy: another process is.
+            RunIsBusy: another process works on it, and ``wait`` is off.
             StoreError: the store cannot be written.
         """
         self._make_folders()
         lock = FileLock(self.lock_path)
         try:
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=-1 if wait else LOCK_SECONDS, poll_interval=0.05)
         except Timeout:
             beat = read_json(self.work / HEARTBEAT) or {}
             where = f"process {beat['pid']} on {beat['host']}" if beat else "another process"
@@ -73,15 +77,15 @@ class RunFolder:
         except OSError as error:
             raise unwritable(self.root, error) from error
         try:
+            self._mend()
             yield
         finally:
             lock.release()
 
     def finished(self) -> dict[str, Any] | None:
-        """The result of the finished run, or None. A replacement cut short by a crash is undone first."""
-        if self.replaced.exists() and not self.final.exists():
-            self.replaced.rename(self.final)
-        return read_json(self.final / RESULT)
+        """The result of the finished run, or None."""
+        result = read_json(self.final / RESULT)
+        return result if result and "status" in result else None
 
     def publish(self) -> None:
         """Turn the work folder into the finished run, in place of an older one of the same name."""
@@ -94,6 +98,14 @@ class RunFolder:
         except OSError as error:
             raise unwritable(self.root, error) from error
         shutil.rmtree(self.replaced, ignore_errors=True)
+
+    def _mend(self) -> None:
+        """Undo a replacement that a crash cut short, or finish tidying up after it."""
+        if self.replaced.exists():
+            if self.final.exists():
+                shutil.rmtree(self.replaced)
+            else:
+                self.replaced.rename(self.final)
 
     def _make_folders(self) -> None:
         try:
@@ -163,18 +175,46 @@ def read_runs(root: Path) -> pd.DataFrame:
         raise StoreError(
             f"cannot read the results in {root} ({error.strerror}): check results.root and its permissions."
         ) from error
-    rows = [_row(folder, read_json(folder / RESULT)) for folder in finished]
-    names = {folder.name for folder in finished}
-    rows += [_row(folder, _unfinished(root, folder)) for folder in begun if folder.name not in names]
+    again = {folder.name for folder in begun}
+    rows = [_row(folder, _finished_result(folder, folder.name in again)) for folder in finished]
+    again -= {folder.name for folder in finished}
+    rows += [_row(folder, _unfinished(root, folder)) for folder in begun if folder.name in again]
     frame = pd.DataFrame([row for row in rows if row], columns=pd.Index(COLUMNS))
     return frame.sort_values("run_id", ignore_index=True)
 
 
 COLUMNS = (
     *("run_id", "status", "task", "model", "optimizer", "label", "switch_epoch", "seed", "data", "limit", "epochs"),
-    *("protocols", "benchmark_version", "setting", "metric", "unit", "direction", "final", "best", "best_epoch"),
+    *(
+        "protocols",
+        "benchmark_version",
+        "context",
+        "setting",
+        "metric",
+        "unit",
+        "direction",
+        "final",
+        "best",
+        "best_epoch",
+    ),
     *("epochs_done", "examples_per_second", "training_seconds", "note", "started", "commit", "folder"),
 )
+
+
+def _context(config: dict[str, Any]) -> str:
+    """What runs must share to be compared: everything but optimizer and seed, and the learning rate."""
+    own = ("optimizer", "seed", "protocols", "setting")
+    shared = {key: value for key, value in config.items() if key not in own}
+    return digest({**shared, "lr": config["optimizer"].get("lr")})
+
+
+def _finished_result(folder: Path, again: bool) -> dict[str, Any]:
+    """The result of a finished run; ``again``: a replacement for it has been begun."""
+    result = read_json(folder / RESULT)
+    if result and "status" in result:
+        note = f"{result.get('note', '')}; force=true has begun to train it again"
+        return {**result, "note": note} if again else result
+    return {"status": "failed", "note": f"{RESULT} is damaged: the same command trains the run again"}
 
 
 def _unfinished(root: Path, folder: Path) -> dict[str, Any]:
@@ -223,9 +263,10 @@ def _row(folder: Path, result: dict[str, Any] | None) -> dict[str, Any] | None:
             "data": config["data"]["kind"],
             "limit": config["data"]["limit"],
             "protocols": tuple(config["protocols"]),
+            "context": _context(config),
             **{key: config[key] for key in ("seed", "epochs", "benchmark_version", "setting")},
         }
-    except (OSError, yaml.YAMLError, KeyError, TypeError):
+    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError):
         return None
     environment = read_json(folder / ENVIRONMENT) or {}
     seen = {key: environment.get(key) for key in ("started", "commit")}

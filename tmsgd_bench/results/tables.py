@@ -75,7 +75,7 @@ def paper() -> dict[str, Any]:
 def build(runs: pd.DataFrame, number: str, data: str = "real", protocol: str = "table2") -> Table:
     """Fill one of the paper's tables.
 
-    Only runs that follow the protocol to the letter enter it; of several benchmark versions, the newest.
+    Only runs that follow the protocol to the letter on verified data enter it, and only ones that can be compared.
 
     Args:
         runs: from :func:`tmsgd_bench.results.store.read_runs`.
@@ -91,7 +91,8 @@ def build(runs: pd.DataFrame, number: str, data: str = "real", protocol: str = "
     layout = paper()["tables"][number]
     chosen = _select(runs, layout, data, protocol)
     labels = {row["optimizer"]: row["label"] for row in layout["rows"]}
-    version = chosen["benchmark_version"].max() if len(chosen) else "none yet"
+    used = chosen[~chosen["left_out"]]
+    version = used["benchmark_version"].iloc[0] if len(used) else "none yet"
     return Table(
         number=number,
         reference=labels[layout["reference"]],
@@ -104,15 +105,31 @@ def build(runs: pd.DataFrame, number: str, data: str = "real", protocol: str = "
 def _select(runs: pd.DataFrame, layout: Mapping[str, Any], data: str, protocol: str) -> pd.DataFrame:
     follows = runs["protocols"].map(lambda names: protocol in names).astype(bool)
     of_table = (runs["task"] == layout["task"]) & (runs["model"] == layout["model"]) & (runs["data"] == data)
-    chosen = runs[of_table & follows]
-    return chosen[chosen["benchmark_version"] == chosen["benchmark_version"].max()]
+    return _comparable(runs[of_table & follows])
+
+
+def _comparable(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs of one benchmark version and one context, those of the newest result; ``left_out`` marks the others.
+
+    Two contexts or settings can follow one protocol only if a YAML was changed in between; their runs are never
+    pooled or paired. A copy of a run counts once.
+    """
+    runs = runs.assign(has_result=runs["status"].isin(["done", "diverged"]))
+    order = ["has_result", "benchmark_version", "started"]
+    runs = runs.sort_values(order, ascending=False, na_position="last", kind="stable")
+    context = runs["context"].iloc[0] if len(runs) else None
+    settings = runs[runs["context"] == context].groupby("optimizer")["setting"].first()
+    other = (runs["context"] != context) | (runs["setting"] != runs["optimizer"].map(settings))
+    marked = runs.assign(left_out=other, copy=~other & runs.duplicated(["setting", "seed"]))
+    return marked.sort_values("run_id", kind="stable")
 
 
 def _row(entry: Mapping[str, Any], runs: pd.DataFrame, layout: Mapping[str, Any], data: str) -> Row:
-    own, older = _newest_setting(runs[runs["optimizer"] == entry["optimizer"]])
+    every = runs[runs["optimizer"] == entry["optimizer"]]
+    own = every[~every["left_out"] & ~every["copy"]]
     finals = _by_seed(own)
     is_reference = entry["optimizer"] == layout["reference"]
-    reference = _by_seed(_newest_setting(runs[runs["optimizer"] == layout["reference"]])[0])
+    reference = _by_seed(runs[(runs["optimizer"] == layout["reference"]) & ~runs["left_out"] & ~runs["copy"]])
     difference = None if is_reference else paired_difference(finals, reference)
     return Row(
         label=entry["label"],
@@ -120,23 +137,15 @@ def _row(entry: Mapping[str, Any], runs: pd.DataFrame, layout: Mapping[str, Any]
         final=summarise(finals),
         best=summarise(own.loc[own["status"] == "done", "best"]),
         difference=difference,
-        marks=(
-            *_marks(own, data, len(finals)),
-            *([f"{older} runs of older settings left out"] if older else []),
-        ),
+        marks=(*_marks(own, data, len(finals)), *_left_out(every)),
         run_ids=tuple(own["run_id"]),
     )
 
 
-def _newest_setting(runs: pd.DataFrame) -> tuple[pd.DataFrame, int]:
-    """The runs of the setting that was started last, and how many others there are.
-
-    Two settings can follow one protocol only if its YAML was changed in between; their runs are never pooled.
-    """
-    if runs["setting"].nunique() <= 1:
-        return runs, 0
-    newest = runs.sort_values("started")["setting"].iloc[-1]
-    return runs[runs["setting"] == newest], int((runs["setting"] != newest).sum())
+def _left_out(every: pd.DataFrame) -> list[str]:
+    older, copies = int(every["left_out"].sum()), int(every["copy"].sum())
+    marks = [f"{older} runs of older settings left out"] if older else []
+    return [*marks, f"{copies} copies of runs left out"] if copies else marks
 
 
 def _by_seed(runs: pd.DataFrame) -> pd.Series:

@@ -1,0 +1,119 @@
+"""The cards are valid Croissant, agree with the catalog, and can be used to read the data."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tmsgd_bench.data.catalog import Dataset, catalog, find
+from tmsgd_bench.data.croissant import card
+
+NAMES = tuple(catalog())
+
+
+@pytest.fixture(scope="module")
+def open_card() -> Callable[..., Any]:
+    """``mlcroissant.Dataset``, which validates a card and reads the records it describes."""
+    mlcroissant = pytest.importorskip("mlcroissant", reason="needs mlcroissant (an extra of 'dev') to validate cards")
+    return mlcroissant.Dataset
+
+
+def local(dataset: Dataset, folder: Path) -> Dataset:
+    """The entry with the checksums of the files in a folder."""
+    digests = {file.name: hashlib.sha256((folder / file.name).read_bytes()).hexdigest() for file in dataset.files}
+    return replace(dataset, files=tuple(replace(file, sha256=digests[file.name]) for file in dataset.files))
+
+
+def read(open_card: Callable[..., Any], dataset: Dataset, folder: Path) -> dict[str, list[tuple[str, ...]]]:
+    """Every record of a data set, by split, as its card tells mlcroissant to read them from a folder."""
+    mapping = {file.name: os.fspath(folder / file.name) for file in dataset.files}
+    opened = open_card(jsonld=card(dataset), mapping=mapping)
+    fields = [field["name"] for field in dataset.fields]
+    return {
+        file.split: [
+            tuple(record[f"{file.split}/{field}"].decode() for field in fields) for record in opened.records(file.split)
+        ]
+        for file in dataset.files
+    }
+
+
+def lines(dataset: Dataset, folder: Path) -> dict[str, list[tuple[str, ...]]]:
+    """The same read by hand."""
+    return {
+        file.split: [tuple(line.split("\t")) for line in (folder / file.name).read_text(encoding="utf-8").splitlines()]
+        for file in dataset.files
+    }
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_card_is_valid_croissant(tmp_path: Path, open_card: Callable[..., Any], name: str) -> None:
+    """Read back from a file, offline, with neither errors nor missing recommended properties."""
+    path = tmp_path / "card.json"
+    path.write_text(json.dumps(card(find(name))), encoding="utf-8")
+    metadata = open_card(jsonld=path).metadata
+    assert (metadata.ctx.issues.errors, metadata.ctx.issues.warnings) == (set(), set())
+    assert metadata.name == name
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_cards_files_are_the_catalogs(open_card: Callable[..., Any], name: str) -> None:
+    """Also after mlcroissant has understood it: names, addresses, sizes, checksums."""
+    dataset = find(name)
+    expected = [(file.name, file.url, f"{file.bytes} B", file.sha256) for file in dataset.files]
+    written = [(f["name"], f["contentUrl"], f["contentSize"], f["sha256"]) for f in card(dataset)["distribution"]]
+    understood = [
+        (file.name, file.content_url, file.content_size, file.sha256)
+        for file in open_card(jsonld=card(dataset)).metadata.distribution
+    ]
+    assert written == expected
+    assert sorted(understood) == sorted(expected)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_card_tells_source_licence_and_citation(name: str) -> None:
+    dataset, values = find(name), card(find(name))
+    assert values["url"] == dataset.homepage
+    assert dataset.version in values["sameAs"]
+    assert values["license"] == dataset.licence_url
+    assert values["usageInfo"].split() == dataset.licence.split()
+    assert values["citeAs"].split() == dataset.citation.split()
+    assert values["datePublished"] == dataset.published
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_card_has_a_record_set_for_each_split_with_every_column(name: str) -> None:
+    dataset = find(name)
+    found = {
+        record_set["@id"]: [(field["@id"], field["source"]["fileObject"]["@id"]) for field in record_set["field"]]
+        for record_set in card(dataset)["recordSet"]
+    }
+    assert found == {
+        file.split: [(f"{file.split}/{field['name']}", file.name) for field in dataset.fields] for file in dataset.files
+    }
+
+
+def test_the_records_of_the_stand_in_can_be_read_through_the_card(
+    open_card: Callable[..., Any], synthetic_r8: Path
+) -> None:
+    """Every line of both files, the first one too: the files have no header."""
+    dataset = local(find("r8"), synthetic_r8)
+    assert read(open_card, dataset, synthetic_r8) == lines(dataset, synthetic_r8)
+
+
+def test_the_records_of_the_real_r8_can_be_read_through_the_card(open_card: Callable[..., Any], real_r8: Path) -> None:
+    dataset = find("r8")
+    assert read(open_card, dataset, real_r8) == lines(dataset, real_r8)
+
+
+def test_reading_through_the_card_refuses_other_files(open_card: Callable[..., Any], synthetic_r8: Path) -> None:
+    """The checksums in the card are checked: the stand-in does not pass for the real data."""
+    with pytest.raises(Exception, match=r"Download\(r8-train-all-terms\.txt\)") as raised:
+        read(open_card, find("r8"), synthetic_r8)
+    assert f"Expected: {find('r8').files[0].sha256}" in str(raised.value.__cause__)

@@ -1,0 +1,478 @@
+"""The results store: one writer for each run, publishing by rename, and a frame of whatever is there."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from tmsgd_bench.errors import RunIsBusy, StoreError
+from tmsgd_bench.files import read_json, write_json
+from tmsgd_bench.results import store
+from tmsgd_bench.results.store import COLUMNS, Heartbeat, RunFolder, read_runs, write_history
+
+WriteRun = Callable[..., Path]
+STATUSES = {"done", "diverged", "failed", "running", "abandoned"}
+
+TRAINING = """
+import sys, time
+from pathlib import Path
+from tmsgd_bench.results.store import Heartbeat, RunFolder
+
+folder = RunFolder(Path(sys.argv[1]), sys.argv[2])
+with folder.locked():
+    folder.work.mkdir(exist_ok=True)
+    status = lambda: {"epoch": 30, "epochs": 120, "first_epoch": 10}
+    with Heartbeat(folder.work, status):
+        while not (folder.work / "heartbeat.json").exists():
+            time.sleep(0.01)
+        print("training", flush=True)
+        sys.stdin.read()
+"""
+
+
+class Crash(BaseException):
+    """The process dies here."""
+
+
+@pytest.fixture(scope="module")
+def training(tmp_path_factory: pytest.TempPathFactory, write_run: WriteRun) -> Iterator[tuple[RunFolder, Any]]:
+    """A run that another process trains, and that process."""
+    root = tmp_path_factory.mktemp("store")
+    work = write_run(root, status="abandoned")
+    folder = RunFolder(root, work.name)
+    command = [sys.executable, "-c", TRAINING, str(root), work.name]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "training\n"
+        yield folder, process
+        process.kill()
+
+
+def begin(root: Path, run_id: str, note: str) -> RunFolder:
+    """A run that is ready to be published."""
+    folder = RunFolder(root, run_id)
+    with folder.locked():
+        folder.work.mkdir(exist_ok=True)
+    write_json(folder.work / store.RESULT, {"status": "done", "note": note})
+    write_json(folder.work / store.HEARTBEAT, {"pid": 1})
+    return folder
+
+
+def by_id(root: Path) -> dict[str, pd.Series]:
+    """The rows of a store's frame, which has one for each run."""
+    runs = read_runs(root)
+    rows = {str(row["run_id"]): row for _, row in runs.iterrows()}
+    assert len(rows) == len(runs)
+    return rows
+
+
+def the_run(root: Path) -> pd.Series:
+    (row,) = by_id(root).values()
+    return row
+
+
+def records(runs: pd.DataFrame) -> list[dict[Any, Any]]:
+    """A frame's rows without their places, with None for every missing value."""
+    plain = runs.drop(columns="folder").astype(object)
+    return [dict(row) for _, row in plain.where(plain.notna(), None).iterrows()]
+
+
+# --- locking -------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_that_another_process_trains_is_busy(training: tuple[RunFolder, Any]) -> None:
+    """The message names the run and the process."""
+    folder, process = training
+    with pytest.raises(RunIsBusy) as raised, folder.locked():
+        pass
+    assert str(raised.value).startswith(f"{folder.run_id} is being trained by process {process.pid} on ")
+
+
+def test_a_run_that_another_process_trains_is_running_with_its_progress(training: tuple[RunFolder, Any]) -> None:
+    folder, _ = training
+    row = the_run(folder.root)
+    assert (row["status"], row["epochs_done"]) == ("running", 30)
+    assert row["note"] == "about 0 min left"
+
+
+def test_another_run_of_the_same_store_is_free(training: tuple[RunFolder, Any]) -> None:
+    folder, _ = training
+    other = RunFolder(folder.root, "another")
+    with other.locked():
+        assert store._is_locked(other.lock_path)
+    assert not store._is_locked(other.lock_path)
+
+
+def test_a_killed_process_frees_its_run_which_is_then_abandoned(training: tuple[RunFolder, Any]) -> None:
+    """The last test with this process."""
+    folder, process = training
+    process.kill()
+    process.wait()
+    assert the_run(folder.root)["status"] == "abandoned"
+    with folder.locked():
+        assert the_run(folder.root)["status"] == "running"
+
+
+def test_a_busy_run_without_a_heartbeat_is_still_refused(tmp_path: Path) -> None:
+    first, second = RunFolder(tmp_path, "a"), RunFolder(tmp_path, "a")
+    with first.locked(), pytest.raises(RunIsBusy, match=r"^a is being trained by another process"), second.locked():
+        pass
+
+
+def test_the_lock_is_freed_when_the_training_raises(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), RunFolder(tmp_path, "a").locked():
+        raise ZeroDivisionError
+    assert not store._is_locked(RunFolder(tmp_path, "a").lock_path)
+
+
+def test_looking_at_the_runs_does_not_make_one_busy(
+    tmp_path: Path, write_run: WriteRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """'runs' may be asked at any time, also at the very moment at which a process starts to train."""
+    folder = RunFolder(tmp_path, write_run(tmp_path, status="abandoned").name)
+    with folder.locked():
+        pass
+    looking = threading.Event()
+    reader = threading.Thread(target=read_runs, args=(tmp_path,))
+
+    class SlowToRelease(store.FileLock):
+        def release(self, force: bool = False) -> None:
+            if threading.current_thread() is reader:
+                looking.set()
+                time.sleep(0.1)
+            super().release(force)
+
+    monkeypatch.setattr(store, "FileLock", SlowToRelease)
+    reader.start()
+    looking.wait(timeout=0.5)
+    try:
+        with folder.locked():
+            pass
+    finally:
+        reader.join()
+
+
+def test_a_store_that_cannot_be_made_is_told_with_the_fix(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StoreError, match=r"results\.root=") as raised, RunFolder(tmp_path / "file", "a").locked():
+        pass
+    assert str(tmp_path / "file") in str(raised.value)
+
+
+# --- heartbeat -----------------------------------------------------------------------------------------------------
+
+
+def test_the_heartbeat_tells_who_when_and_how_far(tmp_path: Path) -> None:
+    before = time.time()
+    with Heartbeat(tmp_path, lambda: {"epoch": 3}):
+        while (beat := read_json(tmp_path / store.HEARTBEAT)) is None:
+            time.sleep(0.005)
+    assert (beat["pid"], beat["epoch"]) == (os.getpid(), 3)
+    assert before <= beat["started"] <= beat["time"] <= time.time()
+
+
+def test_the_heartbeat_goes_on_until_the_end_and_survives_a_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "HEARTBEAT_SECONDS", 0.001)
+    epochs = iter(range(10**9))
+    written: list[int] = []
+
+    def write(path: Path, values: dict[str, Any]) -> None:
+        written.append(values["epoch"])
+        raise StoreError("full")
+
+    monkeypatch.setattr(store, "write_json", write)
+    with Heartbeat(tmp_path, lambda: {"epoch": next(epochs)}) as heart:
+        while len(written) < 3:
+            time.sleep(0.001)
+    assert not heart.thread.is_alive()
+    assert written[:3] == [0, 1, 2]
+
+
+def test_the_time_left_is_that_of_the_epochs_done_by_this_process() -> None:
+    """20 epochs in 600 s, 90 to go: 2,700 s. Before the first epoch is done there is nothing to tell."""
+    beat = {"started": 1000.0, "time": 1600.0, "epoch": 30, "first_epoch": 10, "epochs": 120}
+    assert store._time_left(beat) == "about 45 min left"
+    assert store._time_left({**beat, "epoch": 10}) == ""
+    assert store._time_left({}) == ""
+
+
+# --- publishing ----------------------------------------------------------------------------------------------------
+
+
+def test_publishing_moves_the_work_and_drops_the_heartbeat(tmp_path: Path) -> None:
+    folder = begin(tmp_path, "a", "first")
+    folder.publish()
+    assert folder.finished() == {"status": "done", "note": "first"}
+    assert [path.name for path in folder.final.iterdir()] == [store.RESULT]
+    assert not folder.work.exists()
+
+
+def test_publishing_replaces_an_older_result_and_keeps_nothing_of_it(tmp_path: Path) -> None:
+    begin(tmp_path, "a", "first").publish()
+    (tmp_path / "a" / "old figure.png").write_bytes(b"x")
+    folder = begin(tmp_path, "a", "second")
+    folder.publish()
+    assert folder.finished() == {"status": "done", "note": "second"}
+    assert [path.name for path in folder.final.iterdir()] == [store.RESULT]
+    assert not folder.replaced.exists()
+
+
+def test_a_run_that_never_was_has_no_result(tmp_path: Path) -> None:
+    assert RunFolder(tmp_path, "a").finished() is None
+    assert begin(tmp_path, "a", "not published").finished() is None
+
+
+@pytest.mark.parametrize("renames", [0, 1])
+def test_a_crash_while_replacing_loses_neither_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, renames: int
+) -> None:
+    """Killed before the first rename or between the two: the old result is back, the new one waits in its work
+    folder, and publishing it again works."""
+    begin(tmp_path, "a", "old").publish()
+    folder = begin(tmp_path, "a", "new")
+    real, done = Path.rename, 0
+
+    def rename(self: Path, target: Path) -> Path:
+        nonlocal done
+        if done == renames:
+            raise Crash
+        done += 1
+        return real(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", rename)
+        with pytest.raises(Crash):
+            folder.publish()
+    fresh = RunFolder(tmp_path, "a")
+    with fresh.locked():  # whoever takes the run up next mends it
+        assert fresh.finished() == {"status": "done", "note": "old"}
+    assert read_json(fresh.work / store.RESULT) == {"status": "done", "note": "new"}
+    fresh.publish()
+    assert RunFolder(tmp_path, "a").finished() == {"status": "done", "note": "new"}
+
+
+def test_a_crash_before_the_old_result_is_deleted_keeps_the_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin(tmp_path, "a", "old").publish()
+    folder = begin(tmp_path, "a", "new")
+    real = shutil.rmtree
+
+    def rmtree(path: Path, **options: Any) -> None:
+        if Path(path).exists():
+            raise Crash
+        real(path, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", rmtree)
+        with pytest.raises(Crash):
+            folder.publish()
+    assert RunFolder(tmp_path, "a").finished() == {"status": "done", "note": "new"}
+    begin(tmp_path, "a", "newest").publish()
+    assert RunFolder(tmp_path, "a").finished() == {"status": "done", "note": "newest"}
+    assert not folder.replaced.exists()
+
+
+def test_a_result_that_cannot_be_published_is_told_with_the_fix(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = begin(tmp_path, "a", "new")
+
+    def rename(self: Path, target: Path) -> Path:
+        raise OSError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "rename", rename)
+    with pytest.raises(StoreError, match=r"Permission denied.*results\.root="):
+        folder.publish()
+
+
+# --- history -------------------------------------------------------------------------------------------------------
+
+
+def test_the_history_comes_back_with_whole_epochs(tmp_path: Path) -> None:
+    rows = [{"epoch": 0.0, "loss": 1.25}, {"epoch": 1.0, "loss": 0.1 + 0.2}]
+    write_history(tmp_path / "h.parquet", rows)
+    read = pd.read_parquet(tmp_path / "h.parquet")
+    assert read.to_dict("records") == [{"epoch": 0, "loss": 1.25}, {"epoch": 1, "loss": 0.1 + 0.2}]
+    assert read["epoch"].dtype == "int64"
+
+
+def test_a_run_that_diverged_in_its_first_epoch_has_an_empty_history(tmp_path: Path) -> None:
+    write_history(tmp_path / "h.parquet", [])
+    assert len(pd.read_parquet(tmp_path / "h.parquet")) == 0
+
+
+# --- reading -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_store_without_runs_is_an_empty_frame(tmp_path: Path, there: bool) -> None:
+    root = tmp_path if there else tmp_path / "none"
+    runs = read_runs(root)
+    assert list(runs.columns) == list(COLUMNS)
+    assert len(runs) == 0
+
+
+def test_every_status_is_told(tmp_path: Path, write_run: WriteRun) -> None:
+    written = {}
+    for seed, status in enumerate(("done", "diverged", "failed", "abandoned")):
+        written[write_run(tmp_path, seed=seed, status=status).name] = status
+    running = RunFolder(tmp_path, write_run(tmp_path, seed=9, status="abandoned").name)
+    with running.locked():
+        found = {name: row["status"] for name, row in by_id(tmp_path).items()}
+    assert found == written | {running.run_id: "running"}
+    assert list(found) == sorted(found)
+
+
+def test_a_row_holds_settings_outcome_and_place(tmp_path: Path, write_run: WriteRun) -> None:
+    folder = write_run(tmp_path, "tmsgd", 3, final=90.25, started="2026-02-03T04:05:06+00:00")
+    expected = {
+        "run_id": folder.name,
+        "status": "done",
+        "task": "tc",
+        "model": "lstm",
+        "optimizer": "tmsgd",
+        "label": "TM-SGD",
+        "switch_epoch": 2,
+        "seed": 3,
+        "data": "real",
+        "limit": None,
+        "epochs": 3,
+        "protocols": ("table2",),
+        "benchmark_version": 1,
+        "metric": "accuracy",
+        "unit": "%",
+        "direction": "max",
+        "final": 90.25,
+        "best": 91.25,
+        "best_epoch": 1,
+        "epochs_done": 3,
+        "note": "done it is",
+        "started": "2026-02-03T04:05:06+00:00",
+        "commit": "0123abc",
+        "folder": str(folder),
+    }
+    row = the_run(tmp_path)
+    assert {key: row[key] for key in expected} == expected
+
+
+def test_a_diverged_run_has_no_number(tmp_path: Path, write_run: WriteRun) -> None:
+    write_run(tmp_path, status="diverged")
+    row = the_run(tmp_path)
+    assert pd.isna(row["final"]) and pd.isna(row["best"])
+    assert row["note"] == "diverged it is"
+
+
+def test_a_failed_run_tells_its_error_and_an_abandoned_one_how_it_goes_on(tmp_path: Path, write_run: WriteRun) -> None:
+    failed, abandoned = write_run(tmp_path, seed=0, status="failed"), write_run(tmp_path, seed=1, status="abandoned")
+    rows = by_id(tmp_path)
+    assert rows[failed.name]["note"] == "ValueError: went wrong"
+    assert rows[abandoned.name]["note"] == "resumes when the same command is started again"
+
+
+def test_a_finished_run_that_is_trained_again_is_still_finished(tmp_path: Path, write_run: WriteRun) -> None:
+    """With force=true the old result stands until the new one is complete."""
+    final = write_run(tmp_path)
+    shutil.copytree(final, tmp_path / ".work" / final.name)
+    row = the_run(tmp_path)
+    assert (row["status"], row["folder"]) == ("done", str(final))
+
+
+def test_foreign_files_and_folders_are_passed_over(tmp_path: Path, write_run: WriteRun) -> None:
+    mine = write_run(tmp_path)
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "figures").mkdir()
+    (tmp_path / ".sweeps" / "day").mkdir(parents=True)
+    (tmp_path / "other tool").mkdir()
+    (tmp_path / "other tool" / "result.json").write_text("{}")
+    (tmp_path / "another tool").mkdir()
+    (tmp_path / "another tool" / "result.json").write_text("{}")
+    (tmp_path / "another tool" / "config.yaml").write_text("name: theirs\n")
+    (tmp_path / ".work" / "empty").mkdir(parents=True)
+    assert list(by_id(tmp_path)) == [mine.name]
+
+
+CONFIG_DAMAGES = {
+    "empty": b"",
+    "truncated": b"benchmark_version: 1\ntask:\n  name: t",
+    "not YAML": b"task: [1, {",
+    "a list": b"- 1\n- 2\n",
+    "other types": b"task: tc\nmodel: lstm\n",
+    "zeros": b"\0" * 100,
+    "not UTF-8": b"task: \xff\xfe\n",
+}
+
+
+@pytest.mark.parametrize("place", ["done", "abandoned"])
+@pytest.mark.parametrize("damage", CONFIG_DAMAGES)
+def test_a_run_with_damaged_settings_does_not_hide_the_others(
+    tmp_path: Path, write_run: WriteRun, damage: str, place: str
+) -> None:
+    whole, damaged = write_run(tmp_path, seed=0), write_run(tmp_path, seed=1, status=place)
+    (damaged / store.CONFIG).write_bytes(CONFIG_DAMAGES[damage])
+    assert list(by_id(tmp_path)) == [whole.name]
+
+
+@pytest.mark.parametrize("contents", [b"", b'{"status": "do', b"[]", b"\xff", b"{}"])
+def test_a_run_with_a_damaged_result_is_not_told_as_finished(
+    tmp_path: Path, write_run: WriteRun, contents: bytes
+) -> None:
+    """``finished()`` does not take it for a result, and every status in the frame is one of the documented five."""
+    whole, damaged = write_run(tmp_path, seed=0), write_run(tmp_path, seed=1)
+    (damaged / store.RESULT).write_bytes(contents)
+    assert not RunFolder(tmp_path, damaged.name).finished()
+    found = {name: row["status"] for name, row in by_id(tmp_path).items()}
+    assert found.pop(whole.name) == "done"
+    assert set(found.values()) <= STATUSES - {"done", "diverged"}
+
+
+@pytest.mark.parametrize("name", [store.ENVIRONMENT, store.HISTORY])
+def test_a_run_without_its_environment_or_history_still_counts(tmp_path: Path, write_run: WriteRun, name: str) -> None:
+    (write_run(tmp_path) / name).unlink()
+    assert the_run(tmp_path)["status"] == "done"
+
+
+def test_a_heartbeat_that_is_damaged_does_not_hide_a_running_run(tmp_path: Path, write_run: WriteRun) -> None:
+    work = write_run(tmp_path, status="abandoned")
+    (work / store.HEARTBEAT).write_text('{"pid": 1, "ti')
+    with RunFolder(tmp_path, work.name).locked():
+        assert the_run(tmp_path)["status"] == "running"
+
+
+def test_two_stores_are_merged_by_copying_their_folders(tmp_path: Path, write_run: WriteRun) -> None:
+    """Finished, failed and abandoned runs come along; a run that both have stays one."""
+    one, other = tmp_path / "one", tmp_path / "other"
+    write_run(one, seed=0)
+    write_run(one, seed=1)
+    write_run(other, seed=1)
+    write_run(other, "tmsgd", seed=0, final=91.0)
+    write_run(other, "adam", seed=0, status="failed")
+    write_run(other, "adam", seed=1, status="abandoned")
+    separate = pd.concat([read_runs(one), read_runs(other)]).drop_duplicates("run_id").sort_values("run_id")
+    shutil.copytree(other, one, dirs_exist_ok=True)
+    assert records(read_runs(one)) == records(separate)
+
+
+def test_a_run_is_deleted_by_deleting_its_folder(tmp_path: Path, write_run: WriteRun) -> None:
+    kept, dropped = write_run(tmp_path, seed=0), write_run(tmp_path, seed=1)
+    shutil.rmtree(dropped)
+    assert list(by_id(tmp_path)) == [kept.name]
+
+
+def test_a_store_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(StoreError, match=r"cannot read the results in .*file .*results\.root"):
+        read_runs(tmp_path / "file")

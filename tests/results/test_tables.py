@@ -1,0 +1,415 @@
+"""The paper's tables, filled from a frame of runs made by hand."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from tmsgd_bench.errors import ConfigError
+from tmsgd_bench.results import tables
+from tmsgd_bench.results.statistics import FEW_SEEDS, paired_difference
+from tmsgd_bench.results.store import COLUMNS
+from tmsgd_bench.results.tables import Row, Table, build
+
+PRINTED = {"SGD": 90.6, "TM-SGD": 90.9, "SGD-M": 90.4, "TM-SGD-M": None, "Adam": 90.1, "Apollo": 89.4}
+SGD = [90.1, 90.4, 90.2, 90.7, 90.5]
+TMSGD = [90.3, 90.5, 90.2, 91.1, 90.9]
+
+
+def a_run(optimizer: str = "sgd", seed: int = 0, final: float | None = 90.0, **changes: Any) -> dict[str, Any]:
+    """A row of the frame: a finished run on real data that follows Table 2."""
+    row = {
+        "run_id": f"tc-lstm-{optimizer}-seed{seed}",
+        "status": "done",
+        "task": "tc",
+        "model": "lstm",
+        "optimizer": optimizer,
+        "switch_epoch": 100 if optimizer.startswith("tmsgd") else None,
+        "seed": seed,
+        "data": "real",
+        "limit": None,
+        "epochs": 120,
+        "protocols": ("table2", "corrected"),
+        "benchmark_version": 1,
+        "context": f"version {changes.get('benchmark_version', 1)}",
+        "setting": f"setting-{optimizer}",
+        "final": final,
+        "best": None if final is None else final + 0.5,
+        "started": "2026-01-01T00:00:00+00:00",
+    }
+    return row | changes
+
+
+def frame(*rows: dict[str, Any]) -> pd.DataFrame:
+    return pd.DataFrame(list(rows), columns=pd.Index(COLUMNS))
+
+
+def seeds(optimizer: str, values: list[float], **changes: Any) -> list[dict[str, Any]]:
+    return [a_run(optimizer, seed, value, **changes) for seed, value in enumerate(values)]
+
+
+def row(table: Table, label: str) -> Row:
+    (found,) = (row for row in table.rows if row.label == label)
+    return found
+
+
+def full() -> Table:
+    """SGD and TM-SGD with five seeds, SGD-M with one, the others without a run."""
+    return build(frame(*seeds("sgd", SGD), *seeds("tmsgd", TMSGD), a_run("sgdm", 0, 89.25)), "5")
+
+
+# --- numbers -------------------------------------------------------------------------------------------------------
+
+
+def test_the_rows_are_the_papers_with_its_numbers() -> None:
+    assert {row.label: row.printed for row in full().rows} == PRINTED
+
+
+def test_a_row_has_mean_spread_and_number_of_its_runs() -> None:
+    """Of the last epoch and of the best one."""
+    found = row(full(), "TM-SGD")
+    mean = sum(TMSGD) / 5
+    std = math.sqrt(sum((value - mean) ** 2 for value in TMSGD) / 4)
+    assert (found.final.mean, found.final.std, found.final.n) == (pytest.approx(mean), pytest.approx(std), 5)
+    assert (found.best.mean, found.best.std, found.best.n) == (pytest.approx(mean + 0.5), pytest.approx(std), 5)
+    assert found.run_ids == tuple(f"tc-lstm-tmsgd-seed{seed}" for seed in range(5))
+
+
+def test_a_difference_is_ours_minus_sgd_paired_by_seed() -> None:
+    table = full()
+    assert table.reference == "SGD"
+    assert row(table, "SGD").difference is None
+    difference = row(table, "TM-SGD").difference
+    assert difference == paired_difference(pd.Series(TMSGD), pd.Series(SGD))
+    assert difference is not None
+    assert (difference.mean, difference.n) == (pytest.approx(0.22), 5)
+
+
+def test_a_difference_is_over_the_seeds_that_both_have() -> None:
+    table = build(frame(*seeds("sgd", SGD), a_run("adam", 4, 90.0), a_run("adam", 9, 80.0)), "5")
+    difference = row(table, "Adam").difference
+    assert difference is not None
+    assert (difference.mean, difference.n) == (pytest.approx(90.0 - SGD[4]), 1)
+    assert row(table, "Adam").final.n == 2
+
+
+def test_an_optimizer_without_runs_has_an_empty_row() -> None:
+    found = row(full(), "Apollo")
+    assert found.difference is not None
+    assert (found.final.n, found.best.n, found.difference.n, found.run_ids, found.marks) == (0, 0, 0, (), ())
+
+
+def test_the_order_of_runs_does_not_count() -> None:
+    rows = [*seeds("sgd", SGD), *seeds("tmsgd", TMSGD)]
+    forwards, backwards = build(frame(*rows), "5"), build(frame(*rows[::-1]), "5")
+    for one, other in zip(forwards.rows, backwards.rows, strict=True):
+        assert one.label == other.label
+        assert one.final.mean == pytest.approx(other.final.mean, nan_ok=True)
+        assert sorted(one.run_ids) == sorted(other.run_ids)
+    left, right = row(forwards, "TM-SGD").difference, row(backwards, "TM-SGD").difference
+    assert left == right
+
+
+# --- which runs enter ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"protocols": ("smoke",)},
+        {"protocols": ()},
+        {"data": "synthetic"},
+        {"task": "ic"},
+        {"model": "gru"},
+    ],
+    ids=lambda other: str(next(iter(other.items()))),
+)
+def test_a_run_of_another_kind_stays_out(other: dict[str, Any]) -> None:
+    table = build(frame(*seeds("sgd", SGD), a_run("sgd", 5, 10.0, run_id="other", **other)), "5")
+    assert row(table, "SGD").final.mean == pytest.approx(sum(SGD) / 5)
+    assert "other" not in row(table, "SGD").run_ids
+    assert row(table, "SGD").marks == ()
+
+
+def test_synthetic_runs_have_a_table_of_their_own() -> None:
+    runs = frame(*seeds("sgd", SGD), *seeds("sgd", [50.0] * 5, data="synthetic"))
+    table = build(runs, "5", data="synthetic")
+    assert row(table, "SGD").final.mean == 50.0
+    assert "synthetic data" in row(table, "SGD").marks
+    assert "synthetic data" in table.conditions
+
+
+def test_another_protocol_has_a_table_of_its_own() -> None:
+    runs = frame(*seeds("sgd", SGD), *seeds("sgd", [50.0] * 5, protocols=("smoke",)))
+    table = build(runs, "5", protocol="smoke")
+    assert row(table, "SGD").final.mean == 50.0
+    assert "protocol smoke" in table.conditions
+
+
+def test_of_several_benchmark_versions_the_newest_enters() -> None:
+    runs = frame(*seeds("sgd", SGD), a_run("sgd", 0, 50.0, benchmark_version=2, run_id="new"))
+    table = build(runs, "5")
+    assert row(table, "SGD").run_ids == ("new",)
+    assert "benchmark version 2" in table.conditions
+
+
+def test_runs_of_two_settings_are_not_pooled() -> None:
+    """The setting that was started last counts, for the reference too, and the row says what was left out."""
+    older = {"setting": "older", "started": "2025-01-01T00:00:00+00:00"}
+    runs = frame(*seeds("sgd", [10.0] * 2, **older), *seeds("sgd", SGD), *seeds("tmsgd", TMSGD))
+    table = build(runs, "5")
+    assert row(table, "SGD").final.mean == pytest.approx(sum(SGD) / 5)
+    assert row(table, "SGD").marks == ("2 runs of older settings left out",)
+    difference = row(table, "TM-SGD").difference
+    assert difference is not None
+    assert difference.mean == pytest.approx(0.22)
+
+
+def test_a_run_that_has_no_start_time_does_not_count_as_the_newest() -> None:
+    """Its environment.json may be lost, or not be written yet."""
+    lost = a_run("sgd", 9, None, setting="lost", started=None, status="abandoned")
+    table = build(frame(*seeds("sgd", SGD), lost), "5")
+    assert row(table, "SGD").final.n == 5
+
+
+def test_runs_of_two_contexts_are_neither_pooled_nor_paired() -> None:
+    """SGD from before a YAML was changed is no partner for TM-SGD from after it."""
+    before = {"context": "before", "setting": "before", "started": "2025-01-01T00:00:00+00:00"}
+    table = build(frame(*seeds("sgd", SGD, **before), *seeds("tmsgd", TMSGD)), "5")
+    difference = row(table, "TM-SGD").difference
+    assert difference is not None and difference.n == 0
+    assert (row(table, "SGD").final.n, row(table, "SGD").marks) == (0, ("5 runs of older settings left out",))
+
+
+@pytest.mark.parametrize("status", ["failed", "running", "abandoned"])
+def test_a_newer_run_without_a_result_hides_no_result(status: str) -> None:
+    newer = {"context": "newer", "setting": "newer", "benchmark_version": 2, "started": "2027-01-01T00:00:00+00:00"}
+    table = build(frame(*seeds("sgd", SGD), a_run("sgd", 7, None, status=status, **newer)), "5")
+    assert row(table, "SGD").final.n == 5
+
+
+def test_a_copy_of_a_run_counts_once() -> None:
+    table = build(frame(*seeds("sgd", SGD), a_run("sgd", 0, SGD[0], run_id="backup")), "5")
+    assert row(table, "SGD").final.n == 5
+    assert row(table, "SGD").marks == ("1 copies of runs left out",)
+
+
+# --- marks ---------------------------------------------------------------------------------------------------------
+
+
+def test_five_finished_seeds_on_real_data_need_no_mark() -> None:
+    assert row(full(), "TM-SGD").marks == ()
+
+
+@pytest.mark.parametrize("n", range(1, FEW_SEEDS + 2))
+def test_few_seeds_are_marked(n: int) -> None:
+    table = build(frame(*seeds("sgd", [90.0] * n)), "5")
+    assert row(table, "SGD").marks == ((f"few seeds (n={n})",) if n < FEW_SEEDS else ())
+
+
+@pytest.mark.parametrize("status", ["diverged", "failed", "running", "abandoned"])
+def test_runs_without_a_number_are_counted_and_marked(status: str) -> None:
+    rows = [*seeds("sgd", SGD), *(a_run("sgd", seed, None, status=status) for seed in (5, 6))]
+    found = row(build(frame(*rows), "5"), "SGD")
+    assert found.marks == (f"2 {status}",)
+    assert found.final.n == 5
+
+
+def test_a_row_of_diverged_runs_has_no_number() -> None:
+    """Adam's blank cell in the paper's Table 3 is such a one."""
+    runs = frame(*seeds("sgd", SGD), *(a_run("adam", seed, None, status="diverged") for seed in range(5)))
+    table = build(runs, "5")
+    assert row(table, "Adam").marks == ("5 diverged",)
+    assert row(table, "Adam").final.n == 0
+    assert "| Adam | 90.1 | – | – | – | 5 diverged |" in tables.to_markdown(table)
+
+
+@pytest.mark.parametrize(("switch_epoch", "epochs", "never"), [(119, 120, False), (120, 120, True), (200, 30, True)])
+def test_a_run_that_never_switches_is_marked_as_plain_sgd(switch_epoch: int, epochs: int, never: bool) -> None:
+    """As the paper's Table 2 has it for SEG: switch epoch 200 of 30."""
+    runs = frame(*seeds("tmsgd", TMSGD, switch_epoch=switch_epoch, epochs=epochs))
+    assert row(build(runs, "5"), "TM-SGD").marks == (("never switches: plain SGD",) if never else ())
+
+
+def test_partial_data_are_marked_with_their_size() -> None:
+    runs = frame(*seeds("sgd", SGD, limit=500, protocols=("smoke",)))
+    assert row(build(runs, "5", protocol="smoke"), "SGD").marks == ("partial data (500 training examples)",)
+
+
+def test_every_mark_that_applies_is_there() -> None:
+    changes = {"limit": 500, "switch_epoch": 9, "epochs": 6, "data": "synthetic"}
+    runs = frame(a_run("tmsgd", 0, 50.0, **changes), a_run("tmsgd", 1, None, status="diverged", **changes))
+    assert row(build(runs, "5", data="synthetic"), "TM-SGD").marks == (
+        "synthetic data",
+        "partial data (500 training examples)",
+        "1 diverged",
+        "few seeds (n=1)",
+        "never switches: plain SGD",
+    )
+
+
+# --- printed forms -------------------------------------------------------------------------------------------------
+
+UNESCAPE = {r"$\pm$": "±", "$-$": "−", r"\%": "%", "$^1$": "¹", "--": "–", r"\_": "_", "$<$": "<"}
+NUMBER = r"([+−-]?\d+\.\d+)"
+
+
+def markdown_cells(table: Table) -> list[list[str]]:
+    """Head and rows of the Markdown form."""
+    lines = [line for line in tables.to_markdown(table).splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def latex_cells(table: Table) -> list[list[str]]:
+    """Head and rows of the LaTeX form, unescaped."""
+    found = []
+    for line in tables.to_latex(table).splitlines():
+        if line.endswith(r" \\"):
+            for escaped, plain in UNESCAPE.items():
+                line = line.replace(escaped, plain)
+            found.append([cell.strip() for cell in line.removesuffix(r"\\").split(" & ")])
+    return found
+
+
+def csv_frame(table: Table) -> pd.DataFrame:
+    return pd.read_csv(io.StringIO(tables.to_csv(table)), dtype={"table": str, "marks": str, "runs": str})
+
+
+def numbers(cell: str) -> list[float]:
+    """The numbers of a printed cell: "90.38 ± 0.24 (n=5)" → [90.38, 0.24, 5]."""
+    count = re.search(r"\(n=(\d+)\)", cell)
+    found = [float(text.replace("−", "-")) for text in re.findall(NUMBER, cell)]
+    return [*found, float(count[1])] if count else found
+
+
+def printed(*values: float, digits: int = 2) -> list[float]:
+    """Values as a cell rounds them; NaN is not printed."""
+    return [float(f"{value:.{digits}f}") for value in values if not math.isnan(value)]
+
+
+TABLES: dict[str, Callable[[], Table]] = {
+    "full": full,
+    "empty": lambda: build(frame(), "5"),
+    "marked": lambda: build(
+        frame(*seeds("sgd", SGD), a_run("tmsgd", 0, 88.0, switch_epoch=500), a_run("adam", 1, None, status="failed")),
+        "5",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_markdown_and_latex_say_the_same(name: str) -> None:
+    table = TABLES[name]()
+    markdown, latex = markdown_cells(table), latex_cells(table)
+    assert markdown[1:] == latex[1:]
+    assert [row[0] for row in markdown[1:]] == list(PRINTED)
+    assert {len(row) for row in (*markdown, *latex)} == {6}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_csv_holds_the_table_in_full(name: str) -> None:
+    table = TABLES[name]()
+    read = csv_frame(table)
+    assert list(read["optimizer"]) == list(PRINTED)
+    assert set(read["table"]) == {"5"} and set(read["conditions"]) == {table.conditions}
+    for (_, found), expected in zip(read.iterrows(), table.rows, strict=True):
+        values = [found[key] for key in ("mean", "std", "n", "best_mean", "best_std")]
+        final, best = expected.final, expected.best
+        assert values == pytest.approx([final.mean, final.std, final.n, best.mean, best.std], nan_ok=True, rel=1e-15)
+        assert _text(found["marks"]) == "; ".join(expected.marks)
+        assert tuple(_text(found["runs"]).split()) == expected.run_ids
+        assert found["paper"] == pytest.approx(math.nan if expected.printed is None else expected.printed, nan_ok=True)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_markdown_holds_what_csv_holds_to_two_digits(name: str) -> None:
+    table = TABLES[name]()
+    for cells, (_, found) in zip(markdown_cells(table)[1:], csv_frame(table).iterrows(), strict=True):
+        assert numbers(cells[1]) == printed(found["paper"], digits=1)
+        counts = [float(found["n"])] if found["n"] else []
+        assert numbers(cells[2]) == [*printed(found["mean"], found["std"]), *counts]
+        pairs = [float(found["pairs"])] if found["pairs"] else []
+        assert numbers(cells[3]) == [*printed(found["difference"], found["low"], found["high"]), *pairs]
+        assert cells[5] == _text(found["marks"])
+
+
+def _text(value: Any) -> str:
+    """A cell of text that pandas reads as NaN when it is empty."""
+    return "" if pd.isna(value) else str(value)
+
+
+def test_a_row_of_the_markdown_form_by_hand() -> None:
+    """Mean, spread and difference to two digits, the sign always shown, n with every number."""
+    runs = frame(*seeds("sgd", [90.0, 91.0]), *seeds("tmsgd", [90.5, 90.75]))
+    assert markdown_cells(build(runs, "5"))[2] == [
+        "TM-SGD",
+        "90.9",
+        "90.62 ± 0.18 (n=2)",
+        "+0.12 [−0.25, +0.50] (n=2)",
+        "91.12 ± 0.18 (n=2)",
+        "few seeds (n=2)",
+    ]
+
+
+def test_one_pair_is_printed_without_an_interval() -> None:
+    assert markdown_cells(full())[3][2:4] == ["89.25 (n=1)", "−0.85 (n=1)"]
+
+
+def test_the_forms_name_conditions_and_rules() -> None:
+    table = full()
+    for text in (tables.to_markdown(table), tables.to_latex(table)):
+        assert "real data, protocol table2, benchmark version 1" in text
+        assert "accuracy (%" in text
+        assert "95 % percentile bootstrap interval" in text
+        assert f"marked below {FEW_SEEDS}" in text
+        assert "chosen on test data" in text
+    assert "higher is better" in tables.to_markdown(table)
+
+
+def test_latex_has_nothing_left_to_escape() -> None:
+    """In the body: no bare % & _ # outside of what LaTeX itself needs."""
+    for name in TABLES:
+        body = [line for line in tables.to_latex(TABLES[name]()).splitlines() if not line.startswith("%")]
+        cells = " ".join(body).replace(" & ", " ")
+        assert re.findall(r"(?<!\\)[%&#_]", cells) == []
+        assert cells.isascii()
+
+
+# --- corners -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("runs", [frame(), frame(a_run("sgd", protocols=()))], ids=["no run", "no run that follows"])
+def test_a_table_without_runs_is_empty_but_whole(runs: pd.DataFrame) -> None:
+    table = build(runs, "5")
+    assert {row.label: row.printed for row in table.rows} == PRINTED
+    assert [row.final.n for row in table.rows] == [0] * 6
+    assert [row.marks for row in table.rows] == [()] * 6
+    assert "benchmark version none yet" in table.conditions
+
+
+def test_the_frame_is_left_as_it_was() -> None:
+    runs = frame(*seeds("sgd", SGD), *seeds("tmsgd", TMSGD))
+    before = runs.copy(deep=True)
+    build(runs, "5")
+    pd.testing.assert_frame_equal(runs, before)
+
+
+def test_an_unknown_table_is_answered_with_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match=r"no table '6'.*choose one of 5"):
+        build(frame(), "6")
+
+
+def test_the_papers_numbers_are_whole() -> None:
+    """Every table names its reference among its rows and prints no optimizer twice."""
+    for number, layout in tables.paper()["tables"].items():
+        optimizers = [row["optimizer"] for row in layout["rows"]]
+        assert isinstance(number, str)
+        assert layout["reference"] in optimizers
+        assert len(set(optimizers)) == len(optimizers)
+        assert layout["direction"] in ("min", "max")
