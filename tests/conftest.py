@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,21 +26,18 @@ def synthetic_r8(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def real_data() -> Path:
-    """The folder of the real data sets, from TMSGD_DATA."""
-    root = os.environ.get("TMSGD_DATA")
-    if not root or not Path(root).is_dir():
-        pytest.skip("needs real data: set TMSGD_DATA to the folder of the data sets")
-    return Path(root)
-
-
-@pytest.fixture
-def real_r8(real_data: Path) -> Path:
-    """The folder of the real R8."""
-    folder = real_data / "r8"
-    if not folder.is_dir():
-        pytest.skip("needs the real R8: $TMSGD_DATA/r8 is not there")
+@pytest.fixture(scope="session")
+def real_r8(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the real R8: $TMSGD_DATA/r8, or unpacked from ../shared/data, where one of them is found."""
+    folder = Path(os.environ.get("TMSGD_DATA", "none")) / "r8"
+    if folder.is_dir():
+        return folder
+    pack = Path(__file__).parents[2] / "shared/data/packs/r8.tar.xz"
+    if not pack.is_file():
+        pytest.skip("needs the real R8: set TMSGD_DATA to the folder of the data sets")
+    folder = tmp_path_factory.mktemp("real") / "r8"
+    with tarfile.open(pack) as archive:
+        archive.extractall(folder, filter="data")
     return folder
 
 

@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from tmsgd_bench import files
 
 FOLDER = "TMSGD_SWEEP_FOLDER"
-ORDER = ("done", "skipped", "diverged", "busy", "failed", "lost")
+ORDER = ("done", "skipped", "diverged", "busy", "failed", "unfinished")
 
 
 OmegaConf.register_new_resolver("expanduser", os.path.expanduser, replace=True)
@@ -43,7 +43,7 @@ def in_sweep() -> bool:
 
 def record_start() -> None:
     """Write that this job began; a job that is killed leaves this behind."""
-    _write({"status": "lost", "note": "its process ended without an outcome"})
+    _write({"status": "unfinished", "note": "its process ended before it; the same command goes on with it"})
 
 
 def record(status: str, run_id: str, note: str) -> None:
@@ -69,5 +69,5 @@ def summarise(folder: Path) -> tuple[str, bool]:
         if job["status"] not in ("done", "skipped"):
             name = job.get("run_id") or " ".join(job["overrides"])
             lines.append(f"  {job['status']}: {name}: {job['note']}")
-    complete = bool(jobs) and not (counts["failed"] or counts["lost"] or counts["busy"])
+    complete = bool(jobs) and not (counts["failed"] or counts["unfinished"] or counts["busy"])
     return "\n".join(lines), complete
