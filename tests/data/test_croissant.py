@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,9 @@ NAMES = tuple(catalog())
 def open_card() -> Callable[..., Any]:
     """``mlcroissant.Dataset``, which validates a card and reads the records it describes."""
     mlcroissant = pytest.importorskip("mlcroissant", reason="needs mlcroissant (an extra of 'dev') to validate cards")
+    # Its logging keeps the stream that pytest captures just now, and closes it when another test configures logging.
+    absl_logging = pytest.importorskip("absl.logging")
+    absl_logging.get_absl_handler().python_handler.stream = sys.__stderr__
     return mlcroissant.Dataset
 
 
