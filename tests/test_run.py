@@ -260,13 +260,13 @@ def digest(folder: Path) -> str:
 
 def test_a_run_killed_at_any_moment_ends_with_the_same_bits(tmp_path: Path) -> None:
     """Two kill -9 at random moments of training, then a last start: the weights of an undisturbed run."""
-    settings = ("optimizer=tmsgdm", "protocol=smoke", "data.limit=100", "epochs=40", "switch_epoch=15")
+    settings = ("optimizer=tmsgdm", "protocol=smoke", "data.limit=100", "epochs=150", "switch_epoch=12")
     torn, whole = command(tmp_path, "torn", *settings), command(tmp_path, "whole", *settings)
     undisturbed = subprocess.Popen(whole, stderr=subprocess.DEVNULL)
     for _ in range(2):
         process = subprocess.Popen(torn, stderr=subprocess.DEVNULL)
         _wait_for_checkpoint(tmp_path / "torn", process)
-        time.sleep(random.uniform(0.0, 1.0))
+        time.sleep(random.uniform(0.0, 0.5))  # well before the end, also on a fast machine
         process.send_signal(signal.SIGKILL)
         process.wait()
     assert runs(tmp_path / "torn") == []

@@ -77,7 +77,7 @@ def _file_object(file: DataFile) -> dict[str, Any]:
         "description": f"The {file.split} split: {file.examples} examples.",
         "contentUrl": file.url,
         "contentSize": f"{file.bytes} B",
-        "encodingFormat": "text/plain",  # lines: the format's own reader of tables expects a header
+        "encodingFormat": file.format,
         "sha256": file.sha256,
     }
 

@@ -38,8 +38,8 @@ def run_spec(config: DictConfig) -> RunSpec:
     """
     values = _plain(config)
     _check_flags("data", values["data"], ("verify",))
-    _check_class("optimizer.warmup", values["optimizer"].get("warmup"), ("updates", "start_factor"))
-    _check_class("schedule", values["schedule"], ("_target_",))
+    _check_keys("optimizer.warmup", values["optimizer"].get("warmup"), ("updates", "start_factor"))
+    _check_keys("schedule", values["schedule"], ("_target_",))
     task = {key: value for key, value in values["task"].items() if key not in ("_target_", *PROTOCOLS)}
     data = values["data"]
     dataset = find(task["dataset"])
@@ -188,7 +188,7 @@ def _check_flags(section: str, values: Mapping[str, Any], names: tuple[str, ...]
             raise ConfigError(f"{full} must be true or false, not {values[name]!r}.")
 
 
-def _check_class(name: str, value: Any, keys: tuple[str, ...]) -> None:
+def _check_keys(name: str, value: Any, keys: tuple[str, ...]) -> None:
     if value is not None and not (isinstance(value, Mapping) and all(key in value for key in keys)):
         raise ConfigError(f"{name} must be null or have the keys {', '.join(keys)}, not {value!r}.")
 

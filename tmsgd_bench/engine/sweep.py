@@ -43,7 +43,7 @@ def in_sweep() -> bool:
 
 def record_start() -> None:
     """Write that this job began; a job that is killed leaves this behind."""
-    _write({"status": "unfinished", "note": "its process ended before it; the same command goes on with it"})
+    _write({"status": "unfinished", "note": "its process ended without an outcome; the same command goes on with it"})
 
 
 def record(status: str, run_id: str, note: str) -> None:

@@ -84,8 +84,7 @@ class RunFolder:
 
     def finished(self) -> dict[str, Any] | None:
         """The result of the finished run, or None."""
-        result = read_json(self.final / RESULT)
-        return result if result and "status" in result else None
+        return read_result(self.final)
 
     def publish(self) -> None:
         """Turn the work folder into the finished run, in place of an older one of the same name."""
@@ -158,6 +157,12 @@ def write_history(path: Path, rows: list[dict[str, float]]) -> None:
     write_atomically(path, lambda temporary: frame.to_parquet(temporary, index=False))
 
 
+def read_result(folder: Path) -> dict[str, Any] | None:
+    """A run folder's result, or None if it is missing or damaged."""
+    result = read_json(folder / RESULT)
+    return result if result and "status" in result else None
+
+
 def read_runs(root: Path) -> pd.DataFrame:
     """Every run of a store, finished or not: one row a run, sorted by run id.
 
@@ -210,11 +215,11 @@ def _context(config: dict[str, Any]) -> str:
 
 def _finished_result(folder: Path, again: bool) -> dict[str, Any]:
     """The result of a finished run; ``again``: a replacement for it has been begun."""
-    result = read_json(folder / RESULT)
-    if result and "status" in result:
-        note = f"{result.get('note', '')}; force=true has begun to train it again"
-        return {**result, "note": note} if again else result
-    return {"status": "failed", "note": f"{RESULT} is damaged: the same command trains the run again"}
+    result = read_result(folder)
+    if result is None:
+        return {"status": "failed", "note": f"{RESULT} is damaged: the same command trains the run again"}
+    note = f"{result.get('note', '')}; force=true has begun to train it again"
+    return {**result, "note": note} if again else result
 
 
 def _unfinished(root: Path, folder: Path) -> dict[str, Any]:
