@@ -9,10 +9,10 @@ PY := $(VENV)/bin/python
 PARALLEL := hydra/launcher=joblib hydra.launcher.n_jobs=$(JOBS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test table5 bench lint clean
+.PHONY: help setup demo test table5 numerics bench bench-step lint clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
 	@echo "  options: JOBS=$(JOBS) parallel runs, SEEDS=$(SEEDS), ARGS='more settings for run.py'"
 
 setup: $(VENV)/.ready ## make the virtual environment (needs Python 3.11 or newer; the only step that needs the network)
@@ -35,6 +35,12 @@ test: setup ## all tests, offline, without a GPU
 table5: setup ## the paper's Table 5 on real R8, into results/table5 (about 1.5 hours on two cores)
 	$(PY) run.py -m experiment=table5 seed=$(SEEDS) results.root=$(RESULTS) $(PARALLEL) $(ARGS)
 	$(PY) -m tmsgd_bench table 5 --results $(RESULTS) --out results/table5
+
+numerics: setup ## the rule as a numerical method: orders, stability, noise, into results/numerics (under a minute)
+	$(PY) -m tmsgd_bench numerics $(ARGS)
+
+bench-step: setup ## one optimizer step, by implementation, against the memory's speed
+	$(PY) scripts/bench_step.py $(ARGS)
 
 bench: setup ## an epoch of R8 against a bare PyTorch loop
 	$(PY) scripts/bench_epoch.py $(ARGS)

@@ -1,4 +1,4 @@
-"""The command line beside run.py: look at runs, make tables, look after data sets."""
+"""The command line beside run.py: look at runs, make tables, look after data sets, run numerical experiments."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from tmsgd_bench import __version__, files
 from tmsgd_bench.data.catalog import STAND_IN, Dataset, catalog, data_root, find
 from tmsgd_bench.data.croissant import card
 from tmsgd_bench.errors import BenchError, ConfigError, StoreError
+from tmsgd_bench.numerics import NAMES
 from tmsgd_bench.results import store, tables
 from tmsgd_bench.version import PROTOCOLS
 
@@ -32,6 +33,7 @@ Examples of this command:
   python -m tmsgd_bench show tc-lstm-tmsgd         one run in full (the start of its name will do)
   python -m tmsgd_bench table 5                    the paper's Table 5 with our numbers
   python -m tmsgd_bench data                       which data sets are here
+  python -m tmsgd_bench numerics                   the rules as integrators: order, stability, noise
 """
 RUN_COLUMNS = ["run_id", "status", "epochs_done", "epochs", "final", "best", "data", "protocols", "note"]
 
@@ -66,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_show(commands)
     _add_table(commands)
     _add_data(commands)
+    _add_numerics(commands)
     return parser
 
 
@@ -131,6 +134,28 @@ def _add_data(commands: Any) -> None:
     parser.add_argument("--root", help="folder of the data sets (default: $TMSGD_DATA or the user's cache folder)")
     parser.add_argument("--synthetic", action="store_true", help="the synthetic stand-in in place of the real data")
     parser.set_defaults(action=manage_data)
+
+
+def _add_numerics(commands: Any) -> None:
+    parser = commands.add_parser(
+        "numerics",
+        help="numerical experiments with the multistep rules: order, stability, early phase, noise",
+        description="Numerical experiments in the spirit of the paper's section III-B: the optimizer as an integrator "
+        "of gradient flows. The paper announces such experiments and omits their details; these problems and settings "
+        "are this project's own. Prints tables, and writes figures (PNG, PDF) and the numbers behind them (CSV). Needs "
+        "no data and less than a minute.",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("results/numerics"),
+        metavar="FOLDER",
+        help="for figures and numbers (default: results/numerics)",
+    )
+    parser.add_argument(
+        "--only", nargs="+", choices=NAMES, default=NAMES, metavar="NAME", help=f"some of {', '.join(NAMES)}"
+    )
+    parser.set_defaults(action=run_numerics)
 
 
 def _add_results(parser: argparse.ArgumentParser) -> None:
@@ -268,6 +293,15 @@ def _describe(dataset: Dataset, root: Path, verify_only: bool) -> bool:
     if problems:
         print(f"  to mend it, {dataset.remedy(folder)}")
     return not problems
+
+
+def run_numerics(options: argparse.Namespace) -> int:
+    """Run the numerical experiments and write their figures and numbers."""
+    from tmsgd_bench.numerics import report  # torch and matplotlib, which no other command needs
+
+    report.run(options.out, options.only)
+    print(f"Figures and numbers are in {options.out}.")
+    return 0
 
 
 def _read(root: Path) -> pd.DataFrame:

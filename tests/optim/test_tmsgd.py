@@ -851,13 +851,13 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         for value in (-1, 1.5, 2.0, True, None, "3", math.nan)
     ),
     *(
-        ({"restart_every": value}, "Invalid restart_every value: .*, must be None or an integer >= 1")
+        ({"restart_every": value}, "Invalid restart_every value: .*, must be an integer >= 1 or None")
         for value in (0, -3, 1.5, True, "3")
     ),
     ({"scheme": "adams"}, "unknown scheme 'adams': choose one of euler, taylor3, nine_eighths"),
     ({"scheme": (1.5, -1.0, 0.4, 1.0)}, "not consistent: its weights sum to 0.9, not 1"),
     ({"scheme": (1.5, -1.0, 0.5, 0.5)}, r"not consistent: its gain must be 1 \+ a1 \+ 2 a2 = 1, not 0.5"),
-    ({"scheme": (1.5, -1.0, 0.5)}, "four coefficients"),
+    ({"scheme": (1.5, -1.0, 0.5)}, "weights sum to 0.5"),
     ({"scheme": (math.nan, -1.0, 0.5, 1.0)}, "finite"),
     *(({"scheme": family(c)}, "not zero-stable") for c in (0.0, 1.0, 1.2)),
 ]

@@ -6,21 +6,23 @@ Network Training" (arXiv 2409.04707), eq. (8): W⁺ = 1.5 W − W₋₁ + 0.5 W�
 
 from __future__ import annotations
 
+import functools
 import math
+import warnings
 from collections.abc import Callable, Iterable
-from typing import Any
+from numbers import Integral
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, _default_to_fused_or_foreach
 
+from tmsgd_bench.optim import fused as one_pass
+from tmsgd_bench.optim.kernels import NEWEST, OLDER, Phase, Rule, State, foreach_step, loop_step
 from tmsgd_bench.optim.schemes import MultistepScheme
 
-Coefficients = tuple[float, float, float, float]
-
-DIRECTION = "momentum_buffer"
-NEWEST = "displacement"  # u = W − W₋₁
-OLDER = "previous_displacement"  # u₋₁ = W₋₁ − W₋₂
+INSTANTS = 3  # W, W₋₁ and W₋₂
+AUTO = "auto"
 
 
 class TMSGD(Optimizer):
@@ -45,10 +47,15 @@ class TMSGD(Optimizer):
         lr: ε > 0 or 0; a float or a one-element tensor.
         momentum: μ of the heavy ball v⁺ = μ v + g, used in place of g (TM-SGD-M); 0 for none.
         weight_decay: added to the gradient as weight_decay · W.
-        switch_step: optimizer steps of plain SGD before the multi-step rule; 0 starts with it at once.
+        switch_step: optimizer steps of plain SGD before the multi-step rule; 0 starts with it at once, and
+            "auto" (experimental) waits for :meth:`switch`.
         scheme: a name from :data:`SCHEMES`, a :class:`MultistepScheme`, or coefficients (a₀, a₁, a₂, b).
         restart_every: forget the history at every multiple of this many steps; None never does.
         foreach: one call for many tensors, instead of a loop; None chooses as torch does.
+        fused: one pass over memory for all tensors. None uses it on the CPU, where step.c can be compiled (once for
+            each machine, at the first step, in about half a second); True also on a GPU, with Triton; where it cannot
+            be had, a warning says why and the loop or ``foreach`` steps. The CPU's gives the loop's bits in float32
+            and float64 on processors with a fused multiply-add.
         maximize: ascend instead of descend.
 
     Raises:
@@ -72,11 +79,12 @@ class TMSGD(Optimizer):
         lr: float | Tensor,
         momentum: float = 0.0,
         weight_decay: float = 0.0,
-        switch_step: int = 0,
+        switch_step: int | Literal["auto"] = 0,
         *,
         scheme: str | MultistepScheme | Iterable[float] = "taylor3",
         restart_every: int | None = None,
         foreach: bool | None = None,
+        fused: bool | None = None,
         maximize: bool = False,
     ) -> None:
         defaults = {
@@ -87,6 +95,7 @@ class TMSGD(Optimizer):
             "scheme": _coefficients(scheme),
             "restart_every": restart_every,
             "foreach": foreach,
+            "fused": fused,
             "maximize": maximize,
         }
         _check_options(defaults)
@@ -102,11 +111,22 @@ class TMSGD(Optimizer):
         super().add_param_group(param_group)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take over a state, also one of ``torch.optim.SGD`` or of an older version.
+
+        What such a state lacks is kept as it is here; a state of SGD lacks the step count, too, so ``switch_step``
+        then counts from this optimizer's own.
+
+        Raises:
+            ValueError: the state is of SGD with Nesterov momentum or dampening.
+        """
+        if any(group.get("nesterov") or group.get("dampening") for group in state.get("param_groups", ())):
+            raise ValueError("TMSGD cannot go on from a state of SGD with nesterov or dampening: it has neither.")
+        present = [dict(group) for group in getattr(self, "param_groups", ())]
         super().__setstate__(state)
-        for group in self.param_groups:
-            group.setdefault("restart_every", None)
-            group.setdefault("foreach", None)
-            group.setdefault("maximize", False)
+        for index, group in enumerate(self.param_groups):
+            own = present[index] if index < len(present) else self.defaults
+            for name in (*self.defaults, "step"):
+                group.setdefault(name, own.get(name, 0))
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -123,29 +143,42 @@ class TMSGD(Optimizer):
             self._step_group(group)
         return loss
 
+    def switch(self) -> None:
+        """Let the multi-step rule begin with the next step, in every group that has not switched yet."""
+        for group in self.param_groups:
+            if not _switched(group):
+                group["switch_step"] = group["step"]
+
     def _step_group(self, group: dict[str, Any]) -> None:
-        params = [p for p in group["params"] if p.grad is not None]
-        if any(p.grad.layout != torch.strided for p in params):
-            raise RuntimeError(
-                "TMSGD does not support sparse gradients, because its history moves every weight: "
-                "build the embedding with sparse=False."
-            )
-        kernel = _foreach_kernel if _use_foreach(group, params) else _loop_kernel
-        with_history = group["step"] >= group["switch_step"]
-        if with_history and _restarts(group):
+        if _restarts(group):
             self._forget(group["params"])
-        for batch in self._by_history(params) if with_history else [params]:
-            if batch:
-                kernel(batch, [self.state[p] for p in batch], group, with_history)
+        for phase, (params, states) in self._by_phase(group).items():
+            rule = _rule(group, phase)
+            if _wants_fused(group) and not rule.in_place:
+                params, states = one_pass.step(params, states, rule, _fused_devices(group))
+            if params:
+                kernel = foreach_step if _uses_foreach(group, params) else loop_step
+                kernel(params, states, rule)
         group["step"] += 1
 
-    def _by_history(self, params: list[Tensor]) -> list[list[Tensor]]:
-        """Split parameters by how much history they have: none, one displacement, or two."""
-        split: list[list[Tensor]] = [[], [], []]
-        for p in params:
+    def _by_phase(self, group: dict[str, Any]) -> dict[Phase, tuple[list[Tensor], list[State]]]:
+        """Parameters with a gradient, and their states, by what their history allows: one that joined late starts."""
+        switched = _switched(group)
+        batches: dict[Phase, tuple[list[Tensor], list[State]]] = {}
+        for p in group["params"]:
+            if p.grad is None:
+                continue
+            if p.grad.layout != torch.strided:
+                raise RuntimeError(
+                    "TMSGD does not support sparse gradients, because its history moves every weight: "
+                    "build the embedding with sparse=False."
+                )
             state = self.state[p]
-            split[(NEWEST in state) + (OLDER in state)].append(p)
-        return split
+            phase = Phase.PLAIN if not switched else Phase.HISTORY if OLDER in state else Phase.START
+            params, states = batches.setdefault(phase, ([], []))
+            params.append(p)
+            states.append(state)
+        return batches
 
     def _forget(self, params: list[Tensor]) -> None:
         for p in params:
@@ -153,20 +186,76 @@ class TMSGD(Optimizer):
             self.state[p].pop(OLDER, None)
 
 
-def _coefficients(scheme: Any) -> Coefficients:
-    resolved = MultistepScheme.resolve(scheme)
-    return (*resolved.weights, resolved.gain)
+def _coefficients(scheme: Any) -> tuple[float, ...]:
+    return MultistepScheme.resolve(scheme).coefficients(INSTANTS)
+
+
+def _rule(group: dict[str, Any], phase: Phase) -> Rule:
+    a0, _, a2, gain = group["scheme"]
+    recorded, lr = _recorded(group, phase), group["lr"]
+    return Rule(
+        phase=phase,
+        lr=lr if recorded and isinstance(lr, Tensor) else float(lr),
+        momentum=group["momentum"],
+        weight_decay=group["weight_decay"],
+        maximize=group["maximize"],
+        alpha=a0 - 1.0,
+        beta=-a2,
+        gain=gain,
+        in_place=recorded,
+    )
+
+
+def _recorded(group: dict[str, Any], phase: Phase) -> bool:
+    """Whether torch.compile or a CUDA graph records this step, to repeat it on the same tensors."""
+    if torch.compiler.is_compiling():
+        return True
+    if not (torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()):
+        return False
+    if phase is Phase.START or (phase is Phase.HISTORY and group["restart_every"] is not None):
+        raise RuntimeError(
+            "a CUDA graph repeats one step, so capture TMSGD before its switch, or from the third step after it, "
+            "with restart_every=None, and again after the switch."
+        )
+    return True
+
+
+def _uses_foreach(group: dict[str, Any], params: list[Tensor]) -> bool:
+    if group["foreach"] is not None:
+        return bool(group["foreach"])
+    return bool(_default_to_fused_or_foreach(params, differentiable=False, use_fused=False)[1])
+
+
+def _wants_fused(group: dict[str, Any]) -> bool:
+    return bool(group["fused"]) or (group["fused"] is None and group["foreach"] is None)
+
+
+def _fused_devices(group: dict[str, Any]) -> Callable[[str], bool]:
+    """Which device types take the fused step. On a GPU ``foreach`` stays the default, as in torch."""
+    asked = bool(group["fused"])
+    return lambda device: (asked or device == "cpu") and not _reported(device)
+
+
+@functools.cache
+def _reported(device: str) -> str:
+    """Why a device type has no fused step, said once in a process; empty if it has one."""
+    if reason := one_pass.unavailable(device):
+        warnings.warn(
+            f"TMSGD takes its step on {device} without the fused implementation, more slowly: {reason}. "
+            "fused=False asks for that and silences this.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return reason
+
+
+def _switched(group: dict[str, Any]) -> bool:
+    return group["switch_step"] != AUTO and bool(group["step"] >= group["switch_step"])
 
 
 def _restarts(group: dict[str, Any]) -> bool:
     every = group["restart_every"]
-    return every is not None and group["step"] % every == 0
-
-
-def _use_foreach(group: dict[str, Any], params: list[Tensor]) -> bool:
-    if group["foreach"] is not None or not params:
-        return bool(group["foreach"])
-    return bool(_default_to_fused_or_foreach(params, differentiable=False, use_fused=False)[1])
+    return every is not None and _switched(group) and bool(group["step"] % every == 0)
 
 
 def _check_options(options: dict[str, Any]) -> None:
@@ -174,118 +263,29 @@ def _check_options(options: dict[str, Any]) -> None:
     lr = options["lr"]
     if isinstance(lr, Tensor) and lr.numel() != 1:
         raise ValueError("Tensor lr must be 1-element")
-    # A NaN fails every comparison, so it is refused here together with negative values.
     for name, label in (
         ("lr", "learning rate"),
         ("momentum", "momentum value"),
         ("weight_decay", "weight_decay value"),
     ):
-        if isinstance(options[name], str):
-            raise ValueError(f"Invalid {label}: {options[name]!r}, must be a number")
-        value = float(options[name])
-        if not (value >= 0.0 and math.isfinite(value)):
-            raise ValueError(f"Invalid {label}: {value}")
-    if not _is_count(options["switch_step"], least=0):
-        raise ValueError(f"Invalid switch_step value: {options['switch_step']}, must be an integer >= 0")
-    if options["restart_every"] is not None and not _is_count(options["restart_every"], least=1):
-        raise ValueError(f"Invalid restart_every value: {options['restart_every']}, must be None or an integer >= 1")
+        _check_number(label, options[name])
+    if options["switch_step"] != AUTO:
+        _check_count("switch_step", options["switch_step"], least=0, other='or "auto"')
+    if options["restart_every"] is not None:
+        _check_count("restart_every", options["restart_every"], least=1, other="or None")
+    _check_count("step", options.get("step", 0), least=0)
+    if options["fused"] and options["foreach"]:
+        raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
 
 
-def _is_count(value: Any, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+def _check_number(label: str, value: Any) -> None:
+    if isinstance(value, str):
+        raise ValueError(f"Invalid {label}: {value!r}, must be a number")
+    # A NaN fails every comparison, so it is refused here together with negative values.
+    if not (float(value) >= 0.0 and math.isfinite(float(value))):
+        raise ValueError(f"Invalid {label}: {float(value)}")
 
 
-def _loop_kernel(
-    params: list[Tensor], states: list[dict[str, Tensor]], group: dict[str, Any], with_history: bool
-) -> None:
-    """One step of each tensor in turn: the implementation to read."""
-    lr = float(group["lr"])
-    a0, _, a2, gain = group["scheme"]
-    for param, state in zip(params, states, strict=True):
-        direction = _direction(param, state, group)
-        if not with_history:
-            param.add_(direction, alpha=-lr)
-        elif OLDER not in state:  # self-starting: a plain SGD step that is remembered
-            if NEWEST in state:
-                state[OLDER] = state[NEWEST]
-            state[NEWEST] = direction * -lr
-            param.add_(state[NEWEST])
-        else:  # u₋₁'s buffer receives u⁺, then the two names change places
-            newest = state[OLDER].mul_(-a2).add_(state[NEWEST], alpha=a0 - 1.0).add_(direction, alpha=-lr * gain)
-            state[OLDER], state[NEWEST] = state[NEWEST], newest
-            param.add_(newest)
-
-
-def _direction(param: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> Tensor:
-    """The gradient with sign, weight decay and momentum, in the order of operations of torch.optim.SGD."""
-    assert param.grad is not None  # step() passes over the others
-    direction = -param.grad if group["maximize"] else param.grad
-    if group["weight_decay"] != 0:
-        direction = direction.add(param, alpha=group["weight_decay"])
-    if group["momentum"] == 0:
-        return direction
-    if DIRECTION not in state:
-        state[DIRECTION] = direction.detach().clone(memory_format=torch.preserve_format)
-    else:
-        state[DIRECTION].mul_(group["momentum"]).add_(direction)
-    return state[DIRECTION]
-
-
-def _foreach_kernel(
-    params: list[Tensor], states: list[dict[str, Tensor]], group: dict[str, Any], with_history: bool
-) -> None:
-    """The same step with one call for all tensors of a device and dtype: fewer launches on a GPU."""
-    lr = float(group["lr"])
-    a0, _, a2, gain = group["scheme"]
-    for batch, held in _by_device_and_dtype(params, states):
-        directions = _foreach_directions(batch, held, group)
-        if not with_history:
-            torch._foreach_add_(batch, directions, alpha=-lr)
-        elif OLDER not in held[0]:
-            _foreach_start(batch, held, directions, lr)
-        else:
-            newest, older = [s[NEWEST] for s in held], [s[OLDER] for s in held]
-            torch._foreach_mul_(older, -a2)
-            torch._foreach_add_(older, newest, alpha=a0 - 1.0)
-            torch._foreach_add_(older, directions, alpha=-lr * gain)
-            for state, now, before in zip(held, older, newest, strict=True):
-                state[NEWEST], state[OLDER] = now, before
-            torch._foreach_add_(batch, older)
-
-
-def _foreach_start(params: list[Tensor], states: list[dict[str, Tensor]], directions: list[Tensor], lr: float) -> None:
-    displacements = torch._foreach_mul(directions, -lr)
-    for state, displacement in zip(states, displacements, strict=True):
-        if NEWEST in state:
-            state[OLDER] = state[NEWEST]
-        state[NEWEST] = displacement
-    torch._foreach_add_(params, displacements)
-
-
-def _foreach_directions(params: list[Tensor], states: list[dict[str, Tensor]], group: dict[str, Any]) -> list[Tensor]:
-    grads: list[Any] = [p.grad for p in params]
-    directions = list(torch._foreach_neg(grads)) if group["maximize"] else grads
-    if group["weight_decay"] != 0:
-        directions = list(torch._foreach_add(directions, params, alpha=group["weight_decay"]))
-    if group["momentum"] == 0:
-        return directions
-    fresh = [DIRECTION not in state for state in states]
-    for state, direction, new in zip(states, directions, fresh, strict=True):
-        if new:
-            state[DIRECTION] = direction.detach().clone(memory_format=torch.preserve_format)
-    kept = [s[DIRECTION] for s, new in zip(states, fresh, strict=True) if not new]
-    if kept:
-        torch._foreach_mul_(kept, group["momentum"])
-        torch._foreach_add_(kept, [d for d, new in zip(directions, fresh, strict=True) if not new])
-    return [state[DIRECTION] for state in states]
-
-
-def _by_device_and_dtype(
-    params: list[Tensor], states: list[dict[str, Tensor]]
-) -> Iterable[tuple[list[Tensor], list[dict[str, Tensor]]]]:
-    batches: dict[tuple[torch.device, torch.dtype], tuple[list[Tensor], list[dict[str, Tensor]]]] = {}
-    for param, state in zip(params, states, strict=True):
-        batch = batches.setdefault((param.device, param.dtype), ([], []))
-        batch[0].append(param)
-        batch[1].append(state)
-    return batches.values()
+def _check_count(name: str, value: Any, least: int, other: str = "") -> None:
+    if not isinstance(value, Integral) or isinstance(value, bool) or int(value) < least:
+        raise ValueError(f"Invalid {name} value: {value}, must be an integer >= {least} {other}".rstrip())

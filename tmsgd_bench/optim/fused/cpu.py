@@ -1,0 +1,191 @@
+"""The fused step on the CPU: builds step.c with the machine's C compiler and calls it through ctypes."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from array import array
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from tmsgd_bench.optim.kernels import (
+    DIRECTION,
+    NEWEST,
+    OLDER,
+    Phase,
+    Rule,
+    State,
+    exchange,
+    remember,
+)
+
+SOURCE = Path(__file__).with_name("step.c")
+CODES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}  # as in step.c
+BASE = ("-O3", "-shared", "-fPIC", "-ffp-contract=off", "-lm")
+# Tried in turn: older compilers and other processors lack some. 256-bit vectors measured faster than 512.
+FLAGS = (
+    ("-march=native", "-mprefer-vector-width=256", "-fopenmp"),
+    ("-march=native", "-fopenmp"),
+    ("-mcpu=native", "-fopenmp"),
+    ("-march=native",),
+    (),
+)
+BUILD_SECONDS = 60.0
+STAGGER = 1024  # bytes, a quarter of a page
+STAGGERED_FROM = 1 << 16  # elements
+
+
+class Unavailable(Exception):
+    """There is no fused step on this machine; the message says why."""
+
+
+class _Rule(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_double) for name in ("lr", "weight_decay", "momentum", "alpha", "beta", "rate")),
+        *((name, ctypes.c_int32) for name in ("phase", "maximize", "first")),
+    )
+
+
+def unavailable() -> str:
+    """Why the library cannot be had on this machine; empty if it is loaded."""
+    library = _library()
+    return str(library) if isinstance(library, Unavailable) else ""
+
+
+def step(params: list[Tensor], states: list[State], rule: Rule, first: bool) -> None:
+    """One step of dense CPU tensors of one dtype, in as many threads as torch uses.
+
+    Args:
+        first: the momentum buffers are still to be made.
+    """
+    library = _library()
+    assert isinstance(library, ctypes.CDLL)  # the caller has asked ``unavailable``
+    if first or rule.phase is Phase.START:
+        _allocate(params, states, rule, first)
+    table = array("q")
+    for param, state in zip(params, states, strict=True):
+        table.extend(row(param, state, rule))
+    numbers = _Rule(
+        *(float(rule.lr), rule.weight_decay, rule.momentum, rule.alpha, rule.beta, float(rule.lr) * rule.gain),
+        *(int(rule.phase), rule.maximize, first),
+    )
+    library.tmsgd_step(
+        table.buffer_info()[0], len(params), CODES[params[0].dtype], ctypes.byref(numbers), torch.get_num_threads()
+    )
+    if rule.phase is Phase.HISTORY:
+        for state in states:
+            exchange(state)
+
+
+def _allocate(params: list[Tensor], states: list[State], rule: Rule, first: bool) -> None:
+    for param, state in zip(params, states, strict=True):
+        if rule.phase is Phase.START:
+            remember(state, empty_displacement(param, slot=1 + (NEWEST in state)))
+        if first:
+            state[DIRECTION] = torch.empty_like(param, requires_grad=False)
+
+
+def row(param: Tensor, state: State, rule: Rule) -> tuple[int, ...]:
+    """Number of elements, then the addresses of parameter, gradient, u, u₋₁ and momentum buffer; 0 for none."""
+    momentum = state[DIRECTION].data_ptr() if rule.momentum else 0
+    at = (param.numel(), param.data_ptr(), param.grad.data_ptr())  # type: ignore[union-attr]
+    if rule.phase is Phase.HISTORY:
+        return *at, state[NEWEST].data_ptr(), state[OLDER].data_ptr(), momentum
+    return *at, state[NEWEST].data_ptr() if rule.phase is Phase.START else 0, 0, momentum
+
+
+def empty_displacement(param: Tensor, slot: int) -> Tensor:
+    """Memory for a displacement, in the parameter's layout.
+
+    Large tensors all begin at the same place of a page. Four of them read side by side then compete for the same few
+    cache lines, which costs up to a sixth of the speed, so each slot begins a quarter of a page further on.
+    """
+    if param.numel() < STAGGERED_FROM or not param.is_contiguous():
+        return torch.empty_like(param, requires_grad=False)
+    skip = slot * STAGGER // param.element_size()
+    return torch.zeros(skip + param.numel(), dtype=param.dtype)[skip:].view(param.shape)
+
+
+@functools.cache
+def _library() -> ctypes.CDLL | Unavailable:
+    """The loaded library, or why there is none; a failure is remembered, so that not every step tries again."""
+    try:
+        return _load_or_build()
+    except (Unavailable, OSError, subprocess.SubprocessError) as error:
+        return error if isinstance(error, Unavailable) else Unavailable(f"step.c could not be built ({error})")
+
+
+def _load_or_build() -> ctypes.CDLL:
+    folder = cache_folder()
+    name = f"step-{_fingerprint()}.so"
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if not (folder / name).exists():
+            _build(folder / name)
+        return _load(folder / name)
+    except OSError:  # a read-only or full home, or a damaged file: build one for this process alone
+        with tempfile.TemporaryDirectory() as temporary:
+            _build(Path(temporary) / name)
+            return _load(Path(temporary) / name)
+
+
+def cache_folder() -> Path:
+    """Where the built library is kept: ``tmsgd-bench/build`` in the user's cache folder."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "tmsgd-bench" / "build"
+
+
+def _fingerprint() -> str:
+    """Of what the library depends on: its source, how it is built, and the processor it is built for."""
+    parts = [SOURCE.read_text(encoding="utf-8"), repr((BASE, FLAGS)), platform.machine(), _processor()]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() + platform.node()
+    wanted = ("flags", "Features", "model name", "CPU part")
+    return "\n".join(sorted({line for line in lines if line.startswith(wanted)}))
+
+
+def _build(target: Path) -> None:
+    """Compile step.c beside the target and rename: processes that build at once do not disturb each other."""
+    compiler = os.environ.get("CC") or next(filter(shutil.which, ("cc", "gcc", "clang")), None)
+    if compiler is None:
+        raise Unavailable("no C compiler is installed")
+    handle, name = tempfile.mkstemp(suffix=".so", dir=target.parent)
+    os.close(handle)
+    try:
+        _compile(compiler.split(), name)
+        Path(name).replace(target)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def _compile(compiler: list[str], target: str) -> None:
+    message = ""
+    for flags in FLAGS:
+        command = [*compiler, *flags, "-o", target, str(SOURCE), *BASE]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=BUILD_SECONDS)
+        if done.returncode == 0:
+            return
+        message = message or (done.stderr.strip().splitlines() or ["no message"])[0]
+    raise Unavailable(f"the compiler {' '.join(compiler)!r} refuses step.c ({message})")
+
+
+def _load(path: Path) -> ctypes.CDLL:
+    library = ctypes.CDLL(str(path))
+    if library.tmsgd_abi() != 6 * 8 * 1000 + ctypes.sizeof(_Rule):
+        raise Unavailable(f"{path} was built with another layout")
+    library.tmsgd_step.argtypes = (ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_void_p, ctypes.c_int)
+    library.tmsgd_step.restype = None
+    return library
