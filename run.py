@@ -20,7 +20,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from tmsgd_bench.engine import compose, sweep
+from tmsgd_bench.engine import compose, plan, sweep
 from tmsgd_bench.errors import BenchError, RunIsBusy
 
 log = logging.getLogger("run")
@@ -30,6 +30,9 @@ CONF = Path(__file__).resolve().parent / "conf"
 
 def run_job(config: DictConfig) -> str:
     """Train what a composed configuration describes and return the outcome's status."""
+    if config.plan:
+        print(plan.describe([plan.of_config(config, in_sweep=False)]))
+        return "planned"
     spec, options = compose.run_spec(config), compose.run_options(config, in_sweep=sweep.in_sweep())
     spec = spec.following(compose.followed_protocols(config, spec, HydraConfig.get().runtime.choices))
     # Imported only now: torch takes seconds, which a wrong setting need not wait for.
@@ -39,7 +42,7 @@ def run_job(config: DictConfig) -> str:
     outcome = run(spec, options, lambda device: compose.make_task(config, device, tasks.build))
     log.info("%s: %s: %s", outcome.run_id, outcome.status, outcome.note)
     if sweep.in_sweep():
-        sweep.record(outcome.status, outcome.run_id, outcome.note)
+        sweep.record(outcome.status, outcome.run_id, outcome.note, outcome.saved)
     return outcome.status
 
 
@@ -79,6 +82,8 @@ def main() -> int:
         entry()
         if raised:
             raise raised.pop()
+    except plan.PlanShown as shown:
+        return _explain(shown.error) if shown.error else 0
     except KeyboardInterrupt:
         print("interrupted: start the same command again to go on from the last checkpoint", file=sys.stderr)
         code = 130

@@ -78,7 +78,8 @@ def test_every_configuration_composes_and_its_optimizer_can_be_built(task: str, 
     built = build_optimizer(values["optimizer"], [torch.nn.Parameter(torch.ones(2))], steps_per_epoch=7)
     assert built.param_groups[0]["lr"] == values["lr"]
     if "switch_epoch" in values["optimizer"]:
-        assert built.param_groups[0]["switch_step"] == 7 * values["switch_epoch"]
+        expected = "auto" if "auto_switch" in values["optimizer"] else 7 * values["switch_epoch"]
+        assert built.param_groups[0]["switch_step"] == expected
 
 
 def test_top_level_settings_override_table_2() -> None:
@@ -98,6 +99,27 @@ def test_a_run_and_then_the_same_again(run: Runner, tmp_path: Path, capsys: pyte
     assert str(tmp_path) not in (tmp_path / "runs" / name / store.CONFIG).read_text()
 
 
+def test_the_sharpness_can_be_recorded_and_changes_no_result(run: Runner, tmp_path: Path) -> None:
+    import pandas as pd
+
+    settings = ("optimizer=tmsgd", "protocol=smoke", "epochs=3", "switch_epoch=1", "data.limit=40")
+    assert run(*settings, f"results.root={tmp_path}/without") == 0
+    assert run(*settings, f"results.root={tmp_path}/with", "log_sharpness=2", "sharpness_examples=20") == 0
+    assert runs(tmp_path / "with") == runs(tmp_path / "without")
+    assert digest(tmp_path / "with") == digest(tmp_path / "without")
+    (name,) = runs(tmp_path / "with")
+    rows = pd.read_parquet(tmp_path / "with" / name / store.HISTORY)
+    assert list(rows["sharpness"].notna()) == [False, True, False]
+    assert rows["lr_times_sharpness"][1] == rows["lr"][1] * rows["sharpness"][1]
+
+
+def test_a_run_chooses_its_switch_epoch(run: Runner, tmp_path: Path) -> None:
+    """At a tiny learning rate everything is stable, so the third measurement decides."""
+    assert run("optimizer=tmsgd_auto", "protocol=smoke", "lr=1e-6", "epochs=5", "data.limit=40") == 0
+    row = store.read_runs(tmp_path / "runs").iloc[0]
+    assert (row["status"], row["label"], row["switch_epoch"]) == ("done", "TM-SGD (auto)", 3)
+
+
 def test_a_run_knows_which_protocols_it_follows(run: Runner, tmp_path: Path) -> None:
     assert run("protocol=smoke", "optimizer=sgd") == 0
     assert run("protocol=smoke", "optimizer=sgd", "optimizer.weight_decay=0.1") == 0
@@ -107,7 +129,7 @@ def test_a_run_knows_which_protocols_it_follows(run: Runner, tmp_path: Path) -> 
 
 BAD_INPUTS = [
     ("task=nope", "unknown task 'nope': choose one of tc"),
-    ("optimizer=nope", "unknown optimizer 'nope': choose one of adam, apollo, sgd, sgdm, tmsgd, tmsgdm"),
+    ("optimizer=nope", "unknown optimizer 'nope': choose one of adam, apollo, sgd, sgdm, tmsgd, tmsgd_auto, tmsgdm"),
     ("protocol=nope", "unknown protocol 'nope'"),
     ("data=nope", "unknown data 'nope': choose one of real, synthetic"),
     ("epoch=3", "unknown setting 'epoch': did you mean 'epochs'?"),
@@ -125,6 +147,14 @@ BAD_INPUTS = [
     ("progress=loud", "progress must be auto, bar or log"),
     ("threads=0", "threads must be a whole number >= 1"),
     ("checkpoint_seconds=-5", "checkpoint_seconds must be"),
+    ("log_sharpness=0", "log_sharpness must be a whole number >= 1, not 0"),
+    ("log_sharpness=true", "log_sharpness must be a whole number >= 1, not True"),
+    ("sharpness_examples=0", "sharpness_examples must be a whole number >= 1, not 0"),
+    ("switch_epoch=auto", "use optimizer=tmsgd_auto"),
+    ("optimizer=tmsgd_auto optimizer.switch_epoch=5", "use optimizer=tmsgd with a switch_epoch"),
+    ("optimizer=tmsgd_auto optimizer.auto_switch.margin=2", "auto_switch.margin must be a number in (0, 1], not 2"),
+    ("optimizer=tmsgd_auto optimizer.auto_switch.patience=0", "auto_switch.patience must be a whole number >= 1"),
+    ("optimizer=tmsgd_auto optimizer.auto_switch=null", "use optimizer=tmsgd_auto"),
     ("optimizer._target_=no.such.Class", "cannot be imported"),
     ("+optimizer.nesterow=true", "refuses its options"),
     ("=", "error:"),
@@ -141,7 +171,7 @@ BAD_INPUTS = [
 def test_a_wrong_input_gets_one_sentence(
     argument: str, message: str, run: Runner, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(argument) == 2
+    assert run(*argument.split(" ")) == 2
     said = capsys.readouterr().err
     assert message in said and "Traceback" not in said
     assert len(said.strip().splitlines()) == 1

@@ -34,6 +34,32 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text in UTF-8.
+
+    Raises:
+        StoreError: see :func:`write_atomically`.
+    """
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def write_texts(folder: Path, texts: Mapping[str, str]) -> None:
+    """Write files, name by name, into a folder that is made if missing.
+
+    Raises:
+        StoreError: the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in texts.items():
+            write_text(folder / name, text)
+    except (OSError, StoreError) as error:
+        raise StoreError(
+            f"cannot write into {folder} ({os_reason(error)}): free some space, mend its permissions, or choose "
+            "another folder."
+        ) from error
+
+
 def write_json(path: Path, values: dict[str, Any]) -> None:
     """Write a mapping of plain values; NaN and infinity become null.
 
@@ -41,7 +67,7 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
         StoreError: see :func:`write_atomically`.
     """
     text = json.dumps(_finite(values), indent=2, allow_nan=False) + "\n"
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_text(path, text)
 
 
 def write_yaml(path: Path, values: dict[str, Any]) -> None:
@@ -50,8 +76,7 @@ def write_yaml(path: Path, values: dict[str, Any]) -> None:
     Raises:
         StoreError: see :func:`write_atomically`.
     """
-    text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_text(path, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

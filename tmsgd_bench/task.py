@@ -85,7 +85,10 @@ class Task(ABC):
 
     @abstractmethod
     def loss(self, batch: Any) -> Tensor:
-        """The scalar training loss of a batch. Tasks with several losses override ``training_step``."""
+        """The scalar training loss of a batch, a mean over its examples.
+
+        Tasks with several losses override ``training_step``.
+        """
 
     @abstractmethod
     def evaluate(self) -> dict[str, float]:
@@ -100,6 +103,23 @@ class Task(ABC):
         for optimizer in optimizers.values():
             optimizer.step()
         return {"loss": loss.detach()}
+
+    def probe(self, examples: int) -> Iterable[tuple[Any, int]]:
+        """A fixed sample of training examples, to measure the loss's curvature on.
+
+        Pairs of a batch that ``loss`` takes and the number of examples in it, by which the batches' losses are
+        weighted. Here: epoch 0's first batches, until there are ``examples``. A task whose loss does not depend on
+        the batch size (no batch normalisation) may hand out the same examples in fewer, larger batches: that is
+        faster.
+        """
+        left = min(examples, self.train_size)
+        unseen = self.train_size
+        for batch in self.batches(0):
+            size = min(self.settings.batch_size, unseen)
+            yield batch, size
+            left, unseen = left - size, unseen - size
+            if left <= 0:
+                return
 
     def draw(self, folder: Path) -> None:  # noqa: B027 - most tasks have no picture, and need not say so
         """Write figures of the trained modules into a folder, where the paper has some."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import MeanMetric
@@ -55,6 +56,14 @@ class TextClassification(Task):
         size = self.settings.batch_size
         words, labels = self.data.train_words[order], self.data.train_labels[order]
         return zip(words.split(size), labels.split(size), strict=True)
+
+    def probe(self, examples: int) -> Iterable[tuple[Batch, int]]:
+        """The same examples in batches of ``EVALUATION_BATCH``, seven times as fast as in batches of 5."""
+        words, labels = (
+            torch.cat(parts) for parts in zip(*(batch for batch, _ in super().probe(examples)), strict=True)
+        )
+        batches = zip(words.split(EVALUATION_BATCH), labels.split(EVALUATION_BATCH), strict=True)
+        return ((batch, len(batch[1])) for batch in batches)
 
     def loss(self, batch: Batch) -> Tensor:
         """Mean cross-entropy in nats."""

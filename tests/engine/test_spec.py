@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from toy import make_spec
 
 from tmsgd_bench.engine import seeding
-from tmsgd_bench.engine.spec import RunSpec, validate
+from tmsgd_bench.engine.spec import AutoSwitchPlan, RunSpec, validate
 from tmsgd_bench.errors import ConfigError
+from tmsgd_bench.version import BENCHMARK_VERSION
 
 
 @pytest.mark.parametrize(
@@ -84,6 +87,64 @@ def test_a_learning_rate_that_is_not_a_positive_number_is_refused(lr: Any) -> No
 def test_a_switch_epoch_that_is_not_a_count_is_refused(switch: Any) -> None:
     with pytest.raises(ConfigError, match="switch_epoch must be a whole number >= 0"):
         validate(make_spec(switch_epoch=switch))
+
+
+PLAN = {"every_epochs": 1, "margin": 0.5, "patience": 3, "examples": 20}
+
+
+def test_a_run_may_choose_its_switch_epoch_itself() -> None:
+    spec = validate(make_spec("tmsgd_auto"))
+    assert (spec.switch_epoch, spec.switches, spec.auto_switch) == ("auto", None, AutoSwitchPlan(**PLAN))
+    assert spec.run_id.startswith("toy-linear-tmsgd_auto-switchauto-seed0-")
+    assert make_spec("tmsgd").auto_switch is None
+
+
+@pytest.mark.parametrize("change", [{"every_epochs": 2}, {"margin": 0.4}, {"patience": 2}, {"examples": 19}])
+def test_how_a_run_chooses_its_switch_is_part_of_its_identity(change: dict[str, Any]) -> None:
+    assert make_spec("tmsgd_auto", auto_switch=PLAN | change).identity != make_spec("tmsgd_auto").identity
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "message"),
+    [
+        ("tmsgd", {"switch_epoch": "auto"}, "switch_epoch=auto is for .*use optimizer=tmsgd_auto"),
+        ("tmsgd_auto", {"switch_epoch": 5}, "chooses its switch epoch itself: .*or use optimizer=tmsgd"),
+        ("tmsgd_auto", {"switch_epoch": None}, "chooses its switch epoch itself"),
+        ("tmsgd_auto", {"auto_switch": None}, "use optimizer=tmsgd_auto"),
+        ("tmsgd_auto", {"auto_switch": 3}, "must have the keys every_epochs, margin, patience, examples and no others"),
+        ("tmsgd_auto", {"auto_switch": {"margin": 0.5}}, "must have the keys"),
+        ("tmsgd_auto", {"auto_switch": PLAN | {"margn": 1}}, "must have the keys"),
+        *(
+            ("tmsgd_auto", {"auto_switch": PLAN | {key: value}}, f"auto_switch.{key} must be a whole number >= 1")
+            for key in ("every_epochs", "patience", "examples")
+            for value in (0, 1.5, True, "1", None)
+        ),
+        *(
+            (
+                "tmsgd_auto",
+                {"auto_switch": PLAN | {"margin": value}},
+                r"auto_switch.margin must be a number in \(0, 1\]",
+            )
+            for value in (0.0, -1, 1.5, float("nan"), True, "0.5", None)
+        ),
+    ],
+)
+def test_a_plan_of_the_switch_that_cannot_be_used_is_refused(name: str, option: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        validate(make_spec(name, **option))
+
+
+PUBLISHED = sorted((Path(__file__).parents[2] / "results").glob("*/runs/*/config.yaml"))
+
+
+@pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: path.parent.name)
+def test_published_runs_keep_their_identity(path: Path) -> None:
+    """From its stored settings a run gets the name it was published under: the same command still finds it done."""
+    stored = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert stored.pop("benchmark_version") == BENCHMARK_VERSION
+    setting, protocols = stored.pop("setting"), tuple(stored.pop("protocols"))
+    spec = validate(RunSpec(**stored, protocols=protocols))
+    assert (spec.run_id, spec.setting) == (path.parent.name, setting)
 
 
 @given(seed=st.integers(0, 10**9), epoch=st.integers(0, 1000), size=st.integers(1, 200))

@@ -20,6 +20,12 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
     "sgdm": {"_target_": "torch.optim.SGD", "lr": 0.05, "momentum": 0.9},
     "tmsgd": {"_target_": "tmsgd_bench.optim.TMSGD", "lr": 0.05, "switch_epoch": 3},
     "tmsgdm": {"_target_": "tmsgd_bench.optim.TMSGD", "lr": 0.01, "switch_epoch": 3, "momentum": 0.9},
+    "tmsgd_auto": {  # switches at epoch 3
+        "_target_": "tmsgd_bench.optim.TMSGD",
+        "lr": 0.05,
+        "switch_epoch": "auto",
+        "auto_switch": {"every_epochs": 1, "margin": 0.5, "patience": 3, "examples": SIZE},
+    },
     "adam": {"_target_": "torch.optim.Adam", "lr": 0.05, "fused": True},
     "apollo": {
         "_target_": "tmsgd_bench.optim.apollo.Apollo",
@@ -45,7 +51,8 @@ class ToyTask(Task):
         self.y = self.x.sum(1, keepdim=True) + 0.1 * torch.randn(SIZE, 1, generator=data)
 
     def batches(self, epoch: int) -> Iterable[tuple[int, int, Tensor]]:
-        for step, index in enumerate(epoch_order(SIZE, self.settings.seed, epoch).split(BATCH)):
+        order = epoch_order(SIZE, self.settings.seed, epoch)
+        for step, index in enumerate(order.split(self.settings.batch_size)):
             yield epoch, step, index
 
     def loss(self, batch: tuple[int, int, Tensor]) -> Tensor:

@@ -230,9 +230,12 @@ def test_a_row_of_diverged_runs_has_no_number() -> None:
     assert "| Adam | 90.1 | – | – | – | 5 diverged |" in tables.to_markdown(table)
 
 
-@pytest.mark.parametrize(("switch_epoch", "epochs", "never"), [(119, 120, False), (120, 120, True), (200, 30, True)])
-def test_a_run_that_never_switches_is_marked_as_plain_sgd(switch_epoch: int, epochs: int, never: bool) -> None:
-    """As the paper's Table 2 has it for SEG: switch epoch 200 of 30."""
+@pytest.mark.parametrize(
+    ("switch_epoch", "epochs", "never"),
+    [(119, 120, False), (120, 120, True), (200, 30, True), (math.inf, 120, True), (None, 120, False)],
+)
+def test_a_run_that_never_switches_is_marked_as_plain_sgd(switch_epoch: float | None, epochs: int, never: bool) -> None:
+    """As the paper's Table 2 has it for SEG: switch epoch 200 of 30. Infinity: it was to choose it, and never did."""
     runs = frame(*seeds("tmsgd", TMSGD, switch_epoch=switch_epoch, epochs=epochs))
     assert row(build(runs, "5"), "TM-SGD").marks == (("never switches: plain SGD",) if never else ())
 

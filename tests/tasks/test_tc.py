@@ -18,11 +18,12 @@ from torch.optim import Optimizer
 import tasks
 from tasks.tc import TextClassification, data
 from tasks.tc.model import LSTMClassifier, SplitEmbedding
+from tasks.tc.task import EVALUATION_BATCH
 from tmsgd_bench import TMSGD
 from tmsgd_bench.engine.seeding import subset
 from tmsgd_bench.errors import ConfigError, DataError
 from tmsgd_bench.optim.apollo import Apollo
-from tmsgd_bench.task import TaskSettings
+from tmsgd_bench.task import Task, TaskSettings
 
 TRAIN = ["earn\tprofit rose and rose", "acq\tfirm buys firm in cash deal now", "ship\tport closed"]
 TEST = ["acq\tbid for firm", "money-fx\tdollar fell in cash trading late"]
@@ -454,6 +455,17 @@ def test_the_loss_falls_on_the_stand_in(synthetic_r8: Path, name: str) -> None:
         if sum(losses) / len(losses) < entropy:
             return
     pytest.fail(f"{losses[-1]} after 10 epochs is not below {entropy}")
+
+
+@pytest.mark.parametrize("examples", [1, 16, 17, 513, 600, 10_000])
+def test_the_sample_for_the_sharpness_is_the_default_one_in_larger_batches(synthetic_r8: Path, examples: int) -> None:
+    task = make(synthetic_r8)
+    pairs, default = list(task.probe(examples)), list(Task.probe(task, examples))
+    assert [len(labels) for (_, labels), _ in pairs] == [size for _, size in pairs]
+    assert len(pairs) == math.ceil(sum(size for _, size in default) / EVALUATION_BATCH)
+    for part in (0, 1):
+        ours, theirs = (torch.cat([batch[part] for batch, _ in found]) for found in (pairs, default))
+        assert torch.equal(ours, theirs)
 
 
 # --- options -------------------------------------------------------------------------------------------------------

@@ -39,11 +39,12 @@ class _HashingWriter:
         self.file.flush()
 
 
-def save(folder: Path, epoch: int, state: dict[str, Any]) -> Path:
+def save(folder: Path, epoch: int, state: dict[str, Any], keep: int | None = KEPT) -> Path:
     """Write the state after ``epoch`` finished epochs and forget all but the last good checkpoints.
 
     Args:
         state: tensors and plain Python values only, so that it can be read back with ``weights_only=True``.
+        keep: how many to keep; None keeps all.
 
     Raises:
         StoreError: the disk is full or cannot be written; earlier checkpoints are untouched.
@@ -63,25 +64,40 @@ def save(folder: Path, epoch: int, state: dict[str, Any]) -> Path:
             f"could not write a checkpoint into {folder} ({os_reason(error)}): free some space or choose another "
             "results.root, then start the same command again to go on from the last checkpoint."
         ) from error
-    for old in _newest_first(folder)[KEPT:]:
-        old.unlink(missing_ok=True)
+    if keep is not None:
+        for old in _newest_first(folder)[keep:]:
+            old.unlink(missing_ok=True)
     return target
 
 
 def load_latest(folder: Path, device: torch.device) -> dict[str, Any] | None:
     """The newest undamaged checkpoint, or None; says so when it has to pass over a damaged one."""
-    damaged = False
-    for path in _newest_first(folder):
-        match = NAME.fullmatch(path.name)
-        if match and _sha256(path) == match.group(2):
-            state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
-            return state
-        log.warning("checkpoint %s is damaged (its checksum differs): falling back to the one before it", path.name)
-        path.unlink()  # so that it takes no good one's place when old ones are forgotten
-        damaged = True
-    if damaged:
+    had = exists(folder)
+    state = load_between(folder, 0, None, device)
+    if had and state is None:
         log.warning("no checkpoint is left: starting from the first epoch")
+    return state
+
+
+def load_between(folder: Path, least: int, most: int | None, device: torch.device) -> dict[str, Any] | None:
+    """The newest undamaged checkpoint of ``least`` to ``most`` finished epochs (None: no limit), or None."""
+    for epoch, path in epochs(folder):
+        if epoch < least or (most is not None and epoch > most):
+            continue
+        try:
+            if path.stem.endswith(_sha256(path)):
+                state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+                return state
+            path.unlink()  # so that it takes no good one's place when old ones are forgotten
+        except FileNotFoundError:  # another process, through with it, has just deleted it
+            continue
+        log.warning("checkpoint %s is damaged (its checksum differs): falling back to the one before it", path.name)
     return None
+
+
+def epochs(folder: Path) -> list[tuple[int, Path]]:
+    """The checkpoints of a folder, each with its number of finished epochs, newest first."""
+    return [(int(match.group(1)), path) for path in _newest_first(folder) if (match := NAME.fullmatch(path.name))]
 
 
 def exists(folder: Path) -> bool:

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from tmsgd_bench.data.catalog import Dataset, data_root, find
-from tmsgd_bench.engine.spec import RunOptions, RunSpec, check_whole, validate
+from tmsgd_bench.engine.spec import RunOptions, RunSpec, SharpnessLog, check_whole, validate
 from tmsgd_bench.errors import BenchError, ConfigError
 from tmsgd_bench.version import PROTOCOLS
 
@@ -71,6 +71,9 @@ def run_options(config: DictConfig, in_sweep: bool) -> RunOptions:
         raise ConfigError(f"checkpoint_seconds must be a number >= 0, not {values['checkpoint_seconds']!r}.")
     return RunOptions(
         wait=in_sweep,
+        sharpness=_sharpness_log(values),
+        share_prefix=_shares(values["prefix"], in_sweep),
+        keep_trunks=values["prefix"]["keep"],
         results_root=Path(str(values["results"]["root"])).expanduser(),
         progress="log" if in_sweep and progress == "auto" else progress,
         **{
@@ -78,6 +81,22 @@ def run_options(config: DictConfig, in_sweep: bool) -> RunOptions:
             for key in ("device", "threads", "deterministic", "checkpoint_seconds", "force", "save_weights")
         },
     )
+
+
+def _sharpness_log(values: Mapping[str, Any]) -> SharpnessLog | None:
+    every, examples = values["log_sharpness"], values["sharpness_examples"]
+    check_whole("sharpness_examples", examples, 1)
+    if every is None:
+        return None
+    check_whole("log_sharpness", every, 1)
+    return SharpnessLog(every, examples)
+
+
+def _shares(prefix: Mapping[str, Any], in_sweep: bool) -> bool:
+    _check_flags("prefix", prefix, ("keep",))
+    if prefix["share"] not in ("auto", True, False):
+        raise ConfigError(f"prefix.share must be auto, true or false, not {prefix['share']!r}.")
+    return in_sweep if prefix["share"] == "auto" else bool(prefix["share"])
 
 
 def followed_protocols(config: DictConfig, spec: RunSpec, choices: Mapping[str, str | None]) -> tuple[str, ...]:

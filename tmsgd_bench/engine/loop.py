@@ -16,10 +16,11 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from tmsgd_bench.engine import checkpoint
 from tmsgd_bench.engine.clocks import Clocks
+from tmsgd_bench.engine.monitor import SharpnessMonitor
 from tmsgd_bench.engine.optimizers import build_optimizer, build_schedulers
 from tmsgd_bench.engine.progress import Reporter
 from tmsgd_bench.engine.seeding import seed_globally
-from tmsgd_bench.engine.spec import RunSpec
+from tmsgd_bench.engine.spec import RunSpec, SharpnessLog
 from tmsgd_bench.errors import BenchError
 from tmsgd_bench.task import Task
 
@@ -71,6 +72,7 @@ class Trainer:
         device: where it all lives.
         optimizers: one for each module of the task.
         per_update, per_epoch: learning-rate schedulers.
+        monitor: measures the sharpness after epochs, where that is asked for.
         epoch: finished epochs.
         history: one row for each finished epoch.
     """
@@ -81,13 +83,23 @@ class Trainer:
     optimizers: dict[str, Optimizer]
     per_update: list[LRScheduler]
     per_epoch: list[LRScheduler]
+    monitor: SharpnessMonitor
     clocks: Clocks
     epoch: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
 
     @classmethod
-    def build(cls, spec: RunSpec, make_task: Callable[[], Task], device: torch.device) -> Trainer:
-        """Modules with the seed's initial weights, and fresh optimizers and schedulers for them."""
+    def build(
+        cls, spec: RunSpec, make_task: Callable[[], Task], device: torch.device, log: SharpnessLog | None = None
+    ) -> Trainer:
+        """Modules with the seed's initial weights, and fresh optimizers and schedulers for them.
+
+        Args:
+            log: what of the sharpness to record in the history.
+
+        Raises:
+            ConfigError: the optimizer, the schedule or the sharpness asked for does not fit the task.
+        """
         seed_globally(spec.seed, "weights")
         task = make_task()
         optimizers, per_update, per_epoch = {}, [], []
@@ -96,16 +108,17 @@ class Trainer:
             updates, epochs = build_schedulers(spec.optimizer, spec.schedule, optimizers[name])
             per_update += updates
             per_epoch += epochs
-        return cls(spec, task, device, optimizers, per_update, per_epoch, Clocks(device))
+        monitor = SharpnessMonitor(spec, task, optimizers, log)
+        return cls(spec, task, device, optimizers, per_update, per_epoch, monitor, Clocks(device))
 
-    def fit(self, reporter: Reporter, after_epoch: Callable[[], None]) -> None:
-        """Train the epochs that are left.
+    def fit(self, reporter: Reporter, after_epoch: Callable[[], None], until: int | None = None) -> None:
+        """Train the epochs that are left, or those up to ``until``.
 
         Raises:
             Diverged: a loss is not finite.
         """
         fresh = True
-        while self.epoch < self.spec.epochs:
+        while self.epoch < (self.spec.epochs if until is None else until):
             with self.clocks.measure("training"):
                 losses = self._train_epoch(reporter)
             if fresh:
@@ -142,7 +155,10 @@ class Trainer:
         with self.clocks.measure("evaluation"):
             metrics = self.evaluate()
         row = {name: float(values.double().mean()) for name, values in losses.items()} | metrics
-        self.history.append({"epoch": float(self.epoch), **row, "lr": self._lr(), "training_seconds": seconds})
+        with self.clocks.measure("bookkeeping"):
+            curvature = self.monitor.after_epoch(self.epoch, self._lr())
+        own = {"lr": self._lr(), **curvature, "training_seconds": seconds}
+        self.history.append({"epoch": float(self.epoch), **row, **own})
         reporter.epoch(self.epoch, row)
         self.epoch += 1
 
@@ -158,6 +174,7 @@ class Trainer:
         return values
 
     def _lr(self) -> float:
+        """The learning rate of the next step."""
         return float(next(iter(self.optimizers.values())).param_groups[0]["lr"])
 
     def state_dict(self) -> dict[str, Any]:
@@ -170,6 +187,7 @@ class Trainer:
             "modules": {name: module.state_dict() for name, module in self.task.modules.items()},
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
             "schedulers": [scheduler.state_dict() for scheduler in (*self.per_update, *self.per_epoch)],
+            "monitor": self.monitor.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -187,6 +205,13 @@ class Trainer:
             self.optimizers[name].load_state_dict(state["optimizers"][name])
         for scheduler, saved in zip((*self.per_update, *self.per_epoch), state["schedulers"], strict=True):
             scheduler.load_state_dict(saved)
+        self.monitor.load_state_dict(state.get("monitor", {}))  # checkpoints from before there was one have none
+
+    @property
+    def switched(self) -> bool:
+        """Whether training has reached its switch epoch."""
+        start = self.monitor.chosen_epoch if self.spec.auto_switch else self.spec.switch_epoch
+        return isinstance(start, int) and start < self.spec.epochs and self.epoch >= start
 
     def weights(self) -> dict[str, dict[str, Tensor]]:
         """The modules' weights and buffers."""

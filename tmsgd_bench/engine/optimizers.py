@@ -1,7 +1,8 @@
 """From an optimizer's YAML to optimizers and schedulers.
 
-The YAML names a class (``_target_``), its options, and three things that are the engine's: ``name`` and ``label``,
-``warmup`` (a number of updates), and options counted in epochs, which become steps here.
+The YAML names a class (``_target_``), its options, and what is the engine's: ``name`` and ``label``, ``warmup`` (a
+number of updates), ``auto_switch`` (see tmsgd_bench/engine/monitor.py), and options counted in epochs, which become
+steps here.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LinearLR, LRScheduler
 
+from tmsgd_bench.engine.spec import AUTO
 from tmsgd_bench.errors import ConfigError
 
-OWN_KEYS = ("_target_", "name", "label", "warmup")
+OWN_KEYS = ("_target_", "name", "label", "warmup", "auto_switch")
 EPOCH_KEYS = {"switch_epoch": "switch_step", "restart_every_epochs": "restart_every"}
 
 
@@ -34,7 +36,7 @@ def build_optimizer(spec: Mapping[str, Any], parameters: Iterable[nn.Parameter],
     for in_epochs, in_steps in EPOCH_KEYS.items():
         if in_epochs in options:
             epochs = options.pop(in_epochs)
-            options[in_steps] = None if epochs is None else epochs * steps_per_epoch
+            options[in_steps] = epochs if epochs in (None, AUTO) else epochs * steps_per_epoch
     kind = _resolve(spec)
     try:
         return kind(parameters, **options)

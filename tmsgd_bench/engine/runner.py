@@ -14,7 +14,8 @@ import torch
 from tmsgd_bench import files
 from tmsgd_bench.engine import checkpoint, environment
 from tmsgd_bench.engine.loop import Checkpointer, Diverged, Trainer, weights_digest
-from tmsgd_bench.engine.progress import make_reporter
+from tmsgd_bench.engine.prefix import Trunk, shared_epochs, trunk_of
+from tmsgd_bench.engine.progress import Reporter, make_reporter
 from tmsgd_bench.engine.spec import RunOptions, RunSpec
 from tmsgd_bench.errors import BenchError, ConfigError, DataError, StoreError
 from tmsgd_bench.results import store
@@ -35,11 +36,13 @@ class Outcome:
         run_id: its folder's name.
         status: done, diverged or failed; "skipped" if its result was there already.
         note: the metric, or what went wrong, for a person to read.
+        saved: epochs that other runs had trained for it (see tmsgd_bench/engine/prefix.py).
     """
 
     run_id: str
     status: str
     note: str
+    saved: int = 0
 
 
 def run(spec: RunSpec, options: RunOptions, make_task: MakeTask) -> Outcome:
@@ -55,18 +58,25 @@ def run(spec: RunSpec, options: RunOptions, make_task: MakeTask) -> Outcome:
     """
     folder = RunFolder(options.results_root, spec.run_id)
     if (result := folder.finished()) and not options.force:
-        return Outcome(spec.run_id, "skipped", f"already {result['status']}: {result['note']}")
+        return _skipped(spec, options, result)
     device = environment.prepare_process(options)
     _announce_switch(spec)
     with folder.locked(wait=options.wait):
         if (result := folder.finished()) and not options.force:
-            return Outcome(spec.run_id, "skipped", f"already {result['status']}: {result['note']}")
+            return _skipped(spec, options, result)
         _open_work(spec, options, folder)
         try:
             return _train(spec, options, make_task, device, folder)
         except Exception as error:
             _record_failure(folder, error)
             raise
+
+
+def _skipped(spec: RunSpec, options: RunOptions, result: dict[str, Any]) -> Outcome:
+    note = f"already {result['status']}: {result['note']}"
+    if options.sharpness and result.get("log_sharpness") != asdict(options.sharpness):
+        note += "; its history lacks the sharpness asked for: force=true trains it again and records it"
+    return Outcome(spec.run_id, "skipped", note)
 
 
 def _announce_switch(spec: RunSpec) -> None:
@@ -76,17 +86,20 @@ def _announce_switch(spec: RunSpec) -> None:
 
 def switch_note(spec: RunSpec) -> str:
     """One sentence if the switch epoch lies outside the run, so that it is plain SGD; empty otherwise."""
-    if spec.switch_epoch is None or spec.switches:
+    if spec.switch_epoch is None or spec.switches is not False:
         return ""
-    return (
-        f"the switch epoch {spec.switch_epoch} lies outside its {spec.epochs} epochs, so this run is plain "
-        f"{'SGD-M' if spec.optimizer.get('momentum') else 'SGD'}"
-    )
+    return f"the switch epoch {spec.switch_epoch} lies outside its {spec.epochs} epochs, so this run is {_plain(spec)}"
+
+
+def _plain(spec: RunSpec) -> str:
+    return f"plain {'SGD-M' if spec.optimizer.get('momentum') else 'SGD'}"
 
 
 def _train(spec: RunSpec, options: RunOptions, make_task: MakeTask, device: torch.device, folder: RunFolder) -> Outcome:
-    trainer = Trainer.build(spec, lambda: make_task(device), device)
+    trainer = Trainer.build(spec, lambda: make_task(device), device, options.sharpness)
     resumed_at = _resume(trainer, folder)
+    if trunk := trunk_of(spec, options):
+        trunk.register(spec.run_id, shared_epochs(spec))
     reporter = make_reporter(
         options.progress,
         spec.run_id,
@@ -99,12 +112,25 @@ def _train(spec: RunSpec, options: RunOptions, make_task: MakeTask, device: torc
     failure = None
     try:
         with store.Heartbeat(folder.work, status):
+            if trunk and trainer.epoch < shared_epochs(spec):
+                _follow(trunk, trainer, reporter, folder)
             trainer.fit(reporter, Checkpointer(trainer, folder.work, options.checkpoint_seconds))
     except Diverged as error:
         failure = error
     finally:
         reporter.close()
-    return _publish(trainer, options, folder, failure)
+    outcome = _publish(trainer, options, folder, failure)
+    if trunk:
+        trunk.release(spec.run_id)
+    return outcome
+
+
+def _follow(trunk: Trunk, trainer: Trainer, reporter: Reporter, folder: RunFolder) -> None:
+    until = shared_epochs(trainer.spec)
+    trained = trunk.follow(trainer, until, lambda epoch, after: trainer.fit(reporter, after, epoch))
+    saved = until - trained.get(trainer.spec.run_id, 0)
+    origin = {"trunk": trunk.folder.name, "epochs": until, "saved": saved, "trained_by": trained}
+    files.write_json(folder.work / store.PREFIX, origin)
 
 
 def _open_work(spec: RunSpec, options: RunOptions, folder: RunFolder) -> None:
@@ -152,12 +178,13 @@ def _publish(trainer: Trainer, options: RunOptions, folder: RunFolder, failure: 
             trainer.task.draw(folder.work)
         if options.save_weights:
             _save_weights(trainer, folder)
-    result = _result(trainer, failure)
+    origin = files.read_json(folder.work / store.PREFIX) or {}
+    result = {**_result(trainer, failure), "prefix": origin or None}
     files.write_json(folder.work / store.RESULT, result)
     (folder.work / FORCED).unlink(missing_ok=True)
     folder.publish()
     checkpoint.clear(folder.final)  # only now: until the rename they are all there is to resume from
-    return Outcome(trainer.spec.run_id, result["status"], result["note"])
+    return Outcome(trainer.spec.run_id, result["status"], result["note"], origin.get("saved", 0))
 
 
 def _save_weights(trainer: Trainer, folder: RunFolder) -> None:
@@ -186,14 +213,25 @@ def _result(trainer: Trainer, failure: Diverged | None) -> dict[str, Any]:
         "clocks": clocks.state_dict(),
         # A diverged run's clock includes an epoch that was not finished.
         "examples_per_second": None if failure else clocks.throughput(trainer.epoch, trainer.task.train_size),
-        "switched": spec.switches and (failure is None or trainer.epoch >= (spec.switch_epoch or 0)),
+        "switched": trainer.switched,
         "weights_sha256": weights_digest(trainer.weights()),
+        **trainer.monitor.result(),
     }
     if failure:
         result |= {"diverged_at": {"loss": failure.loss, "epoch": failure.epoch, "step": failure.step}}
         return result | {"note": str(failure)}
     number = f"{primary.label or primary.name} {result['final']:.6g} {primary.unit}".rstrip()
-    return result | {"note": "; ".join(filter(None, [number, switch_note(spec)]))}
+    return result | {"note": "; ".join(filter(None, [number, switch_note(spec), _auto_note(trainer)]))}
+
+
+def _auto_note(trainer: Trainer) -> str:
+    """What came of a switch that the run was to choose itself; empty for other runs."""
+    if trainer.spec.auto_switch is None:
+        return ""
+    epoch = trainer.monitor.chosen_epoch
+    return (
+        f"switched at epoch {epoch}" if epoch is not None else f"never switched, so this run is {_plain(trainer.spec)}"
+    )
 
 
 def _primary_values(history: list[dict[str, float]], metric: Metric, failure: Diverged | None) -> dict[str, Any]:

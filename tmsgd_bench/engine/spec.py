@@ -6,13 +6,42 @@ Paths, device, threads and logging are not in here: they say where a run happens
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tmsgd_bench.errors import ConfigError
 from tmsgd_bench.files import digest
 from tmsgd_bench.version import BENCHMARK_VERSION
+
+AUTO = "auto"
+"""In place of a switch epoch: the run chooses it itself, as its optimizer's ``auto_switch`` says."""
+
+
+@dataclass(frozen=True)
+class AutoSwitchPlan:
+    """How a run chooses its switch epoch.
+
+    Args:
+        every_epochs: the sharpness is measured at the end of every so many epochs.
+        margin: share of the stability limit that lr × sharpness must stay below, in (0, 1].
+        patience: measurements below in a row that make it switch.
+        examples: training examples of a measurement.
+    """
+
+    every_epochs: int
+    margin: float
+    patience: int
+    examples: int
+
+
+@dataclass(frozen=True)
+class SharpnessLog:
+    """A record of the sharpness in the history: every so many epochs, on so many training examples."""
+
+    every_epochs: int
+    examples: int
 
 
 @dataclass(frozen=True)
@@ -68,14 +97,21 @@ class RunSpec:
         return "-".join([*parts, f"seed{self.seed}", self.identity[:10]])
 
     @property
-    def switch_epoch(self) -> int | None:
+    def switch_epoch(self) -> int | Literal["auto"] | None:
         """First epoch trained with the multi-step rule; None for an optimizer that has no switch."""
         return self.optimizer.get("switch_epoch")
 
     @property
-    def switches(self) -> bool:
-        """Whether the run ever reaches its switch epoch."""
-        return self.switch_epoch is not None and self.switch_epoch < self.epochs
+    def switches(self) -> bool | None:
+        """Whether the run ever reaches its switch epoch; None if it chooses that epoch itself."""
+        epoch = self.switch_epoch
+        return None if epoch == AUTO else isinstance(epoch, int) and epoch < self.epochs
+
+    @property
+    def auto_switch(self) -> AutoSwitchPlan | None:
+        """How the run chooses its switch epoch; None for one that does not."""
+        plan = self.optimizer.get("auto_switch")
+        return None if plan is None else AutoSwitchPlan(**plan)
 
     def following(self, protocols: tuple[str, ...]) -> RunSpec:
         """The same run with the names of the protocols it follows."""
@@ -94,6 +130,9 @@ class RunOptions:
         checkpoint_seconds: least time between two checkpoints; 0 writes one after each epoch.
         force: train again although the result is there; the old one is replaced once the new one is complete.
         save_weights: keep the final weights as ``weights.pt``.
+        sharpness: what of the sharpness to record in the history; None records nothing.
+        share_prefix: share the epochs before the switch with other runs of the store.
+        keep_trunks: keep the shared states when no run needs them any more.
         wait: wait for another process that trains the same run, in place of leaving it alone.
         progress: "bar", "log" or "auto" (a bar on a terminal).
     """
@@ -105,6 +144,9 @@ class RunOptions:
     checkpoint_seconds: float = 30.0
     force: bool = False
     save_weights: bool = False
+    sharpness: SharpnessLog | None = None
+    share_prefix: bool = False
+    keep_trunks: bool = False
     wait: bool = False
     progress: str = "auto"
 
@@ -118,12 +160,43 @@ def validate(spec: RunSpec) -> RunSpec:
     check_whole("epochs", spec.epochs, 1)
     check_whole("batch_size", spec.batch_size, 1)
     check_whole("seed", spec.seed, 0)
-    if spec.switch_epoch is not None:
-        check_whole("switch_epoch", spec.switch_epoch, 0)
+    _check_switch(spec)
     if spec.data["limit"] is not None:
         check_whole("data.limit", spec.data["limit"], 1)
     _positive("lr", spec.optimizer.get("lr"))
     return spec
+
+
+def _check_switch(spec: RunSpec) -> None:
+    plan, epoch = spec.optimizer.get("auto_switch"), spec.switch_epoch
+    if plan is not None:
+        _check_plan(plan)
+        if epoch != AUTO:
+            raise ConfigError(
+                f"optimizer {spec.optimizer['name']!r} chooses its switch epoch itself: leave its switch_epoch at "
+                "auto, or use optimizer=tmsgd with a switch_epoch."
+            )
+    elif epoch == AUTO:
+        raise ConfigError(
+            "switch_epoch=auto is for an optimizer that measures when to switch: use optimizer=tmsgd_auto, or set "
+            "switch_epoch to a whole number >= 0."
+        )
+    elif epoch is not None:
+        check_whole("switch_epoch", epoch, 0)
+
+
+def _check_plan(plan: Any) -> None:
+    keys = [field.name for field in fields(AutoSwitchPlan)]
+    if not isinstance(plan, Mapping) or set(plan) != set(keys):
+        raise ConfigError(f"optimizer.auto_switch must have the keys {', '.join(keys)} and no others, not {plan!r}.")
+    for key in ("every_epochs", "patience", "examples"):
+        check_whole(f"optimizer.auto_switch.{key}", plan[key], 1)
+    margin = plan["margin"]
+    if isinstance(margin, bool) or not isinstance(margin, int | float) or not 0.0 < margin <= 1.0:
+        raise ConfigError(
+            f"optimizer.auto_switch.margin must be a number in (0, 1], not {margin!r}: set it with "
+            "optimizer.auto_switch.margin=0.5, say."
+        )
 
 
 def check_whole(name: str, value: Any, least: int) -> None:

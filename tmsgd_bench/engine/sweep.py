@@ -13,11 +13,11 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, open_dict
 
 from tmsgd_bench import files
+from tmsgd_bench.engine import plan
 
-FOLDER = "TMSGD_SWEEP_FOLDER"
 ORDER = ("done", "skipped", "diverged", "busy", "failed", "unfinished")
 
 
@@ -30,10 +30,22 @@ class SweepCallback(Callback):
     folder: Path | None = None
 
     def on_multirun_start(self, config: Any, **_: Any) -> None:
-        folder = Path(config.hydra.sweep.dir)
+        folder = Path(config.hydra.sweep.dir).absolute()
         type(self).folder = folder
-        # Jobs inherit it: their own sweep.dir differs if results.root is one of the things that are swept.
-        os.environ[FOLDER] = str(folder.absolute())
+        # Every job is handed it, on whatever machine it runs: its own sweep.dir would have another time, and another
+        # place if results.root is one of the things that are swept.
+        with open_dict(config.hydra.overrides):
+            config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{folder}'")
+        try:
+            jobs = plan.of_sweep(config)
+        except Exception as error:  # Hydra would make a warning of it
+            if config.plan:
+                raise plan.PlanShown(error) from error
+            return  # the job whose settings are wrong will say so itself
+        if config.plan:
+            print(plan.describe(jobs))
+            raise plan.PlanShown
+        plan.register(jobs)
 
 
 def in_sweep() -> bool:
@@ -46,14 +58,14 @@ def record_start() -> None:
     _write({"status": "unfinished", "note": "its process ended without an outcome; the same command goes on with it"})
 
 
-def record(status: str, run_id: str, note: str) -> None:
-    """Write the outcome of this job into its sweep's folder."""
-    _write({"status": status, "run_id": run_id, "note": note})
+def record(status: str, run_id: str, note: str, saved: int = 0) -> None:
+    """Write the outcome of this job into its sweep's folder; ``saved`` counts epochs that other runs trained for it."""
+    _write({"status": status, "run_id": run_id, "note": note, "saved_epochs": saved})
 
 
 def _write(values: dict[str, Any]) -> None:
     config = HydraConfig.get()
-    folder = Path(os.environ.get(FOLDER) or config.sweep.dir)
+    folder = Path(config.sweep.dir)
     folder.mkdir(parents=True, exist_ok=True)
     name = f"job-{config.job.num:05d}.json"
     files.write_json(folder / name, {"overrides": list(config.overrides.task), **values})
@@ -65,6 +77,8 @@ def summarise(folder: Path) -> tuple[str, bool]:
     counts = Counter(job["status"] for job in jobs)
     total = ", ".join(f"{counts[status]} {status}" for status in ORDER if counts[status])
     lines = [f"sweep: {total or 'no job left an outcome'}"]
+    if saved := sum(job.get("saved_epochs", 0) for job in jobs):
+        lines.append(f"  {saved} epochs saved: runs that are the same until they switch shared them")
     for job in jobs:
         if job["status"] not in ("done", "skipped"):
             name = job.get("run_id") or " ".join(job["overrides"])

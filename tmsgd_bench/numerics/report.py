@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,12 +50,8 @@ def _check_writable(folder: Path) -> None:
 def _write(name: str, tables: Tables, folder: Path) -> None:
     for table, frame in tables.items():
         text = frame.to_csv(index=False, float_format="%.7g")
-        files.write_atomically(folder / f"{table}.csv", partial(_write_text, text))
+        files.write_text(folder / f"{table}.csv", text)
     figures.save(name, tables, folder)
-
-
-def _write_text(text: str, path: Path) -> None:
-    path.write_text(text, encoding="utf-8")
 
 
 # ---------------------------------------------------------------- texts

@@ -23,6 +23,8 @@ from tmsgd_bench.optim.schemes import MultistepScheme
 
 INSTANTS = 3  # W, W₋₁ and W₋₂
 AUTO = "auto"
+COUNTS = ("switch_step", "restart_every", "step")
+REALS = ("lr", "momentum", "weight_decay")
 
 
 class TMSGD(Optimizer):
@@ -97,15 +99,17 @@ class TMSGD(Optimizer):
             "foreach": foreach,
             "fused": fused,
             "maximize": maximize,
+            "differentiable": False,  # torch adds it to every state that is loaded
         }
         _check_options(defaults)
-        super().__init__(params, defaults)
+        super().__init__(params, _plain(defaults))
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; its options are checked, and it joins at the step the others have reached."""
         if "scheme" in param_group:
             param_group["scheme"] = _coefficients(param_group["scheme"])
         _check_options({**self.defaults, **param_group})
+        param_group.update(_plain(param_group))
         reached = self.param_groups[0]["step"] if self.param_groups else 0
         param_group.setdefault("step", reached)
         super().add_param_group(param_group)
@@ -139,6 +143,11 @@ class TMSGD(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        if any(p.grad is not None and p.grad.layout != torch.strided for g in self.param_groups for p in g["params"]):
+            raise RuntimeError(
+                "TMSGD does not support sparse gradients, because its history moves every weight: "
+                "build the embedding with sparse=False."
+            )
         for group in self.param_groups:
             self._step_group(group)
         return loss
@@ -168,11 +177,6 @@ class TMSGD(Optimizer):
         for p in group["params"]:
             if p.grad is None:
                 continue
-            if p.grad.layout != torch.strided:
-                raise RuntimeError(
-                    "TMSGD does not support sparse gradients, because its history moves every weight: "
-                    "build the embedding with sparse=False."
-                )
             state = self.state[p]
             phase = Phase.PLAIN if not switched else Phase.HISTORY if OLDER in state else Phase.START
             params, states = batches.setdefault(phase, ([], []))
@@ -276,6 +280,13 @@ def _check_options(options: dict[str, Any]) -> None:
     _check_count("step", options.get("step", 0), least=0)
     if options["fused"] and options["foreach"]:
         raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
+
+
+def _plain(options: dict[str, Any]) -> dict[str, Any]:
+    """Numbers as Python's own: a checkpoint with NumPy's cannot be loaded with ``weights_only=True``."""
+    counts = {name: int(value) for name, value in options.items() if name in COUNTS and isinstance(value, Integral)}
+    reals = {name: float(value) for name, value in options.items() if name in REALS and not isinstance(value, Tensor)}
+    return {**options, **counts, **reals}
 
 
 def _check_number(label: str, value: Any) -> None:

@@ -1,8 +1,11 @@
-"""Means over seeds and paired differences with their intervals."""
+"""Means over seeds, paired differences with their intervals and tests, and the rule that makes them a verdict."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -11,6 +14,17 @@ FEW_SEEDS = 5
 """Below this many seeds a number is marked: its spread and its interval are hardly known."""
 RESAMPLES = 10_000
 LEVEL = 0.95
+ALPHA = 0.05
+"""A claim is decided only by a Holm-corrected p below this."""
+POWER = 0.8
+TIE = 8 * 2.0**-24
+"""Spread of paired differences, relative to the largest value, below which they count as all equal.
+
+Metrics come in float32, so a difference that is the same for every seed still varies by a few roundings (two in each of
+four values). Without this bound such pairs would pass for a tiny spread, and a t-test for all but certain.
+"""
+
+Verdict = Literal["supported", "contradicted", "undecided", "not yet tested"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +44,49 @@ class Difference:
     low: float
     high: float
     n: int
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two optimizers over the seeds that both have.
+
+    Args:
+        difference: ours − reference, over the pairs in which both have a number.
+        spread: sample standard deviation of these differences; NaN below two, or if they are all equal.
+        above, below: pairs in which ours lies above or below the reference. A diverged run lies on the wrong side of
+            every number.
+        diverged: pairs in which one of the two diverged, and the other did not.
+        void: pairs in which both diverged, which say nothing.
+        p: two-sided; of the paired t-test, or of the sign test if a pair diverged. NaN where neither can be made.
+        p_holm: p after Holm's correction over the family of comparisons it belongs to.
+        detectable: the smallest true difference that would have been decided with probability POWER; NaN where
+            nothing is known of it. In units of the values.
+        family: tests in that family.
+    """
+
+    difference: Difference
+    spread: float
+    above: int
+    below: int
+    diverged: int
+    void: int
+    p: float
+    p_holm: float = math.nan
+    detectable: float = math.nan
+    family: int = 0
+
+    @property
+    def pairs(self) -> int:
+        """Pairs that say something: those with two numbers, and those in which one run diverged."""
+        return self.difference.n + self.diverged
+
+    @property
+    def direction(self) -> float:
+        """A number with the sign of ours − reference: the mean, or where a run diverged the majority of pairs.
+
+        NaN if there is no pair at all.
+        """
+        return float(self.above - self.below) if self.diverged or self.void else self.difference.mean
 
 
 def summarise(values: pd.Series) -> Summary:
@@ -56,3 +113,164 @@ def paired_difference(ours: pd.Series, reference: pd.Series, seed: int = 0) -> D
     means = pairs[rng.integers(len(pairs), size=(RESAMPLES, len(pairs)))].mean(axis=1)
     low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Difference(float(pairs.mean()), float(low), float(high), len(pairs))
+
+
+def compare(ours: pd.Series, reference: pd.Series) -> Comparison:
+    """The paired comparison of two optimizers, before correction for other comparisons.
+
+    Where no run diverged the test is the paired t-test. Where one did, the runs that are left are a selection, so
+    their mean tests nothing; the exact sign test then counts the pairs.
+
+    Args:
+        ours, reference: values indexed by seed; a diverged run is infinite, towards the worse side. A pair in which
+            both diverged says nothing and does not count.
+    """
+    pairs = _pairs(ours, reference)
+    void = len(ours.index.intersection(reference.index)) - len(pairs)
+    finite = np.isfinite(pairs)
+    above, below, diverged = int((pairs > 0.0).sum()), int((pairs < 0.0).sum()), int((~finite).sum())
+    numbers, others = ours[np.isfinite(ours)], reference[np.isfinite(reference)]
+    tied = finite.sum() < 2 or _tied(numbers, others)
+    return Comparison(
+        difference=paired_difference(numbers, others),
+        spread=math.nan if tied else float(pairs[finite].std(ddof=1)),
+        above=above,
+        below=below,
+        diverged=diverged,
+        void=void,
+        p=sign_p_value(above, below) if diverged else paired_p_value(numbers, others),
+    )
+
+
+def correct(family: Sequence[Comparison]) -> list[Comparison]:
+    """The comparisons of one family with Holm's p and the difference each could have detected.
+
+    The detectable difference is taken at Holm's first and strictest level, ALPHA over the number of tests: a true
+    difference of that size is decided with at least probability POWER, whatever the other comparisons show.
+    """
+    tests = sum(not math.isnan(one.p) for one in family)
+    adjusted = holm([one.p for one in family])
+    return [
+        replace(
+            one,
+            p_holm=p,
+            family=tests,
+            detectable=math.nan
+            if one.diverged or not tests
+            else detectable_difference(one.spread, one.difference.n, ALPHA / tests),
+        )
+        for one, p in zip(family, adjusted, strict=True)
+    ]
+
+
+def paired_p_value(ours: pd.Series, reference: pd.Series) -> float:
+    """Two-sided p of the paired t-test (Student 1908) that the mean of ``ours − reference`` is zero.
+
+    NaN below two pairs. Pairs that all differ by the same amount have no spread to test against: p is 1 if that
+    amount is zero, and NaN if it is not, because then n equal numbers show that the noise was not sampled.
+
+    Args:
+        ours, reference: finite values indexed by seed.
+    """
+    pairs = _pairs(ours, reference)
+    if len(pairs) < 2:
+        return math.nan
+    if _tied(ours, reference):
+        return 1.0 if np.abs(pairs).max() <= _rounding(ours, reference) else math.nan
+    from scipy import stats  # takes half a second to import, which listing runs should not cost
+
+    return float(stats.ttest_1samp(pairs, 0.0).pvalue)
+
+
+def sign_p_value(above: int, below: int) -> float:
+    """Two-sided p of the exact sign test (Arbuthnott 1710): pairs fall to either side like a fair coin.
+
+    NaN without a pair.
+    """
+    n = above + below
+    if n == 0:
+        return math.nan
+    tail = sum(math.comb(n, k) for k in range(max(above, below), n + 1))
+    return min(1.0, 2.0 * tail / 2.0**n)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down correction (Holm 1979) of the p-values of one family; a NaN stays, and does not count.
+
+    Adjusted p_(i) = max over j ≤ i of min(1, (m − j + 1) p_(j)) in ascending order, m the number of tests.
+    """
+    order = sorted((p, index) for index, p in enumerate(p_values) if not math.isnan(p))
+    adjusted = [math.nan] * len(p_values)
+    largest = 0.0
+    for rank, (p, index) in enumerate(order):
+        largest = max(largest, min(1.0, (len(order) - rank) * p))
+        adjusted[index] = largest
+    return adjusted
+
+
+def detectable_difference(spread: float, pairs: int, alpha: float = ALPHA, power: float = POWER) -> float:
+    """The smallest true mean difference that a two-sided paired t-test finds with probability ``power``.
+
+    NaN below two pairs or without spread. In the unit of ``spread``.
+
+    Args:
+        spread: standard deviation of the differences; the sample's is taken for the true one.
+        pairs: number of pairs.
+        alpha: level of the test.
+    """
+    if pairs < 2 or math.isnan(spread):
+        return math.nan
+    from scipy import optimize
+
+    shortfall = lambda effect: t_test_power(effect, pairs, alpha) - power  # noqa: E731
+    upper = 1.0
+    while shortfall(upper) < 0.0:
+        upper *= 2.0
+    return float(optimize.brentq(shortfall, 0.0, upper)) * spread
+
+
+def t_test_power(effect: float, pairs: int, alpha: float) -> float:
+    """Probability that a two-sided paired t-test rejects, for a true mean of ``effect`` standard deviations.
+
+    P(|Z + √n effect| > t S) with Z normal and S² = χ²/(n − 1) independent, integrated over Z. (scipy's non-central t
+    distribution returns NaN for few pairs and strict levels.)
+    """
+    from scipy import stats
+
+    degrees = pairs - 1
+    critical = float(stats.t.isf(alpha / 2.0, degrees))
+    z, step = np.linspace(-9.0, 9.0, 4001, retstep=True)
+    below = stats.chi2.cdf(degrees * ((z + math.sqrt(pairs) * effect) / critical) ** 2, degrees)
+    return float((below * np.exp(-0.5 * z**2)).sum() * step / math.sqrt(2.0 * math.pi))
+
+
+def verdict(direction: float, p_adjusted: float, better: Literal["max", "min"]) -> Verdict:
+    """What the evidence says about "ours is better than the reference".
+
+    ``supported`` if the corrected p is below ALPHA and the difference points to better, ``contradicted`` if it is
+    below ALPHA and points to worse, ``undecided`` otherwise, and ``not yet tested`` without a difference.
+
+    Args:
+        direction: of ours − reference; its sign counts.
+        p_adjusted: after :func:`holm` over the claims of one family; NaN decides nothing.
+        better: the metric's direction.
+    """
+    if math.isnan(direction):
+        return "not yet tested"
+    if math.isnan(p_adjusted) or p_adjusted >= ALPHA or direction == 0.0:
+        return "undecided"
+    return "supported" if (direction > 0.0) == (better == "max") else "contradicted"
+
+
+def _pairs(ours: pd.Series, reference: pd.Series) -> np.ndarray:
+    return (ours - reference).dropna().to_numpy(dtype=float)
+
+
+def _rounding(ours: pd.Series, reference: pd.Series) -> float:
+    """What rounding may do to a difference of these values, seed by seed."""
+    both = ours.index.intersection(reference.index)
+    return TIE * float(max(ours[both].abs().max(), reference[both].abs().max()))
+
+
+def _tied(ours: pd.Series, reference: pd.Series) -> bool:
+    return bool(np.ptp(_pairs(ours, reference)) <= _rounding(ours, reference))

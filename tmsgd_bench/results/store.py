@@ -11,12 +11,13 @@ A finished folder holds ``config.yaml`` (the settings that determine the result)
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ HISTORY = "history.parquet"
 ENVIRONMENT = "environment.json"
 HEARTBEAT = "heartbeat.json"
 FAILURE = "failure.json"
+PREFIX = "prefix.json"
 HEARTBEAT_SECONDS = 5.0
 LOCK_SECONDS = 1.0  # read_runs() tries locks for an instant, which must not turn a starting run away
 
@@ -167,7 +169,9 @@ def read_runs(root: Path) -> pd.DataFrame:
     """Every run of a store, finished or not: one row a run, sorted by run id.
 
     Columns: those of ``COLUMNS``. ``status`` is done, diverged, failed, running or abandoned; ``final`` and
-    ``best`` are the primary metric in its unit, missing where there is none. ``protocols`` is a tuple.
+    ``best`` are the primary metric in its unit, missing where there is none. ``protocols`` is a tuple. Runs with the
+    same ``setting`` differ in their seed alone, with the same ``context`` in seed and optimizer, and with the same
+    ``context`` and ``variant`` in seed and switch epoch.
 
     Raises:
         StoreError: the folder exists but cannot be read.
@@ -188,21 +192,18 @@ def read_runs(root: Path) -> pd.DataFrame:
     return frame.sort_values("run_id", ignore_index=True)
 
 
+def merge(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """The runs of several stores in one frame; of a run that is in several, one that has a result if there is one."""
+    every = pd.concat(frames, ignore_index=True)
+    finished_first = every.sort_values("status", key=lambda one: ~one.isin(["done", "diverged"]), kind="stable")
+    return finished_first.drop_duplicates("run_id").sort_values("run_id", ignore_index=True)
+
+
 COLUMNS = (
-    *("run_id", "status", "task", "model", "optimizer", "label", "switch_epoch", "seed", "data", "limit", "epochs"),
-    *(
-        "protocols",
-        "benchmark_version",
-        "context",
-        "setting",
-        "metric",
-        "unit",
-        "direction",
-        "final",
-        "best",
-        "best_epoch",
-    ),
-    *("epochs_done", "examples_per_second", "training_seconds", "note", "started", "commit", "folder"),
+    *("run_id", "status", "task", "model", "dataset", "optimizer", "label", "switch_epoch", "seed", "data", "limit"),
+    *("fingerprint", "epochs", "batch_size", "lr", "protocols", "benchmark_version", "context", "variant", "setting"),
+    *("metric", "unit", "direction", "final", "best", "best_epoch", "epochs_done", "examples_per_second"),
+    *("training_seconds", "parameters", "weights_sha256", "note", "started", "commit", "folder"),
 )
 
 
@@ -211,6 +212,11 @@ def _context(config: dict[str, Any]) -> str:
     own = ("optimizer", "seed", "protocols", "setting")
     shared = {key: value for key, value in config.items() if key not in own}
     return digest({**shared, "lr": config["optimizer"].get("lr")})
+
+
+def _variant(config: dict[str, Any]) -> str:
+    """What runs share that differ in their switch epoch alone, besides the context: the optimizer's other options."""
+    return digest({key: value for key, value in config["optimizer"].items() if key not in ("label", "switch_epoch")})
 
 
 def _finished_result(folder: Path, again: bool) -> dict[str, Any]:
@@ -255,6 +261,15 @@ def _is_locked(path: Path) -> bool:
     return False
 
 
+def _switch_epoch(config: dict[str, Any], result: dict[str, Any]) -> float | None:
+    """First epoch of the multi-step rule; of a run that chose it itself, infinity if it never did."""
+    planned = config["optimizer"].get("switch_epoch")
+    if planned != "auto":
+        return planned
+    chosen = (result.get("auto_switch") or {}).get("epoch")
+    return math.inf if chosen is None and result.get("status") == "done" else chosen
+
+
 def _row(folder: Path, result: dict[str, Any] | None) -> dict[str, Any] | None:
     """A frame's row, or None for a folder that is not a run's."""
     try:
@@ -264,12 +279,16 @@ def _row(folder: Path, result: dict[str, Any] | None) -> dict[str, Any] | None:
             "model": config["model"]["name"],
             "optimizer": config["optimizer"]["name"],
             "label": config["optimizer"]["label"],
-            "switch_epoch": config["optimizer"].get("switch_epoch"),
+            "switch_epoch": _switch_epoch(config, result or {}),
             "data": config["data"]["kind"],
             "limit": config["data"]["limit"],
             "protocols": tuple(config["protocols"]),
             "context": _context(config),
-            **{key: config[key] for key in ("seed", "epochs", "benchmark_version", "setting")},
+            "variant": _variant(config),
+            "dataset": config["task"].get("dataset"),
+            "fingerprint": config["data"].get("fingerprint"),
+            "lr": config["optimizer"].get("lr"),
+            **{key: config[key] for key in ("seed", "epochs", "batch_size", "benchmark_version", "setting")},
         }
     except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError):
         return None

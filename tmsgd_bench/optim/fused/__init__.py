@@ -74,7 +74,10 @@ def _fits(param: Tensor, state: State) -> bool:
     Runs for every tensor at every step, so the common case, all contiguous, is decided first.
     """
     grad, dtype = param.grad, param.dtype
-    if type(grad) is not Tensor or type(param) not in PLAIN_TYPES or dtype not in DTYPES or grad.is_neg():
+    if type(grad) is not Tensor or type(param) not in PLAIN_TYPES or dtype not in DTYPES:
+        return False
+    # A sign, or zeros, that are not in memory; weights that torch lets nobody change.
+    if grad.is_neg() or grad._is_zerotensor() or param.is_inference():
         return False
     others = [grad, *[tensor for tensor in state.values() if tensor is not None]]
     if param.is_contiguous():

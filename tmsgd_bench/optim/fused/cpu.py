@@ -111,7 +111,7 @@ def empty_displacement(param: Tensor, slot: int) -> Tensor:
     if param.numel() < STAGGERED_FROM or not param.is_contiguous():
         return torch.empty_like(param, requires_grad=False)
     skip = slot * STAGGER // param.element_size()
-    return torch.zeros(skip + param.numel(), dtype=param.dtype)[skip:].view(param.shape)
+    return torch.zeros(skip + param.numel(), dtype=param.dtype, device=param.device)[skip:].view(param.shape)
 
 
 @functools.cache
@@ -119,22 +119,29 @@ def _library() -> ctypes.CDLL | Unavailable:
     """The loaded library, or why there is none; a failure is remembered, so that not every step tries again."""
     try:
         return _load_or_build()
-    except (Unavailable, OSError, subprocess.SubprocessError) as error:
-        return error if isinstance(error, Unavailable) else Unavailable(f"step.c could not be built ({error})")
+    except Unavailable as error:
+        return error
+    except (OSError, subprocess.SubprocessError) as error:
+        return Unavailable(f"step.c could not be built ({error})")
 
 
 def _load_or_build() -> ctypes.CDLL:
-    folder = cache_folder()
-    name = f"step-{_fingerprint()}.so"
     try:
+        folder = cache_folder()
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if not (folder / name).exists():
-            _build(folder / name)
-        return _load(folder / name)
-    except OSError:  # a read-only or full home, or a damaged file: build one for this process alone
+        return _kept(folder) or _build(folder)
+    except (OSError, RuntimeError):  # no home, or a read-only or full one: build a library for this process alone
         with tempfile.TemporaryDirectory() as temporary:
-            _build(Path(temporary) / name)
-            return _load(Path(temporary) / name)
+            return _build(Path(temporary))
+
+
+def _kept(folder: Path) -> ctypes.CDLL | None:
+    """The library from an earlier process. Its name carries its checksum: loading a torn file can kill the process."""
+    for path in folder.glob(f"step-{_fingerprint()}-*.so"):
+        if path.stem.endswith(_sha256(path)):
+            return _load(path)
+        path.unlink()
+    return None
 
 
 def cache_folder() -> Path:
@@ -157,29 +164,37 @@ def _processor() -> str:
     return "\n".join(sorted({line for line in lines if line.startswith(wanted)}))
 
 
-def _build(target: Path) -> None:
-    """Compile step.c beside the target and rename: processes that build at once do not disturb each other."""
+def _build(folder: Path) -> ctypes.CDLL:
+    """Compile step.c, load it, and keep it by renaming: processes that build at once do not disturb each other."""
     compiler = os.environ.get("CC") or next(filter(shutil.which, ("cc", "gcc", "clang")), None)
     if compiler is None:
         raise Unavailable("no C compiler is installed")
-    handle, name = tempfile.mkstemp(suffix=".so", dir=target.parent)
+    handle, name = tempfile.mkstemp(suffix=".so", dir=folder)
     os.close(handle)
+    temporary = Path(name)
     try:
-        _compile(compiler.split(), name)
-        Path(name).replace(target)
+        _compile(compiler.split(), temporary)
+        library = _load(temporary)
+        temporary.rename(folder / f"step-{_fingerprint()}-{_sha256(temporary)}.so")
     finally:
-        Path(name).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
+    return library
 
 
-def _compile(compiler: list[str], target: str) -> None:
+def _compile(compiler: list[str], target: Path) -> None:
     message = ""
     for flags in FLAGS:
-        command = [*compiler, *flags, "-o", target, str(SOURCE), *BASE]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=BUILD_SECONDS)
-        if done.returncode == 0:
+        command = [*compiler, *flags, "-o", str(target), str(SOURCE), *BASE]
+        done = subprocess.run(command, capture_output=True, timeout=BUILD_SECONDS)
+        if done.returncode == 0 and target.stat().st_size:
             return
-        message = message or (done.stderr.strip().splitlines() or ["no message"])[0]
-    raise Unavailable(f"the compiler {' '.join(compiler)!r} refuses step.c ({message})")
+        said = done.stderr.decode(errors="replace").strip() or "no message"
+        message = message or said.splitlines()[0]
+    raise Unavailable(f"the compiler {' '.join(compiler)!r} cannot build step.c ({message})")
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 def _load(path: Path) -> ctypes.CDLL:

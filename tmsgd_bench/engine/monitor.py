@@ -1,0 +1,189 @@
+"""The sharpness at the ends of epochs: recorded in the history, and deciding when TM-SGD (auto) switches."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from tmsgd_bench.engine.seeding import derive, seed_globally
+from tmsgd_bench.engine.spec import AutoSwitchPlan, RunSpec, SharpnessLog
+from tmsgd_bench.errors import ConfigError
+from tmsgd_bench.optim.auto_switch import AutoSwitch
+from tmsgd_bench.optim.curvature import NotConverged, NotFinite, Sharpness, sharpness
+from tmsgd_bench.task import Task
+
+log = logging.getLogger(__name__)
+
+
+class SharpnessMonitor:
+    """Measures the training loss's sharpness on a fixed sample of training examples, where that is asked for.
+
+    A measurement changes neither weights nor buffers nor random streams, so a run is the same with and without it.
+
+    Args:
+        spec: the run; its ``auto_switch`` says whether and how it chooses its switch epoch.
+        task: what is measured.
+        optimizers: one for each module of the task.
+        recorded: what to record in the history; None for nothing.
+
+    Raises:
+        ConfigError: the task has no single loss that could be measured, or the optimizer cannot be switched.
+    """
+
+    def __init__(
+        self, spec: RunSpec, task: Task, optimizers: Mapping[str, Optimizer], recorded: SharpnessLog | None
+    ) -> None:
+        self.spec, self.task, self.recorded, self.plan = spec, task, recorded, spec.auto_switch
+        self.products, self.seconds = 0, 0.0
+        if self.active:
+            _check_measurable(spec, task)
+        self.auto = _auto_switch(spec, self.plan, optimizers) if self.plan else None
+
+    @property
+    def active(self) -> bool:
+        """Whether anything is ever measured."""
+        return self.plan is not None or self.recorded is not None
+
+    @property
+    def chosen_epoch(self) -> int | None:
+        """First epoch of the multi-step rule, if it was chosen here."""
+        decisions = self.auto.decisions if self.auto else []
+        return next((d.step // self.task.steps_per_epoch for d in decisions if d.switched), None)
+
+    def after_epoch(self, epoch: int, lr: float) -> dict[str, float]:
+        """What the history is to hold of an epoch that has just been trained; lets the optimizer switch.
+
+        Args:
+            lr: the learning rate of the next step.
+
+        Returns:
+            ``sharpness`` and ``lr_times_sharpness``, NaN if they were not measured; nothing if they never are.
+        """
+        found: Sharpness | None = None
+        if self._decides_after(epoch):
+            found = self._decide(epoch)
+        if self.recorded and (epoch + 1) % self.recorded.every_epochs == 0:
+            known = found is not None and self.plan is not None and self.plan.examples == self.recorded.examples
+            found = found if known else self._measure(epoch, self.recorded.examples)
+        value = math.nan if found is None else float(found)
+        return {"sharpness": value, "lr_times_sharpness": lr * value} if self.active else {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The decisions so far and what they cost, as plain values; empty if there are none to make."""
+        if self.auto is None:
+            return {}
+        return {"auto": self.auto.state_dict(), "products": self.products, "seconds": self.seconds}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state that :meth:`state_dict` gave."""
+        if self.auto is not None:
+            self.auto.load_state_dict(state["auto"])
+            self.products, self.seconds = state["products"], state["seconds"]
+
+    def result(self) -> dict[str, Any]:
+        """What a run's result says of it.
+
+        Returns:
+            ``auto_switch``: the chosen epoch and step or None, every measurement with the epoch it followed, and the
+            Hessian-vector products and seconds they took. ``log_sharpness``: what was recorded in the history.
+        """
+        found: dict[str, Any] = {}
+        if self.auto is not None:
+            per_epoch, chosen = self.task.steps_per_epoch, self.chosen_epoch
+            found["auto_switch"] = {
+                "epoch": chosen,
+                "step": None if chosen is None else chosen * per_epoch,
+                "measurements": [{"epoch": d.step // per_epoch - 1, **asdict(d)} for d in self.auto.decisions],
+                "products": self.products,
+                "seconds": self.seconds,
+            }
+        if self.recorded is not None:
+            found["log_sharpness"] = asdict(self.recorded)
+        return found
+
+    def _decides_after(self, epoch: int) -> bool:
+        """Whether a decision is due: not after the last epoch, which a switch could only follow."""
+        if self.auto is None or self.plan is None or not self.auto.waiting or epoch + 1 == self.spec.epochs:
+            return False
+        return (epoch + 1) % self.plan.every_epochs == 0
+
+    def _decide(self, epoch: int) -> Sharpness:
+        assert self.auto is not None and self.plan is not None  # _decides_after() said so
+        start = time.perf_counter()
+        found = self._measure(epoch, self.plan.examples)
+        self.products += found.products
+        self.seconds += time.perf_counter() - start
+        if self.auto.observe(found):
+            last = self.auto.decisions[-1]
+            log.info(
+                "%s: the multi-step rule begins with epoch %d (lr × sharpness %.3g, its limit %.3g)",
+                *(self.spec.run_id, epoch + 1, last.lr_times_sharpness, last.limit),
+            )
+        return found
+
+    def _measure(self, epoch: int, examples: int) -> Sharpness:
+        """The sharpness in training mode; NaN, with a word in the log, where the loss is not finite."""
+        (module,) = self.task.modules.values()
+        training = module.training
+        module.train()
+        try:
+            found = self._sharpness(module, examples)
+        except NotFinite as error:
+            log.warning("%s: no sharpness after epoch %d: %s", self.spec.run_id, epoch, error)
+            return Sharpness(math.nan, math.nan, 0, False)
+        except ValueError as error:
+            raise ConfigError(
+                f"the sharpness of task {self.spec.task['name']!r} cannot be measured: {error}"
+            ) from error
+        finally:
+            module.train(training)
+        if not found.converged:
+            log.warning(
+                "%s: the sharpness after epoch %d, %.4g, is uncertain by %.2g",
+                *(self.spec.run_id, epoch, found.value, found.residual),
+            )
+        return found
+
+    def _sharpness(self, module: nn.Module, examples: int) -> Sharpness:
+        losses, seed = self._losses(examples), derive(self.spec.seed, "sharpness")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotConverged)  # told in the log, with the epoch
+            return sharpness(losses, module.parameters(), buffers=module.buffers(), seed=seed)
+
+    def _losses(self, examples: int) -> list[Callable[[], Tensor]]:
+        """The losses of the sample's batches, scaled so that their plain mean is the mean over examples."""
+        device = self.task.settings.device
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            seed_globally(self.spec.seed, "epoch", 0)  # augmentation as in that epoch
+            sample = list(self.task.probe(examples))
+        mean = sum(size for _, size in sample) / len(sample)
+        return [partial(self._weighted_loss, batch, size / mean) for batch, size in sample]
+
+    def _weighted_loss(self, batch: Any, weight: float) -> Tensor:
+        return weight * self.task.loss(batch)
+
+
+def _auto_switch(spec: RunSpec, plan: AutoSwitchPlan, optimizers: Mapping[str, Optimizer]) -> AutoSwitch:
+    (optimizer,) = optimizers.values()
+    try:
+        return AutoSwitch(optimizer, plan.margin, plan.patience)  # type: ignore[arg-type]  # it checks the type itself
+    except ValueError as error:
+        raise ConfigError(f"optimizer {spec.optimizer['name']!r} cannot choose its switch: {error}") from error
+
+
+def _check_measurable(spec: RunSpec, task: Task) -> None:
+    if len(task.modules) != 1 or type(task).training_step is not Task.training_step:
+        raise ConfigError(
+            f"task {spec.task['name']!r} trains several modules or has a training step of its own, so that its "
+            "sharpness cannot be measured: leave log_sharpness at null, and use another optimizer than tmsgd_auto."
+        )

@@ -1,0 +1,174 @@
+"""What a sweep is going to do, before it does it: its runs, what is there already, epochs, time and disk."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from hydra import compose as compose_config
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig
+
+from tmsgd_bench.engine import compose
+from tmsgd_bench.engine.spec import RunOptions, RunSpec
+from tmsgd_bench.results import store
+from tmsgd_bench.results.store import RunFolder
+
+FINISHED = ("done", "diverged")
+
+
+class PlanShown(BaseException):
+    """The plan was asked for: nothing is to start. Not an Exception, because Hydra would swallow one.
+
+    Args:
+        error: why there is no plan; None if it has been printed.
+    """
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a sweep."""
+
+    spec: RunSpec
+    options: RunOptions
+
+    @property
+    def folder(self) -> RunFolder:
+        return RunFolder(self.options.results_root, self.spec.run_id)
+
+
+def of_sweep(config: DictConfig) -> list[Job]:
+    """The runs of a sweep, each once, in the order in which they start.
+
+    Args:
+        config: what Hydra hands to ``on_multirun_start``.
+
+    Raises:
+        BenchError: a job's settings are not valid.
+    """
+    parameters = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
+    jobs: dict[tuple[Path, str], Job] = {}
+    for overrides in expand([*parameters, *config.hydra.overrides.task]):
+        job = of_config(compose_config("config", overrides=overrides), in_sweep=True)
+        jobs.setdefault((job.options.results_root, job.spec.run_id), job)
+    return list(jobs.values())
+
+
+def of_config(config: DictConfig, in_sweep: bool) -> Job:
+    """The run that one composed configuration describes."""
+    return Job(compose.run_spec(config), compose.run_options(config, in_sweep))
+
+
+def expand(overrides: Iterable[str]) -> list[list[str]]:
+    """Every combination of the overrides' choices, as Hydra's own sweeper makes them: the last varies fastest."""
+    choices = []
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        if override.is_sweep_override():
+            key = override.get_key_element()
+            choices.append([f"{key}={value}" for value in override.sweep_string_iterator()])
+        else:
+            choices.append([override.input_line or ""])
+    return [list(combination) for combination in itertools.product(*choices)]
+
+
+def register(jobs: Iterable[Job]) -> None:
+    """Tell the trunks which states the unfinished runs of a sweep need, before the first of them passes by."""
+    from tmsgd_bench.engine.prefix import shared_epochs, trunk_of
+
+    for job in jobs:
+        if not job.folder.finished() and (trunk := trunk_of(job.spec, job.options)):
+            trunk.register(job.spec.run_id, shared_epochs(job.spec))
+
+
+def describe(jobs: list[Job]) -> str:
+    """The plan as text: a line for each run, then the sums.
+
+    Epochs are those that will be trained. With shared prefixes, an epoch of a trunk is counted at the first run that
+    needs it. Times come from finished runs of the same store with the same task, model, data and optimizer.
+    """
+    frames = {root: store.read_runs(root) for root in {job.options.results_root for job in jobs}}
+    rows = _rows(jobs, frames)
+    lines = [f"plan: {len(jobs)} runs, {sum(row['state'] == 'done' for row in rows)} of them done"]
+    lines += [
+        f"  {row['state']:<9} {row['epochs']:>6} epochs  {_time(row['seconds']):>9}  {row['run']}" for row in rows
+    ]
+    epochs, alone = sum(row["epochs"] for row in rows), sum(row["alone"] for row in rows)
+    lines.append(f"{epochs} epochs to train" + (f"; sharing saves {alone - epochs}" if alone > epochs else ""))
+    seconds = [row["seconds"] for row in rows if row["state"] != "done"]
+    known = [value for value in seconds if not math.isnan(value)]
+    unknown = len(seconds) - len(known)
+    total = _time(sum(known)) + (f", and {unknown} runs of unknown time" if unknown else "")
+    lines.append(f"time, one run after the other: {total if known or not seconds else 'unknown'}")
+    return "\n".join([*lines, f"disk: {_disk(rows, frames)}"])
+
+
+def _rows(jobs: list[Job], frames: dict[Path, pd.DataFrame]) -> list[dict[str, Any]]:
+    reached: dict[str, int] = {}  # how far each trunk is trained by the runs before
+    rows = []
+    for job in jobs:
+        frame = frames[job.options.results_root]
+        found = frame[frame["run_id"] == job.spec.run_id]
+        state = str(found["status"].iloc[0]) if len(found) else "to do"
+        alone = epochs = 0
+        if state not in FINISHED or job.options.force:
+            alone = job.spec.epochs
+            epochs = alone - _saved(job, reached)
+        else:
+            state = "done"
+        seconds = epochs * _seconds_per_epoch(job.spec, frame)
+        rows.append({"run": job.spec.run_id, "state": state, "epochs": epochs, "alone": alone, "seconds": seconds})
+    return rows
+
+
+def _saved(job: Job, reached: dict[str, int]) -> int:
+    from tmsgd_bench.engine.prefix import shared_epochs, trunk_of
+
+    trunk = trunk_of(job.spec, job.options)
+    if trunk is None:
+        return 0
+    own = shared_epochs(job.spec)
+    before = reached.get(trunk.key, 0)
+    reached[trunk.key] = max(before, own)
+    return min(before, own)
+
+
+def _seconds_per_epoch(spec: RunSpec, runs: pd.DataFrame) -> float:
+    """Median over like runs of all their seconds by their epochs; NaN if there is none."""
+    alike = runs[
+        (runs["status"] == "done")
+        & (runs["task"] == spec.task["name"])
+        & (runs["model"] == spec.model["name"])
+        & (runs["data"] == spec.data["kind"])
+        & (runs["optimizer"] == spec.optimizer["name"])
+    ]
+    alike = alike[alike["limit"].isna() if spec.data["limit"] is None else alike["limit"] == spec.data["limit"]]
+    return float((alike["training_seconds"] / alike["epochs_done"]).median()) if len(alike) else float("nan")
+
+
+def _disk(rows: list[dict[str, Any]], frames: dict[Path, pd.DataFrame]) -> str:
+    sizes = [
+        sum(file.stat().st_size for file in (root / run_id).rglob("*") if file.is_file())
+        for root, frame in frames.items()
+        for run_id in frame.loc[frame["status"].isin(FINISHED), "run_id"]
+    ]
+    count = sum(row["state"] != "done" for row in rows)
+    if not sizes:
+        return "unknown: the store has no finished run to measure"
+    total = count * sorted(sizes)[len(sizes) // 2] / 1e6
+    return f"about {total:.1f} MB for {count} runs, and checkpoints while they train"
+
+
+def _time(seconds: float) -> str:
+    if math.isnan(seconds):
+        return "unknown"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,227 @@
+"""Prefix sharing: SGD and every TM-SGD of one seed are the same run until the first switch, so it is trained once.
+
+All runs that agree in everything but what comes after the switch share a *trunk*:
+
+    ROOT/.trunks/<key>/checkpoint-<epochs>-<sha256>.pt   the shared state after so many epochs
+    ROOT/.trunks/<key>/pending/<run id>                  a run that still needs the state at the epoch it holds
+    ROOT/.trunks/<key>/lock                              held by the run that trains the trunk just now
+
+A run takes the newest state up to its own switch, trains what is missing while it holds the lock, and leaves the
+states that others wait for. Every epoch of the trunk is trained once, in whatever order and in however many processes
+the runs come; a run that finds the lock taken waits for its state. Before the switch TM-SGD is SGD bit for bit, so a
+run that begins from a trunk ends with the same bits as one trained alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+
+from tmsgd_bench import files
+from tmsgd_bench.engine import checkpoint
+from tmsgd_bench.engine.spec import AUTO, RunOptions, RunSpec
+
+if TYPE_CHECKING:
+    from tmsgd_bench.engine.loop import Trainer
+
+log = logging.getLogger(__name__)
+
+FOLDER = ".trunks"
+POLL_SECONDS = 0.5
+ONLY_AFTER_THE_SWITCH = {
+    "torch.optim.SGD": frozenset[str](),
+    "tmsgd_bench.optim.TMSGD": frozenset({"switch_epoch", "scheme", "restart_every_epochs"}),
+}
+"""The optimizers that share a trunk, each with the options that have no effect before its switch."""
+DEFAULTS = {"momentum": 0.0, "weight_decay": 0.0, "maximize": False, "nesterov": False, "dampening": 0.0}
+LABELS = ("_target_", "name", "label", "foreach", "fused")
+
+
+def trunk_key(spec: RunSpec) -> str | None:
+    """What a run shares with others until its switch, as SHA-256 (hexadecimal); None if it shares nothing."""
+    target = spec.optimizer["_target_"]
+    if target not in ONLY_AFTER_THE_SWITCH or shared_epochs(spec) == 0:
+        return None
+    own = ONLY_AFTER_THE_SWITCH[target].union(LABELS)
+    shared = {key: value for key, value in spec.optimizer.items() if key not in own}
+    shared = {key: value for key, value in shared.items() if key not in DEFAULTS or value != DEFAULTS[key]}
+    return files.digest({**spec.determinants, "optimizer": shared})
+
+
+def shared_epochs(spec: RunSpec) -> int:
+    """How many of a run's epochs belong to its trunk: all of SGD's, TM-SGD's until the switch."""
+    if spec.switch_epoch is None:
+        return spec.epochs
+    return 0 if spec.switch_epoch == AUTO else min(int(spec.switch_epoch), spec.epochs)
+
+
+class Trunk:
+    """The shared states of one trunk in a store.
+
+    Args:
+        options: the store; ``checkpoint_seconds`` between two states that nobody waits for, which are what a kill
+            goes back to; and whether to keep states that nobody needs.
+        key: from :func:`trunk_key`.
+    """
+
+    def __init__(self, options: RunOptions, key: str) -> None:
+        self.key, self.every_seconds, self.keep = key, options.checkpoint_seconds, options.keep_trunks
+        self.folder = options.results_root / FOLDER / key[:16]
+        self.pending = self.folder / "pending"
+        self.latest = time.monotonic()
+        self.trained: dict[str, int] = {}
+
+    def register(self, run_id: str, epoch: int) -> None:
+        """Note that a run needs the state after ``epoch`` epochs.
+
+        Raises:
+            StoreError: the store cannot be written.
+        """
+        try:
+            self.pending.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise files.unwritable(self.folder, error) from error
+        files.write_atomically(self.pending / run_id, lambda path: path.write_text(f"{epoch}\n", encoding="utf-8"))
+
+    def release(self, run_id: str) -> None:
+        """Note that a run is through, and delete what no other needs."""
+        (self.pending / run_id).unlink(missing_ok=True)
+        if self.keep or not self.folder.exists():
+            return
+        if self.wanted():
+            self._prune()
+        else:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def wanted(self) -> set[int]:
+        """Epochs whose states pending runs need."""
+        found = set()
+        for path in self.pending.glob("[!.]*"):
+            try:
+                found.add(int(path.read_text(encoding="utf-8")))
+            except (OSError, ValueError):  # released in this moment
+                continue
+        return found
+
+    def follow(self, trainer: Trainer, until: int, train: Callable[[int, Callable[[], None]], None]) -> dict[str, int]:
+        """Bring a trainer to the end of ``until`` epochs, by states of the trunk and by training what is missing.
+
+        Args:
+            trainer: of a run with this trunk.
+            until: epochs, at most the run's shared ones.
+            train: trains to an epoch, and calls its second argument after each.
+
+        Returns:
+            How many of the epochs each run trained, by run id.
+
+        Raises:
+            Diverged: from ``train``.
+        """
+        while self._adopt(trainer, until) < until:
+            with self._held() as held:
+                if held and self._adopt(trainer, until) < until:
+                    train(until, lambda: self._leave(trainer))
+            if not held and self._has_passed(until):
+                train(until, lambda: self._count(trainer))
+        return dict(self.trained)
+
+    @contextmanager
+    def _held(self) -> Iterator[bool]:
+        lock = FileLock(self.folder / "lock")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=POLL_SECONDS, poll_interval=0.05)
+        except Timeout:
+            yield False
+            return
+        except OSError as error:
+            raise files.unwritable(self.folder, error) from error
+        try:
+            yield True
+        finally:
+            lock.release()
+
+    def _adopt(self, trainer: Trainer, until: int) -> int:
+        """Load the newest state that helps; returns the trainer's epoch."""
+        state = checkpoint.load_between(self.folder, trainer.epoch + 1, until, trainer.device)
+        if state is not None and state["trunk"] == self.key:
+            _load(trainer, state)
+            self.trained = state["trained"]
+            log.info(
+                "%s: taking its first %d epochs from trunk %s", trainer.spec.run_id, trainer.epoch, self.folder.name
+            )
+        return trainer.epoch
+
+    def _has_passed(self, epoch: int) -> bool:
+        """Whether the run that trains the trunk is beyond an epoch whose state nobody had asked for by then."""
+        reached = checkpoint.epochs(self.folder)
+        return bool(reached) and reached[0][0] > epoch and all(saved != epoch for saved, _ in reached)
+
+    def _count(self, trainer: Trainer) -> None:
+        run_id = trainer.spec.run_id
+        self.trained[run_id] = self.trained.get(run_id, 0) + 1
+
+    def _leave(self, trainer: Trainer) -> None:
+        """After an epoch: leave the state if a run waits for it, or if enough time has passed."""
+        self._count(trainer)
+        wanted = trainer.epoch in self.wanted()
+        due = time.monotonic() - self.latest >= self.every_seconds and trainer.epoch < trainer.spec.epochs
+        if not (wanted or due):
+            return
+        with trainer.clocks.measure("bookkeeping"):
+            checkpoint.save(self.folder, trainer.epoch, _state(trainer, self.key, self.trained), keep=None)
+        if due:
+            self.latest = time.monotonic()
+        if not self.keep:
+            self._prune()
+
+    def _prune(self) -> None:
+        """Delete the states that no pending run begins at, but for the newest ones, which a kill goes back to."""
+        wanted = self.wanted()
+        for epoch, path in checkpoint.epochs(self.folder)[checkpoint.KEPT :]:
+            if epoch not in wanted:
+                path.unlink(missing_ok=True)
+
+
+def _state(trainer: Trainer, key: str, trained: dict[str, int]) -> dict[str, Any]:
+    """A trainer's state without what tells SGD from TM-SGD before the switch."""
+    state = trainer.state_dict()
+    del state["identity"], state["monitor"]
+    state["optimizers"] = {name: _shared_part(value) for name, value in state["optimizers"].items()}
+    return {**state, "trunk": key, "trained": dict(trained)}
+
+
+def _shared_part(optimizer: dict[str, Any]) -> dict[str, Any]:
+    tensors = {index: {k: v for k, v in state.items() if v is not None} for index, state in optimizer["state"].items()}
+    rates = [{k: group[k] for k in ("lr", "initial_lr") if k in group} for group in optimizer["param_groups"]]
+    return {"state": {index: state for index, state in tensors.items() if state}, "rates": rates}
+
+
+def _load(trainer: Trainer, state: dict[str, Any]) -> None:
+    """Continue from a trunk's state as if its epochs had been trained here."""
+    own = trainer.state_dict()
+    for name, optimizer in own["optimizers"].items():
+        shared = state["optimizers"][name]
+        optimizer["state"] = shared["state"]
+        for group, rates in zip(optimizer["param_groups"], shared["rates"], strict=True):
+            group.update(rates)
+            if "step" in group:
+                group["step"] = state["epoch"] * trainer.task.steps_per_epoch
+    trainer.load_state_dict({**own, **{k: state[k] for k in ("epoch", "history", "clocks", "modules", "schedulers")}})
+
+
+def trunk_of(spec: RunSpec, options: RunOptions) -> Trunk | None:
+    """The trunk of a run; None if it shares nothing, or is not to.
+
+    ``force`` asks for all epochs anew, and a run that records its sharpness must measure every epoch itself.
+    """
+    if not options.share_prefix or options.force or options.sharpness:
+        return None
+    key = trunk_key(spec)
+    return None if key is None else Trunk(options, key)
