@@ -581,7 +581,7 @@ def test_the_history_lies_on_the_parameters_device_whatever_torchs_default_is(si
     """torch.device as a context, or torch.set_default_device("cuda"), while the parameters are on the CPU."""
     param = Parameter(torch.ones(size))
     with torch.device("meta"):
-        assert cpu.empty_displacement(param, slot=1).device == param.device
+        assert cpu.staggered_like(param, slot=1).device == param.device
 
 
 # ---------------------------------------------------------------- building the library

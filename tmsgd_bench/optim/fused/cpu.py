@@ -88,9 +88,9 @@ def step(params: list[Tensor], states: list[State], rule: Rule, first: bool) -> 
 def _allocate(params: list[Tensor], states: list[State], rule: Rule, first: bool) -> None:
     for param, state in zip(params, states, strict=True):
         if rule.phase is Phase.START:
-            remember(state, empty_displacement(param, slot=1 + (NEWEST in state)))
+            remember(state, staggered_like(param, slot=1 + (NEWEST in state)))
         if first:
-            state[DIRECTION] = torch.empty_like(param, requires_grad=False)
+            state[DIRECTION] = staggered_like(param, slot=3)
 
 
 def row(param: Tensor, state: State, rule: Rule) -> tuple[int, ...]:
@@ -102,8 +102,8 @@ def row(param: Tensor, state: State, rule: Rule) -> tuple[int, ...]:
     return *at, state[NEWEST].data_ptr() if rule.phase is Phase.START else 0, 0, momentum
 
 
-def empty_displacement(param: Tensor, slot: int) -> Tensor:
-    """Memory for a displacement, in the parameter's layout.
+def staggered_like(param: Tensor, slot: int) -> Tensor:
+    """Memory for a state tensor, in the parameter's layout; what is in it is not defined.
 
     Large tensors all begin at the same place of a page. Four of them read side by side then compete for the same few
     cache lines, which costs up to a sixth of the speed, so each slot begins a quarter of a page further on.

@@ -36,16 +36,20 @@ typedef struct {
 /* param += -lr d before the switch; displacements as well after it. Each loop is over at most BLOCK elements, so all
  * but the first touch of an element is served by the cache. */
 #define DEFINE_STEP(T)                                                                                                 \
-    static void direction_##T(int64_t n, T *d, const T *param, const T *grad, T *momentum, const Rule *rule) {         \
-        const T decay = (T)rule->weight_decay, mu = (T)rule->momentum, sign = rule->maximize ? (T)-1 : (T)1;           \
+    static void direction_##T(int64_t n, T *restrict d, const T *restrict param, const T *restrict grad,               \
+                              const Rule *rule) {                                                                      \
+        const T decay = (T)rule->weight_decay, sign = rule->maximize ? (T)-1 : (T)1;                                   \
         for (int64_t i = 0; i < n; i++) d[i] = sign * grad[i];                                                         \
         if (decay != 0)                                                                                                \
             for (int64_t i = 0; i < n; i++) d[i] = FMA_##T(decay, param[i], d[i]);                                     \
-        if (!momentum) return;                                                                                         \
+    }                                                                                                                  \
+                                                                                                                       \
+    static void average_##T(int64_t n, T *restrict momentum, const T *restrict d, const Rule *rule) {                  \
+        const T mu = (T)rule->momentum;                                                                                \
         if (rule->first)                                                                                               \
             for (int64_t i = 0; i < n; i++) momentum[i] = d[i];                                                        \
         else                                                                                                           \
-            for (int64_t i = 0; i < n; i++) d[i] = momentum[i] = mu * momentum[i] + d[i];                              \
+            for (int64_t i = 0; i < n; i++) momentum[i] = mu * momentum[i] + d[i];                                     \
     }                                                                                                                  \
                                                                                                                        \
     static void update_##T(int64_t n, T *restrict param, const T *restrict d, T *restrict newest, T *restrict older,   \
@@ -69,10 +73,17 @@ typedef struct {
     }                                                                                                                  \
                                                                                                                        \
     static void block_##T(int64_t n, T *param, const T *grad, T *newest, T *older, T *momentum, const Rule *rule) {    \
-        T d[BLOCK];                                                                                                    \
-        const int as_is = !momentum && !rule->maximize && rule->weight_decay == 0;                                     \
-        if (!as_is) direction_##T(n, d, param, grad, momentum, rule);                                                  \
-        update_##T(n, param, as_is ? grad : d, newest, older, rule);                                                   \
+        T buffer[BLOCK];                                                                                               \
+        const T *d = grad;                                                                                             \
+        if (rule->maximize || rule->weight_decay != 0) {                                                               \
+            direction_##T(n, buffer, param, grad, rule);                                                               \
+            d = buffer;                                                                                                \
+        }                                                                                                              \
+        if (momentum) {                                                                                                \
+            average_##T(n, momentum, d, rule);                                                                         \
+            d = momentum;                                                                                              \
+        }                                                                                                              \
+        update_##T(n, param, d, newest, older, rule);                                                                  \
     }
 
 DEFINE_STEP(float)
