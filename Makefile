@@ -9,7 +9,7 @@ PY := $(VENV)/bin/python
 PARALLEL := hydra/launcher=joblib hydra.launcher.n_jobs=$(JOBS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test table5 numerics bench bench-step lint clean
+.PHONY: help setup demo test table5 switch numerics bench bench-step lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -35,6 +35,9 @@ test: setup ## all tests, offline, without a GPU
 table5: setup ## the paper's Table 5 on real R8, into results/table5 (about 1.5 hours on two cores)
 	$(PY) run.py -m experiment=table5 seed=$(SEEDS) results.root=$(RESULTS) $(PARALLEL) $(ARGS)
 	$(PY) -m tmsgd_bench table 5 --results $(RESULTS) --out results/table5
+
+switch: setup ## when to switch: SGD and TM-SGD with six switch epochs on real R8 (about an hour on two cores)
+	$(PY) run.py -m experiment=switch seed=$(SEEDS) results.root=$(RESULTS) $(PARALLEL) $(ARGS)
 
 numerics: setup ## the rule as a numerical method: orders, stability, noise, into results/numerics (under a minute)
 	$(PY) -m tmsgd_bench numerics $(ARGS)
