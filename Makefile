@@ -9,7 +9,7 @@ PY := $(VENV)/bin/python
 PARALLEL := hydra/launcher=joblib hydra.launcher.n_jobs=$(JOBS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test table5 switch numerics bench bench-step lint clean
+.PHONY: help setup demo test table5 switch claims report numerics bench bench-step lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -38,6 +38,12 @@ table5: setup ## the paper's Table 5 on real R8, into results/table5 (about 1.5 
 
 switch: setup ## when to switch: SGD and TM-SGD with six switch epochs on real R8 (about an hour on two cores)
 	$(PY) run.py -m experiment=switch seed=$(SEEDS) results.root=$(RESULTS) $(PARALLEL) $(ARGS)
+
+claims: setup ## the paper's claims, each with our evidence and a verdict
+	$(PY) -m tmsgd_bench claims --results $(RESULTS) $(ARGS)
+
+report: setup ## all results as one page, into results/report
+	$(PY) -m tmsgd_bench report --results $(RESULTS) $(ARGS)
 
 numerics: setup ## the rule as a numerical method: orders, stability, noise, into results/numerics (under a minute)
 	$(PY) -m tmsgd_bench numerics $(ARGS)

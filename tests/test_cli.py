@@ -8,6 +8,8 @@ import json
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -325,11 +327,11 @@ def test_evidence_of_a_run_that_lost_a_file_is_still_written(capsys: Capture, fi
 
 def test_table_of_an_empty_store_shows_the_papers_numbers(capsys: Capture, tmp_path: Path) -> None:
     text = ask(capsys, "table", "5", "--results", tmp_path)
-    assert "| SGD | 90.6 | – | – | – |  |" in text
+    assert "| SGD | 90.6 | – | – | – | – | – | – |  |" in text
 
 
 def test_table_refuses_an_unknown_number(capsys: Capture, runs: Path) -> None:
-    assert "choose one of 5" in refusal(capsys, "table", "6", "--results", runs)
+    assert "choose one of 3, 4, 5" in refusal(capsys, "table", "6", "--results", runs)
 
 
 def test_table_refuses_an_unknown_protocol(capsys: Capture, runs: Path) -> None:
@@ -351,16 +353,104 @@ def test_table_refuses_a_folder_it_cannot_write(capsys: Capture, runs: Path, tmp
     assert str(tmp_path / "file") in err
 
 
-@pytest.mark.parametrize("command", [["runs"], ["show", "x"], ["table", "5"]])
+COMMANDS = [["runs"], ["show", "x"], ["table", "5"], ["claims"], ["report"], ["export", "runs.csv"]]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_a_store_that_is_not_there_is_refused_with_the_fix(capsys: Capture, tmp_path: Path, command: list[str]) -> None:
     text = refusal(capsys, *command, "--results", tmp_path / "none")
     assert str(tmp_path / "none") in text and "--results" in text
 
 
-@pytest.mark.parametrize("command", [["runs"], ["show", "x"], ["table", "5"]])
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_a_store_that_is_a_file_is_refused(capsys: Capture, tmp_path: Path, command: list[str]) -> None:
     (tmp_path / "file").write_text("no folder")
     assert str(tmp_path / "file") in refusal(capsys, *command, "--results", tmp_path / "file")
+
+
+# --- claims, report, export ----------------------------------------------------------------------------------------
+
+
+def test_claims_prints_verdicts_and_writes_them(capsys: Capture, runs: Path, tmp_path: Path) -> None:
+    text = ask(capsys, "claims", "--results", runs, "--numerics", tmp_path, "--out", tmp_path / "out")
+    counts = text.splitlines()[0]
+    assert re.fullmatch(r"1 supported, 0 contradicted, \d+ undecided, \d+ not yet tested \(real data, .*\)", counts)
+    assert "UNDECIDED: TM-SGD better than SGD, TC LSTM" in text and "few seeds (n=3)" in text
+    for form in ("md", "csv", "tex"):
+        printed = ask(capsys, "claims", "--results", runs, "--numerics", tmp_path, "--format", form)
+        assert (tmp_path / "out" / f"claims.{form}").read_text(encoding="utf-8") == printed
+
+
+def test_claims_read_the_numerical_experiments(capsys: Capture, runs: Path, tmp_path: Path) -> None:
+    (tmp_path / "early.csv").write_text("problem,start,total_rise\na,SGD,0\na,TM-SGD from the start,1\n")
+    text = ask(capsys, "claims", "--results", runs, "--numerics", tmp_path)
+    assert "the loss rises more in all than with SGD in 1 of 1 cases" in text
+    (tmp_path / "early.csv").write_text("a,b\n")
+    assert "mend it" in refusal(capsys, "claims", "--results", runs, "--numerics", tmp_path)
+
+
+def test_claims_of_several_stores_are_of_all_their_runs(capsys: Capture, tmp_path: Path, write_run: WriteRun) -> None:
+    for seed in range(3):
+        write_run(tmp_path / "one", "sgd", seed, final=90.0 + seed)
+        write_run(tmp_path / "other", "tmsgd", seed, final=91.0 - seed)
+    for stores, told in (([tmp_path / "one"], "0 undecided"), ([tmp_path / "one", tmp_path / "other"], "n=3")):
+        assert told in ask(capsys, "claims", "--numerics", tmp_path, "--results", *stores)
+
+
+def test_a_run_in_two_stores_counts_once(capsys: Capture, runs: Path, tmp_path: Path) -> None:
+    """The finished one, where there is a choice."""
+    shutil.copytree(runs, tmp_path / "copy")
+    (failed,) = ids(runs, "tc-lstm-adam-seed1")
+    (tmp_path / "copy" / ".work" / failed).rename(tmp_path / "copy" / failed)
+    shutil.copyfile(next(runs.glob("tc-lstm-sgd-seed0*")) / store.RESULT, tmp_path / "copy" / failed / store.RESULT)
+    merged = store.merge([store.read_runs(runs), store.read_runs(tmp_path / "copy")])
+    assert list(merged["run_id"]) == list(store.read_runs(runs)["run_id"])
+    assert merged.set_index("run_id").loc[failed, "status"] == "done"
+
+
+def test_report_writes_a_page_and_says_where(capsys: Capture, trained: Path, tmp_path: Path) -> None:
+    """Of real runs, on synthetic data."""
+    text = ask(capsys, "report", "--results", trained, "--numerics", tmp_path, "--out", tmp_path / "out")
+    assert text == f"The report is in {tmp_path / 'out' / 'index.html'}.\n"
+    page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    assert "synthetic data, protocol smoke" in page
+    assert all(name in page for name in store.read_runs(trained)["run_id"])
+
+
+def test_report_refuses_a_folder_it_cannot_write(capsys: Capture, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    (tmp_path / "store").mkdir()
+    options = ["--results", tmp_path / "store", "--numerics", tmp_path, "--out", tmp_path / "file"]
+    assert str(tmp_path / "file") in refusal(capsys, "report", *options)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_export_writes_all_runs_and_says_how_many(capsys: Capture, runs: Path, tmp_path: Path, suffix: str) -> None:
+    read = {"csv": pd.read_csv, "parquet": pd.read_parquet}[suffix]
+    path = tmp_path / f"runs.{suffix}"
+    everything = store.read_runs(runs)
+    text = ask(capsys, "export", path, "--results", runs)
+    assert text == f"{len(everything)} rows of {len(everything)} runs are in {path}.\n"
+    assert list(read(path)["run_id"]) == list(everything["run_id"])
+    text = ask(capsys, "export", path, "--results", runs, "--history")
+    finished = int(everything["status"].isin(["done", "diverged"]).sum())
+    rest = len(everything) - finished
+    assert text == f"{3 * finished} rows of {finished} runs are in {path}; {rest} runs have no history yet.\n"
+    assert len(read(path)) == 3 * finished
+
+
+def test_export_refuses_an_ending_it_does_not_know(capsys: Capture, runs: Path, tmp_path: Path) -> None:
+    assert ".parquet or .csv" in refusal(capsys, "export", tmp_path / "runs.xlsx", "--results", runs)
+
+
+def test_looking_at_runs_imports_nothing_slow(runs: Path) -> None:
+    """Torch, scipy, matplotlib and jinja2 take seconds, which a list of runs should not cost."""
+    code = (
+        "import sys; from tmsgd_bench import cli; cli.main(['runs', '--results', sys.argv[1]]); "
+        "print('slow:', *{'torch', 'scipy', 'matplotlib', 'jinja2'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(runs)], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "slow:"
 
 
 # --- data ----------------------------------------------------------------------------------------------------------
@@ -430,7 +520,7 @@ def parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser
 
 def test_every_command_and_option_has_a_help_text() -> None:
     found = list(parsers(cli._parser()))
-    assert len(found) == 6
+    assert len(found) == 9
     for parser in found:
         assert parser.description
         for action in parser._actions:
@@ -440,19 +530,22 @@ def test_every_command_and_option_has_a_help_text() -> None:
                 assert action.help, (parser.prog, action.dest)
 
 
-@pytest.mark.parametrize("command", [[], ["runs"], ["show"], ["table"], ["data"]], ids=lambda c: " ".join(c) or "all")
+HELPED = [[], ["runs"], ["show"], ["table"], ["claims"], ["report"], ["export"], ["data"]]
+
+
+@pytest.mark.parametrize("command", HELPED, ids=lambda c: " ".join(c) or "all")
 def test_help_is_printed_with_exit_code_0(capsys: Capture, command: list[str]) -> None:
     with pytest.raises(SystemExit) as raised:
         cli.main([*command, "--help"])
     assert raised.value.code == 0
     text = capsys.readouterr().out
     assert text.startswith("usage: " + " ".join(["python -m tmsgd_bench", *command]))
-    assert command or all(name in text for name in ("runs", "show", "table", "data"))
+    assert command or all(name in text for (name,) in HELPED[1:])
 
 
 def test_the_examples_in_the_help_can_be_parsed() -> None:
     examples = re.findall(r"python -m tmsgd_bench (.*?)(?:  |\n)", cli.EPILOG)
-    assert len(examples) == 5
+    assert len(examples) == 8
     for example in examples:
         assert callable(cli._parser().parse_args(shlex.split(example)).action)
 

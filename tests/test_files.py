@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tmsgd_bench.errors import StoreError
-from tmsgd_bench.files import read_json, unwritable, write_atomically, write_json, write_yaml
+from tmsgd_bench.files import read_json, unwritable, write_atomically, write_json, write_texts, write_yaml
 
 
 def plain(text: st.SearchStrategy[str]) -> st.SearchStrategy[dict[str, Any]]:
@@ -50,6 +50,18 @@ def full_disk(path: Path) -> None:
 
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
+
+
+def test_texts_are_written_into_a_folder_that_is_made(tmp_path: Path) -> None:
+    texts = {"a.md": "ä\n", "b.csv": ""}
+    write_texts(tmp_path / "deep" / "out", texts)
+    assert {path.name: path.read_text(encoding="utf-8") for path in (tmp_path / "deep" / "out").iterdir()} == texts
+
+
+def test_texts_that_cannot_be_written_are_told_with_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StoreError, match=r"file .*another folder\.$"):
+        write_texts(tmp_path / "file", {"a": ""})
 
 
 def test_a_file_is_written_and_replaced(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The command line beside run.py: look at runs, make tables, look after data sets, run numerical experiments."""
+"""The command line beside run.py: look at runs, judge the paper's claims, look after data sets, run numerics."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,8 @@ from tmsgd_bench.data.catalog import STAND_IN, Dataset, catalog, data_root, find
 from tmsgd_bench.data.croissant import card
 from tmsgd_bench.errors import BenchError, ConfigError, StoreError
 from tmsgd_bench.numerics import NAMES
-from tmsgd_bench.results import store, tables
+from tmsgd_bench.results import claim_forms, claims, export, numerical, store, tables
+from tmsgd_bench.results.paper import paper
 from tmsgd_bench.version import PROTOCOLS
 
 EPILOG = """\
@@ -32,6 +32,9 @@ Examples of this command:
   python -m tmsgd_bench runs --status failed       what went wrong
   python -m tmsgd_bench show tc-lstm-tmsgd         one run in full (the start of its name will do)
   python -m tmsgd_bench table 5                    the paper's Table 5 with our numbers
+  python -m tmsgd_bench claims                     what the paper says, and what our runs say to it
+  python -m tmsgd_bench report                     all of it as one page
+  python -m tmsgd_bench export runs.parquet        all runs as tidy rows
   python -m tmsgd_bench data                       which data sets are here
   python -m tmsgd_bench numerics                   the rules as integrators: order, stability, noise
 """
@@ -67,6 +70,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_runs(commands)
     _add_show(commands)
     _add_table(commands)
+    _add_claims(commands)
+    _add_report(commands)
+    _add_export(commands)
     _add_data(commands)
     _add_numerics(commands)
     return parser
@@ -105,7 +111,7 @@ def _add_table(commands: Any) -> None:
         description="A table of the paper: its value, ours as mean ± standard deviation over n seeds, and the "
         "difference to SGD paired by seed with its interval. Only runs that follow the protocol exactly enter.",
     )
-    parser.add_argument("number", metavar="NUMBER", help=f"the paper's number: {', '.join(tables.paper()['tables'])}")
+    parser.add_argument("number", metavar="NUMBER", help=f"the paper's number: {', '.join(paper()['tables'])}")
     _add_results(parser)
     parser.add_argument("--data", choices=("real", "synthetic"), default="real", help="which runs (default: real)")
     parser.add_argument("--protocol", choices=PROTOCOLS, default="table2", help="which settings (default: table2)")
@@ -114,6 +120,58 @@ def _add_table(commands: Any) -> None:
         "--out", type=Path, metavar="FOLDER", help="also write all formats and the runs behind them there"
     )
     parser.set_defaults(action=print_table)
+
+
+def _add_claims(commands: Any) -> None:
+    parser = commands.add_parser(
+        "claims",
+        help="the paper's claims, each with our evidence and a verdict",
+        description="Each sentence of the paper that can be tested: supported, contradicted, undecided or not yet "
+        "tested, by a fixed rule. Only runs on real data that follow the protocol exactly count.",
+    )
+    _add_stores(parser)
+    parser.add_argument(
+        "--protocol",
+        choices=("table2", "corrected"),
+        default="table2",
+        help="the settings as printed (table2, default) or as read (corrected)",
+    )
+    parser.add_argument(
+        "--format", choices=tuple(claim_forms.FORMATS), default="text", help="printed format (default: text)"
+    )
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="also write md, csv and tex there")
+    parser.set_defaults(action=print_claims)
+
+
+def _add_report(commands: Any) -> None:
+    parser = commands.add_parser(
+        "report",
+        help="everything as one HTML page, and its tables as Markdown, CSV and LaTeX",
+        description="Write one self-contained HTML file: verdicts, tables, curves, settings, and the runs behind every "
+        "number; beside it the same tables as Markdown, CSV and LaTeX.",
+    )
+    _add_stores(parser)
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("results/report"),
+        metavar="FOLDER",
+        help="where to write it (default: results/report)",
+    )
+    parser.set_defaults(action=write_report)
+
+
+def _add_export(commands: Any) -> None:
+    parser = commands.add_parser(
+        "export",
+        help="all runs in one file, for other tools",
+        description="Write all runs as tidy rows, whatever their status, data and protocol: a row a run, or with "
+        "--history a row a run and epoch.",
+    )
+    parser.add_argument("file", type=Path, metavar="FILE", help="to write; its name ends in .parquet or .csv")
+    _add_stores(parser, numerics=False)
+    parser.add_argument("--history", action="store_true", help="a row a run and epoch")
+    parser.set_defaults(action=export_runs)
 
 
 def _add_data(commands: Any) -> None:
@@ -166,6 +224,25 @@ def _add_results(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="the results (default: results/runs)",
     )
+
+
+def _add_stores(parser: argparse.ArgumentParser, numerics: bool = True) -> None:
+    parser.add_argument(
+        "--results",
+        type=Path,
+        nargs="+",
+        default=[Path("results/runs")],
+        metavar="FOLDER",
+        help="the results, of one store or several (default: results/runs)",
+    )
+    if numerics:
+        parser.add_argument(
+            "--numerics",
+            type=Path,
+            default=Path("results/numerics"),
+            metavar="FOLDER",
+            help="what the numerics command wrote; need not be there (default: results/numerics)",
+        )
 
 
 def list_runs(options: argparse.Namespace) -> int:
@@ -226,8 +303,8 @@ def _write_table(table: tables.Table, runs: pd.DataFrame, folder: Path) -> None:
         (folder / "runs").mkdir(parents=True, exist_ok=True)
         for suffix, render in tables.FORMATS.items():
             text = render(table)
-            files.write_atomically(folder / f"table{table.number}.{suffix}", partial(_write_text, text))
-        used = {run_id for row in table.rows for run_id in row.run_ids}
+            files.write_text(folder / f"table{table.number}.{suffix}", text)
+        used = table.run_ids
         finished = runs[runs["status"].isin(["done", "diverged"]) & runs["run_id"].isin(used)]
         sources = {
             str(name): Path(str(path)) for name, path in zip(finished["run_id"], finished["folder"], strict=True)
@@ -241,8 +318,33 @@ def _write_table(table: tables.Table, runs: pd.DataFrame, folder: Path) -> None:
         raise files.unwritable(folder, error) from error
 
 
-def _write_text(text: str, path: Path) -> None:
-    path.write_text(text, encoding="utf-8")
+def print_claims(options: argparse.Namespace) -> int:
+    """Print the verdicts and, with --out, write them in all file formats."""
+    found = claims.evaluate(_read_all(options.results), numerical.read_numerics(options.numerics), options.protocol)
+    print(claim_forms.FORMATS[options.format](found), end="")
+    if options.out is not None:
+        files.write_texts(options.out, {f"claims.{name}": claim_forms.FORMATS[name](found) for name in tables.FORMATS})
+    return 0
+
+
+def write_report(options: argparse.Namespace) -> int:
+    """Write the report and say where it is."""
+    from tmsgd_bench.results import report  # matplotlib and jinja2, which no other command needs
+
+    path = report.write(_read_all(options.results), options.numerics, options.out)
+    print(f"The report is in {path}.")
+    return 0
+
+
+def export_runs(options: argparse.Namespace) -> int:
+    """Write all runs, or their histories, into one file."""
+    runs = _read_all(options.results)
+    frame = export.histories(runs) if options.history else export.tidy(runs)
+    export.write(frame, options.file)
+    without = len(runs) - frame["run_id"].nunique()
+    left_out = f"; {without} runs have no history yet" if without else ""
+    print(f"{len(frame)} rows of {frame['run_id'].nunique()} runs are in {options.file}{left_out}.")
+    return 0
 
 
 def _copy_evidence(source: Path, target: Path) -> None:
@@ -250,7 +352,7 @@ def _copy_evidence(source: Path, target: Path) -> None:
     if not (source / store.RESULT).exists() or source.resolve() == target.resolve():
         return
     target.mkdir(exist_ok=True)
-    for name in (store.CONFIG, store.ENVIRONMENT, store.HISTORY, store.RESULT):
+    for name in (store.CONFIG, store.ENVIRONMENT, store.HISTORY, store.RESULT, store.PREFIX):
         if not (source / name).exists():
             continue  # the table counts the run all the same, so its evidence is what is left of it
         shutil.copyfile(source / name, target / name)
@@ -308,3 +410,7 @@ def _read(root: Path) -> pd.DataFrame:
     if not root.exists():
         raise StoreError(f"there are no results in {root}: train a run first, or name another folder with --results.")
     return store.read_runs(root)
+
+
+def _read_all(roots: Sequence[Path]) -> pd.DataFrame:
+    return store.merge([_read(root) for root in roots])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +32,14 @@ ONE, TWO, THREE = (make_spec("tmsgd", EPOCHS, switch_epoch=switch) for switch in
 
 class Killed(BaseException):
     """Stands for a signal."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick() -> Iterator[None]:
+    """Nobody pulls the plug in these tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
 
 
 def train(job: Job, kill_at: int | None = None) -> int:
@@ -107,7 +117,7 @@ def meaning(job: list[str]) -> list[tuple[str, Any]]:
 # Epochs
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(
     order=st.permutations([SGD, ONE, THREE, make_spec("tmsgd", EPOCHS, switch_epoch=0), make_spec("adam", EPOCHS)]),
     done=st.sets(st.sampled_from([SGD.run_id, ONE.run_id, THREE.run_id])),

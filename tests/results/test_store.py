@@ -15,9 +15,10 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import yaml
 
 from tmsgd_bench.errors import RunIsBusy, StoreError
-from tmsgd_bench.files import read_json, write_json
+from tmsgd_bench.files import read_json, write_json, write_yaml
 from tmsgd_bench.results import store
 from tmsgd_bench.results.store import COLUMNS, Heartbeat, RunFolder, read_runs, write_history
 
@@ -350,6 +351,9 @@ def test_a_row_holds_settings_outcome_and_place(tmp_path: Path, write_run: Write
         "seed": 3,
         "data": "real",
         "limit": None,
+        "fingerprint": "f",
+        "lr": 0.01,
+        "batch_size": 5,
         "epochs": 3,
         "protocols": ("table2",),
         "benchmark_version": 1,
@@ -367,6 +371,20 @@ def test_a_row_holds_settings_outcome_and_place(tmp_path: Path, write_run: Write
     }
     row = the_run(tmp_path)
     assert {key: row[key] for key in expected} == expected
+
+
+def test_runs_that_differ_in_their_switch_epoch_alone_share_context_and_variant(
+    tmp_path: Path, write_run: WriteRun
+) -> None:
+    changes: list[tuple[str, Any]] = [("switch_epoch", 0), ("label", "another"), ("momentum", 0.9), ("lr", 0.5)]
+    for number, (key, value) in enumerate([("label", "TM-SGD"), *changes]):
+        folder = write_run(tmp_path, "tmsgd", seed=number)
+        config = yaml.safe_load((folder / store.CONFIG).read_text())
+        config["optimizer"][key] = value
+        write_yaml(folder / store.CONFIG, config)
+    rows = read_runs(tmp_path).sort_values("seed")
+    groups = list(zip(rows["context"], rows["variant"], strict=True))
+    assert [group == groups[0] for group in groups] == [True, True, True, False, False]
 
 
 def test_a_diverged_run_has_no_number(tmp_path: Path, write_run: WriteRun) -> None:

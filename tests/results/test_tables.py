@@ -11,13 +11,23 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from tmsgd_bench.errors import ConfigError
+from tmsgd_bench.errors import ConfigError, StoreError
 from tmsgd_bench.results import tables
-from tmsgd_bench.results.statistics import FEW_SEEDS, paired_difference
+from tmsgd_bench.results.paper import Printed, every_experiment, experiments, paper
+from tmsgd_bench.results.statistics import (
+    ALPHA,
+    FEW_SEEDS,
+    Comparison,
+    detectable_difference,
+    holm,
+    paired_difference,
+    paired_p_value,
+)
 from tmsgd_bench.results.store import COLUMNS
 from tmsgd_bench.results.tables import Row, Table, build
 
-PRINTED = {"SGD": 90.6, "TM-SGD": 90.9, "SGD-M": 90.4, "TM-SGD-M": None, "Adam": 90.1, "Apollo": 89.4}
+PRINTED = {"SGD": "90.6", "TM-SGD": "90.9", "SGD-M": "90.4", "TM-SGD-M": None, "Adam": "90.1", "Apollo": "89.4"}
+NEVER = "never switches: eq. (8) is not used"
 SGD = [90.1, 90.4, 90.2, 90.7, 90.5]
 TMSGD = [90.3, 90.5, 90.2, 91.1, 90.9]
 
@@ -67,8 +77,12 @@ def full() -> Table:
 # --- numbers -------------------------------------------------------------------------------------------------------
 
 
+def printed_texts(table: Table) -> dict[str, str | None]:
+    return {row.label: row.printed.text if row.printed else None for row in table.rows}
+
+
 def test_the_rows_are_the_papers_with_its_numbers() -> None:
-    assert {row.label: row.printed for row in full().rows} == PRINTED
+    assert printed_texts(full()) == PRINTED
 
 
 def test_a_row_has_mean_spread_and_number_of_its_runs() -> None:
@@ -227,17 +241,18 @@ def test_a_row_of_diverged_runs_has_no_number() -> None:
     table = build(runs, "5")
     assert row(table, "Adam").marks == ("5 diverged",)
     assert row(table, "Adam").final.n == 0
-    assert "| Adam | 90.1 | – | – | – | 5 diverged |" in tables.to_markdown(table)
+    line = next(line for line in tables.to_markdown(table).splitlines() if line.startswith("| Adam"))
+    assert line.startswith("| Adam | 90.1 | – | – | 0.062 | 0.062 | – | – |")  # worse in 5 of 5 pairs: 2/2⁵
 
 
 @pytest.mark.parametrize(
     ("switch_epoch", "epochs", "never"),
     [(119, 120, False), (120, 120, True), (200, 30, True), (math.inf, 120, True), (None, 120, False)],
 )
-def test_a_run_that_never_switches_is_marked_as_plain_sgd(switch_epoch: float | None, epochs: int, never: bool) -> None:
+def test_a_run_that_never_switches_is_marked(switch_epoch: float | None, epochs: int, never: bool) -> None:
     """As the paper's Table 2 has it for SEG: switch epoch 200 of 30. Infinity: it was to choose it, and never did."""
     runs = frame(*seeds("tmsgd", TMSGD, switch_epoch=switch_epoch, epochs=epochs))
-    assert row(build(runs, "5"), "TM-SGD").marks == (("never switches: plain SGD",) if never else ())
+    assert row(build(runs, "5"), "TM-SGD").marks == ((NEVER,) if never else ())
 
 
 def test_partial_data_are_marked_with_their_size() -> None:
@@ -253,13 +268,24 @@ def test_every_mark_that_applies_is_there() -> None:
         "partial data (500 training examples)",
         "1 diverged",
         "few seeds (n=1)",
-        "never switches: plain SGD",
+        NEVER,
     )
 
 
 # --- printed forms -------------------------------------------------------------------------------------------------
 
-UNESCAPE = {r"$\pm$": "±", "$-$": "−", r"\%": "%", "$^1$": "¹", "--": "–", r"\_": "_", "$<$": "<"}
+UNESCAPE = {
+    r"$\pm$": "±",
+    "$-$": "−",
+    r"\%": "%",
+    "$^1$": "¹",
+    "--": "–",
+    r"\_": "_",
+    "$<$": "<",
+    "$^2$": "²",
+    "``": "“",
+    "''": "”",
+}
 NUMBER = r"([+−-]?\d+\.\d+)"
 
 
@@ -312,7 +338,7 @@ def test_markdown_and_latex_say_the_same(name: str) -> None:
     markdown, latex = markdown_cells(table), latex_cells(table)
     assert markdown[1:] == latex[1:]
     assert [row[0] for row in markdown[1:]] == list(PRINTED)
-    assert {len(row) for row in (*markdown, *latex)} == {6}
+    assert {len(row) for row in (*markdown, *latex)} == {9}
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -327,7 +353,12 @@ def test_csv_holds_the_table_in_full(name: str) -> None:
         assert values == pytest.approx([final.mean, final.std, final.n, best.mean, best.std], nan_ok=True, rel=1e-15)
         assert _text(found["marks"]) == "; ".join(expected.marks)
         assert tuple(_text(found["runs"]).split()) == expected.run_ids
-        assert found["paper"] == pytest.approx(math.nan if expected.printed is None else expected.printed, nan_ok=True)
+        value = math.nan if expected.printed is None else expected.printed.value
+        assert found["paper"] == pytest.approx(value, nan_ok=True)
+        if (comparison := expected.comparison) is not None:
+            numbers = [comparison.p, comparison.p_holm, comparison.detectable, comparison.spread, comparison.family]
+            names = ["p", "p_holm", "detectable", "spread", "family"]
+            assert [found[name] for name in names] == pytest.approx(numbers, nan_ok=True, rel=1e-15)
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -339,7 +370,9 @@ def test_markdown_holds_what_csv_holds_to_two_digits(name: str) -> None:
         assert numbers(cells[2]) == [*printed(found["mean"], found["std"]), *counts]
         pairs = [float(found["pairs"])] if found["pairs"] else []
         assert numbers(cells[3]) == [*printed(found["difference"], found["low"], found["high"]), *pairs]
-        assert cells[5] == _text(found["marks"])
+        assert numbers(cells[6]) == printed(found["detectable"])
+        assert [cells[4], cells[5]] == [tables.p_value(found["p"]), tables.p_value(found["p_holm"])]
+        assert cells[8] == _text(found["marks"])
 
 
 def _text(value: Any) -> str:
@@ -355,6 +388,9 @@ def test_a_row_of_the_markdown_form_by_hand() -> None:
         "90.9",
         "90.62 ± 0.18 (n=2)",
         "+0.12 [−0.25, +0.50] (n=2)",
+        "0.8",  # t = 0.125/0.375 with 1 degree of freedom: 1 − 2 arctan(t)/π
+        "0.8",
+        "6.13",  # 0.5303 × 11.55
         "91.12 ± 0.18 (n=2)",
         "few seeds (n=2)",
     ]
@@ -390,7 +426,7 @@ def test_latex_has_nothing_left_to_escape() -> None:
 @pytest.mark.parametrize("runs", [frame(), frame(a_run("sgd", protocols=()))], ids=["no run", "no run that follows"])
 def test_a_table_without_runs_is_empty_but_whole(runs: pd.DataFrame) -> None:
     table = build(runs, "5")
-    assert {row.label: row.printed for row in table.rows} == PRINTED
+    assert printed_texts(table) == PRINTED
     assert [row.final.n for row in table.rows] == [0] * 6
     assert [row.marks for row in table.rows] == [()] * 6
     assert "benchmark version none yet" in table.conditions
@@ -404,15 +440,115 @@ def test_the_frame_is_left_as_it_was() -> None:
 
 
 def test_an_unknown_table_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match=r"no table '6'.*choose one of 5"):
+    with pytest.raises(ConfigError, match=r"no table '6'.*choose one of 3, 4, 5, seg, ig, ic, ctr\."):
         build(frame(), "6")
+
+
+# --- comparisons ---------------------------------------------------------------------------------------------------
+
+
+def comparison(table: Table, label: str) -> Comparison:
+    found = row(table, label).comparison
+    assert found is not None
+    return found
+
+
+def test_the_comparisons_of_a_table_are_one_family() -> None:
+    table = build(
+        frame(*seeds("sgd", SGD), *seeds("tmsgd", TMSGD), *seeds("adam", [85.0, 84.0, 86.0, 85.5, 85.0])), "5"
+    )
+    one, other = comparison(table, "TM-SGD"), comparison(table, "Adam")
+    assert one.p == paired_p_value(pd.Series(TMSGD), pd.Series(SGD))
+    assert [one.p_holm, other.p_holm] == holm([one.p, other.p])
+    assert (one.family, other.family) == (2, 2)
+    assert one.detectable == detectable_difference(one.spread, 5, ALPHA / 2)
+
+
+def test_an_optimizer_without_runs_costs_the_others_nothing() -> None:
+    assert comparison(full(), "TM-SGD").p_holm == comparison(full(), "TM-SGD").p
+    assert math.isnan(comparison(full(), "Apollo").p)
+
+
+def test_a_diverged_run_counts_as_worse_than_any_number() -> None:
+    """Adam's survivor is the best run of all, and yet Adam is worse in four pairs of five."""
+    rows = [a_run("adam", seed, None, status="diverged") for seed in range(4)]
+    table = build(frame(*seeds("sgd", SGD), *rows, a_run("adam", 4, 99.0)), "5")
+    found = comparison(table, "Adam")
+    assert (found.above, found.below, found.diverged, found.difference.n) == (1, 4, 4, 1)
+    assert found.direction < 0.0
+    assert "4 diverged" in row(table, "Adam").marks
+
+
+@pytest.mark.parametrize("status", ["failed", "running", "abandoned"])
+def test_a_run_that_has_not_ended_is_no_pair(status: str) -> None:
+    table = build(frame(*seeds("sgd", SGD), *seeds("adam", SGD[:3]), a_run("adam", 3, None, status=status)), "5")
+    assert comparison(table, "Adam").pairs == 3
+
+
+@pytest.mark.parametrize(
+    ("p", "text"),
+    [
+        *[(0.5, "0.5"), (0.04999, "0.04999"), (0.05, "0.05"), (0.0501, "0.0501")],
+        *[(0.0004, "<0.001"), (1.0, "1"), (math.nan, "–"), (0.0012345, "0.0012")],
+    ],
+)
+def test_a_p_value_is_never_rounded_across_the_level(p: float, text: str) -> None:
+    assert tables.p_value(p) == text
+
+
+# --- the paper's numbers -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "tolerance"),
+    [("90.6", 90.6, 0.05), ("0.081", 0.081, 0.0005), ("61.77 ± 0.02", 61.77, 0.025), ("12", 12.0, 0.5)],
+)
+def test_a_printed_number_is_known_to_its_last_digit_and_printed_spread(
+    text: str, value: float, tolerance: float
+) -> None:
+    found = Printed.parse(text)
+    assert (found.text, found.value, found.tolerance) == (text, value, pytest.approx(tolerance))
+
+
+@pytest.mark.parametrize("number", paper()["tables"])
+def test_every_table_can_be_filled(number: str) -> None:
+    """Without a run it holds the paper's numbers; with runs of its task, ours beside them."""
+    empty = build(frame(), number)
+    assert all(row.final.n == 0 for row in empty.rows)
+    for experiment in experiments(number):
+        own = {"task": experiment.task, "model": experiment.model, "dataset": experiment.dataset}
+        runs = frame(*seeds("sgd", SGD, **own, metric=experiment.metric), *seeds("tmsgd", TMSGD, **own))
+        filled = build(runs, number)
+        found = {row.optimizer: row for row in filled.rows if row.final.n}
+        assert set(found) == {"sgd", "tmsgd"}
+        assert {row.experiment.key for row in found.values()} == {experiment.key}
+        assert found["tmsgd"].comparison is not None and found["tmsgd"].comparison.difference.n == 5
+
+
+def test_the_halves_of_a_table_are_told_apart_and_are_one_family() -> None:
+    rows = []
+    for model in ("fast_rcnn", "rfbnet"):
+        own = {"task": "od", "model": model, "context": model, "metric": "map"}
+        rows += [*seeds("sgd", SGD, setting=model, **own), *seeds("tmsgd", TMSGD, setting=f"tm {model}", **own)]
+    table = build(frame(*rows), "3")
+    cells = [line[0] for line in markdown_cells(table)[1:]]
+    assert cells[:2] == ["Fast-RCNN: SGD", "Fast-RCNN: TM-SGD"] and cells[6] == "RFBNet: SGD"
+    assert {row.comparison.family for row in table.rows if row.comparison} == {2}
+
+
+def test_a_run_with_another_metric_than_the_papers_is_refused() -> None:
+    with pytest.raises(StoreError, match=r"tc-lstm-sgd-seed0 reports 'f1' where Table 5 asks for 'accuracy'"):
+        build(frame(a_run("sgd", 0, 0.9, metric="f1")), "5")
 
 
 def test_the_papers_numbers_are_whole() -> None:
     """Every table names its reference among its rows and prints no optimizer twice."""
-    for number, layout in tables.paper()["tables"].items():
-        optimizers = [row["optimizer"] for row in layout["rows"]]
+    for number, layout in paper()["tables"].items():
         assert isinstance(number, str)
-        assert layout["reference"] in optimizers
-        assert len(set(optimizers)) == len(optimizers)
         assert layout["direction"] in ("min", "max")
+        for block in layout["blocks"]:
+            optimizers = [row["optimizer"] for row in block["rows"]]
+            assert layout["reference"] in optimizers
+            assert len(set(optimizers)) == len(optimizers)
+    keys = [experiment.key for experiment in every_experiment()]
+    assert len(set(keys)) == len(keys)

@@ -166,6 +166,9 @@ def correct(family: Sequence[Comparison]) -> list[Comparison]:
 def paired_p_value(ours: pd.Series, reference: pd.Series) -> float:
     """Two-sided p of the paired t-test (Student 1908) that the mean of ``ours − reference`` is zero.
 
+    Exact for normal differences. Where they are a few whole test examples, it rejects between equals in at most 6.2 %
+    of cases at level 5 % (8 pairs with a spread of one example; tests/results/test_statistics.py simulates it).
+
     NaN below two pairs. Pairs that all differ by the same amount have no spread to test against: p is 1 if that
     amount is zero, and NaN if it is not, because then n equal numbers show that the noise was not sampled.
 

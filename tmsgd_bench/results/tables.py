@@ -6,17 +6,25 @@ A table is a pure function of the frame of runs and of the paper's numbers (``pa
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
-import yaml
 
-from tmsgd_bench.errors import ConfigError
-from tmsgd_bench.results.statistics import FEW_SEEDS, Difference, Summary, paired_difference, summarise
+from tmsgd_bench.results import selection
+from tmsgd_bench.results.paper import Experiment, Printed, experiments, layout
+from tmsgd_bench.results.statistics import (
+    ALPHA,
+    FEW_SEEDS,
+    POWER,
+    Comparison,
+    Difference,
+    Summary,
+    compare,
+    correct,
+    summarise,
+)
 
 
 @dataclass(frozen=True)
@@ -24,22 +32,31 @@ class Row:
     """One optimizer.
 
     Args:
+        experiment: what it was trained on.
+        optimizer: its name.
         label: as the paper prints it.
         printed: the paper's value, or None.
         final: ours after the last epoch.
         best: ours at the best epoch of each run, which is chosen on test data.
-        difference: final, paired by seed, minus the reference optimizer; None for the reference itself.
+        comparison: final, paired by seed, with the reference optimizer; None for the reference itself.
         marks: what a reader must know about this row.
         run_ids: the evidence.
     """
 
+    experiment: Experiment
+    optimizer: str
     label: str
-    printed: float | None
+    printed: Printed | None
     final: Summary
     best: Summary
-    difference: Difference | None
+    comparison: Comparison | None
     marks: tuple[str, ...]
     run_ids: tuple[str, ...]
+
+    @property
+    def difference(self) -> Difference | None:
+        """Ours minus the reference; None for the reference itself."""
+        return None if self.comparison is None else self.comparison.difference
 
 
 @dataclass(frozen=True)
@@ -47,14 +64,16 @@ class Table:
     """A table of the paper, filled.
 
     Args:
-        number: its number in the paper.
+        number: its key.
+        place: where it is in the paper.
         title, metric, unit, direction, digits: from the paper's page.
         reference: label of the optimizer that differences are taken to.
         conditions: data, protocol and benchmark version of the runs in it.
-        rows: one for each optimizer.
+        rows: one for each model and optimizer.
     """
 
     number: str
+    place: str
     title: str
     metric: str
     unit: str
@@ -64,82 +83,74 @@ class Table:
     conditions: str
     rows: tuple[Row, ...]
 
+    @property
+    def heading(self) -> str:
+        """Place, title, metric, unit and direction on one line."""
+        unit = f"{self.unit}, " if self.unit else ""
+        return f"{self.place}. {self.title}: {self.metric} ({unit}{self.rows[0].experiment.better})"
 
-@cache
-def paper() -> dict[str, Any]:
-    """The paper's printed numbers."""
-    values: dict[str, Any] = yaml.safe_load((files("tmsgd_bench.results") / "paper.yaml").read_text(encoding="utf-8"))
-    return values
+    @property
+    def run_ids(self) -> set[str]:
+        """The evidence of all rows."""
+        return {run_id for row in self.rows for run_id in row.run_ids}
 
 
 def build(runs: pd.DataFrame, number: str, data: str = "real", protocol: str = "table2") -> Table:
     """Fill one of the paper's tables.
 
     Only runs that follow the protocol to the letter on verified data enter it, and only ones that can be compared.
+    Its comparisons with the reference are one family of tests.
 
     Args:
         runs: from :func:`tmsgd_bench.results.store.read_runs`.
-        number: the table's number in the paper.
+        number: the table's key in ``paper.yaml``.
         data: "real" or "synthetic".
         protocol: the protocol's name.
 
     Raises:
         ConfigError: the paper has no such table here.
+        StoreError: a run reports another metric than the table asks for.
     """
-    if number not in paper()["tables"]:
-        raise ConfigError(f"there is no table {number!r} here: choose one of {', '.join(paper()['tables'])}.")
-    layout = paper()["tables"][number]
-    chosen = _select(runs, layout, data, protocol)
-    labels = {row["optimizer"]: row["label"] for row in layout["rows"]}
-    used = chosen[~chosen["left_out"]]
-    version = used["benchmark_version"].iloc[0] if len(used) else "none yet"
+    table, parts = layout(number), experiments(number)
+    rows: list[Row] = []
+    versions: set[int] = set()
+    for experiment in parts:
+        chosen = selection.select(runs, experiment, data, protocol)
+        versions |= {int(version) for version in chosen.loc[~chosen["left_out"], "benchmark_version"]}
+        rows += [_row(name, chosen, experiment, table["reference"]) for name in experiment.labels]
+    version = " and ".join(map(str, sorted(versions))) or "none yet"
     return Table(
         number=number,
-        reference=labels[layout["reference"]],
+        title=table["title"] if len(parts) > 1 else f"{table['title']} with {parts[0].label}",
+        metric=table["name"],
+        reference=parts[0].labels[table["reference"]],
         conditions=f"{data} data, protocol {protocol}, benchmark version {version}",
-        rows=tuple(_row(entry, chosen, layout, data) for entry in layout["rows"]),
-        **{key: layout[key] for key in ("title", "metric", "unit", "direction", "digits")},
+        rows=tuple(_corrected(rows)),
+        **{key: table[key] for key in ("place", "unit", "direction", "digits")},
     )
 
 
-def _select(runs: pd.DataFrame, layout: Mapping[str, Any], data: str, protocol: str) -> pd.DataFrame:
-    follows = runs["protocols"].map(lambda names: protocol in names).astype(bool)
-    of_table = (runs["task"] == layout["task"]) & (runs["model"] == layout["model"]) & (runs["data"] == data)
-    return _comparable(runs[of_table & follows])
-
-
-def _comparable(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs of one benchmark version and one context, those of the newest result; ``left_out`` marks the others.
-
-    Two contexts or settings can follow one protocol only if a YAML was changed in between; their runs are never
-    pooled or paired. A copy of a run counts once.
-    """
-    runs = runs.assign(has_result=runs["status"].isin(["done", "diverged"]))
-    order = ["has_result", "benchmark_version", "started"]
-    runs = runs.sort_values(order, ascending=False, na_position="last", kind="stable")
-    context = runs["context"].iloc[0] if len(runs) else None
-    settings = runs[runs["context"] == context].groupby("optimizer")["setting"].first()
-    other = (runs["context"] != context) | (runs["setting"] != runs["optimizer"].map(settings))
-    marked = runs.assign(left_out=other, copy=~other & runs.duplicated(["setting", "seed"]))
-    return marked.sort_values("run_id", kind="stable")
-
-
-def _row(entry: Mapping[str, Any], runs: pd.DataFrame, layout: Mapping[str, Any], data: str) -> Row:
-    every = runs[runs["optimizer"] == entry["optimizer"]]
-    own = every[~every["left_out"] & ~every["copy"]]
-    finals = _by_seed(own)
-    is_reference = entry["optimizer"] == layout["reference"]
-    reference = _by_seed(runs[(runs["optimizer"] == layout["reference"]) & ~runs["left_out"] & ~runs["copy"]])
-    difference = None if is_reference else paired_difference(finals, reference)
+def _row(optimizer: str, chosen: pd.DataFrame, experiment: Experiment, reference: str) -> Row:
+    own = selection.counted(chosen, optimizer)
+    done = own[own["status"] == "done"]
+    others = selection.outcomes(selection.counted(chosen, reference), experiment.direction)
+    ours = selection.outcomes(own, experiment.direction)
     return Row(
-        label=entry["label"],
-        printed=entry.get("value"),
-        final=summarise(finals),
-        best=summarise(own.loc[own["status"] == "done", "best"]),
-        difference=difference,
-        marks=(*_marks(own, data, len(finals)), *_left_out(every)),
+        experiment=experiment,
+        optimizer=optimizer,
+        label=experiment.labels[optimizer],
+        printed=experiment.printed.get(optimizer),
+        final=summarise(done["final"]),
+        best=summarise(done["best"]),
+        comparison=None if optimizer == reference else compare(ours, others),
+        marks=(*selection.marks(own), *_left_out(chosen[chosen["optimizer"] == optimizer])),
         run_ids=tuple(own["run_id"]),
     )
+
+
+def _corrected(rows: Sequence[Row]) -> list[Row]:
+    corrected = iter(correct([row.comparison for row in rows if row.comparison is not None]))
+    return [row if row.comparison is None else replace(row, comparison=next(corrected)) for row in rows]
 
 
 def _left_out(every: pd.DataFrame) -> list[str]:
@@ -148,69 +159,22 @@ def _left_out(every: pd.DataFrame) -> list[str]:
     return [*marks, f"{copies} copies of runs left out"] if copies else marks
 
 
-def _by_seed(runs: pd.DataFrame) -> pd.Series:
-    return runs[runs["status"] == "done"].set_index("seed")["final"].astype(float)
-
-
-def _marks(own: pd.DataFrame, data: str, n: int) -> list[str]:
-    marks = [f"{data} data"] if data != "real" else []
-    if own["limit"].notna().any():
-        marks.append(f"partial data ({int(own['limit'].max())} training examples)")
-    for status in ("diverged", "failed", "running", "abandoned"):
-        if count := int((own["status"] == status).sum()):
-            marks.append(f"{count} {status}")
-    if 0 < n < FEW_SEEDS:
-        marks.append(f"few seeds (n={n})")
-    never = own["switch_epoch"].notna() & (own["switch_epoch"].astype(float) >= own["epochs"].astype(float))
-    return [*marks, "never switches: plain SGD"] if never.any() else marks
+# ---------------------------------------------------------------- printed forms
 
 
 def to_markdown(table: Table) -> str:
     """The table in GitHub's Markdown, with the rules it was made by."""
-    head = [
-        "Optimizer",
-        "Paper",
-        "Ours, final epoch",
-        f"Ours − {table.reference}, paired",
-        "Best epoch¹",
-        "Marks",
-    ]
-    lines = [
-        f"**Table {table.number}. {table.title}: {table.metric} ({table.unit}, {_better(table)})** — "
-        f"{table.conditions}",
-        "",
-        "| " + " | ".join(head) + " |",
-        "|---" * len(head) + "|",
-    ]
-    lines += ["| " + " | ".join(_cells(row, table.digits)) + " |" for row in table.rows]
-    return "\n".join([*lines, "", _footnote()]) + "\n"
+    head = columns(table)
+    lines = [f"**{table.heading}** — {table.conditions}", "", _line(head), "|---" * len(head) + "|"]
+    lines += [_line(cells(row, table)) for row in table.rows]
+    return "\n".join([*lines, "", footnote()]) + "\n"
 
 
 def to_latex(table: Table) -> str:
     """The table as a LaTeX tabular (needs booktabs)."""
-    replacements = {"±": r"$\pm$", "−": "$-$", "%": r"\%", "¹": "$^1$", "–": "--", "_": r"\_", "<": "$<$"}
-
-    def escape(text: str) -> str:
-        return "".join(replacements.get(character, character) for character in text)
-
-    head = ["Optimizer", "Paper", "Ours", f"Ours − {table.reference}", "Best epoch¹", "Marks"]
-    body = [" & ".join(escape(cell) for cell in _cells(row, table.digits)) + r" \\" for row in table.rows]
-    return (
-        "\n".join(
-            [
-                f"% Table {table.number}. {table.title}: {table.metric} ({table.unit}); {table.conditions}",
-                r"\begin{tabular}{lrrrrl}",
-                r"\toprule",
-                " & ".join(escape(cell) for cell in head) + r" \\",
-                r"\midrule",
-                *body,
-                r"\bottomrule",
-                r"\end{tabular}",
-                f"% {_footnote()}",
-            ]
-        )
-        + "\n"
-    )
+    head, body = columns(table), [cells(row, table) for row in table.rows]
+    lines = [f"% {table.heading}; {table.conditions}", *latex_tabular(head, body, "l" + "r" * (len(head) - 2) + "l")]
+    return "\n".join([*lines, f"% {footnote()}"]) + "\n"
 
 
 def to_csv(table: Table) -> str:
@@ -221,21 +185,135 @@ def to_csv(table: Table) -> str:
     return str(frame.to_csv(index=False))
 
 
-FORMATS = {"md": to_markdown, "csv": to_csv, "tex": to_latex}
+FORMATS: dict[str, Callable[[Table], str]] = {"md": to_markdown, "csv": to_csv, "tex": to_latex}
+
+LATEX = {"±": r"$\pm$", "−": "$-$", "%": r"\%", "¹": "$^1$", "²": "$^2$", "–": "--", "_": r"\_", "<": "$<$", "&": r"\&"}
+LATEX |= {">": "$>$", "“": "``", "”": "''", "×": r"$\times$", "…": r"\dots{}", "#": r"\#", "’": "'", "α": r"$\alpha$"}
+
+
+def latex_tabular(head: Sequence[str], body: Sequence[Sequence[str]], layout: str) -> list[str]:
+    """The lines of a tabular, every cell escaped.
+
+    Args:
+        head, body: plain text.
+        layout: one letter a column.
+    """
+
+    def line(texts: Sequence[str]) -> str:
+        return " & ".join("".join(LATEX.get(letter, letter) for letter in text) for text in texts) + r" \\"
+
+    rows = [line(texts) for texts in body]
+    return [
+        rf"\begin{{tabular}}{{{layout}}}",
+        r"\toprule",
+        line(head),
+        r"\midrule",
+        *rows,
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+
+
+def columns(table: Table) -> list[str]:
+    """The heads of the printed columns."""
+    difference = f"Ours − {table.reference}, paired"
+    return [
+        "Optimizer",
+        "Paper",
+        "Ours, final epoch",
+        difference,
+        "p",
+        "p, Holm",
+        "Detectable²",
+        "Best epoch¹",
+        "Marks",
+    ]
+
+
+def cells(row: Row, table: Table) -> list[str]:
+    """The printed cells of a row, in the order of :func:`columns`."""
+    several = len({one.experiment.key for one in table.rows}) > 1
+    digits = table.digits + 1
+    return [
+        f"{row.experiment.label}: {row.label}" if several else row.label,
+        "–" if row.printed is None else row.printed.text,
+        summary(row.final, digits),
+        "–" if row.difference is None else difference(row.difference, digits),
+        *tests(row.comparison, digits),
+        summary(row.best, digits),
+        "; ".join(row.marks),
+    ]
+
+
+def tests(comparison: Comparison | None, digits: int) -> list[str]:
+    """Three cells: p, p after Holm, and the detectable difference."""
+    if comparison is None:
+        return ["–", "–", "–"]
+    detectable = "–" if math.isnan(comparison.detectable) else f"{comparison.detectable:.{digits}f}"
+    return [p_value(comparison.p), p_value(comparison.p_holm), detectable]
+
+
+def p_value(p: float) -> str:
+    """A p-value to two significant digits."""
+    if math.isnan(p):
+        return "–"
+    if p < 0.001:
+        return "<0.001"
+    texts = (f"{p:.{digits}g}" for digits in range(2, 18))
+    return next(text for text in texts if float(text) != ALPHA or p == ALPHA)  # 0.0497 is not 0.05
+
+
+def summary(value: Summary, digits: int) -> str:
+    """Mean ± standard deviation (n)."""
+    if value.n == 0:
+        return "–"
+    spread = "" if math.isnan(value.std) else f" ± {value.std:.{digits}f}"
+    return f"{value.mean:.{digits}f}{spread} (n={value.n})"
+
+
+def difference(value: Difference, digits: int) -> str:
+    """Mean [interval] (n), signs always shown."""
+    if value.n == 0:
+        return "–"
+    if math.isnan(value.low):
+        return f"{signed(value.mean, digits)} (n={value.n})"
+    return f"{signed(value.mean, digits)} [{signed(value.low, digits)}, {signed(value.high, digits)}] (n={value.n})"
+
+
+def signed(value: float, digits: int) -> str:
+    """A number with its sign."""
+    return f"{value:+.{digits}f}".replace("-", "−")
+
+
+def footnote() -> str:
+    """The rules that every table is made by."""
+    return (
+        "Mean ± sample standard deviation over n seeds; differences are paired by seed, with a 95 % "
+        f"percentile bootstrap interval, which is too narrow below about ten pairs and is marked below {FEW_SEEDS}. "
+        "p: paired t-test, two-sided; where a run diverged the exact sign test, in which it counts as worse than any "
+        "number, and the means are over the other runs. “p, Holm” corrects for the comparisons of this table; a "
+        f"difference is decided below {ALPHA:g}. No p: fewer than two pairs, or differences that are all equal. "
+        "¹ The best epoch is chosen on test data: it is shown because papers report it, not as evidence. "
+        "² The smallest true difference that as many pairs with this spread would have decided with probability "
+        f"{POWER:g}."
+    )
+
+
+def _line(texts: Sequence[str]) -> str:
+    return "| " + " | ".join(texts) + " |"
 
 
 def _record(row: Row) -> dict[str, Any]:
-    difference = row.difference or Difference(math.nan, math.nan, math.nan, 0)
     return {
+        "task": row.experiment.task,
+        "model": row.experiment.model,
+        "dataset": row.experiment.dataset,
         "optimizer": row.label,
-        "paper": row.printed,
+        "paper": None if row.printed is None else row.printed.value,
         "mean": row.final.mean,
         "std": row.final.std,
         "n": row.final.n,
-        "difference": difference.mean,
-        "low": difference.low,
-        "high": difference.high,
-        "pairs": difference.n,
+        **comparison_record(row.comparison),
         "best_mean": row.best.mean,
         "best_std": row.best.std,
         "marks": "; ".join(row.marks),
@@ -243,44 +321,20 @@ def _record(row: Row) -> dict[str, Any]:
     }
 
 
-def _cells(row: Row, digits: int) -> list[str]:
-    printed = "–" if row.printed is None else f"{row.printed:.{digits}f}"
-    return [
-        row.label,
-        printed,
-        _summary(row.final, digits + 1),
-        _difference(row.difference, digits + 1),
-        _summary(row.best, digits + 1),
-        "; ".join(row.marks),
-    ]
-
-
-def _summary(value: Summary, digits: int) -> str:
-    if value.n == 0:
-        return "–"
-    spread = "" if math.isnan(value.std) else f" ± {value.std:.{digits}f}"
-    return f"{value.mean:.{digits}f}{spread} (n={value.n})"
-
-
-def _difference(value: Difference | None, digits: int) -> str:
-    if value is None or value.n == 0:
-        return "–"
-    if math.isnan(value.low):
-        return f"{_signed(value.mean, digits)} (n={value.n})"
-    return f"{_signed(value.mean, digits)} [{_signed(value.low, digits)}, {_signed(value.high, digits)}] (n={value.n})"
-
-
-def _signed(value: float, digits: int) -> str:
-    return f"{value:+.{digits}f}".replace("-", "−")
-
-
-def _better(table: Table) -> str:
-    return "higher is better" if table.direction == "max" else "lower is better"
-
-
-def _footnote() -> str:
-    return (
-        "Mean ± sample standard deviation over n seeds; differences are paired by seed, with a 95 % "
-        f"percentile bootstrap interval, which is too narrow below about ten pairs and is marked below {FEW_SEEDS}. "
-        "¹ The best epoch is chosen on test data: it is shown because papers report it, not as evidence."
-    )
+def comparison_record(comparison: Comparison | None) -> dict[str, Any]:
+    """A comparison's numbers in full; what is not known is NaN."""
+    found = comparison or Comparison(Difference(math.nan, math.nan, math.nan, 0), math.nan, 0, 0, 0, 0, math.nan)
+    return {
+        "difference": found.difference.mean,
+        "low": found.difference.low,
+        "high": found.difference.high,
+        "pairs": found.difference.n,
+        "spread": found.spread,
+        "above": found.above,
+        "below": found.below,
+        "diverged_pairs": found.diverged + found.void,
+        "p": found.p,
+        "p_holm": found.p_holm,
+        "family": found.family,
+        "detectable": found.detectable,
+    }

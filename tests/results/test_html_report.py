@@ -1,0 +1,401 @@
+"""The report: one whole page that says what the runs say, labels what is no evidence, and can be read by anyone."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from tmsgd_bench.errors import StoreError
+from tmsgd_bench.files import write_yaml
+from tmsgd_bench.results import claim_forms, claims, numerical, report, selection, store, tables
+from tmsgd_bench.results.paper import experiments, paper
+from tmsgd_bench.results.report import content, figures
+from tmsgd_bench.results.report.figures import Chart, Curve, Dots, Quantity
+from tmsgd_bench.results.statistics import Difference
+
+WriteRun = Callable[..., Path]
+NUMERICS = Path(__file__).resolve().parents[2] / "results" / "numerics"
+PICTURE = b"\x89PNG\r\n\x1a\n a picture"
+FINALS = {"sgd": [90.0, 91.0, 90.25], "tmsgd": [90.5, 92.25, 90.25], "sgdm": [91.0, 91.5]}
+ACCURACY = Quantity("accuracy (%)")
+VOID = {"meta", "link", "br", "img", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """What the tests ask of a page: elements with their attributes and text, and whether they are closed."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str]]] = []
+        self.open: list[str] = []
+        self.words: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, {name: value or "" for name, value in attrs}))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, {name: value or "" for name, value in attrs}))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if not {"style", "svg"} & set(self.open):
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        """What a reader sees, without the charts."""
+        return " ".join(" ".join(self.words).split())
+
+    def all(self, *tags: str) -> list[dict[str, str]]:
+        return [attributes for tag, attributes in self.elements if tag in tags]
+
+    @property
+    def ids(self) -> list[str]:
+        return [attributes["id"] for _, attributes in self.elements if "id" in attributes]
+
+
+def write_from_start(root: Path, write_run: WriteRun, seed: int, final: float) -> None:
+    """TM-SGD as in the protocol, but with switch epoch 0."""
+    folder = write_run(root, "tmsgd", seed, final=final, protocols=[], setting=f"from the start {seed}")
+    config = yaml.safe_load((folder / store.CONFIG).read_text())
+    config["optimizer"]["switch_epoch"] = 0
+    write_yaml(folder / store.CONFIG, config)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory, write_run: WriteRun) -> Path:
+    """A store with runs of every kind: counted, diverged, failed, abandoned, synthetic, partial, of no protocol."""
+    root = tmp_path_factory.mktemp("report") / "store"
+    for optimizer, finals in FINALS.items():
+        for seed, final in enumerate(finals):
+            write_run(root, optimizer, seed, final=final)
+    for seed in range(3):
+        write_from_start(root, write_run, seed, 88.0 + seed)
+    write_run(root, "adam", 0, status="diverged")
+    write_run(root, "adam", 1, status="failed")
+    write_run(root, "apollo", 0, status="abandoned")
+    synthetic = {"data": {"kind": "synthetic", "limit": 500, "fingerprint": "s"}, "protocols": ["smoke"]}
+    write_run(root, "sgd", 0, final=55.5, setting="synthetic", **synthetic)
+    sample = next(root.glob("tc-lstm-sgd-seed0-*"))
+    (sample / "generated_images.png").write_bytes(PICTURE)
+    return root
+
+
+@pytest.fixture(scope="module")
+def written(root: Path) -> Path:
+    """The folder of its report, with the published numerical experiments in it."""
+    return report.write(store.read_runs(root), NUMERICS, root.parent / "out").parent
+
+
+@pytest.fixture(scope="module")
+def page(written: Path) -> Page:
+    return Page((written / report.PAGE).read_text(encoding="utf-8"))
+
+
+# --- what it says --------------------------------------------------------------------------------------------------
+
+
+def test_every_tested_claim_is_there_with_its_verdict_and_evidence(root: Path, page: Page) -> None:
+    verdicts = claims.evaluate(store.read_runs(root), numerical.read_numerics(NUMERICS))
+    tested = [claim for claim in verdicts.claims if claim.verdict != "not yet tested"]
+    assert len(tested) >= 5
+    for claim in tested:
+        assert " ".join(claim.statement.split()) in page.text
+        assert " ".join(claim_forms.ours(claim).split()) in page.text
+    for word, count in verdicts.counts.items():
+        assert f"{word} {count}" in page.text
+
+
+def test_every_table_is_there_with_ours_beside_the_papers(root: Path, page: Page) -> None:
+    runs = store.read_runs(root)
+    for number in paper()["tables"]:
+        table = tables.build(runs, number)
+        assert table.heading in page.text
+        for row in table.rows:
+            for cell in tables.cells(row, table)[:-1]:
+                assert cell in page.text
+
+
+def test_what_is_no_evidence_is_labelled(page: Page) -> None:
+    text = page.text
+    assert "Not the paper's own setting: synthetic data, protocol smoke" in text
+    assert "synthetic data partial data (500 training examples) few seeds (n=1)" in text
+    assert "1 diverged 1 failed" in text
+    assert "test accuracy (%) (synthetic data, partial data) after each epoch" in text
+    assert "1 abandoned" in text
+    assert "follows no protocol" in text
+    assert "ValueError: went wrong" in text
+    assert text.count("few seeds (n=3)") >= 5
+
+
+def test_synthetic_numbers_stand_in_their_own_section(written: Path) -> None:
+    html = (written / report.PAGE).read_text(encoding="utf-8")
+    before, after = html.split('<section id="table-5-synthetic-smoke"')
+    assert "55.5" not in before.split('<section id="runs"')[0]
+    assert "55.50" in after
+
+
+def test_every_number_leads_to_its_runs(root: Path, page: Page) -> None:
+    """Each run behind a table's cell is linked, and the list has its commit, data and command."""
+    links = {attributes["href"] for attributes in page.all("a")}
+    for run_id in tables.build(store.read_runs(root), "5").run_ids:
+        assert f"#run-{run_id}" in links
+        assert f"../store/{run_id}" in links or f"../store/.work/{run_id}" in links
+    assert "0123abc" in page.text
+    assert "python run.py protocol=table2 task=tc model=lstm optimizer=tmsgd data=real seed=2" in page.text
+
+
+def test_charts_are_there_for_curves_differences_and_switch_epochs(page: Page) -> None:
+    charts = {attributes["aria-labelledby"].split("-title")[0] for attributes in page.all("svg")}
+    assert {f"table-5-0-{name}" for name in ("metric", "loss", "gap", "dots", "near", "switch-tmsgd")} <= charts
+    assert {f"numerics-{name}" for name in report.NUMERICS} <= charts
+
+
+def test_sample_pictures_are_inlined_with_their_run(page: Page) -> None:
+    (picture,) = page.all("img")
+    assert picture["src"].startswith("data:image/png;base64,")
+    assert picture["alt"] == "SGD, seed 0: generated images"
+
+
+def test_the_same_tables_are_there_as_files(root: Path, written: Path) -> None:
+    runs = store.read_runs(root)
+    for suffix, render in tables.FORMATS.items():
+        for number in paper()["tables"]:
+            text = (written / f"table-{number}.{suffix}").read_text(encoding="utf-8")
+            assert text == render(tables.build(runs, number))
+        synthetic = tables.build(runs, "5", "synthetic", "smoke")
+        assert (written / f"table-5-synthetic-smoke.{suffix}").read_text(encoding="utf-8") == render(synthetic)
+        verdicts = claims.evaluate(runs, numerical.read_numerics(NUMERICS))
+        assert (written / f"claims.{suffix}").read_text(encoding="utf-8") == claim_forms.FORMATS[suffix](verdicts)
+
+
+# --- how it is made ------------------------------------------------------------------------------------------------
+
+
+def test_the_page_is_one_file_without_scripts(written: Path, page: Page) -> None:
+    html = (written / report.PAGE).read_text(encoding="utf-8")
+    assert page.open == []
+    assert not page.all("script", "link", "iframe", "object")
+    assert all(attributes["src"].startswith("data:") for attributes in page.all("img"))
+    assert not re.search(r"url\((?!#)", html) and "@import" not in html
+    outside = {a["href"] for a in page.all("a") if "//" in a["href"]}
+    assert outside == {"https://arxiv.org/abs/2409.04707"}
+
+
+def test_links_lead_somewhere(written: Path, page: Page) -> None:
+    assert len(page.ids) == len(set(page.ids))
+    for attributes in page.all("a", "use"):
+        link = attributes.get("href") or attributes["xlink:href"]
+        if link.startswith("#"):
+            assert link[1:] in page.ids
+        elif "//" not in link:
+            assert (written / link).exists(), link
+
+
+def test_the_same_runs_give_the_same_bytes(tmp_path: Path, write_run: WriteRun) -> None:
+    for seed, optimizer in itertools.product(range(2), ("sgd", "tmsgd")):
+        write_run(tmp_path / "store", optimizer, seed, final=90.0 + seed)
+    before = {}
+    for _ in range(2):
+        out = report.write(store.read_runs(tmp_path / "store"), tmp_path / "none", tmp_path / "out").parent
+        files = {path.name: path.read_bytes() for path in out.iterdir()}
+        assert before in ({}, files)
+        before = files
+
+
+def test_what_runs_say_is_text_and_not_markup(tmp_path: Path, write_run: WriteRun) -> None:
+    folder = write_run(tmp_path / "store", status="failed", task={"name": "tc", "x": "<b>"}, model={"name": "lstm"})
+    (folder / store.FAILURE).write_text('{"note": "<script>alert(1)</script> & \\"x\\"", "error": ""}')
+    path = report.write(store.read_runs(tmp_path / "store"), tmp_path / "none", tmp_path / "out")
+    html = path.read_text(encoding="utf-8")
+    assert "<script" not in html
+    assert '<script>alert(1)</script> & "x"' in Page(html).text
+
+
+def test_a_store_without_runs_says_so(tmp_path: Path) -> None:
+    path = report.write(store.read_runs(tmp_path), tmp_path / "none", tmp_path / "out")
+    page = Page(path.read_text(encoding="utf-8"))
+    assert "There are no runs here." in page.text
+    assert "90.6" in page.text  # the paper's numbers are there all the same
+    assert page.all("svg") == []
+
+
+def test_a_run_that_lost_files_is_still_in_it(tmp_path: Path, write_run: WriteRun) -> None:
+    folder = write_run(tmp_path / "store")
+    for name in (store.ENVIRONMENT, store.HISTORY):
+        (folder / name).unlink()
+    path = report.write(store.read_runs(tmp_path / "store"), tmp_path / "none", tmp_path / "out")
+    page = Page(path.read_text(encoding="utf-8"))
+    assert folder.name in page.text and "unknown" in page.text
+
+
+def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StoreError, match="another folder"):
+        report.write(store.read_runs(tmp_path / "none"), tmp_path / "none", tmp_path / "file")
+
+
+# --- for every reader ----------------------------------------------------------------------------------------------
+
+
+def test_the_keyboard_and_screen_readers_get_everywhere(page: Page) -> None:
+    assert page.all("html")[0]["lang"] == "en"
+    assert page.all("a")[0]["href"] == "#content" and "content" in page.ids
+    assert len(page.all("main")) == len(page.all("h1")) == 1
+    for region in [attributes for _, attributes in page.elements if attributes.get("class") == "scroll"]:
+        assert (region["tabindex"], region["role"]) == ("0", "region") and region["aria-label"]
+    assert all(attributes.get("scope") in ("col", "row") for attributes in page.all("th"))
+    assert all(attributes["alt"] for attributes in page.all("img"))
+    assert len(page.all("svg")) == len(page.all("desc")) == len(page.all("title")) - 1  # and the page's own
+
+
+def test_headings_leave_out_no_level(page: Page) -> None:
+    levels = [int(tag[1]) for tag, _ in page.elements if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance of #rrggbb (WCAG 2)."""
+    channels = np.array([int(colour[place : place + 2], 16) for place in (1, 3, 5)]) / 255
+    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+    return float(linear @ [0.2126, 0.7152, 0.0722])
+
+
+@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
+def test_text_and_lines_stand_out_from_the_page_in_both_schemes(written: Path, scheme: int) -> None:
+    """Contrast of at least 4.5 for text, and of 3 for what is drawn (WCAG 2, AA)."""
+    html = (written / report.PAGE).read_text(encoding="utf-8")
+    block = re.findall(r":root \{(.*?)\}", html, re.DOTALL)[scheme]
+    colours = dict(re.findall(r"--([\w-]+): (#\w{6})", block))
+    paper_light = luminance(colours["paper"])
+    for name, colour in colours.items():
+        high, low = sorted((luminance(colour), paper_light), reverse=True)
+        contrast = (high + 0.05) / (low + 0.05)
+        if name.startswith("series"):
+            assert contrast >= 3.0, name
+        elif name in ("ink", "muted", "link", "good", "bad", "open"):
+            assert contrast >= 4.5, name
+
+
+def test_optimizers_differ_without_colour() -> None:
+    looks = list(figures.LOOKS.values())
+    assert len({str(look.dash) for look in looks}) == len({look.marker for look in looks}) == len(looks)
+    assert set(figures.LOOKS) == {name for one in experiments("5") for name in one.labels}
+
+
+# --- charts --------------------------------------------------------------------------------------------------------
+
+
+def curve(optimizer: str, label: str, *columns: list[float], diverged: tuple[list[float], ...] = ()) -> Curve:
+    frames = (pd.DataFrame(dict(enumerate(map(pd.Series, one)))) for one in (columns, diverged))
+    return Curve(optimizer, label, *frames)
+
+
+def charts() -> dict[str, Chart]:
+    sgd = curve("sgd", "SGD", [50.0, 60.0, 70.0], [52.0, 62.0, 74.0])
+    tmsgd = curve("tmsgd", "TM-SGD", [50.0, 61.0, 75.0], [52.0, 64.0, 75.0])
+    adam = curve("adam", "Adam", diverged=([40.0, 10.0], [30.0]))
+    row = Dots("tmsgd", "TM-SGD", [0.5, 1.5], Difference(1.0, 0.5, 1.5, 2), 0.3)
+    finals = pd.DataFrame({0: [80.0, 90.0], 1: [82.0, np.nan]}, index=pd.Index([0.0, 2.0]))
+    labels = {"tmsgd": "TM-SGD", "sgd": "SGD"}
+    return {
+        "learning": figures.learning("a", [sgd, tmsgd, adam], ACCURACY, 1.0, logarithmic=False),
+        "logarithmic": figures.learning("b", [sgd], Quantity("loss", "synthetic data"), None, logarithmic=True),
+        "gap": figures.gap("c", {"TM-SGD − SGD": (tmsgd, tmsgd.done - sgd.done)}, ACCURACY, 1.0),
+        "dots": figures.dots("d", [row], "SGD", ACCURACY, "Differences <to> SGD & others"),
+        "switch": figures.switch_curve("e", finals, pd.Series([85.0, 86.0]), ACCURACY, labels),
+    }
+
+
+@pytest.mark.parametrize("name", charts())
+def test_a_chart_is_a_named_picture_with_text_in_the_pages_colours(name: str) -> None:
+    chart = charts()[name]
+    svg = ElementTree.fromstring(chart.svg)
+    space = "{http://www.w3.org/2000/svg}"
+    assert (svg.get("role"), svg.get("width"), svg.get("height")) == ("img", None, None)
+    titles = {element.get("id"): element.text for element in svg if element.tag in (f"{space}title", f"{space}desc")}
+    assert [titles[key] for key in (svg.get("aria-labelledby") or "").split()] == [chart.title, chart.text]
+    assert list(svg.iter(f"{space}text"))
+    assert set(re.findall(r"#[0-9a-f]{6}\b", chart.svg)) == set()
+    assert all(value.startswith(chart.name) for value in re.findall(r'\bid="([^"]+)"', chart.svg))
+    assert not any(word in chart.svg for word in ("<metadata", "<!DOCTYPE", "<?xml"))
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("learning", ["SGD ends at 72.00 (n=2)", "2 of Adam diverged", "switch is at epoch 1", "few seeds (n=2)"]),
+        ("gap", ["TM-SGD − SGD ends at +3 ± 2.8 (n=2)"]),
+        ("dots", ["TM-SGD − SGD is +1, interval +0.5 to +1.5, the paper prints +0.3"]),
+        ("switch", ["81.00 (n=2) with switch epoch 0", "90.00 (n=1) with switch epoch 2", "SGD 85.50 (n=2)"]),
+    ],
+)
+def test_a_charts_words_say_what_it_shows(name: str, words: list[str]) -> None:
+    for word in words:
+        assert word in charts()[name].text
+
+
+def test_the_picture_itself_says_that_its_data_are_synthetic() -> None:
+    texts = [element.text for element in ElementTree.fromstring(charts()["logarithmic"].svg).iter() if element.text]
+    assert any(
+        "synthetic data" in text
+        for text in texts
+        if text not in (charts()["logarithmic"].title, charts()["logarithmic"].text)
+    )
+
+
+def test_the_numbers_of_a_curve_are_its_means() -> None:
+    chart = charts()["learning"]
+    assert chart.rows[0] == ("mean after epoch", "0", "1", "2")
+    assert chart.rows[1:] == (("SGD", "51.00", "61.00", "72.00"), ("TM-SGD", "51.00", "62.50", "75.00"))
+
+
+# --- what is gathered ----------------------------------------------------------------------------------------------
+
+
+def test_a_protocol_with_the_same_runs_is_not_shown_twice(tmp_path: Path, write_run: WriteRun) -> None:
+    for seed in range(2):
+        write_run(tmp_path, "sgd", seed, protocols=["table2", "corrected"])
+    found = content.sections(store.read_runs(tmp_path), tmp_path)
+    assert [section.anchor for section in found if section.parts] == ["table-5"]
+    write_run(tmp_path, "sgd", 5, protocols=["corrected"])
+    found = content.sections(store.read_runs(tmp_path), tmp_path)
+    assert [section.anchor for section in found if section.parts] == ["table-5", "table-5-real-corrected"]
+
+
+def test_the_switch_curve_has_the_runs_that_differ_in_the_switch_epoch_alone(root: Path) -> None:
+    runs = store.read_runs(root)
+    (experiment,) = experiments("5")
+    chosen = selection.select(runs, experiment, "real", "table2")
+    swept = selection.sweep(runs, chosen, "tmsgd")
+    assert sorted(swept["switch_epoch"]) == [0, 0, 0, 2, 2, 2]
+    assert selection.sweep(runs, chosen, "tmsgdm").empty
+
+
+def test_runs_of_one_environment_share_its_name(root: Path) -> None:
+    environments, evidence = content.evidence(store.read_runs(root), root)
+    assert [one.name for one in environments] == ["E1"]
+    assert {one.environment for one in evidence} == {"E1"}
+    assert len(evidence) == len(store.read_runs(root))
+
+
+def test_large_pictures_are_linked(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(content, "IMAGE_BYTES", 4)
+    (image,) = content._images(store.read_runs(root), root.parent / "out")
+    assert not image.inlined
+    assert (root.parent / "out" / image.source).resolve().read_bytes() == PICTURE

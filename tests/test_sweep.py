@@ -1,0 +1,331 @@
+"""Sweeps through run.py: trunks trained once, the plan beforehand, the summary, and a kill in the middle."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tmsgd_bench import files
+from tmsgd_bench.engine import plan, sweep
+from tmsgd_bench.results import store
+
+ROOT = Path(__file__).parents[1]
+SHORT = ("protocol=smoke", "data.limit=20", "epochs=4")
+FAMILY = ("optimizer=sgd,tmsgd", "switch_epoch=1,3")  # 4 + 3 + 1 epochs, 4 of them saved
+
+Runner = Callable[..., int]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runner:
+    """Call run.py's main in this process on synthetic data, with results under tmp_path/runs."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    import run as module
+
+    def call(*arguments: str) -> int:
+        monkeypatch.setattr(sweep.SweepCallback, "folder", None)
+        base = [f"data.root={tmp_path}/data", "data=synthetic", "device=cpu", "progress=log"]
+        if not any("results.root=" in argument for argument in arguments):
+            base.append(f"results.root={tmp_path}/runs")
+        flags = [a for a in arguments if a.startswith("-")]
+        monkeypatch.setattr(sys, "argv", ["run.py", *flags, *base, *(a for a in arguments if a not in flags)])
+        return module.main()
+
+    return call
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """In place of training, note the configuration of every job that starts."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    import run as module
+
+    found: list[Any] = []
+
+    def run_job(config: Any) -> str:
+        found.append(config)
+        return "done"
+
+    monkeypatch.setattr(module, "run_job", run_job)
+    return found
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The epochs that are really trained in this process."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    from tasks.tc.task import TextClassification
+
+    found: list[int] = []
+    batches = TextClassification.batches
+
+    def counted(task: TextClassification, epoch: int) -> Any:
+        found.append(epoch)
+        return batches(task, epoch)
+
+    monkeypatch.setattr(TextClassification, "batches", counted)
+    return found
+
+
+def results(root: Path) -> dict[str, dict[str, Any]]:
+    """The results of a store by run id."""
+    found = {path.parent.name: files.read_json(path) for path in root.glob(f"*/{store.RESULT}")}
+    return {run_id: result for run_id, result in found.items() if result is not None}
+
+
+def digests(root: Path) -> dict[str, str]:
+    return {run_id: result["weights_sha256"] for run_id, result in results(root).items()}
+
+
+def claims(root: Path) -> set[str]:
+    """The claims of a store, without the hash of the run's settings: sgd-seed0, tmsgd-switch3-seed1."""
+    return {re.sub(r"tc-lstm-(.*)-\w+", r"\1", path.name) for path in root.glob(".trunks/*/pending/*")}
+
+
+def summary(text: str) -> str:
+    """What a sweep prints at its end."""
+    return text[text.index("sweep: ") :]
+
+
+# Sharing
+
+
+def test_a_sweep_shares_its_prefixes_with_the_bits_of_runs_alone(
+    run: Runner, trained: list[int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And the plan printed beforehand says what it will cost."""
+    family = ("-m", *SHORT, "optimizer=sgd,tmsgd", "switch_epoch=3")
+    assert run(*family, "plan=true") == 0
+    assert "5 epochs to train; sharing saves 3" in capsys.readouterr().out
+    assert run(*family) == 0
+    assert len(trained) == 4 + 1
+    assert "  3 epochs saved:" in summary(capsys.readouterr().out)
+    assert list((tmp_path / "runs/.trunks").iterdir()) == []
+    assert run(*family, "plan=true") == 0
+    assert "plan: 2 runs, 2 of them done" in (said := capsys.readouterr().out) and "\n0 epochs to train" in said
+    assert run(*family, "prefix=off", f"results.root={tmp_path}/alone") == 0
+    assert len(trained) == 4 + 1 + 2 * 4
+    assert "epochs saved" not in capsys.readouterr().out
+    assert digests(tmp_path / "runs") == digests(tmp_path / "alone") and len(digests(tmp_path / "runs")) == 2
+    assert {result["prefix"] for result in results(tmp_path / "alone").values()} == {None}
+    assert not (tmp_path / "alone/.trunks").exists()
+
+
+def test_a_single_run_shares_only_if_it_is_asked_to(run: Runner, trained: list[int], tmp_path: Path) -> None:
+    assert run(*SHORT, "optimizer=sgd") == 0
+    (alone,) = results(tmp_path / "runs").values()
+    assert alone["prefix"] is None and not (tmp_path / "runs/.trunks").exists()
+    on = ("prefix=on", "prefix.keep=true", f"results.root={tmp_path}/on")
+    trained.clear()
+    assert run(*SHORT, "optimizer=tmsgd", "switch_epoch=3", *on) == 0
+    assert run(*SHORT, "optimizer=sgd", *on) == 0
+    assert len(trained) == 4 + 1
+    assert sorted(result["prefix"]["saved"] for result in results(tmp_path / "on").values()) == [0, 3]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("prefix.share=banana",), "prefix.share must be auto, true or false, not 'banana'"),
+        (("prefix.keep=banana",), "prefix.keep must be true or false, not 'banana'"),
+        (("prefix=maybe",), "unknown prefix 'maybe': choose one of auto, off, on"),
+        (("prefix.share=no", "plan=true"), "prefix.share must be auto, true or false, not 'no'"),
+        (("-m", "prefix.keep=no", "plan=true"), "prefix.keep must be true or false, not 'no'"),
+    ],
+)
+def test_a_wrong_prefix_setting_gets_one_sentence(
+    arguments: tuple[str, ...], message: str, run: Runner, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*SHORT, "optimizer=sgd", *arguments) == 2
+    said = capsys.readouterr()
+    assert message in said.err and len(said.err.strip().splitlines()) == 1 and said.out == ""
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_summary_adds_up_the_saved_epochs(tmp_path: Path) -> None:
+    for number, saved in enumerate([0, 5, 20]):
+        job = {"status": "done", "run_id": f"run{number}", "note": "", "saved_epochs": saved, "overrides": []}
+        files.write_json(tmp_path / f"job-{number:05d}.json", job)
+    files.write_json(tmp_path / "job-00003.json", {"status": "unfinished", "note": "killed", "overrides": ["seed=3"]})
+    text, complete = sweep.summarise(tmp_path)
+    assert text.splitlines()[:2] == [
+        "sweep: 3 done, 1 unfinished",
+        "  25 epochs saved: runs that are the same until they switch shared them",
+    ]
+    assert not complete
+
+
+# What a sweep does before its first job
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("optimizer=tmsgd,sgd", "switch_epoch=1,3"),
+        ("optimizer=choice(sgd,adam)", "lr=0.1,1e-2", "model.hidden=8"),
+        ("experiment=switch", "n_seeds=1", "switch_epochs='0,2'"),
+        ("experiment=table5", "n_seeds=1", "optimizer=tmsgd,sgd", "seed=range(3,5)"),
+        ("optimizer=glob(sgd*)",),
+    ],
+    ids=["lists", "choices", "an experiment's own sweep", "an experiment overridden", "a pattern"],
+)
+def test_the_planned_jobs_are_those_that_start_in_their_order(
+    overrides: tuple[str, ...], run: Runner, started: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned: list[plan.Job] = []
+    monkeypatch.setattr(plan, "register", planned.extend)
+    run("-m", *overrides, "protocol=smoke")
+    names = list(dict.fromkeys(plan.of_config(config, in_sweep=True).spec.run_id for config in started))
+    assert [job.spec.run_id for job in planned] == names and len(names) > 1
+
+
+def test_all_runs_claim_their_states_before_the_first_one_starts(
+    run: Runner, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def run_job(config: Any) -> str:
+        found.append(claims(tmp_path / "runs"))
+        return "done"
+
+    import run as module
+
+    found: list[set[str]] = []
+    monkeypatch.setattr(module, "run_job", run_job)
+    run("-m", *SHORT, "optimizer=sgd,tmsgd", "switch_epoch=1", "seed=0,1")
+    assert found == 4 * [{f"{name}-seed{seed}" for name in ("sgd", "tmsgd-switch1") for seed in (0, 1)}]
+    assert len(list((tmp_path / "runs/.trunks").iterdir())) == 2  # one for each seed
+
+
+def test_one_wrong_job_does_not_keep_the_others_from_sharing(run: Runner, started: list[Any], tmp_path: Path) -> None:
+    run("-m", *SHORT, "optimizer=sgd,tmsgd", "switch_epoch=-3,1,3")
+    assert claims(tmp_path / "runs") == {"sgd-seed0", "tmsgd-switch1-seed0", "tmsgd-switch3-seed0"}
+
+
+# The plan
+
+
+@pytest.mark.parametrize(
+    ("arguments", "runs", "epochs"),
+    [
+        (("-m", *FAMILY), 3, 8),
+        (("-m", *FAMILY, "prefix=off"), 3, 12),
+        (("experiment=table5", "n_seeds=1", "switch_epoch=3"), 6, 4 + 4 + (4 + 1) + (4 + 1)),
+        (("optimizer=sgd",), 1, 4),
+        (("optimizer=tmsgd", "prefix=on"), 1, 4),
+    ],
+)
+def test_a_plan_is_printed_and_nothing_is_written(
+    arguments: tuple[str, ...],
+    runs: int,
+    epochs: int,
+    run: Runner,
+    trained: list[int],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run(*arguments, *SHORT, "plan=true") == 0
+    said = capsys.readouterr().out
+    assert said.startswith(f"plan: {runs} runs, 0 of them done\n") and "sweep:" not in said
+    assert re.findall(r"^(\d+) epochs to train", said, re.MULTILINE) == [str(epochs)]
+    assert len(re.findall(r"^  to do ", said, re.MULTILINE)) == runs
+    assert trained == [] and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("-m", "lr=0.1,-1"), "lr must be a finite number > 0, not -1"),
+        (("-m", "optimizer=sgd,nope"), "unknown optimizer 'nope'"),
+        (("-m", "seed=0,1", "epoch=3"), "unknown setting 'epoch'"),
+        (("-m", "seed=range(0,"), "range(0,"),
+        (("lr=-1",), "lr must be a finite number > 0, not -1"),
+        (("optimizer=nope",), "unknown optimizer 'nope'"),
+    ],
+)
+def test_a_plan_of_wrong_settings_says_what_is_wrong(
+    arguments: tuple[str, ...], message: str, run: Runner, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*SHORT, *arguments, "plan=true") == 2
+    said = capsys.readouterr()
+    assert message in said.err and "Traceback" not in said.err
+    assert said.out == "" and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("mode", [(), ("-m",)], ids=["run", "sweep"])
+@pytest.mark.parametrize("word", ["no", "yes"])
+def test_plan_is_true_or_false(
+    word: str, mode: tuple[str, ...], run: Runner, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Hydra reads no as a word, and words count as true: plan=no would print the plan and train nothing."""
+    assert run(*mode, *SHORT, "optimizer=sgd", f"plan={word}") == 2
+    assert "plan must be true or false" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+# A kill in the middle of a parallel sweep
+
+PARALLEL = ("device=cpu", "checkpoint_seconds=0", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+
+COUNTED_TASK = """
+import os
+import signal
+from pathlib import Path
+
+from toy import ToyTask
+
+FOLDER = Path(__file__).parent
+
+
+class Counted(ToyTask):
+    def __init__(self, settings, **options):
+        super().__init__(settings, self.kill_the_sweep_once)
+
+    def kill_the_sweep_once(self, epoch, step):
+        self.now = epoch
+        if (epoch, step) == (2, 1) and not (FOLDER / "killed").exists():
+            (FOLDER / "killed").touch()
+            os.killpg(os.getpgrp(), signal.SIGKILL)
+
+    def evaluate(self):
+        with (FOLDER / "epochs").open("a") as file:
+            file.write(f"{self.now}\\n")
+        return super().evaluate()
+"""
+"""A small task that notes every finished epoch, and in the third one kills all processes of its sweep, once."""
+
+
+def test_a_parallel_sweep_killed_in_the_middle_goes_on_where_it_was(
+    run: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every process at once, by kill -9, while one trains the trunk and the other waits: the same command goes on."""
+    modules = [str(tmp_path / "modules"), str(ROOT / "tests/engine"), str(ROOT)]
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules/counted.py").write_text(COUNTED_TASK)
+    settings = (*SHORT, *FAMILY, "task._target_=counted.Counted", "data=synthetic", f"data.root={tmp_path}/data")
+    command = [sys.executable, str(ROOT / "run.py"), "-m", *settings, f"results.root={tmp_path}/runs", *PARALLEL]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(modules)}
+
+    def start() -> subprocess.CompletedProcess[str]:
+        own_group = {"start_new_session": True, "env": environment}
+        return subprocess.run(command, capture_output=True, text=True, timeout=120, **own_group)
+
+    assert start().returncode == -signal.SIGKILL
+    assert results(tmp_path / "runs") == {} and len(claims(tmp_path / "runs")) == 3
+    resumed = start()
+    assert resumed.returncode == 0, resumed.stderr
+    assert summary(resumed.stdout).startswith("sweep: 3 done, 1 skipped\n  4 epochs saved")
+    assert len((tmp_path / "modules/epochs").read_text().splitlines()) == 4 + 3 + 1
+    found = results(tmp_path / "runs")
+    assert sum(4 - result["prefix"]["saved"] for result in found.values()) == 4 + 3 + 1
+    assert list((tmp_path / "runs/.trunks").iterdir()) == []
+    for folder in modules:
+        monkeypatch.syspath_prepend(folder)
+    assert run("-m", *settings, "prefix=off", f"results.root={tmp_path}/alone") == 0
+    assert digests(tmp_path / "runs") == digests(tmp_path / "alone")

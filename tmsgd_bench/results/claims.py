@@ -1,0 +1,284 @@
+"""What the paper says, sentence by sentence, and what our runs say to it.
+
+Claims are a pure function of the frame of runs, the numerical experiments and the YAMLs with the paper's sentences and
+numbers. Runs count as they do in the tables: on real data, following the protocol to the letter.
+
+The rule. A claim "A is better than B" is *supported* if the paired test, corrected by Holm over the claims of the same
+task, has p < ALPHA and the difference points to A; *contradicted* if it points to B; *undecided* otherwise. The family
+is the task, because its runs are one study: what arrives for one task changes no verdict on another. In each task, the
+probability of deciding any claim between equals is at most ALPHA. A claim made of several is contradicted if one of
+them is, supported if all are, and undecided in between.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any, get_args
+
+import pandas as pd
+
+from tmsgd_bench.results import numerical, selection
+from tmsgd_bench.results.numerical import Numerics
+from tmsgd_bench.results.paper import Experiment, every_experiment, load
+from tmsgd_bench.results.statistics import ALPHA, POWER, Comparison, Verdict, compare, correct, verdict
+
+Pair = tuple[str, str]
+FROM_START = "@0"
+"""Behind an optimizer's name: with switch epoch 0, everything else as the protocol has it."""
+
+
+@dataclass(frozen=True)
+class PrintedDifference:
+    """Difference of two printed numbers, and whether ours agrees with it.
+
+    Args:
+        value: their difference.
+        tolerance: the sum of their tolerances (last digit and printed spread).
+        inside: whether our mean difference lies within value ± tolerance; None without one.
+    """
+
+    value: float
+    tolerance: float
+    inside: bool | None
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim with its evidence and verdict.
+
+    Args:
+        id: unique; names experiment and pair.
+        place: where the paper says it.
+        says: its words; empty where the claim is two printed numbers.
+        note: what to know of it.
+        statement: what is tested.
+        experiment: on what; None for a claim about several experiments or about none.
+        verdict: by the rule above.
+        evidence: in words, for a claim without a comparison of its own.
+        comparison: better − than; None for such a claim.
+        printed: the difference that the paper prints, if it prints both numbers.
+        marks: what a reader must know about the runs behind it.
+        run_ids: the evidence.
+        parts: ids of the claims that it is made of.
+    """
+
+    id: str
+    place: str
+    says: str
+    note: str
+    statement: str
+    experiment: Experiment | None = None
+    verdict: Verdict = "not yet tested"
+    evidence: str = ""
+    comparison: Comparison | None = None
+    printed: PrintedDifference | None = None
+    marks: tuple[str, ...] = ()
+    run_ids: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """All claims, in the paper's order, and the runs they rest on in words."""
+
+    claims: tuple[Claim, ...]
+    conditions: str
+
+    @property
+    def counts(self) -> dict[Verdict, int]:
+        """How many claims have each verdict."""
+        found = Counter(claim.verdict for claim in self.claims)
+        return {one: found[one] for one in get_args(Verdict)}
+
+    @property
+    def run_ids(self) -> set[str]:
+        """The evidence of all claims."""
+        return {run_id for claim in self.claims for run_id in claim.run_ids}
+
+
+def evaluate(runs: pd.DataFrame, numerics: Numerics, protocol: str = "table2") -> Verdicts:
+    """Every claim of ``claims.yaml`` with its verdict.
+
+    Args:
+        runs: from :func:`tmsgd_bench.results.store.read_runs`.
+        numerics: from :func:`tmsgd_bench.results.numerical.read_numerics`.
+        protocol: the protocol's name; the paper's own settings are "table2".
+
+    Raises:
+        StoreError: a run reports another metric than the paper's.
+    """
+    found = _corrected(_compared(runs, protocol))
+    claims: list[Claim] = []
+    for entry in entries():
+        if "pairs" in entry:
+            claims += [found[_id(one, pair)] for one in _experiments(entry) for pair in _pairs(entry["pairs"])]
+        elif "every" in entry:
+            claims.append(_joined(entry, found))
+        else:
+            rule = entry["numerics"]
+            finding = numerical.RULES[rule](numerics)
+            values = {"verdict": finding.verdict, "evidence": finding.evidence}
+            claims.append(_claim(entry, rule, numerical.STATEMENTS[rule], **values))
+    return Verdicts(tuple(claims), f"real data, protocol {protocol}")
+
+
+@cache
+def entries() -> list[dict[str, Any]]:
+    """The contents of ``claims.yaml``."""
+    found: list[dict[str, Any]] = load("claims.yaml")["claims"]
+    return found
+
+
+def footnote() -> str:
+    """The rule, for a reader of the table."""
+    return (
+        "A claim “A better than B” is supported if the paired test, after Holm's correction over the claims of its "
+        f"task, has p < {ALPHA:g} and the difference points to A; contradicted if it points to B; undecided otherwise. "
+        "A claim made of several is contradicted if one of them is and supported if all are. Primary metric after the "
+        "last epoch; A − B paired by seed, 95 % percentile bootstrap interval. Paired t-test, or the exact sign test "
+        "where a run diverged. Detectable: the smallest true difference that as many pairs with this spread would have "
+        f"decided with probability {POWER:g}. Printed: the paper's difference ± its rounding and printed spread, and "
+        "whether ours lies within."
+    )
+
+
+def _compared(runs: pd.DataFrame, protocol: str) -> dict[str, Claim]:
+    """All claims about a pair of optimizers, before correction."""
+    every = list(every_experiment())
+    chosen = {one.key: selection.select(runs, one, "real", protocol) for one in every}
+    return {
+        claim.id: claim
+        for entry in entries()
+        if "pairs" in entry
+        for experiment in _experiments(entry)
+        for pair in _pairs(entry["pairs"])
+        for claim in [_compare(entry, experiment, pair, runs, chosen[experiment.key])]
+    }
+
+
+def _compare(
+    entry: Mapping[str, Any], experiment: Experiment, pair: Pair, runs: pd.DataFrame, chosen: pd.DataFrame
+) -> Claim:
+    sides = {name: _runs_of(name, runs, chosen) for name in pair}
+    better, than = (selection.outcomes(own, experiment.direction) for own in sides.values())
+    comparison = compare(better, than)
+    labels = [_label(name, experiment) for name in pair]
+    return _claim(
+        entry,
+        _id(experiment, pair),
+        f"{labels[0]} better than {labels[1]}",
+        experiment=experiment,
+        comparison=comparison,
+        printed=_printed(pair, experiment, comparison),
+        marks=_marks(dict(zip(labels, sides.values(), strict=True)), comparison),
+        run_ids=tuple(run_id for own in sides.values() for run_id in own["run_id"])
+        if comparison.pairs + comparison.void
+        else (),
+    )
+
+
+def _runs_of(name: str, runs: pd.DataFrame, chosen: pd.DataFrame) -> pd.DataFrame:
+    if not name.endswith(FROM_START):
+        return selection.counted(chosen, name)
+    found = selection.sweep(runs, chosen, name.removesuffix(FROM_START))
+    return found[found["switch_epoch"].astype(float) == 0.0]
+
+
+def _corrected(claims: Mapping[str, Claim]) -> dict[str, Claim]:
+    """The claims with p corrected over those of the same task, and with their verdicts."""
+    done: dict[str, Claim] = {}
+    for task in dict.fromkeys(_experiment_of(claim).task for claim in claims.values()):
+        family = [claim for claim in claims.values() if _experiment_of(claim).task == task]
+        corrected = correct([_comparison_of(claim) for claim in family])
+        done |= {
+            claim.id: replace(claim, comparison=one, verdict=_verdict(one, _experiment_of(claim)))
+            for claim, one in zip(family, corrected, strict=True)
+        }
+    return done
+
+
+def _verdict(comparison: Comparison, experiment: Experiment) -> Verdict:
+    return verdict(comparison.direction, comparison.p_holm, experiment.direction)
+
+
+def _joined(entry: Mapping[str, Any], found: Mapping[str, Claim]) -> Claim:
+    """A claim that holds if all of its parts do."""
+    where, pairs = _experiments(entry), _pairs(entry["every"])
+    parts = [found[_id(one, pair)] for one in where for pair in pairs]
+    tested = [part for part in parts if part.verdict != "not yet tested"]
+    counts = Counter(part.verdict for part in tested)
+    words = [f"{len(tested)} of {len(parts)} tested", *(f"{count} {word}" for word, count in counts.items())]
+    few = any(mark.startswith("few seeds") for part in tested for mark in part.marks)
+    return _claim(
+        entry,
+        "every " + " ".join(["/".join(pair) for pair in pairs] + [entry["place"]]),
+        " and ".join(dict.fromkeys(part.statement for part in parts)) + ("" if len(where) == 1 else ", everywhere"),
+        verdict=_verdict_of_all({part.verdict for part in parts}),
+        evidence=", ".join(words),
+        marks=("few seeds",) if few else (),
+        run_ids=tuple(dict.fromkeys(run_id for part in tested for run_id in part.run_ids)),
+        parts=tuple(part.id for part in parts),
+    )
+
+
+def _verdict_of_all(verdicts: set[Verdict]) -> Verdict:
+    for decisive in ("not yet tested", "supported"):
+        if verdicts == {decisive}:
+            return next(iter(verdicts))
+    return "contradicted" if "contradicted" in verdicts else "undecided"
+
+
+def _claim(entry: Mapping[str, Any], name: str, statement: str, **values: Any) -> Claim:
+    return Claim(name, entry["place"], entry.get("says", ""), entry.get("note", ""), statement, **values)
+
+
+def _printed(pair: Pair, experiment: Experiment, comparison: Comparison) -> PrintedDifference | None:
+    numbers = [experiment.printed.get(name) for name in pair]
+    if numbers[0] is None or numbers[1] is None:
+        return None
+    value, tolerance = numbers[0].value - numbers[1].value, numbers[0].tolerance + numbers[1].tolerance
+    ours = comparison.difference.mean
+    near = abs(ours - value) <= tolerance * (1.0 + 1e-9)  # 90.9 − 90.6 is not 0.3 in binary
+    return PrintedDifference(value, tolerance, None if math.isnan(ours) else near)
+
+
+def _marks(sides: Mapping[str, pd.DataFrame], comparison: Comparison) -> tuple[str, ...]:
+    """What a reader must know: of each side, and of the pairs."""
+    found = [f"{label}: {mark}" for label, own in sides.items() for mark in selection.marks(own) if "seeds" not in mark]
+    if comparison.diverged:
+        found.append(f"sign test: {comparison.above} pairs above, {comparison.below} below")
+    if comparison.pairs >= 2 and math.isnan(comparison.p):
+        found.append("all differences are equal")
+    return (*found, *selection.few_seeds(comparison.pairs))
+
+
+def _label(name: str, experiment: Experiment) -> str:
+    label = experiment.labels[name.removesuffix(FROM_START)]
+    return f"{label} from the first epoch" if name.endswith(FROM_START) else label
+
+
+def _experiments(entry: Mapping[str, Any]) -> list[Experiment]:
+    every = {one.key: one for one in every_experiment()}
+    return list(every.values()) if entry["experiments"] == "all" else [every[key] for key in entry["experiments"]]
+
+
+def _pairs(values: Iterable[Iterable[str]]) -> list[Pair]:
+    return [(better, than) for better, than in values]
+
+
+def _id(experiment: Experiment, pair: Pair) -> str:
+    return f"{experiment.key} {pair[0]}/{pair[1]}"
+
+
+def _experiment_of(claim: Claim) -> Experiment:
+    assert claim.experiment is not None
+    return claim.experiment
+
+
+def _comparison_of(claim: Claim) -> Comparison:
+    assert claim.comparison is not None
+    return claim.comparison

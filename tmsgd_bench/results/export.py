@@ -1,0 +1,80 @@
+"""All runs of a store in one tidy file: a row a run, or a row a run and epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from tmsgd_bench import files
+from tmsgd_bench.errors import ConfigError, StoreError
+from tmsgd_bench.results import store
+
+IDENTITY = (
+    *("run_id", "status", "task", "model", "dataset", "optimizer", "label", "switch_epoch", "seed", "data", "limit"),
+    *("protocols", "benchmark_version", "setting"),
+)
+"""What tells a run from others, in each row of its history."""
+WHOLE = ("seed", "limit", "epochs", "batch_size", "benchmark_version", "best_epoch", "epochs_done", "parameters")
+REAL = ("switch_epoch", "lr", "final", "best", "examples_per_second", "training_seconds")
+WRITE: dict[str, Callable[[pd.DataFrame, Path], Any]] = {
+    ".parquet": lambda frame, path: frame.to_parquet(path, index=False),
+    ".csv": lambda frame, path: frame.to_csv(path, index=False),
+}
+
+
+def tidy(runs: pd.DataFrame) -> pd.DataFrame:
+    """One row a run: protocols joined by "+", no paths, and the same type of each column whatever the runs.
+
+    A switch epoch is infinite if the run was to choose it itself and never did.
+
+    Args:
+        runs: from :func:`tmsgd_bench.results.store.read_runs`.
+    """
+    plain = runs.drop(columns="folder").assign(protocols=runs["protocols"].map("+".join))
+    types = dict.fromkeys(WHOLE, "Int64") | dict.fromkeys(REAL, "Float64")
+    return plain.astype({name: types.get(name, "string") for name in plain.columns})
+
+
+def histories(runs: pd.DataFrame) -> pd.DataFrame:
+    """One row a run and epoch: IDENTITY, then what the run recorded. Runs without a history have no row.
+
+    Metrics that a task does not have are missing in its rows.
+
+    Raises:
+        OSError, ValueError: a history cannot be read.
+    """
+    identities = tidy(runs)[list(IDENTITY)]
+    parts = []
+    for position, folder in enumerate(runs["folder"]):
+        path = Path(folder) / store.HISTORY
+        if path.exists():
+            identity = identities.iloc[[position]]
+            parts.append(identity.merge(pd.read_parquet(path), how="cross"))
+    return pd.concat(parts, ignore_index=True) if parts else identities.iloc[:0].assign(epoch=pd.Series(dtype="Int64"))
+
+
+def write(frame: pd.DataFrame, path: Path) -> None:
+    """Write a frame as the file's name says, so that a crash leaves the old file or the new one.
+
+    Args:
+        frame: from :func:`tidy` or :func:`histories`.
+        path: ends in .parquet or .csv; its folder is made if missing.
+
+    Raises:
+        ConfigError: another ending.
+        StoreError: it cannot be written.
+    """
+    if path.suffix not in WRITE:
+        raise ConfigError(f"cannot tell the format of {path}: give it a name that ends in .parquet or .csv.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files.write_atomically(path, partial(WRITE[path.suffix], frame))
+    except (OSError, StoreError) as error:
+        raise StoreError(
+            f"cannot write {path} ({files.os_reason(error)}): free some space, mend the folder's permissions, or "
+            "choose another FILE."
+        ) from error

@@ -1,0 +1,113 @@
+"""What the numerical experiments say to the paper's claims about the multi-step rule as an integrator.
+
+Their results are exact up to rounding, so the rules here count cases; there is nothing to test for significance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from tmsgd_bench.results.statistics import Verdict
+
+EULER, TAYLOR = "euler", "taylor3"
+CLAIMED_ORDER = {TAYLOR: 2, EULER: 1}
+"""Truncation errors O(τ³) and O(τ²) of one step are second and first order over a fixed time."""
+COLUMNS = {
+    "order_fitted": ["problem", "rule", "fitted"],
+    "order": ["problem", "rule", "steps", "error"],
+    "early": ["problem", "start", "total_rise"],
+}
+COMMAND = "python -m tmsgd_bench numerics"
+
+
+@dataclass(frozen=True)
+class Numerics:
+    """What is known of the rules.
+
+    Args:
+        orders: of each rule, computed from its coefficients.
+        tables: those of COLUMNS that have been measured.
+    """
+
+    orders: Mapping[str, int]
+    tables: Mapping[str, pd.DataFrame]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A verdict and what it rests on."""
+
+    verdict: Verdict
+    evidence: str
+
+
+def read_numerics(folder: Path) -> Numerics:
+    """The orders from theory, and the tables that ``python -m tmsgd_bench numerics`` left in a folder.
+
+    Raises:
+        ValueError: a table lacks a column.
+        OSError: a table cannot be read.
+    """
+    from tmsgd_bench.optim import SCHEMES  # torch, which takes seconds
+
+    paths = {name: folder / f"{name}.csv" for name in COLUMNS}
+    tables = {name: pd.read_csv(path, usecols=COLUMNS[name]) for name, path in paths.items() if path.exists()}
+    return Numerics({name: SCHEMES[name].order for name in CLAIMED_ORDER}, tables)
+
+
+def order(numerics: Numerics) -> Finding:
+    """The computed orders are the claimed ones, and every measured slope rounds to its rule's."""
+    computed = f"computed from the coefficients: order {numerics.orders[TAYLOR]}, Euler's {numerics.orders[EULER]}"
+    if dict(numerics.orders) != CLAIMED_ORDER:
+        return Finding("contradicted", computed)
+    if "order_fitted" not in numerics.tables:
+        return Finding("supported", f"{computed}; not measured here: {COMMAND}")
+    fitted = numerics.tables["order_fitted"].groupby("rule")["fitted"]
+    slopes = {name: fitted.get_group(name) for name in CLAIMED_ORDER}
+    texts = [f"{one.min():.2f} to {one.max():.2f}" for one in slopes.values()]
+    agree = all((one.round() == CLAIMED_ORDER[name]).all() for name, one in slopes.items())
+    evidence = f"{computed}; measured slopes on {len(slopes[TAYLOR])} problems: {texts[0]}, Euler's {texts[1]}"
+    return Finding("supported" if agree else "undecided", evidence)
+
+
+def accuracy(numerics: Numerics) -> Finding:
+    """The error at the end time is smaller than Euler's with the same step size, on every problem."""
+    if "order" not in numerics.tables:
+        return _unmeasured()
+    wide = numerics.tables["order"].pivot_table(index=["problem", "steps"], columns="rule", values="error")
+    smaller = wide[TAYLOR] < wide[EULER]
+    worse = smaller[~smaller].index.to_frame(index=False)
+    where = "; not " + ", ".join(f"{row.problem} in {row.steps} steps" for row in worse.itertuples())
+    return _counted(smaller, "smaller error than Euler's", where if len(worse) else "")
+
+
+def fluctuation(numerics: Numerics) -> Finding:
+    """Used from the start, eq. (8) lets the loss rise more in all than SGD does, on every problem."""
+    if "early" not in numerics.tables:
+        return _unmeasured()
+    wide = numerics.tables["early"].pivot_table(index="problem", columns="start", values="total_rise")
+    return _counted(wide["TM-SGD from the start"] > wide["SGD"], "the loss rises more in all than with SGD")
+
+
+RULES: dict[str, Callable[[Numerics], Finding]] = {"order": order, "accuracy": accuracy, "fluctuation": fluctuation}
+STATEMENTS = {
+    "order": "eq. (8) is of second order, Euler's rule of first",
+    "accuracy": "eq. (8) errs less than Euler's rule with the same step size, on every problem",
+    "fluctuation": "used from the start, eq. (8) lets the loss rise more in all than SGD does, on every problem",
+}
+"""What each rule tests, in words."""
+
+
+def _counted(holds: pd.Series, what: str, exceptions: str = "") -> Finding:
+    evidence = f"{what} in {int(holds.sum())} of {len(holds)} cases{exceptions}"
+    if holds.all():
+        return Finding("supported", evidence)
+    return Finding("undecided" if holds.any() else "contradicted", evidence)
+
+
+def _unmeasured() -> Finding:
+    return Finding("not yet tested", f"not measured here: {COMMAND}")

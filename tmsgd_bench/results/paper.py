@@ -1,0 +1,131 @@
+"""The paper's printed numbers (``paper.yaml``), as they are printed and as numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any, Literal
+
+import yaml
+
+from tmsgd_bench.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Printed:
+    """A printed number.
+
+    Args:
+        text: as printed, "61.77 ± 0.02", say.
+        value: the number.
+        tolerance: half a unit of its last digit, and the printed spread if there is one.
+    """
+
+    text: str
+    value: float
+    tolerance: float
+
+    @classmethod
+    def parse(cls, text: str) -> Printed:
+        """Read a number, with or without a spread behind "±"."""
+        number, _, spread = (part.strip() for part in text.partition("±"))
+        decimals = len(number.partition(".")[2])
+        return cls(text, float(number), 0.5 * 10.0**-decimals + float(spread or 0.0))
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One model on one task, and the numbers that the paper prints of it.
+
+    Args:
+        table: key of the table it stands in.
+        place: where that is in the paper.
+        task, model: as their YAMLs name them.
+        dataset: the task's data set; None if it has only one.
+        label: of the model, as the paper names it.
+        metric: the task's primary metric.
+        metric_label: as the paper names it.
+        unit, direction: of the metric.
+        digits: decimals of the printed values.
+        labels: of each optimizer, in the paper's order.
+        printed: number of each optimizer that has one.
+    """
+
+    table: str
+    place: str
+    task: str
+    model: str
+    dataset: str | None
+    label: str
+    metric: str
+    metric_label: str
+    unit: str
+    direction: Literal["min", "max"]
+    digits: int
+    labels: Mapping[str, str]
+    printed: Mapping[str, Printed]
+
+    @property
+    def key(self) -> str:
+        """Its name in ``claims.yaml``: task/model, or task/model/dataset."""
+        return "/".join(filter(None, (self.task, self.model, self.dataset)))
+
+    @property
+    def better(self) -> str:
+        """The metric's direction in words."""
+        return "higher is better" if self.direction == "max" else "lower is better"
+
+
+@cache
+def paper() -> dict[str, Any]:
+    """The contents of ``paper.yaml``."""
+    return load("paper.yaml")
+
+
+def load(name: str) -> dict[str, Any]:
+    """A YAML of this package."""
+    values: dict[str, Any] = yaml.safe_load((files("tmsgd_bench.results") / name).read_text(encoding="utf-8"))
+    return values
+
+
+def layout(number: str) -> dict[str, Any]:
+    """A table's entry.
+
+    Raises:
+        ConfigError: the paper has no such table here.
+    """
+    if number not in paper()["tables"]:
+        raise ConfigError(f"there is no table {number!r} here: choose one of {', '.join(paper()['tables'])}.")
+    entry: dict[str, Any] = paper()["tables"][number]
+    return entry
+
+
+def experiments(number: str) -> list[Experiment]:
+    """The experiments of a table, one for each of its blocks.
+
+    Raises:
+        ConfigError: the paper has no such table here.
+    """
+    return [_experiment(number, layout(number), block) for block in layout(number)["blocks"]]
+
+
+def every_experiment() -> Iterator[Experiment]:
+    """All experiments, table by table."""
+    for number in paper()["tables"]:
+        yield from experiments(number)
+
+
+def _experiment(number: str, table: Mapping[str, Any], block: Mapping[str, Any]) -> Experiment:
+    rows = block["rows"]
+    return Experiment(
+        table=number,
+        model=block["model"],
+        dataset=block.get("dataset"),
+        label=block["label"],
+        metric_label=table["name"],
+        labels={row["optimizer"]: row["label"] for row in rows},
+        printed={row["optimizer"]: Printed.parse(row["value"]) for row in rows if "value" in row},
+        **{key: table[key] for key in ("place", "task", "metric", "unit", "direction", "digits")},
+    )

@@ -1,0 +1,130 @@
+"""The report: one HTML page with everything inlined, and its tables as Markdown, CSV and LaTeX.
+
+The same runs give the same bytes: nothing in it is dated but by the runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from matplotlib import rc_context
+
+from tmsgd_bench import __version__, files
+from tmsgd_bench.results import claim_forms, claims, numerical, tables
+from tmsgd_bench.results.claims import Claim, Verdicts
+from tmsgd_bench.results.report import content, figures
+from tmsgd_bench.results.report.figures import Chart
+from tmsgd_bench.version import BENCHMARK_VERSION
+
+PAGE = "index.html"
+NUMERICS = {
+    "order": "Error at the end time against the step size: the order of each rule",
+    "regions": "Stability regions in the plane of learning rate × curvature",
+    "early": "Loss and largest learning rate × curvature along the way, from the start and after a switch",
+    "frequency": "Gain and phase from the gradient to the displacement",
+    "limits": "Largest stable learning rate × curvature: theory (lines) and the optimizer (markers)",
+    "noise": "Stationary variance under gradient noise: theory (lines) and measured (markers)",
+}
+
+
+def write(runs: pd.DataFrame, numerics: Path, folder: Path) -> Path:
+    """Write the page and its tables into a folder, and return the page's path.
+
+    Args:
+        runs: from :func:`tmsgd_bench.results.store.read_runs`.
+        numerics: what ``python -m tmsgd_bench numerics`` wrote; need not be there.
+        folder: made if missing. Links in the page are relative to it.
+
+    Raises:
+        StoreError: the folder cannot be written, or a run reports another metric than the paper's.
+        OSError, ValueError: a run's file cannot be read.
+    """
+    verdicts = claims.evaluate(runs, numerical.read_numerics(numerics))
+    sections = content.sections(runs, folder)
+    files.write_texts(folder, {PAGE: render(runs, verdicts, sections, numerics, folder), **_tables(verdicts, sections)})
+    return folder / PAGE
+
+
+def _tables(verdicts: Verdicts, sections: list[content.Section]) -> dict[str, str]:
+    """Every table of the page by file name, in every format."""
+    found = {f"claims.{suffix}": claim_forms.FORMATS[suffix](verdicts) for suffix in tables.FORMATS}
+    for section in sections:
+        found |= {f"{section.anchor}.{suffix}": make(section.table) for suffix, make in tables.FORMATS.items()}
+    return found
+
+
+def render(
+    runs: pd.DataFrame, verdicts: Verdicts, sections: list[content.Section], numerics: Path, folder: Path
+) -> str:
+    """The page.
+
+    Args:
+        runs: all runs to be listed.
+        verdicts, sections: what they come to.
+        numerics: folder of the numerical experiments.
+        folder: where the page is to lie, for links.
+    """
+    environments, evidence = content.evidence(runs, folder)
+    pages = Environment(
+        loader=PackageLoader("tmsgd_bench.results.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    pages.filters["svg"] = Markup
+    style = Markup(pages.get_template("style.css.jinja").render())
+    return pages.get_template("page.html.jinja").render(
+        style=style,
+        verdicts=verdicts,
+        tested=[claim for claim in verdicts.claims if claim.verdict != "not yet tested"],
+        untested=_grouped(verdicts),
+        sections=sections,
+        numerics=list(_numerics_charts(numerics)),
+        numerics_link=content.relative(numerics, folder),
+        environments=environments,
+        evidence=evidence,
+        statuses=runs["status"].value_counts().to_dict(),
+        forms=claim_forms,
+        tables=tables,
+        footnotes={"claims": claims.footnote(), "tables": tables.footnote()},
+        version=__version__,
+        benchmark_version=BENCHMARK_VERSION,
+    )
+
+
+def _grouped(verdicts: Verdicts) -> Mapping[str, list[Claim]]:
+    """What is not yet tested, by statement."""
+    found: dict[str, list[Claim]] = {}
+    for claim in verdicts.claims:
+        if claim.verdict == "not yet tested":
+            found.setdefault(claim.statement, []).append(claim)
+    return found
+
+
+def _numerics_charts(folder: Path) -> Iterator[Chart]:
+    """The figures of the numerical experiments, drawn again from their tables so that they follow the scheme."""
+    if not folder.is_dir():
+        return
+    from tmsgd_bench.numerics import figures as drawn  # torch, which takes seconds
+
+    variables = figures.VARIABLES | {
+        drawn.LOOKS["taylor3"].color: "--series-2",
+        drawn.LOOKS["nine_eighths"].color: "--series-3",
+        drawn.START_LOOKS["TM-SGD after the switch"].color: "--series-3",
+        drawn.MOMENTUM_LOOKS[0.3].color: "--series-4",
+    }  # too dark for a dark page
+    for name, title in NUMERICS.items():
+        read: dict[str, Any] = {path.stem: pd.read_csv(path) for path in sorted(folder.glob(f"{name}*.csv"))}
+        if name in read:
+            with rc_context(drawn.STYLE):
+                figure = drawn.DRAW[name](read)
+                figure.patch.set_visible(False)
+                text = f"{title}. The numbers are in {', '.join(f'{stem}.csv' for stem in read)}."
+                svg = figures.inline(figure, f"numerics-{name}", title, text, drawn.STYLE, variables)
+            yield Chart(f"numerics-{name}", title, text, svg)

@@ -1,0 +1,107 @@
+"""Which runs count: the one place that tables, claims and the report choose their runs by."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+
+from tmsgd_bench.errors import StoreError
+from tmsgd_bench.results.paper import Experiment
+from tmsgd_bench.results.statistics import FEW_SEEDS
+
+FINISHED = ("done", "diverged")
+
+
+def select(runs: pd.DataFrame, experiment: Experiment, data: str, protocol: str) -> pd.DataFrame:
+    """The runs of an experiment that follow a protocol to the letter on verified data.
+
+    Two columns are added. ``left_out``: the run cannot be compared with the newest result, because a YAML or the
+    benchmark's version was changed in between. ``copy``: the same run is there under another name.
+
+    Args:
+        runs: from :func:`tmsgd_bench.results.store.read_runs`.
+        experiment: task, model, data set and metric.
+        data: "real" or "synthetic".
+        protocol: the protocol's name.
+
+    Raises:
+        StoreError: such a run reports another metric than the paper's table asks for.
+    """
+    follows = runs["protocols"].map(lambda names: protocol in names).astype(bool)
+    of_task = (runs["task"] == experiment.task) & (runs["model"] == experiment.model) & (runs["data"] == data)
+    if experiment.dataset is not None:
+        of_task &= runs["dataset"] == experiment.dataset
+    chosen = runs[of_task & follows]
+    _check_metric(chosen, experiment)
+    return _comparable(chosen)
+
+
+def counted(selected: pd.DataFrame, optimizer: str) -> pd.DataFrame:
+    """The runs of an optimizer that can be compared, each once, whatever their status."""
+    return selected[(selected["optimizer"] == optimizer) & ~selected["left_out"] & ~selected["copy"]]
+
+
+def sweep(runs: pd.DataFrame, selected: pd.DataFrame, optimizer: str) -> pd.DataFrame:
+    """The runs that differ from the selected ones of an optimizer in seed and switch epoch alone.
+
+    Empty if there is no selected run: then it is not known what the others would have to share.
+    """
+    own = counted(selected, optimizer)
+    if own.empty:
+        return runs.iloc[:0]
+    same = (runs["context"] == own["context"].iloc[0]) & (runs["variant"] == own["variant"].iloc[0])
+    found = runs[same & runs["switch_epoch"].notna()]
+    best_first = found.sort_values("status", key=lambda status: ~status.isin(FINISHED), kind="stable")
+    return best_first[~best_first.duplicated(["setting", "seed"])].sort_values("run_id", kind="stable")
+
+
+def outcomes(own: pd.DataFrame, direction: str) -> pd.Series:
+    """The final metric by seed; a diverged run is infinitely bad. Runs without a result are not in it."""
+    finished = own[own["status"].isin(FINISHED)]
+    worst = -math.inf if direction == "max" else math.inf
+    finals = finished["final"].astype(float).where(finished["status"] == "done", worst)
+    return finals.set_axis(finished["seed"].astype(int))
+
+
+def marks(own: pd.DataFrame) -> list[str]:
+    """What a reader must know about the runs behind a number."""
+    found = [f"{kind} data" for kind in sorted(set(own["data"])) if kind != "real"]
+    if own["limit"].notna().any():
+        found.append(f"partial data ({int(own['limit'].max())} training examples)")
+    for status in ("diverged", "failed", "running", "abandoned"):
+        if count := int((own["status"] == status).sum()):
+            found.append(f"{count} {status}")
+    found += few_seeds(int((own["status"] == "done").sum()))
+    never = own["switch_epoch"].notna() & (own["switch_epoch"].astype(float) >= own["epochs"].astype(float))
+    return [*found, "never switches: eq. (8) is not used"] if never.any() else found
+
+
+def few_seeds(n: int) -> list[str]:
+    """The mark of a number from fewer than FEW_SEEDS seeds, if it is one."""
+    return [f"few seeds (n={n})"] if 0 < n < FEW_SEEDS else []
+
+
+def _check_metric(chosen: pd.DataFrame, experiment: Experiment) -> None:
+    wrong = chosen[chosen["metric"].notna() & (chosen["metric"] != experiment.metric)]
+    if len(wrong):
+        raise StoreError(
+            f"{wrong['run_id'].iloc[0]} reports {wrong['metric'].iloc[0]!r} where {experiment.place} asks for "
+            f"{experiment.metric!r}: name the task's first Metric as paper.yaml has it, and train the run again."
+        )
+
+
+def _comparable(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs of one benchmark version and one context, those of the newest result; ``left_out`` marks the others.
+
+    Two contexts or settings can follow one protocol only if a YAML was changed in between; their runs are never
+    pooled or paired. A copy of a run counts once.
+    """
+    runs = runs.assign(has_result=runs["status"].isin(FINISHED))
+    order = ["has_result", "benchmark_version", "started"]
+    runs = runs.sort_values(order, ascending=False, na_position="last", kind="stable")
+    context = runs["context"].iloc[0] if len(runs) else None
+    settings = runs[runs["context"] == context].groupby("optimizer")["setting"].first()
+    other = (runs["context"] != context) | (runs["setting"] != runs["optimizer"].map(settings))
+    marked = runs.assign(left_out=other, copy=~other & runs.duplicated(["setting", "seed"]))
+    return marked.sort_values("run_id", kind="stable")
