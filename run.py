@@ -30,7 +30,7 @@ CONF = Path(__file__).resolve().parent / "conf"
 
 def run_job(config: DictConfig) -> str:
     """Train what a composed configuration describes and return the outcome's status."""
-    if config.plan:
+    if plan.wanted(config):
         print(plan.describe([plan.of_config(config, in_sweep=False)]))
         return "planned"
     spec, options = compose.run_spec(config), compose.run_options(config, in_sweep=sweep.in_sweep())

@@ -370,6 +370,17 @@ def test_a_full_disk_at_a_state_frees_the_trunk_for_others(
     assert sweep.trunks() == []
 
 
+def test_a_run_that_ends_without_sharing_does_not_say_that_it_shared(sweep: Sweep, alone: Alone) -> None:
+    """Interrupted in the trunk, with an epoch of another run, then trained from its beginning by itself."""
+    sweep.register([ONE, FIVE])
+    sweep.run(ONE)
+    with pytest.raises(Killed):
+        sweep.run(FIVE, interrupt(2, 1, Killed()))
+    assert sweep.run(FIVE, share_prefix=False).saved == 0
+    assert sweep.outcome(FIVE) == alone(FIVE)
+    assert sweep.result(FIVE)["prefix"] is None
+
+
 # Several processes at once
 
 
@@ -507,24 +518,72 @@ def test_a_run_registered_in_the_middle_of_another_finds_its_state(sweep: Sweep,
     assert len(sweep.epochs) == cost([SGD, THREE])
 
 
-def test_a_claim_made_while_the_last_run_tidies_up_is_not_lost(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever registers between the last run's look at the claims and its tidying up must keep his."""
-    late = threading.Thread(target=sweep.register, args=([FIVE],))
-    look = Trunk.wanted
+def in_between(look: Callable[[Trunk], set[int]], action: Callable[[], None]) -> tuple[Any, threading.Thread]:
+    """``Trunk.wanted`` after whose first look something else happens, unless that waits until the other is through."""
+    other = threading.Thread(target=action)
 
     def look_and_be_slow(trunk: Trunk) -> set[int]:
         found = look(trunk)
-        if not found and not late.ident:
-            late.start()
-            late.join(0.5)  # or it waits until the other is through
+        if not other.ident:
+            other.start()
+            other.join(0.3)
         return found
 
-    trunk = Trunk(sweep.options(), str(trunk_key(THREE)))
-    trunk.register(THREE.run_id, 3)
-    monkeypatch.setattr(Trunk, "wanted", look_and_be_slow)
+    return look_and_be_slow, other
+
+
+def claim(sweep: Sweep, spec: RunSpec) -> Trunk:
+    """The trunk of a run that has registered."""
+    trunk = Trunk(sweep.options(), str(trunk_key(spec)))
+    trunk.register(spec.run_id, shared_epochs(spec))
+    return trunk
+
+
+def test_a_claim_made_while_the_last_run_tidies_up_is_not_lost(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever registers between the last run's look at the claims and its tidying up must keep his."""
+    trunk = claim(sweep, THREE)
+    slow, late = in_between(Trunk.wanted, lambda: sweep.register([FIVE]))
+    monkeypatch.setattr(Trunk, "wanted", slow)
     trunk.release(THREE.run_id)
     late.join()
     assert sweep.claims() == {FIVE.run_id}
+
+
+def test_a_trunk_tidied_up_while_a_run_registers_does_not_fail_it(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder it has just made may be gone again before it has written its claim."""
+    trunk, write = claim(sweep, THREE), files.write_atomically
+
+    def slow(path: Path, content: Callable[[Path], Any]) -> None:
+        monkeypatch.setattr(files, "write_atomically", write)
+        last.start()
+        last.join(0.3)  # or it waits until the other is through
+        write(path, content)
+
+    last = threading.Thread(target=trunk.release, args=(THREE.run_id,))
+    monkeypatch.setattr(files, "write_atomically", slow)
+    sweep.register([FIVE])
+    last.join()
+    assert sweep.claims() == {FIVE.run_id}
+
+
+def test_two_runs_that_end_at_once_leave_nothing_behind(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first still sees the second's claim, and the second finds the first at work."""
+    first, second = claim(sweep, THREE), claim(sweep, FIVE)
+    slow, late = in_between(Trunk.wanted, lambda: second.release(FIVE.run_id))
+    monkeypatch.setattr(Trunk, "wanted", slow)
+    first.release(THREE.run_id)
+    late.join()
+    assert sweep.trunks() == []
+
+
+@pytest.mark.parametrize("name", ["writing-1.tmp", "pending/.run.1.2.tmp"])
+def test_what_a_kill_left_half_written_goes_with_the_trunk(name: str, sweep: Sweep) -> None:
+    trunk = claim(sweep, THREE)
+    (trunk.folder / name).write_text("half of it")
+    sweep.run(THREE)
+    assert sweep.trunks() == []
 
 
 # What must not be shared

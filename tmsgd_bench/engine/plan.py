@@ -11,11 +11,13 @@ from typing import Any
 
 import pandas as pd
 from hydra import compose as compose_config
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
 from tmsgd_bench.engine import compose
 from tmsgd_bench.engine.spec import RunOptions, RunSpec
+from tmsgd_bench.errors import ConfigError
 from tmsgd_bench.results import store
 from tmsgd_bench.results.store import RunFolder
 
@@ -45,21 +47,34 @@ class Job:
         return RunFolder(self.options.results_root, self.spec.run_id)
 
 
-def of_sweep(config: DictConfig) -> list[Job]:
-    """The runs of a sweep, each once, in the order in which they start.
+def wanted(config: DictConfig) -> bool:
+    """Whether a plan is asked for.
+
+    Raises:
+        ConfigError: ``plan`` is neither true nor false.
+    """
+    if not isinstance(config.plan, bool):
+        raise ConfigError(f"plan must be true or false, not {config.plan!r}.")
+    return config.plan
+
+
+def of_sweep(config: DictConfig) -> tuple[list[Job], list[Exception]]:
+    """The runs of a sweep, each once, in the order in which they start, and why others cannot.
 
     Args:
         config: what Hydra hands to ``on_multirun_start``.
-
-    Raises:
-        BenchError: a job's settings are not valid.
     """
     parameters = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
     jobs: dict[tuple[Path, str], Job] = {}
+    wrong: list[Exception] = []
     for overrides in expand([*parameters, *config.hydra.overrides.task]):
-        job = of_config(compose_config("config", overrides=overrides), in_sweep=True)
+        try:
+            job = of_config(compose_config("config", overrides=overrides), in_sweep=True)
+        except Exception as error:  # told again, in full, when the job itself comes to it
+            wrong.append(error)
+            continue
         jobs.setdefault((job.options.results_root, job.spec.run_id), job)
-    return list(jobs.values())
+    return list(jobs.values()), wrong
 
 
 def of_config(config: DictConfig, in_sweep: bool) -> Job:
@@ -69,14 +84,16 @@ def of_config(config: DictConfig, in_sweep: bool) -> Job:
 
 def expand(overrides: Iterable[str]) -> list[list[str]]:
     """Every combination of the overrides' choices, as Hydra's own sweeper makes them: the last varies fastest."""
-    choices = []
-    for override in OverridesParser.create().parse_overrides(list(overrides)):
+    hydra = GlobalHydra.instance()
+    loader = hydra.config_loader() if hydra.is_initialized() else None  # knows what glob(*) stands for
+    choices: dict[str, list[str]] = {}  # a later override of the same key takes the place of the earlier one
+    for override in OverridesParser.create(config_loader=loader).parse_overrides(list(overrides)):
         if override.is_sweep_override():
-            key = override.get_key_element()
-            choices.append([f"{key}={value}" for value in override.sweep_string_iterator()])
+            values = [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
         else:
-            choices.append([override.input_line or ""])
-    return [list(combination) for combination in itertools.product(*choices)]
+            values = [override.input_line or ""]
+        choices[override.get_key_element()] = values
+    return [list(combination) for combination in itertools.product(*choices.values())]
 
 
 def register(jobs: Iterable[Job]) -> None:
@@ -91,8 +108,9 @@ def register(jobs: Iterable[Job]) -> None:
 def describe(jobs: list[Job]) -> str:
     """The plan as text: a line for each run, then the sums.
 
-    Epochs are those that will be trained. With shared prefixes, an epoch of a trunk is counted at the first run that
-    needs it. Times come from finished runs of the same store with the same task, model, data and optimizer.
+    Epochs are those that are still to be trained, as far as checkpoints tell. With shared prefixes, an epoch of a trunk
+    is counted at the first run that needs it. Times come from finished runs of the same store with the same task,
+    model, data and optimizer.
     """
     frames = {root: store.read_runs(root) for root in {job.options.results_root for job in jobs}}
     rows = _rows(jobs, frames)
@@ -111,33 +129,50 @@ def describe(jobs: list[Job]) -> str:
 
 
 def _rows(jobs: list[Job], frames: dict[Path, pd.DataFrame]) -> list[dict[str, Any]]:
-    reached: dict[str, int] = {}  # how far each trunk is trained by the runs before
+    reached: dict[tuple[Path, str], int] = {}  # how far each trunk is trained by the runs before
     rows = []
     for job in jobs:
         frame = frames[job.options.results_root]
         found = frame[frame["run_id"] == job.spec.run_id]
         state = str(found["status"].iloc[0]) if len(found) else "to do"
-        alone = epochs = 0
-        if state not in FINISHED or job.options.force:
-            alone = job.spec.epochs
-            epochs = alone - _saved(job, reached)
-        else:
-            state = "done"
-        seconds = epochs * _seconds_per_epoch(job.spec, frame)
-        rows.append({"run": job.spec.run_id, "state": state, "epochs": epochs, "alone": alone, "seconds": seconds})
+        if job.options.force:
+            state = "again"
+        done = state in FINISHED
+        alone = 0 if done else job.spec.epochs - _own_epochs(job)
+        epochs = 0 if done else job.spec.epochs - max(_own_epochs(job), _shared(job, reached))
+        rows.append(
+            {
+                "run": job.spec.run_id,
+                "state": "done" if done else state,
+                "epochs": epochs,
+                "alone": alone,
+                "seconds": epochs * _seconds_per_epoch(job.spec, frame),
+            }
+        )
     return rows
 
 
-def _saved(job: Job, reached: dict[str, int]) -> int:
+def _own_epochs(job: Job) -> int:
+    """What an interrupted run goes on from."""
+    from tmsgd_bench.engine import checkpoint
+
+    kept = [] if job.options.force else checkpoint.epochs(job.folder.work)
+    return kept[0][0] if kept else 0
+
+
+def _shared(job: Job, reached: dict[tuple[Path, str], int]) -> int:
+    """Epochs that the run will find in its trunk: on disk, or trained by the runs before it in this plan."""
+    from tmsgd_bench.engine import checkpoint
     from tmsgd_bench.engine.prefix import shared_epochs, trunk_of
 
     trunk = trunk_of(job.spec, job.options)
     if trunk is None:
         return 0
-    own = shared_epochs(job.spec)
-    before = reached.get(trunk.key, 0)
-    reached[trunk.key] = max(before, own)
-    return min(before, own)
+    own, key = shared_epochs(job.spec), (job.options.results_root, trunk.key)
+    there = [epoch for epoch, _ in checkpoint.epochs(trunk.folder) if epoch <= own]
+    found = max(min(reached.get(key, 0), own), *there, 0)
+    reached[key] = max(reached.get(key, 0), own)
+    return found
 
 
 def _seconds_per_epoch(spec: RunSpec, runs: pd.DataFrame) -> float:

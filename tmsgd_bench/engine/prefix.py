@@ -15,10 +15,9 @@ run that begins from a trunk ends with the same bits as one trained alone.
 from __future__ import annotations
 
 import logging
-import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
@@ -26,6 +25,7 @@ from filelock import FileLock, Timeout
 from tmsgd_bench import files
 from tmsgd_bench.engine import checkpoint
 from tmsgd_bench.engine.spec import AUTO, RunOptions, RunSpec
+from tmsgd_bench.results.store import RunFolder
 
 if TYPE_CHECKING:
     from tmsgd_bench.engine.loop import Trainer
@@ -40,7 +40,10 @@ ONLY_AFTER_THE_SWITCH = {
 }
 """The optimizers that share a trunk, each with the options that have no effect before its switch."""
 DEFAULTS = {"momentum": 0.0, "weight_decay": 0.0, "maximize": False, "nesterov": False, "dampening": 0.0}
-LABELS = ("_target_", "name", "label", "foreach", "fused")
+LABELS = ("_target_", "name", "label")
+IMPLEMENTATIONS = ("foreach", "fused")  # of one optimizer may round unlike those of another
+SCHEDULED = ("lr", "initial_lr", "max_lr", "min_lr", "momentum", "max_momentum", "base_momentum", "weight_decay")
+"""What schedulers keep in parameter groups, or change there."""
 
 
 def trunk_key(spec: RunSpec) -> str | None:
@@ -48,7 +51,9 @@ def trunk_key(spec: RunSpec) -> str | None:
     target = spec.optimizer["_target_"]
     if target not in ONLY_AFTER_THE_SWITCH or shared_epochs(spec) == 0:
         return None
-    own = ONLY_AFTER_THE_SWITCH[target].union(LABELS)
+    if any(spec.optimizer.get(key) is not None for key in IMPLEMENTATIONS):
+        return None
+    own = ONLY_AFTER_THE_SWITCH[target].union(LABELS, IMPLEMENTATIONS)
     shared = {key: value for key, value in spec.optimizer.items() if key not in own}
     shared = {key: value for key, value in shared.items() if key not in DEFAULTS or value != DEFAULTS[key]}
     return files.digest({**spec.determinants, "optimizer": shared})
@@ -72,7 +77,8 @@ class Trunk:
 
     def __init__(self, options: RunOptions, key: str) -> None:
         self.key, self.every_seconds, self.keep = key, options.checkpoint_seconds, options.keep_trunks
-        self.folder = options.results_root / FOLDER / key[:16]
+        self.root = options.results_root
+        self.folder = self.root / FOLDER / key[:16]
         self.pending = self.folder / "pending"
         self.latest = time.monotonic()
         self.trained: dict[str, int] = {}
@@ -90,26 +96,41 @@ class Trunk:
         files.write_atomically(self.pending / run_id, lambda path: path.write_text(f"{epoch}\n", encoding="utf-8"))
 
     def release(self, run_id: str) -> None:
-        """Note that a run is through, and delete what no other needs."""
+        """Note that a run is through, and delete what no other needs, unless another run works on the trunk now."""
         (self.pending / run_id).unlink(missing_ok=True)
         if self.keep or not self.folder.exists():
             return
-        if self.wanted():
-            self._prune()
-        else:
-            shutil.rmtree(self.folder, ignore_errors=True)
+        with self._held(timeout=0.0) as held:
+            if not held:
+                return  # it is registered itself, and will tidy up when it is through
+            if self.wanted():
+                self._prune()
+            else:
+                self._clear()
+
+    def _clear(self) -> None:
+        """Delete what is there, but for a claim that has come in this moment."""
+        for _, path in checkpoint.epochs(self.folder):
+            path.unlink(missing_ok=True)
+        with suppress(OSError):  # not empty
+            self.pending.rmdir()
+            (self.folder / "lock").unlink(missing_ok=True)
+            self.folder.rmdir()
 
     def wanted(self) -> set[int]:
         """Epochs whose states pending runs need."""
         found = set()
         for path in self.pending.glob("[!.]*"):
+            if RunFolder(self.root, path.name).finished():  # killed between its result and its release
+                path.unlink(missing_ok=True)
+                continue
             try:
                 found.add(int(path.read_text(encoding="utf-8")))
             except (OSError, ValueError):  # released in this moment
                 continue
         return found
 
-    def follow(self, trainer: Trainer, until: int, train: Callable[[int, Callable[[], None]], None]) -> dict[str, int]:
+    def follow(self, trainer: Trainer, until: int, train: Callable[[int, Callable[[], None]], None]) -> None:
         """Bring a trainer to the end of ``until`` epochs, by states of the trunk and by training what is missing.
 
         Args:
@@ -117,26 +138,26 @@ class Trunk:
             until: epochs, at most the run's shared ones.
             train: trains to an epoch, and calls its second argument after each.
 
-        Returns:
-            How many of the epochs each run trained, by run id.
+        ``trained`` then says how many of the epochs each run trained, by run id.
 
         Raises:
             Diverged: from ``train``.
         """
+        if trainer.epoch:  # trained before the run shared anything
+            self.trained = {trainer.spec.run_id: trainer.epoch}
         while self._adopt(trainer, until) < until:
             with self._held() as held:
                 if held and self._adopt(trainer, until) < until:
                     train(until, lambda: self._leave(trainer))
             if not held and self._has_passed(until):
                 train(until, lambda: self._count(trainer))
-        return dict(self.trained)
 
     @contextmanager
-    def _held(self) -> Iterator[bool]:
+    def _held(self, timeout: float = POLL_SECONDS) -> Iterator[bool]:
         lock = FileLock(self.folder / "lock")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            lock.acquire(timeout=POLL_SECONDS, poll_interval=0.05)
+            lock.acquire(timeout=timeout, poll_interval=0.05)
         except Timeout:
             yield False
             return
@@ -175,6 +196,7 @@ class Trunk:
         if not (wanted or due):
             return
         with trainer.clocks.measure("bookkeeping"):
+            self.folder.mkdir(parents=True, exist_ok=True)  # the last other run may just have tidied it away
             checkpoint.save(self.folder, trainer.epoch, _state(trainer, self.key, self.trained), keep=None)
         if due:
             self.latest = time.monotonic()
@@ -199,8 +221,8 @@ def _state(trainer: Trainer, key: str, trained: dict[str, int]) -> dict[str, Any
 
 def _shared_part(optimizer: dict[str, Any]) -> dict[str, Any]:
     tensors = {index: {k: v for k, v in state.items() if v is not None} for index, state in optimizer["state"].items()}
-    rates = [{k: group[k] for k in ("lr", "initial_lr") if k in group} for group in optimizer["param_groups"]]
-    return {"state": {index: state for index, state in tensors.items() if state}, "rates": rates}
+    groups = [{k: group[k] for k in SCHEDULED if k in group} for group in optimizer["param_groups"]]
+    return {"state": {index: state for index, state in tensors.items() if state}, "groups": groups}
 
 
 def _load(trainer: Trainer, state: dict[str, Any]) -> None:
@@ -209,8 +231,8 @@ def _load(trainer: Trainer, state: dict[str, Any]) -> None:
     for name, optimizer in own["optimizers"].items():
         shared = state["optimizers"][name]
         optimizer["state"] = shared["state"]
-        for group, rates in zip(optimizer["param_groups"], shared["rates"], strict=True):
-            group.update(rates)
+        for group, values in zip(optimizer["param_groups"], shared["groups"], strict=True):
+            group.update(values)
             if "step" in group:
                 group["step"] = state["epoch"] * trainer.task.steps_per_epoch
     trainer.load_state_dict({**own, **{k: state[k] for k in ("epoch", "history", "clocks", "modules", "schedulers")}})
@@ -221,7 +243,16 @@ def trunk_of(spec: RunSpec, options: RunOptions) -> Trunk | None:
 
     ``force`` asks for all epochs anew, and a run that records its sharpness must measure every epoch itself.
     """
-    if not options.share_prefix or options.force or options.sharpness:
-        return None
+    share = options.share_prefix and not options.force and not options.sharpness
+    return _open(spec, options) if share else None
+
+
+def release(spec: RunSpec, options: RunOptions) -> None:
+    """A run has its result: withdraw the claim that it, or an earlier process of it, may have on its trunk."""
+    if trunk := _open(spec, options):
+        trunk.release(spec.run_id)
+
+
+def _open(spec: RunSpec, options: RunOptions) -> Trunk | None:
     key = trunk_key(spec)
     return None if key is None else Trunk(options, key)

@@ -14,7 +14,7 @@ import torch
 from tmsgd_bench import files
 from tmsgd_bench.engine import checkpoint, environment
 from tmsgd_bench.engine.loop import Checkpointer, Diverged, Trainer, weights_digest
-from tmsgd_bench.engine.prefix import Trunk, shared_epochs, trunk_of
+from tmsgd_bench.engine.prefix import Trunk, release, shared_epochs, trunk_of
 from tmsgd_bench.engine.progress import Reporter, make_reporter
 from tmsgd_bench.engine.spec import RunOptions, RunSpec
 from tmsgd_bench.errors import BenchError, ConfigError, DataError, StoreError
@@ -73,6 +73,7 @@ def run(spec: RunSpec, options: RunOptions, make_task: MakeTask) -> Outcome:
 
 
 def _skipped(spec: RunSpec, options: RunOptions, result: dict[str, Any]) -> Outcome:
+    release(spec, options)
     note = f"already {result['status']}: {result['note']}"
     if options.sharpness and result.get("log_sharpness") != asdict(options.sharpness):
         note += "; its history lacks the sharpness asked for: force=true trains it again and records it"
@@ -120,17 +121,18 @@ def _train(spec: RunSpec, options: RunOptions, make_task: MakeTask, device: torc
     finally:
         reporter.close()
     outcome = _publish(trainer, options, folder, failure)
-    if trunk:
-        trunk.release(spec.run_id)
+    release(spec, options)
     return outcome
 
 
 def _follow(trunk: Trunk, trainer: Trainer, reporter: Reporter, folder: RunFolder) -> None:
-    until = shared_epochs(trainer.spec)
-    trained = trunk.follow(trainer, until, lambda epoch, after: trainer.fit(reporter, after, epoch))
-    saved = until - trained.get(trainer.spec.run_id, 0)
-    origin = {"trunk": trunk.folder.name, "epochs": until, "saved": saved, "trained_by": trained}
-    files.write_json(folder.work / store.PREFIX, origin)
+    """The shared epochs; records where they came from, also if they end in a divergence."""
+    try:
+        trunk.follow(trainer, shared_epochs(trainer.spec), lambda epoch, after: trainer.fit(reporter, after, epoch))
+    finally:
+        saved = trainer.epoch - trunk.trained.get(trainer.spec.run_id, 0)
+        origin = {"trunk": trunk.folder.name, "epochs": trainer.epoch, "saved": saved, "trained_by": trunk.trained}
+        files.write_json(folder.work / store.PREFIX, origin)
 
 
 def _open_work(spec: RunSpec, options: RunOptions, folder: RunFolder) -> None:

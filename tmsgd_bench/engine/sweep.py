@@ -17,6 +17,7 @@ from omegaconf import OmegaConf, open_dict
 
 from tmsgd_bench import files
 from tmsgd_bench.engine import plan
+from tmsgd_bench.errors import BenchError
 
 ORDER = ("done", "skipped", "diverged", "busy", "failed", "unfinished")
 
@@ -37,15 +38,19 @@ class SweepCallback(Callback):
         with open_dict(config.hydra.overrides):
             config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{folder}'")
         try:
-            jobs = plan.of_sweep(config)
+            planned = plan.wanted(config)
+            jobs, wrong = plan.of_sweep(config)
         except Exception as error:  # Hydra would make a warning of it
-            if config.plan:
-                raise plan.PlanShown(error) from error
-            return  # the job whose settings are wrong will say so itself
-        if config.plan:
+            raise plan.PlanShown(error) from error
+        if planned and wrong:
+            raise plan.PlanShown(wrong[0])
+        if planned:
             print(plan.describe(jobs))
             raise plan.PlanShown
-        plan.register(jobs)
+        try:
+            plan.register(jobs)
+        except BenchError as error:  # the store cannot be written: no job could leave a result
+            raise plan.PlanShown(error) from error
 
 
 def in_sweep() -> bool:

@@ -22,6 +22,9 @@ from tmsgd_bench.optim.schemes import MultistepScheme
 
 Loss = Callable[[], Tensor]
 Rewind = Callable[[], None]
+LEAST_PRODUCTS, SETTLED = 5, 2
+"""A random start in many dimensions is nearly an eigenvector of a nearly constant spectrum, so the first small
+residuals may belong to its bulk: at least so many products, and so many small residuals in a row."""
 CHUNK = 1 << 22  # elements of a dot product that are held in float64 at one time
 
 
@@ -42,7 +45,8 @@ class Sharpness:
             exceeds the true one, but for rounding.
         residual: bound on the distance from ``value`` to the nearest eigenvalue, in the same units.
         products: Hessian-vector products it took.
-        converged: whether ``residual`` came below the tolerance.
+        converged: whether ``residual`` came, and stayed, below the tolerance. The bound is on the distance to *an*
+            eigenvalue; that it is the largest is certain only as far as the random start is not blind to it.
     """
 
     value: float
@@ -229,6 +233,7 @@ def _lanczos(
     betas: list[float] = []
     current, previous = _scaled(start, 1.0 / _norm(start)), None
     value = residual = math.nan
+    settled, least = 0, min(LEAST_PRODUCTS, sum(part.numel() for part in start))
     for count in range(1, max_products + 1):
         following = product(current)
         if previous is not None:
@@ -241,7 +246,10 @@ def _lanczos(
         value, last, scale = _largest(alphas, betas)
         residual = beta * abs(last)
         # Below the rounding of H v itself there is nothing left to gain: it matters when the largest is near zero.
-        if residual <= max(tolerance * abs(value), floor * scale):
+        if beta <= floor * scale:  # the products span no more directions
+            return Sharpness(value, residual, count, True)
+        settled = settled + 1 if residual <= max(tolerance * abs(value), floor * scale) else 0
+        if settled >= SETTLED and count >= least:
             return Sharpness(value, residual, count, True)
         betas.append(beta)
         previous, current = current, _scaled(following, 1.0 / beta)
@@ -250,9 +258,9 @@ def _lanczos(
 
 def _largest(alphas: list[float], betas: list[float]) -> tuple[float, float, float]:
     """Largest eigenvalue of the tridiagonal matrix, the last entry of its vector, and the largest modulus."""
-    matrix = torch.diag(torch.tensor(alphas, dtype=torch.float64))
+    matrix = torch.diag(torch.tensor(alphas, dtype=torch.float64, device="cpu"))
     if betas:
-        beside = torch.tensor(betas, dtype=torch.float64)
+        beside = torch.tensor(betas, dtype=torch.float64, device="cpu")
         matrix += torch.diag(beside, 1) + torch.diag(beside, -1)
     values, vectors = torch.linalg.eigh(matrix)
     return float(values[-1]), float(vectors[-1, -1]), float(values.abs().max())
@@ -260,7 +268,7 @@ def _largest(alphas: list[float], betas: list[float]) -> tuple[float, float, flo
 
 def _start(params: list[Tensor], seed: int) -> list[Tensor]:
     """A normal random vector, drawn in one piece so that it does not depend on how the parameters are cut."""
-    flat = torch.randn(sum(p.numel() for p in params), generator=torch.Generator().manual_seed(seed))
+    flat = torch.randn(sum(p.numel() for p in params), generator=torch.Generator("cpu").manual_seed(seed), device="cpu")
     pieces = flat.split([p.numel() for p in params])
     # Coarser types would lose the recurrence's orthogonality within a few products.
     return [

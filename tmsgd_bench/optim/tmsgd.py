@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer, _default_to_fused_or_foreach
 
 from tmsgd_bench.optim import fused as one_pass
-from tmsgd_bench.optim.kernels import NEWEST, OLDER, Phase, Rule, State, foreach_step, loop_step
+from tmsgd_bench.optim.kernels import DIRECTION, NEWEST, OLDER, Phase, Rule, State, foreach_step, loop_step
 from tmsgd_bench.optim.schemes import MultistepScheme
 
 INSTANTS = 3  # W, W₋₁ and W₋₂
@@ -110,8 +110,12 @@ class TMSGD(Optimizer):
             param_group["scheme"] = _coefficients(param_group["scheme"])
         _check_options({**self.defaults, **param_group})
         param_group.update(_plain(param_group))
-        reached = self.param_groups[0]["step"] if self.param_groups else 0
-        param_group.setdefault("step", reached)
+        if self.param_groups:
+            first = self.param_groups[0]
+            param_group.setdefault("step", first["step"])
+            if self.defaults["switch_step"] == AUTO:  # switch() may have been called already
+                param_group.setdefault("switch_step", first["switch_step"])
+        param_group.setdefault("step", 0)
         super().add_param_group(param_group)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -121,10 +125,10 @@ class TMSGD(Optimizer):
         then counts from this optimizer's own.
 
         Raises:
-            ValueError: the state is of SGD with Nesterov momentum or dampening.
+            ValueError: the state is of SGD with Nesterov momentum or dampening, or of an optimizer of another kind, or
+                one of its options is out of its range; nothing is changed then.
         """
-        if any(group.get("nesterov") or group.get("dampening") for group in state.get("param_groups", ())):
-            raise ValueError("TMSGD cannot go on from a state of SGD with nesterov or dampening: it has neither.")
+        _check_loaded(state, getattr(self, "defaults", None) or state["defaults"])
         present = [dict(group) for group in getattr(self, "param_groups", ())]
         super().__setstate__(state)
         for index, group in enumerate(self.param_groups):
@@ -179,6 +183,8 @@ class TMSGD(Optimizer):
                 continue
             state = self.state[p]
             phase = Phase.PLAIN if not switched else Phase.HISTORY if OLDER in state else Phase.START
+            if not switched and NEWEST in state:  # the switch was put off again: what moved then is not the last move
+                self._forget([p])
             params, states = batches.setdefault(phase, ([], []))
             params.append(p)
             states.append(state)
@@ -195,6 +201,8 @@ def _coefficients(scheme: Any) -> tuple[float, ...]:
 
 
 def _rule(group: dict[str, Any], phase: Phase) -> Rule:
+    if not isinstance(group["scheme"], tuple) or len(group["scheme"]) != INSTANTS + 1:  # set since by its owner
+        group["scheme"] = _coefficients(group["scheme"])
     a0, _, a2, gain = group["scheme"]
     recorded, lr = _recorded(group, phase), group["lr"]
     return Rule(
@@ -280,6 +288,22 @@ def _check_options(options: dict[str, Any]) -> None:
     _check_count("step", options.get("step", 0), least=0)
     if options["fused"] and options["foreach"]:
         raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
+
+
+def _check_loaded(state: dict[str, Any], defaults: dict[str, Any]) -> None:
+    """Raise ValueError if a state is of another kind of optimizer, or holds what a constructor would refuse."""
+    foreign = {key for entry in state.get("state", {}).values() for key in entry} - {DIRECTION, NEWEST, OLDER}
+    if foreign:
+        raise ValueError(
+            f"TMSGD cannot go on from a state that holds {', '.join(sorted(map(str, foreign)))}: it takes over its own "
+            "and those of torch.optim.SGD."
+        )
+    for group in state.get("param_groups", ()):
+        if group.get("nesterov") or group.get("dampening"):
+            raise ValueError("TMSGD cannot go on from a state of SGD with nesterov or dampening: it has neither.")
+        if "scheme" in group:
+            group["scheme"] = _coefficients(group["scheme"])
+        _check_options({**defaults, **group})
 
 
 def _plain(options: dict[str, Any]) -> dict[str, Any]:

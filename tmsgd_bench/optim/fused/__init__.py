@@ -80,7 +80,11 @@ def _fits(param: Tensor, state: State) -> bool:
     if grad.is_neg() or grad._is_zerotensor() or param.is_inference():
         return False
     others = [grad, *[tensor for tensor in state.values() if tensor is not None]]
+    shape, device = param.shape, param.device
+    for other in others:  # a state loaded for another model, or left on another device, is for the loop to refuse
+        if other.dtype is not dtype or other.shape != shape or other.device != device:
+            return False
     if param.is_contiguous():
-        return all([other.is_contiguous() and other.dtype is dtype for other in others])  # noqa: C419 - a list is faster
+        return all([other.is_contiguous() for other in others])  # noqa: C419 - a list is faster
     dense = param.dim() == 4 and param.is_contiguous(memory_format=torch.channels_last)
-    return dense and all(other.stride() == param.stride() and other.dtype is dtype for other in others)
+    return dense and all(other.stride() == param.stride() for other in others)
