@@ -70,7 +70,6 @@ def main() -> None:
             show(table)
             rows += [{"shapes": name, "threads": threads, **row} for row in table]
     if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
 
@@ -85,6 +84,11 @@ def parse() -> argparse.Namespace:
     options = parser.parse_args()
     if options.rounds < 1 or any(threads < 1 for threads in options.threads):
         parser.error("--rounds and --threads must be at least 1")
+    if options.out:
+        try:  # now, and not after the measurement
+            options.out.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            parser.error(f"cannot write into {options.out.parent} ({error.strerror}): choose another --out")
     if reason := one_pass.unavailable(options.device):
         parser.error(f"there is no fused step on {options.device}: {reason}")
     return options

@@ -120,8 +120,12 @@ def main() -> int:
     torch.set_num_threads(1)
     try:
         problems = [r8(options), cnn(options), cnn(options, momentum=True)]
+        options.out.mkdir(parents=True, exist_ok=True)  # now, and not after a quarter of an hour
     except BenchError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: cannot write into {options.out} ({error.strerror}): choose another --out.", file=sys.stderr)
         return 2
     studies = [study(problem, options) for problem in problems]
     trace = pd.concat([frames for frames, _ in studies], ignore_index=True)
@@ -140,7 +144,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=200, help="steps of each branch (default: 200)")
     parser.add_argument("--every", type=int, default=20, help="steps between a branch's measurements (default: 20)")
     parser.add_argument("--seed", type=int, default=0, help="of the weights (default: 0)")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if min(options.examples, options.longest, options.steps, options.every) < 1 or not options.threshold > 0.0:
+        parser.error("--examples, --longest, --steps, --every and --threshold must be greater than 0")
+    return options
 
 
 # --- problems ------------------------------------------------------------------------------------------------------
@@ -231,7 +238,10 @@ def study(problem: Problem, options: argparse.Namespace) -> tuple[pd.DataFrame, 
     """Train up to the edge, then every branch from there."""
     start = time.perf_counter()
     optimizer = TMSGD(problem.model.parameters(), lr=problem.lr, momentum=problem.momentum, switch_step="auto")
-    before = descend(problem, optimizer, 0, options.longest, BEFORE_EVERY, rises_to(options.threshold / problem.lr))
+    at_edge = rises_to(options.threshold / problem.lr)
+    before = descend(problem, optimizer, 0, options.longest, BEFORE_EVERY, at_edge)
+    if not at_edge(before):
+        print(f"{problem.name}: lr × sharpness did not rise to {options.threshold:g}: the branches begin below it")
     shared = copy.deepcopy([problem.model.state_dict(), optimizer.state_dict()])
     print(f"{problem.name}: branching at step {before[-1].step}, {time.perf_counter() - start:.0f} s", flush=True)
     frames, verdicts = [frame(problem, "before", problem.lr, before)], []

@@ -14,7 +14,7 @@ import pytest
 import torch
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from toy import STEPS, ToyTask, make_options, make_spec
 
@@ -117,7 +117,7 @@ def meaning(job: list[str]) -> list[tuple[str, Any]]:
 # Epochs
 
 
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=4, deadline=None, phases=[Phase.reuse, Phase.generate])
 @given(
     order=st.permutations([SGD, ONE, THREE, make_spec("tmsgd", EPOCHS, switch_epoch=0), make_spec("adam", EPOCHS)]),
     done=st.sets(st.sampled_from([SGD.run_id, ONE.run_id, THREE.run_id])),

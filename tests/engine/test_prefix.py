@@ -19,7 +19,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -177,7 +177,7 @@ def test_the_family_costs_one_trunk_and_the_branches() -> None:
     assert cost(FAMILY) == EPOCHS + sum(EPOCHS - switch for switch in (0, 1, 3, 5, 6)) == 21
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6, deadline=None, phases=[Phase.reuse, Phase.generate])
 @given(order=st.permutations(FAMILY), seconds=st.sampled_from([0.0, 1e9]))
 def test_in_any_order_every_branch_has_its_own_bits_and_the_trunk_is_trained_once(
     order: list[RunSpec], seconds: float, alone: Alone, tmp_path_factory: pytest.TempPathFactory
@@ -193,7 +193,7 @@ def test_in_any_order_every_branch_has_its_own_bits_and_the_trunk_is_trained_onc
     assert sweep.trunks() == []
 
 
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=4, deadline=None, phases=[Phase.reuse, Phase.generate])
 @given(order=st.permutations(FAMILY), keep=st.booleans())
 def test_runs_that_nobody_announced_have_their_own_bits_too(
     order: list[RunSpec], keep: bool, alone: Alone, tmp_path_factory: pytest.TempPathFactory

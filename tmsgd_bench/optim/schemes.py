@@ -50,6 +50,8 @@ class MultistepScheme:
     gain: float
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "weights", tuple(float(weight) for weight in self.weights))  # also from a list
+        object.__setattr__(self, "gain", float(self.gain))
         if not self.weights or not all(math.isfinite(v) for v in (*self.weights, self.gain)):
             raise ValueError("a multistep scheme needs finite weights, at least one, and a finite gain.")
         self._check_consistent()

@@ -166,7 +166,7 @@ def _processor() -> str:
 
 def _build(folder: Path) -> ctypes.CDLL:
     """Compile step.c, load it, and keep it by renaming: processes that build at once do not disturb each other."""
-    compiler = os.environ.get("CC") or next(filter(shutil.which, ("cc", "gcc", "clang")), None)
+    compiler = os.environ.get("CC", "").strip() or next(filter(shutil.which, ("cc", "gcc", "clang")), None)
     if compiler is None:
         raise Unavailable("no C compiler is installed")
     handle, name = tempfile.mkstemp(suffix=".so", dir=folder)
