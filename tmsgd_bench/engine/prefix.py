@@ -25,6 +25,7 @@ from filelock import FileLock, Timeout
 from tmsgd_bench import files
 from tmsgd_bench.engine import checkpoint
 from tmsgd_bench.engine.spec import AUTO, RunOptions, RunSpec
+from tmsgd_bench.errors import StoreError
 from tmsgd_bench.results.store import RunFolder
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ log = logging.getLogger(__name__)
 
 FOLDER = ".trunks"
 POLL_SECONDS = 0.5
+REGISTER_ATTEMPTS = 20
 ONLY_AFTER_THE_SWITCH = {
     "torch.optim.SGD": frozenset[str](),
     "tmsgd_bench.optim.TMSGD": frozenset({"switch_epoch", "scheme", "restart_every_epochs"}),
@@ -89,28 +91,36 @@ class Trunk:
         Raises:
             StoreError: the store cannot be written.
         """
-        try:
-            self.pending.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise files.unwritable(self.folder, error) from error
-        files.write_atomically(self.pending / run_id, lambda path: path.write_text(f"{epoch}\n", encoding="utf-8"))
+        for attempt in range(REGISTER_ATTEMPTS):
+            try:
+                self.pending.mkdir(parents=True, exist_ok=True)
+                files.write_atomically(
+                    self.pending / run_id, lambda path: path.write_text(f"{epoch}\n", encoding="utf-8")
+                )
+                return
+            except OSError as error:
+                raise files.unwritable(self.folder, error) from error
+            except StoreError:  # the last other run may be tidying the folder away in this moment
+                if attempt + 1 == REGISTER_ATTEMPTS or self.pending.exists():
+                    raise
 
     def release(self, run_id: str) -> None:
         """Note that a run is through, and delete what no other needs, unless another run works on the trunk now."""
         (self.pending / run_id).unlink(missing_ok=True)
         if self.keep or not self.folder.exists():
             return
-        with self._held(timeout=0.0) as held:
+        with self._held() as held:
             if not held:
-                return  # it is registered itself, and will tidy up when it is through
+                return  # a run that trains it is registered itself, and will tidy up when it is through
             if self.wanted():
                 self._prune()
-            else:
+            if not self.wanted():  # looked at again: another run may have released its claim, and found the lock taken
                 self._clear()
 
     def _clear(self) -> None:
         """Delete what is there, but for a claim that has come in this moment."""
-        for _, path in checkpoint.epochs(self.folder):
+        checkpoint.clear(self.folder)
+        for path in self.pending.glob(".*.tmp"):  # left by a kill
             path.unlink(missing_ok=True)
         with suppress(OSError):  # not empty
             self.pending.rmdir()
@@ -153,11 +163,11 @@ class Trunk:
                 train(until, lambda: self._count(trainer))
 
     @contextmanager
-    def _held(self, timeout: float = POLL_SECONDS) -> Iterator[bool]:
+    def _held(self) -> Iterator[bool]:
         lock = FileLock(self.folder / "lock")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            lock.acquire(timeout=timeout, poll_interval=0.05)
+            lock.acquire(timeout=POLL_SECONDS, poll_interval=0.05)
         except Timeout:
             yield False
             return

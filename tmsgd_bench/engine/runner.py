@@ -99,6 +99,8 @@ def _plain(spec: RunSpec) -> str:
 def _train(spec: RunSpec, options: RunOptions, make_task: MakeTask, device: torch.device, folder: RunFolder) -> Outcome:
     trainer = Trainer.build(spec, lambda: make_task(device), device, options.sharpness)
     resumed_at = _resume(trainer, folder)
+    if not trainer.epoch:  # whatever an earlier process of the run had taken over is lost
+        (folder.work / store.PREFIX).unlink(missing_ok=True)
     if trunk := trunk_of(spec, options):
         trunk.register(spec.run_id, shared_epochs(spec))
     reporter = make_reporter(
