@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tmsgd_bench.data import synthetic
+from tmsgd_bench.data.synthetic import r8
 from tmsgd_bench.files import write_json, write_yaml
 from tmsgd_bench.results import store
 
@@ -22,7 +22,7 @@ LABELS = {"sgd": "SGD", "tmsgd": "TM-SGD", "sgdm": "SGD-M", "tmsgdm": "TM-SGD-M"
 def synthetic_r8(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the synthetic R8, to be read only."""
     folder = tmp_path_factory.mktemp("synthetic-r8")
-    synthetic.write_r8(folder)
+    r8.write(folder)
     return folder
 
 

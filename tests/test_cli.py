@@ -20,9 +20,9 @@ import torch
 
 import tasks
 from tmsgd_bench import __version__, cli
-from tmsgd_bench.data import synthetic
 from tmsgd_bench.data.catalog import catalog, find
 from tmsgd_bench.data.croissant import card
+from tmsgd_bench.data.synthetic import r8
 from tmsgd_bench.engine.runner import run
 from tmsgd_bench.engine.spec import RunOptions, RunSpec
 from tmsgd_bench.results import store
@@ -64,7 +64,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, synthetic_r8: Path) -> Pat
         spec = RunSpec(
             task={"name": "tc", "dataset": "r8", "tokens": 16, "padding": "end"},
             model={"name": "lstm", "embedding": 6, "hidden": 4},
-            data={"kind": "synthetic", "limit": 100, "fingerprint": f"synthetic-{synthetic.VERSION}"},
+            data={"kind": "synthetic", "limit": 100, "fingerprint": f"synthetic-{r8.VERSION}"},
             optimizer=optimizer,
             epochs=2,
             batch_size=20,

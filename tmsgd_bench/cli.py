@@ -387,17 +387,23 @@ def _describe(dataset: Dataset, root: Path, verify_only: bool) -> bool:
     if not verify_only:
         stand_in = dataset.folder(root, "synthetic")
         print(f"  {dataset.title}\n  licence: {' '.join(dataset.licence.split())}")
-        print(
-            "\n".join(
-                f"  {file.name}: {file.examples} examples, {file.bytes:,} bytes, {file.url}" for file in dataset.files
-            )
-        )
+        print("\n".join(f"  {line}" for line in _parts(dataset)))
         print(
             f"  synthetic stand-in: {'present' if (stand_in / STAND_IN).exists() else 'not written yet'} ({stand_in})"
         )
     if problems:
         print(f"  to mend it, {dataset.remedy(folder)}")
     return not problems
+
+
+def _parts(dataset: Dataset) -> list[str]:
+    """What a data set consists of and where it comes from, a line each."""
+    lines = []
+    for file in dataset.files:
+        size = "" if file.bytes is None else f", {file.bytes:,} bytes"
+        lines.append(f"{file.name}: {file.examples:,} examples{size}{f', {file.url}' if file.url else ''}")
+    lines += [f"{folder.name}/{folder.pattern}: {folder.count:,} files" for folder in dataset.folders]
+    return [*lines, *(f"from {archive.url}" for archive in dataset.archives)]
 
 
 def run_numerics(options: argparse.Namespace) -> int:

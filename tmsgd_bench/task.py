@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +48,8 @@ class TaskSettings:
         seed: the run's seed; derive streams from it with :func:`tmsgd_bench.engine.seeding.derive`.
         device: where modules and data live.
         model: the model's own options, from conf/model.
+        fingerprint: what identifies the data set's contents; keys what is prepared from it.
+        weights_folder: where published weights that a task begins with, or measures with, are kept.
     """
 
     data_folder: Path
@@ -56,6 +58,8 @@ class TaskSettings:
     seed: int
     device: torch.device
     model: Mapping[str, Any]
+    fingerprint: str = ""
+    weights_folder: Path = Path("weights")
 
 
 class Task(ABC):
@@ -65,11 +69,13 @@ class Task(ABC):
     in their constructor, which receives a :class:`TaskSettings` and the options of their YAML as keywords.
     """
 
-    metrics: ClassVar[tuple[Metric, ...]]
-    """What ``evaluate`` returns; the first is the primary one."""
+    metrics: tuple[Metric, ...]
+    """What ``evaluate`` returns; the first is the primary one. Of the class, or set by the constructor."""
 
     modules: dict[str, nn.Module]
     train_size: int
+    evaluate_every: int = 1
+    """Evaluate after every so many epochs; after the last one in any case."""
 
     def __init__(self, settings: TaskSettings) -> None:
         self.settings = settings
@@ -95,7 +101,10 @@ class Task(ABC):
         """Every metric on the test split, in the units of ``metrics``; changes nothing."""
 
     def training_step(self, batch: Any, optimizers: Mapping[str, Optimizer]) -> dict[str, Tensor]:
-        """One step of every optimizer; returns the detached scalar losses by name."""
+        """One step of every optimizer; returns the detached scalar losses by name.
+
+        Exactly one: the engine counts an optimizer's steps in batches, to tell where its switch epoch begins.
+        """
         loss = self.loss(batch)
         for optimizer in optimizers.values():
             optimizer.zero_grad(set_to_none=True)
@@ -120,6 +129,16 @@ class Task(ABC):
             left, unseen = left - size, unseen - size
             if left <= 0:
                 return
+
+    def after_epoch(self, epoch: int) -> None:  # noqa: B027 - most tasks remember nothing
+        """Called after each epoch's evaluation, in evaluation mode and without gradients; changes no weights."""
+
+    def state(self) -> dict[str, Tensor]:
+        """What the task remembers across epochs, for its pictures; saved in checkpoints and in shared trunks."""
+        return {}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:  # noqa: B027
+        """Take back what ``state`` returned."""
 
     def draw(self, folder: Path) -> None:  # noqa: B027 - most tasks have no picture, and need not say so
         """Write figures of the trained modules into a folder, where the paper has some."""

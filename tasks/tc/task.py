@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -31,7 +30,7 @@ class TextClassification(Task):
         padding: "end" or "start": where documents with fewer words are filled up.
     """
 
-    metrics: ClassVar[tuple[Metric, ...]] = (
+    metrics: tuple[Metric, ...] = (
         Metric("accuracy", "%", "max", "ACC"),
         Metric("test_loss", "nat", "min", "test loss"),
     )

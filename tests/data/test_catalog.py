@@ -19,8 +19,9 @@ from typing import Any, ClassVar
 import pytest
 
 from tmsgd_bench import cli
-from tmsgd_bench.data import synthetic
-from tmsgd_bench.data.catalog import STAND_IN, DataFile, Dataset, catalog, data_root, find
+from tmsgd_bench.data.catalog import STAND_IN, Dataset, catalog, data_root, find
+from tmsgd_bench.data.sources import DataFile
+from tmsgd_bench.data.synthetic import r8
 from tmsgd_bench.errors import ConfigError, DataError
 
 CONTENTS = {
@@ -152,10 +153,11 @@ def test_every_entry_pins_its_files() -> None:
     """A digest, a size and an address of one fixed version: none can change without being noticed."""
     for name, dataset in catalog().items():
         assert dataset.name == name
-        for file in dataset.files:
-            assert re.fullmatch("[0-9a-f]{64}", file.sha256)
-            assert file.bytes > 0 < file.examples
-            assert dataset.version in file.url
+        for part in (*dataset.files, *dataset.archives):
+            assert part.md5 is None or re.fullmatch("[0-9a-f]{32}", part.md5)
+            assert part.sha256 is None or re.fullmatch("[0-9a-f]{64}", part.sha256)
+            assert part.url is None or part.md5 or dataset.version in part.url
+        assert dataset.archives or all(file.url for file in dataset.files) or dataset.obtain
 
 
 def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
@@ -348,7 +350,7 @@ def test_the_fingerprint_of_a_stand_in_is_its_version_and_differs_from_real_data
     before = dataset.fingerprint(tmp_path, "synthetic", verify=True)
     assert before == dataset.fingerprint(tmp_path, "synthetic", verify=False)
     assert before != dataset.fingerprint(tmp_path, "real", verify=True)
-    monkeypatch.setattr(synthetic, "VERSION", synthetic.VERSION + 1)
+    monkeypatch.setattr(r8, "VERSION", r8.VERSION + 1)
     assert dataset.fingerprint(tmp_path, "synthetic", verify=True) != before
 
 
@@ -368,13 +370,14 @@ def test_unverified_data_that_are_not_there_have_no_fingerprint(tmp_path: Path) 
 def writes(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The folders into which a stand-in was written, each slowly enough for another writer to get in between."""
     folders: list[Path] = []
+    write = r8.write
 
     def slowly(folder: Path) -> None:
         folders.append(folder)
         time.sleep(0.05)
-        synthetic.write_r8(folder)
+        write(folder)
 
-    monkeypatch.setitem(synthetic.WRITERS, "r8", slowly)
+    monkeypatch.setattr(r8, "write", slowly)
     return folders
 
 
@@ -396,7 +399,7 @@ def test_two_at_once_write_the_stand_in_once(tmp_path: Path, writes: list[Path],
 
 def older_version(folder: Path) -> None:
     mark = folder / STAND_IN
-    mark.write_text(mark.read_text().replace(f'"version": {synthetic.VERSION}', '"version": 0'))
+    mark.write_text(mark.read_text().replace(f'"version": {r8.VERSION}', '"version": 0'))
 
 
 @pytest.mark.parametrize(
@@ -436,7 +439,7 @@ def test_a_stand_in_whose_writing_was_interrupted_is_written_again(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setitem(synthetic.WRITERS, "r8", interrupted)
+        patch.setattr(r8, "write", interrupted)
         with pytest.raises(KeyboardInterrupt):
             dataset.prepare(tmp_path, "synthetic")
     dataset.prepare(tmp_path, "synthetic")
@@ -461,7 +464,7 @@ def test_a_disk_that_is_full_while_the_stand_in_is_written_is_told_as_a_data_err
     def full(folder: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", str(folder / NAMES[0]))
 
-    monkeypatch.setitem(synthetic.WRITERS, "r8", full)
+    monkeypatch.setattr(r8, "write", full)
     with pytest.raises(DataError, match=r"No space left on device.*data\.root"):
         find("r8").prepare(tmp_path, "synthetic")
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tmsgd_bench.data.catalog import Dataset, catalog, find
-from tmsgd_bench.data.croissant import card
+from tmsgd_bench.data.croissant import LINES, card
 
 NAMES = tuple(catalog())
 
@@ -56,13 +56,19 @@ def lines(dataset: Dataset, folder: Path) -> dict[str, list[tuple[str, ...]]]:
     }
 
 
+def undated(name: str) -> bool:
+    """Whether the date of publication is not known: better left out than made up."""
+    return not find(name).published
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_card_is_valid_croissant(tmp_path: Path, open_card: Callable[..., Any], name: str) -> None:
     """Read back from a file, offline, with neither errors nor missing recommended properties."""
     path = tmp_path / "card.json"
     path.write_text(json.dumps(card(find(name))), encoding="utf-8")
     metadata = open_card(jsonld=path).metadata
-    assert (metadata.ctx.issues.errors, metadata.ctx.issues.warnings) == (set(), set())
+    warnings = [text for text in metadata.ctx.issues.warnings if not (undated(name) and "datePublished" in text)]
+    assert (metadata.ctx.issues.errors, warnings) == (set(), [])
     assert metadata.name == name
 
 
@@ -70,36 +76,54 @@ def test_a_card_is_valid_croissant(tmp_path: Path, open_card: Callable[..., Any]
 def test_a_cards_files_are_the_catalogs(open_card: Callable[..., Any], name: str) -> None:
     """Also after mlcroissant has understood it: names, addresses, sizes, checksums."""
     dataset = find(name)
-    expected = [(file.name, file.url, f"{file.bytes} B", file.sha256) for file in dataset.files]
-    written = [(f["name"], f["contentUrl"], f["contentSize"], f["sha256"]) for f in card(dataset)["distribution"]]
-    understood = [
-        (file.name, file.content_url, file.content_size, file.sha256)
-        for file in open_card(jsonld=card(dataset)).metadata.distribution
-    ]
-    assert written == expected
-    assert sorted(understood) == sorted(expected)
+    expected = {file.name: (file.url or file.name, size(file.bytes), file.sha256, file.md5) for file in dataset.files}
+    expected |= {Path(one.url).name: (one.url, None, one.sha256, one.md5) for one in dataset.archives}
+    objects = [part for part in card(dataset)["distribution"] if part["@type"] == "cr:FileObject"]
+    keys = ("contentUrl", "contentSize", "sha256", "md5")
+    assert {part["name"]: tuple(part.get(key) for key in keys) for part in objects} == expected
+    understood = {
+        part.name: (part.content_url, part.content_size, part.sha256, part.md5)
+        for part in open_card(jsonld=card(dataset)).metadata.distribution
+        if hasattr(part, "content_url")
+    }
+    assert understood == expected
+
+
+def size(count: int | None) -> str | None:
+    return None if count is None else f"{count} B"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_cards_folders_are_the_catalogs(name: str) -> None:
+    """Found in the archives that they come in."""
+    dataset = find(name)
+    sets = [part for part in card(dataset)["distribution"] if part["@type"] == "cr:FileSet"]
+    assert [part["includes"].rpartition("/")[2] for part in sets] == [folder.pattern for folder in dataset.folders]
+    assert all("containedIn" in part for part in sets) or not dataset.archives
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_card_tells_source_licence_and_citation(name: str) -> None:
     dataset, values = find(name), card(find(name))
     assert values["url"] == dataset.homepage
-    assert dataset.version in values["sameAs"]
+    assert dataset.version in values["sameAs"] or "github" not in dataset.homepage
     assert values["license"] == dataset.licence_url
     assert values["usageInfo"].split() == dataset.licence.split()
     assert values["citeAs"].split() == dataset.citation.split()
-    assert values["datePublished"] == dataset.published
+    assert values.get("datePublished", "") == dataset.published
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_card_has_a_record_set_for_each_split_with_every_column(name: str) -> None:
+def test_a_card_has_a_record_set_for_each_file_of_lines_with_every_column(name: str) -> None:
     dataset = find(name)
     found = {
         record_set["@id"]: [(field["@id"], field["source"]["fileObject"]["@id"]) for field in record_set["field"]]
         for record_set in card(dataset)["recordSet"]
     }
     assert found == {
-        file.split: [(f"{file.split}/{field['name']}", file.name) for field in dataset.fields] for file in dataset.files
+        file.split: [(f"{file.split}/{field['name']}", file.name) for field in dataset.fields]
+        for file in dataset.files
+        if file.format == LINES
     }
 
 

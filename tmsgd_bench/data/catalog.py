@@ -1,17 +1,13 @@
 """The data-set catalog: source, checksum, licence; verify and prepare.
 
-``catalog.yaml`` holds the facts. A data set lives in ``ROOT/<name>``; its synthetic stand-in, with the same file
+``entries/<name>.yaml`` holds the facts. A data set lives in ``ROOT/<name>``; its synthetic stand-in, with the same file
 names and formats, in ``ROOT/synthetic/<name>``.
 """
 
 from __future__ import annotations
 
-import hashlib
-import http.client
 import os
 import shlex
-import shutil
-import urllib.request
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -23,35 +19,12 @@ from typing import Any
 import yaml
 from filelock import FileLock
 
-from tmsgd_bench.data import synthetic
+from tmsgd_bench.data import contents, synthetic
+from tmsgd_bench.data.sources import Archive, DataFile, DataFolder, download, join
 from tmsgd_bench.errors import ConfigError, DataError, StoreError
-from tmsgd_bench.files import os_reason, write_json
+from tmsgd_bench.files import os_reason
 
-TIMEOUT_SECONDS = 60
-STAND_IN = "stand-in.json"
-
-
-@dataclass(frozen=True)
-class DataFile:
-    """One published file.
-
-    Args:
-        name: its name in the data set's folder.
-        url: where it is downloaded from.
-        sha256: hexadecimal digest of its bytes.
-        bytes: its size.
-        split: "train" or "test".
-        examples: how many examples it holds.
-        format: its media type.
-    """
-
-    name: str
-    url: str
-    sha256: str
-    bytes: int
-    split: str
-    examples: int
-    format: str
+STAND_IN = synthetic.MARK
 
 
 @dataclass(frozen=True)
@@ -61,8 +34,10 @@ class Dataset:
     Args:
         name: its key and its folder's name.
         title, description, homepage, version, published, licence, licence_url, citation: for its card.
-        files: what it consists of.
         fields: name and description of each column.
+        files, folders: what it consists of.
+        archives: where those that have no address of their own come from.
+        obtain: how to get what cannot be downloaded, as the end of a sentence.
     """
 
     name: str
@@ -74,44 +49,66 @@ class Dataset:
     licence: str
     licence_url: str
     citation: str
-    files: tuple[DataFile, ...]
     fields: tuple[dict[str, str], ...]
+    files: tuple[DataFile, ...] = ()
+    folders: tuple[DataFolder, ...] = ()
+    archives: tuple[Archive, ...] = ()
+    obtain: str = ""
 
     def folder(self, root: Path, kind: str) -> Path:
         """Where the data set, or its stand-in, lives under a data root."""
         return root / self.name if kind == "real" else root / "synthetic" / self.name
 
+    @property
+    def pinned(self) -> bool:
+        """Whether the published digests cover all of it, so that verified contents are known without reading them."""
+        return not self.folders and all(file.digest for file in self.files)
+
     def problems(self, folder: Path) -> list[str]:
         """What is wrong with the files in a folder: one phrase each, none if all is as published."""
-        return [problem for file in self.files if (problem := _problem(folder / file.name, file))]
+        found = [file.problem(folder / file.name) for file in self.files]
+        return [problem for problem in (*found, *(part.problem(folder) for part in self.folders)) if problem]
 
     def verify(self, folder: Path) -> None:
-        """Check every file's SHA-256.
+        """Check every published digest, size and count.
 
         Raises:
             DataError: a file is missing, incomplete or altered.
         """
         if problems := self.problems(folder):
-            raise DataError(f"{self.name}: {'; '.join(problems)}: {self.remedy(folder)}")
+            use = ""
+            if folder.exists() and not all("missing" in problem for problem in problems):
+                use = " To use them as they are, unverified and outside every table: data.verify=false."
+            raise DataError(f"{self.name}: {'; '.join(problems)}: {self.remedy(folder)}{use}")
 
     def remedy(self, folder: Path) -> str:
         """What to do about a missing or damaged file, as the end of a sentence."""
-        places = " and ".join(f"{file.url} as {folder / file.name}" for file in self.files)
+        places = [f"{file.url} as {folder / file.name}" for file in self.files if file.url]
+        places += [f"what {archive.url} holds into {folder}" for archive in self.archives]
+        if not places:
+            return f"{self.obtain.format(folder=folder)}."
         command = f"python -m tmsgd_bench data prepare {self.name} --root {shlex.quote(str(folder.parent))}"
-        return f"run '{command}' (delete a damaged file first), or put {places}."
+        return f"run '{command}' (delete a damaged file first), or put {' and '.join(places)}."
 
     def fingerprint(self, folder: Path, kind: str, verify: bool) -> str:
-        """What identifies the contents in a run's identity. Verified data need not be present for it.
+        """What identifies the contents in a run's identity.
+
+        Verified data whose digests are published need not be present for it; of others every file is read (once: the
+        result is kept until a file changes).
 
         Raises:
-            DataError: ``verify`` is off and a file cannot be read.
+            DataError: a file must be read for it and cannot be.
         """
         if kind == "synthetic":
-            return f"synthetic-{synthetic.VERSION}"
+            return f"synthetic-{synthetic.version(self.name)}"
+        if verify and self.pinned:
+            return join(file.digest for file in self.files)
         if verify:
-            return _join(file.sha256 for file in self.files)
+            self.verify(folder)
         try:
-            return _join(_sha256(folder / file.name) for file in self.files)
+            if not self.folders:
+                return join(contents.digest(folder / file.name, file) for file in self.files)
+            return contents.fingerprint(folder, [part.paths(folder) for part in self.folders], self.files)
         except OSError as error:
             raise DataError(
                 f"{self.name}: cannot read {error.filename} ({error.strerror}): {self.remedy(folder)}"
@@ -140,14 +137,8 @@ class Dataset:
 
     def _write_stand_in(self, folder: Path) -> None:
         """Write the stand-in unless this version of it is there, whole."""
-        mark = folder / STAND_IN
-        names = [file.name for file in self.files]
-        if mark.exists() and synthetic.is_current(mark, folder, names):
-            return
-        mark.unlink(missing_ok=True)
         try:
-            synthetic.WRITERS[self.name](folder)
-            write_json(mark, {"version": synthetic.VERSION, "sha256": {n: _sha256(folder / n) for n in names}})
+            synthetic.write(self.name, folder)
         except (OSError, StoreError) as error:
             raise DataError(
                 f"cannot write the stand-in of {self.name} into {folder} ({os_reason(error)}): free some "
@@ -157,10 +148,28 @@ class Dataset:
     def _download_missing(self, folder: Path, report: Callable[[str], None]) -> None:
         for file in self.files:
             path = folder / file.name
-            if not path.exists():
+            if file.url and not path.exists():
                 report(f"downloading {file.url}")
-                _download(file, path, self.remedy(folder))
+                download(file, path, self.remedy(folder))
+        if self._lacks_members(folder):
+            for archive in self.archives:
+                report(f"downloading {archive.url}")
+                self._unpack(archive, folder)
         self.verify(folder)
+
+    def _lacks_members(self, folder: Path) -> bool:
+        """Whether something that comes in an archive is not there at all; what is damaged is left as it is."""
+        absent = any(not (folder / file.name).exists() for file in self.files if not file.url)
+        return absent or any(len(part.paths(folder)) < part.count for part in self.folders)
+
+    def _unpack(self, archive: Archive, folder: Path) -> None:
+        try:
+            archive.fetch(folder, self.remedy(folder))
+        except OSError as error:
+            raise DataError(
+                f"cannot unpack {archive.url} into {folder} ({os_reason(error)}): free some space or choose another "
+                "data.root."
+            ) from error
 
 
 def data_root(root: str | None) -> Path:
@@ -174,10 +183,12 @@ def data_root(root: str | None) -> Path:
 @cache
 def catalog() -> dict[str, Dataset]:
     """Every data set by name."""
-    entries: dict[str, dict[str, Any]] = yaml.safe_load(
-        (files("tmsgd_bench.data") / "catalog.yaml").read_text(encoding="utf-8")
-    )
-    return {name: _dataset(name, entry) for name, entry in entries.items()}
+    entries = sorted((files("tmsgd_bench.data") / "entries").iterdir(), key=lambda entry: entry.name)
+    return {
+        name: _dataset(name, yaml.safe_load(entry.read_text(encoding="utf-8")))
+        for entry in entries
+        if (name := entry.name.removesuffix(".yaml")) != entry.name
+    }
 
 
 def find(name: str) -> Dataset:
@@ -192,49 +203,9 @@ def find(name: str) -> Dataset:
 
 
 def _dataset(name: str, entry: dict[str, Any]) -> Dataset:
-    listed = tuple(DataFile(**file) for file in entry["files"])
-    return Dataset(name=name, **{**entry, "files": listed, "fields": tuple(entry["fields"])})
-
-
-def _problem(path: Path, file: DataFile) -> str:
-    """What is wrong with one file, or an empty string."""
-    try:
-        size = path.stat().st_size
-        if size != file.bytes:
-            return f"{path} has {size} bytes in place of {file.bytes}"
-        return "" if _sha256(path) == file.sha256 else f"{path} was altered (its SHA-256 differs)"
-    except FileNotFoundError:
-        return f"{path} is missing"
-    except OSError as error:
-        return f"{path} cannot be read ({error.strerror})"
-
-
-def _download(file: DataFile, path: Path, remedy: str) -> None:
-    """Download under a temporary name, check, rename."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with (
-            urllib.request.urlopen(file.url, timeout=TIMEOUT_SECONDS) as source,
-            temporary.open("wb") as target,
-        ):
-            shutil.copyfileobj(source, target)
-            announced = int(source.headers.get("Content-Length") or target.tell())
-            if target.tell() < announced:
-                raise OSError(f"the connection broke after {target.tell()} of {announced} bytes")
-        if _sha256(temporary) != file.sha256:
-            raise DataError(f"{file.url} no longer holds the published file (its SHA-256 differs): {remedy}")
-        temporary.replace(path)
-    except (OSError, http.client.HTTPException) as error:
-        reason = str(error) or type(error).__name__
-        raise DataError(f"could not download {file.url} ({reason}): {remedy}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _join(digests: Any) -> str:
-    return hashlib.sha256(" ".join(digests).encode()).hexdigest()[:16]
+    parts = {
+        "files": tuple(DataFile(**file) for file in entry.get("files", ())),
+        "folders": tuple(DataFolder(**folder) for folder in entry.get("folders", ())),
+        "archives": tuple(Archive(**archive) for archive in entry.get("archives", ())),
+    }
+    return Dataset(name=name, **{**entry, **parts, "fields": tuple(entry["fields"])})

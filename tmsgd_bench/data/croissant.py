@@ -5,9 +5,11 @@ Source: the Croissant format 1.0, http://mlcommons.org/croissant/1.0 (a vocabula
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath
 from typing import Any
 
-from tmsgd_bench.data.catalog import DataFile, Dataset
+from tmsgd_bench.data.catalog import Dataset
+from tmsgd_bench.data.sources import Archive, DataFile, DataFolder
 
 CONTEXT: dict[str, Any] = {
     "@language": "en",
@@ -48,8 +50,22 @@ CONTEXT: dict[str, Any] = {
 SPLITS = {"train": "cr:TrainingSplit", "test": "cr:TestSplit"}
 
 
+LINES = "text/plain"
+"""The format of files of tab-separated lines without a header, whose records a card describes."""
+ARCHIVES = {".gz": "application/gzip", ".tar": "application/x-tar", ".zip": "application/zip"}
+OPAQUE = "application/octet-stream"
+IMAGES = {".jpg": "image/jpeg", ".png": "image/png"}
+
+
 def card(dataset: Dataset) -> dict[str, Any]:
-    """A data set's card: source, licence, files with checksums, splits, and columns."""
+    """A data set's card: source, licence, files with checksums, splits, and columns where files are of lines.
+
+    A source without a published checksum is marked as live: its bytes may change.
+    """
+    optional: dict[str, Any] = {"datePublished": dataset.published} if dataset.published else {}
+    downloads: list[Archive | DataFile] = [*dataset.archives, *_own_files(dataset)]
+    if not all(_digests(part) for part in downloads):
+        optional["isLiveDataset"] = True
     return {
         "@context": CONTEXT,
         "@type": "sc:Dataset",
@@ -61,25 +77,78 @@ def card(dataset: Dataset) -> dict[str, Any]:
         "license": dataset.licence_url,
         "usageInfo": " ".join(dataset.licence.split()),
         "citeAs": " ".join(dataset.citation.split()),
-        "datePublished": dataset.published,
+        **optional,
         "version": "1.0.0",
-        "sameAs": f"{dataset.homepage}/tree/{dataset.version}",
-        "distribution": [_file_object(file) for file in dataset.files],
-        "recordSet": [_record_set(dataset, file) for file in dataset.files],
+        "sameAs": _edition(dataset),
+        "distribution": [
+            *(_archive_object(archive) for archive in dataset.archives),
+            *(_file_object(dataset, file) for file in dataset.files),
+            *(_file_set(dataset, folder) for folder in dataset.folders),
+        ],
+        "recordSet": [_record_set(dataset, file) for file in dataset.files if file.format == LINES],
     }
 
 
-def _file_object(file: DataFile) -> dict[str, Any]:
+def _own_files(dataset: Dataset) -> list[DataFile]:
+    """Files that do not come in an archive."""
+    return [file for file in dataset.files if file.url or not dataset.archives]
+
+
+def _edition(dataset: Dataset) -> str:
+    """The address of the very version, where the homepage is a repository."""
+    return f"{dataset.homepage}/tree/{dataset.version}" if "github.com" in dataset.homepage else dataset.homepage
+
+
+def _digests(part: DataFile | Archive) -> dict[str, str]:
+    return {kind: value for kind in ("sha256", "md5") if (value := getattr(part, kind))}
+
+
+def _archive_object(archive: Archive) -> dict[str, Any]:
+    name = PurePosixPath(archive.url).name
+    return {
+        "@type": "cr:FileObject",
+        "@id": name,
+        "name": name,
+        "description": "What the files come in.",
+        "contentUrl": archive.url,
+        "encodingFormat": ARCHIVES.get(PurePosixPath(name).suffix, OPAQUE),
+        **_digests(archive),
+    }
+
+
+def _file_object(dataset: Dataset, file: DataFile) -> dict[str, Any]:
+    size = {} if file.bytes is None else {"contentSize": f"{file.bytes} B"}
+    what = f"The {file.split} split: {file.examples} examples." if file.split else f"{file.examples} examples."
     return {
         "@type": "cr:FileObject",
         "@id": file.name,
         "name": file.name,
-        "description": f"The {file.split} split: {file.examples} examples.",
-        "contentUrl": file.url,
-        "contentSize": f"{file.bytes} B",
-        "encodingFormat": file.format,
-        "sha256": file.sha256,
+        "description": what,
+        "contentUrl": file.url or file.name,
+        **size,
+        **({} if file.url else _container(dataset)),
+        "encodingFormat": file.format or OPAQUE,
+        **_digests(file),
     }
+
+
+def _file_set(dataset: Dataset, folder: DataFolder) -> dict[str, Any]:
+    identity = "images" if folder.name == "." else folder.name
+    return {
+        "@type": "cr:FileSet",
+        "@id": identity,
+        "name": identity,
+        "description": f"{folder.count} files{f', the {folder.split} split' if folder.split else ''}.",
+        **_container(dataset),
+        "encodingFormat": IMAGES.get(PurePosixPath(folder.pattern).suffix, "image/jpeg"),
+        "includes": folder.pattern if folder.name == "." else f"{folder.name}/{folder.pattern}",
+    }
+
+
+def _container(dataset: Dataset) -> dict[str, Any]:
+    """The archives that something comes in; those that are not downloaded have none."""
+    names = [{"@id": PurePosixPath(archive.url).name} for archive in dataset.archives]
+    return {"containedIn": names if len(names) > 1 else names[0]} if names else {}
 
 
 def _record_set(dataset: Dataset, file: DataFile) -> dict[str, Any]:

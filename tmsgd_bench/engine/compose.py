@@ -27,22 +27,31 @@ if TYPE_CHECKING:  # importing torch takes seconds, which looking at the setting
 log = logging.getLogger(__name__)
 
 GROUPS = ("task", "model", "optimizer", "data")
+NOT_OF_THE_TASK = ("_target_", "datasets", *PROTOCOLS)
+"""Keys of a task's YAML that do not determine a result."""
 BuildTask = Callable[[str, "TaskSettings", Mapping[str, Any]], "Task"]
 
 
-def run_spec(config: DictConfig) -> RunSpec:
+def run_spec(config: DictConfig, fetch: bool = False) -> RunSpec:
     """The run a composed configuration describes.
 
+    Args:
+        fetch: download data that are missing and whose contents are part of the identity (see ``Dataset.pinned``).
+
     Raises:
+        DataError: such data are missing, and ``fetch`` is off or does not help.
         ConfigError: a value is of the wrong type, out of range, or refers to something that is not there.
     """
     values = _plain(config)
     _check_flags("data", values["data"], ("verify",))
     _check_keys("optimizer.warmup", values["optimizer"].get("warmup"), ("updates", "start_factor"))
     _check_keys("schedule", values["schedule"], ("_target_",))
-    task = {key: value for key, value in values["task"].items() if key not in ("_target_", *PROTOCOLS)}
+    dataset = _dataset(values)
+    task = {key: value for key, value in values["task"].items() if key not in NOT_OF_THE_TASK}
+    task["dataset"] = dataset.name
     data = values["data"]
-    dataset = find(task["dataset"])
+    if fetch and data["kind"] == "real" and data["verify"] and not dataset.pinned:
+        _ready(values, dataset)
     fingerprint = dataset.fingerprint(_data_folder(values, dataset), data["kind"], data["verify"])
     return validate(
         RunSpec(
@@ -106,7 +115,7 @@ def followed_protocols(config: DictConfig, spec: RunSpec, choices: Mapping[str, 
         config: the run's configuration.
         choices: the option chosen in each of Hydra's groups.
     """
-    chosen = [f"{group}={choices[group]}" for group in GROUPS]
+    chosen = [f"{group}={choices[group]}" for group in GROUPS] + [f"data.name={spec.task['dataset']}"]
     if GlobalHydra.instance().config_loader().get_group_options("local"):
         chosen.append("~local")  # a private overlay is no part of a protocol
     followed = []
@@ -129,16 +138,19 @@ def make_task(config: DictConfig, device: torch.device, build: BuildTask) -> Tas
     from tmsgd_bench.task import TaskSettings
 
     values = _plain(config)
-    dataset, data = find(values["task"]["dataset"]), values["data"]
+    dataset, data = _dataset(values), values["data"]
+    folder = _ready(values, dataset)
     settings = TaskSettings(
-        data_folder=_ready(values, dataset),
+        data_folder=folder,
         data_limit=data["limit"],
         batch_size=values["batch_size"],
         seed=values["seed"],
         device=device,
         model={key: value for key, value in values["model"].items() if key != "name"},
+        fingerprint=dataset.fingerprint(folder, data["kind"], data["verify"]),
+        weights_folder=data_root(data["root"]) / "weights",
     )
-    own = ("_target_", "name", "dataset", *PROTOCOLS)
+    own = ("name", "dataset", *NOT_OF_THE_TASK)
     options = {key: value for key, value in values["task"].items() if key not in own}
     return build(values["task"]["_target_"], settings, options)
 
@@ -210,6 +222,15 @@ def _check_flags(section: str, values: Mapping[str, Any], names: tuple[str, ...]
 def _check_keys(name: str, value: Any, keys: tuple[str, ...]) -> None:
     if value is not None and not (isinstance(value, Mapping) and all(key in value for key in keys)):
         raise ConfigError(f"{name} must be null or have the keys {', '.join(keys)}, not {value!r}.")
+
+
+def _dataset(values: dict[str, Any]) -> Dataset:
+    """The task's data set, or the one of those it can use that ``data.name`` names."""
+    own, chosen = values["task"]["dataset"], values["data"]["name"]
+    usable = values["task"].get("datasets", [own])
+    if chosen is not None and chosen not in usable:
+        raise ConfigError(f"data.name must be one of {', '.join(usable)} for this task, not {chosen!r}.")
+    return find(own if chosen is None else chosen)
 
 
 def _data_folder(values: dict[str, Any], dataset: Dataset) -> Path:

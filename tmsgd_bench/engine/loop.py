@@ -153,7 +153,8 @@ class Trainer:
                 raise Diverged(name, self.epoch, int(bad[0]))
         seconds = self.clocks.last
         with self.clocks.measure("evaluation"):
-            metrics = self.evaluate()
+            metrics = self.evaluate() if self._evaluates() else {}
+            self._tell_task()
         row = {name: float(values.double().mean()) for name, values in losses.items()} | metrics
         with self.clocks.measure("bookkeeping"):
             curvature = self.monitor.after_epoch(self.epoch, self._lr())
@@ -161,6 +162,17 @@ class Trainer:
         self.history.append({"epoch": float(self.epoch), **row, **own})
         reporter.epoch(self.epoch, row)
         self.epoch += 1
+
+    def _evaluates(self) -> bool:
+        """Whether this epoch ends with an evaluation."""
+        finished = self.epoch + 1
+        return finished % self.task.evaluate_every == 0 or finished == self.spec.epochs
+
+    @torch.no_grad()
+    def _tell_task(self) -> None:
+        for module in self.task.modules.values():
+            module.eval()
+        self.task.after_epoch(self.epoch)
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
@@ -188,6 +200,7 @@ class Trainer:
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
             "schedulers": [scheduler.state_dict() for scheduler in (*self.per_update, *self.per_epoch)],
             "monitor": self.monitor.state_dict(),
+            "task": self.task.state(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -205,7 +218,8 @@ class Trainer:
             self.optimizers[name].load_state_dict(state["optimizers"][name])
         for scheduler, saved in zip((*self.per_update, *self.per_epoch), state["schedulers"], strict=True):
             scheduler.load_state_dict(saved)
-        self.monitor.load_state_dict(state.get("monitor", {}))  # checkpoints from before there was one have none
+        self.monitor.load_state_dict(state.get("monitor", {}))  # older checkpoints have none, nor a task's state
+        self.task.load_state(state.get("task", {}))
 
     @property
     def switched(self) -> bool:

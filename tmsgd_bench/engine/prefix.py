@@ -245,7 +245,8 @@ def _load(trainer: Trainer, state: dict[str, Any]) -> None:
             group.update(values)
             if "step" in group:
                 group["step"] = state["epoch"] * trainer.task.steps_per_epoch
-    trainer.load_state_dict({**own, **{k: state[k] for k in ("epoch", "history", "clocks", "modules", "schedulers")}})
+    taken = ("epoch", "history", "clocks", "modules", "schedulers", "task")
+    trainer.load_state_dict({**own, **{key: state[key] for key in taken if key in state}})
 
 
 def trunk_of(spec: RunSpec, options: RunOptions) -> Trunk | None:

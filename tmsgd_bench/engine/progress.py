@@ -90,7 +90,8 @@ class LogReporter:
             return
         self.latest = now
         left = now / (epoch + 1 - self.first) * (self.epochs - epoch - 1)
-        numbers = " ".join(f"{key}={row[key]:.4g}" for key in ("loss", *(m.name for m in self.metrics)) if key in row)
+        shown = [*(key for key in row if key.startswith("loss")), *(m.name for m in self.metrics if m.name in row)]
+        numbers = " ".join(f"{key}={row[key]:.4g}" for key in shown)
         log.info("%s: epoch %d of %d, %s, %s left", self.name, epoch + 1, self.epochs, numbers, duration(left))
 
     def close(self) -> None:

@@ -240,10 +240,11 @@ def _auto_note(trainer: Trainer) -> str:
 
 def _primary_values(history: list[dict[str, float]], metric: Metric, failure: Diverged | None) -> dict[str, Any]:
     """The primary metric after the last epoch, and its best value, which is chosen on test data."""
-    if failure or not history:
+    evaluated = [row for row in history if metric.name in row]
+    if failure or not evaluated:
         return {"final": None, "best": None, "best_epoch": None}
     choose = max if metric.direction == "max" else min
-    best = choose(history, key=lambda row: row[metric.name])
+    best = choose(evaluated, key=lambda row: row[metric.name])
     return {"final": history[-1][metric.name], "best": best[metric.name], "best_epoch": int(best["epoch"])}
 
 

@@ -1,0 +1,56 @@
+"""Digests of what a data set's folder holds, where its publisher gives none.
+
+Reading thousands of images for every run of a sweep would cost more than a short run, so the digest of a folder is
+kept beside the data and used again as long as no file's name, size or time of change differs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
+
+from tmsgd_bench.data.sources import DataFile, file_digest, join
+from tmsgd_bench.errors import StoreError
+from tmsgd_bench.files import read_json, write_json
+
+FOLDER = ".cache"
+
+
+def digest(path: Path, file: DataFile) -> str:
+    """A file's digest of the kind that its entry publishes; read again only if the file has changed.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    state = path.stat()
+    return _digest(path, "md5" if file.md5 else "sha256", state.st_size, state.st_mtime_ns)
+
+
+@lru_cache(maxsize=256)
+def _digest(path: Path, algorithm: str, size: int, changed: int) -> str:
+    return file_digest(path, algorithm)
+
+
+def fingerprint(folder: Path, parts: Iterable[Sequence[Path]], files: Iterable[DataFile]) -> str:
+    """Digest (16 hexadecimal digits) of names and bytes of all files of a data set.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    paths = sorted([path for part in parts for path in part] + [folder / file.name for file in files])
+    key = hashlib.sha256()
+    for path in paths:
+        state = path.stat()
+        key.update(f"{path.relative_to(folder)}\0{state.st_size}\0{state.st_mtime_ns}\n".encode())
+    kept = folder.parent / FOLDER / f"{folder.name}-contents.json"
+    known = read_json(kept) or {}
+    if known.get("listing") != key.hexdigest():
+        found = join(f"{path.relative_to(folder)}:{file_digest(path)}" for path in paths)
+        known = {"listing": key.hexdigest(), "fingerprint": found}
+        with suppress(OSError, StoreError):  # a folder that may only be read: computed anew each time
+            kept.parent.mkdir(exist_ok=True)
+            write_json(kept, known)
+    return str(known["fingerprint"])
