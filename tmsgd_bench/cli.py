@@ -251,6 +251,8 @@ def _add_stores(parser: argparse.ArgumentParser, numerics: bool = True) -> None:
 def list_runs(options: argparse.Namespace) -> int:
     """Print the runs that match the filters."""
     runs = _read(options.results)
+    for folder in store.damaged(options.results):
+        print(f"damaged: {folder}: its {store.CONFIG} cannot be read: restore it or delete the folder", file=sys.stderr)
     for name in ("task", "model", "optimizer", "status", "data", "seed"):
         wanted = getattr(options, name)
         if wanted is not None:

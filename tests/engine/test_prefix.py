@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -394,7 +395,7 @@ def train_in_process(root: Path, log: Path, spec: RunSpec, hook: Hook) -> None:
                 file.write(f"{epoch}\n")
 
     task = TaskSettings(Path(), None, BATCH, spec.seed, torch.device("cpu"), {})
-    run(spec, make_options(root, share_prefix=True), lambda device: ToyTask(task, on_step))
+    run(spec, make_options(root, share_prefix=True, wait=True), lambda device: ToyTask(task, on_step))
 
 
 def dawdle(epoch: int, step: int) -> None:
@@ -461,6 +462,24 @@ def test_processes_at_once_train_every_epoch_once(sweep: Sweep, processes: Proce
     assert processes.epochs() == cost(specs) == 6 + 1 + 5 + 3
     assert sum(sweep.result(spec)["prefix"]["saved"] for spec in specs) == 24 - 15
     assert sweep.trunks() == []
+
+
+def test_sixteen_processes_on_one_store_lose_nothing(sweep: Sweep, processes: Processes, alone: Alone) -> None:
+    """Each of eight runs is started twice; somebody looks at the store all the while."""
+    specs = [replace(spec, seed=seed) for seed in (0, 1) for spec in (FIVE, SGD, ONE, THREE)]
+    for spec in (*specs, *reversed(specs)):
+        processes.start(spec)
+    seen: list[set[str]] = []
+    while any(process.is_alive() for process in processes.started):
+        runs = store.read_runs(sweep.root)
+        seen.append(set(runs.loc[runs["status"] == "done", "run_id"]))
+    assert processes.join() == [0] * 16
+    assert all(earlier <= later for earlier, later in pairwise(seen))
+    assert set(store.read_runs(sweep.root)["run_id"]) == {spec.run_id for spec in specs}
+    assert store.damaged(sweep.root) == []
+    for spec in specs:
+        assert sweep.outcome(spec) == alone(spec)
+    assert processes.epochs() <= sum(spec.epochs for spec in specs)  # none twice, whoever comes first
 
 
 def test_a_process_killed_while_it_trains_the_trunk_is_replaced(
@@ -765,10 +784,21 @@ def test_kept_states_serve_later_runs(sweep: Sweep, alone: Alone) -> None:
     assert sweep.states() == set(range(1, EPOCHS + 1))
 
 
-def test_a_run_without_keep_prunes_what_was_kept(sweep: Sweep) -> None:
+def test_what_was_to_be_kept_stays_whoever_comes_later(sweep: Sweep) -> None:
     sweep.run(SGD, keep_trunks=True)
+    kept = sweep.states()
     sweep.run(ONE)
-    assert sweep.trunks() == []
+    assert sweep.states() == kept == set(range(1, EPOCHS + 1))
+
+
+def test_the_record_says_on_what_a_shared_state_was_made(sweep: Sweep) -> None:
+    """Another device, or another torch, may round otherwise."""
+    sweep.register([SGD, THREE])
+    sweep.run(SGD)
+    sweep.run(THREE)
+    made_on = {"device": "cpu", "threads": torch.get_num_threads(), "torch": str(torch.__version__)}
+    assert sweep.result(THREE)["prefix"]["made_on"] == made_on
+    assert "made_on" not in sweep.result(SGD)["prefix"]
 
 
 def test_a_run_killed_after_its_result_leaves_no_claim_behind(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +39,7 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
 class ToyTask(Task):
     """Noisy linear regression through a layer with dropout."""
 
-    metrics: ClassVar[tuple[Metric, ...]] = (Metric("error", "", "min"), Metric("score", "%", "max"))
+    metrics: tuple[Metric, ...] = (Metric("error", "", "min"), Metric("score", "%", "max"))
 
     def __init__(self, settings: TaskSettings, on_step: Callable[[int, int], None] = lambda epoch, step: None) -> None:
         super().__init__(settings)

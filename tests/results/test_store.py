@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,8 +20,9 @@ import yaml
 
 from tmsgd_bench.errors import RunIsBusy, StoreError
 from tmsgd_bench.files import read_json, write_json, write_yaml
-from tmsgd_bench.results import store
-from tmsgd_bench.results.store import COLUMNS, Heartbeat, RunFolder, read_runs, write_history
+from tmsgd_bench.results import heartbeat, store
+from tmsgd_bench.results.heartbeat import Heartbeat
+from tmsgd_bench.results.store import COLUMNS, RunFolder, read_runs, write_history
 
 WriteRun = Callable[..., Path]
 STATUSES = {"done", "diverged", "failed", "running", "abandoned"}
@@ -28,12 +30,13 @@ STATUSES = {"done", "diverged", "failed", "running", "abandoned"}
 TRAINING = """
 import sys, time
 from pathlib import Path
-from tmsgd_bench.results.store import Heartbeat, RunFolder
+from tmsgd_bench.results.heartbeat import Heartbeat
+from tmsgd_bench.results.store import RunFolder
 
 folder = RunFolder(Path(sys.argv[1]), sys.argv[2])
 with folder.locked():
     folder.work.mkdir(exist_ok=True)
-    status = lambda: {"epoch": 30, "epochs": 120, "first_epoch": 10}
+    status = lambda: {"epoch": 30, "epochs": 120, "trained": 20}
     with Heartbeat(folder.work, status):
         while not (folder.work / "heartbeat.json").exists():
             time.sleep(0.01)
@@ -66,7 +69,7 @@ def begin(root: Path, run_id: str, note: str) -> RunFolder:
     with folder.locked():
         folder.work.mkdir(exist_ok=True)
     write_json(folder.work / store.RESULT, {"status": "done", "note": note})
-    write_json(folder.work / store.HEARTBEAT, {"pid": 1})
+    write_json(folder.work / heartbeat.NAME, {"pid": 1})
     return folder
 
 
@@ -104,7 +107,7 @@ def test_a_run_that_another_process_trains_is_running_with_its_progress(training
     folder, _ = training
     row = the_run(folder.root)
     assert (row["status"], row["epochs_done"]) == ("running", 30)
-    assert row["note"] == "about 0 min left"
+    assert re.fullmatch(r"about 0 min left, process \d+ on \S+, seen \d s ago", row["note"])
 
 
 def test_another_run_of_the_same_store_is_free(training: tuple[RunFolder, Any]) -> None:
@@ -177,7 +180,7 @@ def test_a_store_that_cannot_be_made_is_told_with_the_fix(tmp_path: Path) -> Non
 def test_the_heartbeat_tells_who_when_and_how_far(tmp_path: Path) -> None:
     before = time.time()
     with Heartbeat(tmp_path, lambda: {"epoch": 3}):
-        while (beat := read_json(tmp_path / store.HEARTBEAT)) is None:
+        while (beat := read_json(tmp_path / heartbeat.NAME)) is None:
             time.sleep(0.005)
     assert (beat["pid"], beat["epoch"]) == (os.getpid(), 3)
     assert before <= beat["started"] <= beat["time"] <= time.time()
@@ -186,7 +189,7 @@ def test_the_heartbeat_tells_who_when_and_how_far(tmp_path: Path) -> None:
 def test_the_heartbeat_goes_on_until_the_end_and_survives_a_full_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "HEARTBEAT_SECONDS", 0.001)
+    monkeypatch.setattr(heartbeat, "SECONDS", 0.001)
     epochs = iter(range(10**9))
     written: list[int] = []
 
@@ -194,7 +197,7 @@ def test_the_heartbeat_goes_on_until_the_end_and_survives_a_full_disk(
         written.append(values["epoch"])
         raise StoreError("full")
 
-    monkeypatch.setattr(store, "write_json", write)
+    monkeypatch.setattr(heartbeat, "write_json", write)
     with Heartbeat(tmp_path, lambda: {"epoch": next(epochs)}) as heart:
         while len(written) < 3:
             time.sleep(0.001)
@@ -204,10 +207,61 @@ def test_the_heartbeat_goes_on_until_the_end_and_survives_a_full_disk(
 
 def test_the_time_left_is_that_of_the_epochs_done_by_this_process() -> None:
     """20 epochs in 600 s, 90 to go: 2,700 s. Before the first epoch is done there is nothing to tell."""
-    beat = {"started": 1000.0, "time": 1600.0, "epoch": 30, "first_epoch": 10, "epochs": 120}
-    assert store._time_left(beat) == "about 45 min left"
-    assert store._time_left({**beat, "epoch": 10}) == ""
-    assert store._time_left({}) == ""
+    beat = {"started": 1000.0, "time": 1600.0, "epoch": 30, "trained": 20, "epochs": 120}
+    assert heartbeat.progress({**beat, "pid": 7, "host": "h"}).startswith("about 45 min left, process 7 on h, seen ")
+    assert "left" not in heartbeat.progress({**beat, "trained": 0})
+    assert heartbeat.progress({}) == ""
+
+
+@pytest.fixture
+def other_machine(tmp_path: Path, write_run: WriteRun) -> Callable[[float], RunFolder]:
+    """A run whose last heartbeat came from another machine, so many seconds ago."""
+
+    def begun(seconds_ago: float) -> RunFolder:
+        work = write_run(tmp_path, status="abandoned")
+        write_json(work / heartbeat.NAME, {"pid": 7, "host": "elsewhere", "time": time.time() - seconds_ago})
+        return RunFolder(tmp_path, work.name)
+
+    return begun
+
+
+def test_a_run_alive_on_another_machine_is_left_alone_where_locks_do_not_reach(other_machine: Any) -> None:
+    folder = other_machine(10.0)
+    with pytest.raises(RunIsBusy, match="process 7 on elsewhere"), folder.locked():
+        pass
+    assert not store._is_locked(folder.lock_path)
+    assert the_run(folder.root)["status"] == "running"
+
+
+def test_a_run_that_fell_silent_on_another_machine_is_taken_over(other_machine: Any) -> None:
+    folder = other_machine(2 * heartbeat.STALE_SECONDS)
+    assert the_run(folder.root)["status"] == "abandoned"
+    with folder.locked():
+        assert the_run(folder.root)["status"] == "running"
+
+
+def test_a_job_of_a_sweep_waits_until_the_other_machine_is_through(
+    other_machine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = other_machine(10.0)
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == 3:
+            (folder.work / heartbeat.NAME).unlink()
+
+    monkeypatch.setattr(store.time, "sleep", sleep)
+    with folder.locked(wait=True):
+        assert len(slept) == 3
+
+
+def test_the_heartbeat_ends_with_the_training(tmp_path: Path) -> None:
+    """Otherwise another machine would wait for a process that is no more."""
+    with Heartbeat(tmp_path, lambda: {}):
+        while not heartbeat.read(tmp_path):
+            time.sleep(0.005)
+    assert list(tmp_path.iterdir()) == []
 
 
 # --- publishing ----------------------------------------------------------------------------------------------------
@@ -442,6 +496,7 @@ def test_a_run_with_damaged_settings_does_not_hide_the_others(
     whole, damaged = write_run(tmp_path, seed=0), write_run(tmp_path, seed=1, status=place)
     (damaged / store.CONFIG).write_bytes(CONFIG_DAMAGES[damage])
     assert list(by_id(tmp_path)) == [whole.name]
+    assert store.damaged(tmp_path) == [damaged]
 
 
 @pytest.mark.parametrize("contents", [b"", b'{"status": "do', b"[]", b"\xff", b"{}"])
@@ -465,7 +520,7 @@ def test_a_run_without_its_environment_or_history_still_counts(tmp_path: Path, w
 
 def test_a_heartbeat_that_is_damaged_does_not_hide_a_running_run(tmp_path: Path, write_run: WriteRun) -> None:
     work = write_run(tmp_path, status="abandoned")
-    (work / store.HEARTBEAT).write_text('{"pid": 1, "ti')
+    (work / heartbeat.NAME).write_text('{"pid": 1, "ti')
     with RunFolder(tmp_path, work.name).locked():
         assert the_run(tmp_path)["status"] == "running"
 

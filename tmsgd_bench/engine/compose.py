@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 GROUPS = ("task", "model", "optimizer", "data")
 NOT_OF_THE_TASK = ("_target_", "datasets", *PROTOCOLS)
 """Keys of a task's YAML that do not determine a result."""
+EXTRAS = {"joblib": "parallel", "ray": "ray", "submitit": "slurm"}
+"""The extra that a launcher comes with, by the first word of its name."""
 BuildTask = Callable[[str, "TaskSettings", Mapping[str, Any]], "Task"]
 
 
@@ -162,8 +164,9 @@ def explain(error: BaseException, conf: Path) -> str | None:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = error.missing_cfg_file.rpartition("/")
         known = sorted({*(error.options or ()), *(path.stem for path in (conf / group).glob("*.yaml"))})
-        hint = " (joblib comes with: pip install -e '.[parallel]')" if group == "hydra/launcher" else ""
-        return f"unknown {group} {name!r}: choose one of {', '.join(known)}{hint}."
+        if group == "hydra/launcher" and (extra := EXTRAS.get(name.partition("_")[0])):
+            return f"{group}={name} is not installed: pip install -e '.[{extra}]'."
+        return f"unknown {group} {name!r}: choose one of {', '.join(known)}."
     if isinstance(error, HydraException | OmegaConfBaseException):
         return _explain_override(error, conf)
     if isinstance(error, OSError) and error.filename:

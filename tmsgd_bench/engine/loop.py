@@ -75,6 +75,7 @@ class Trainer:
         monitor: measures the sharpness after epochs, where that is asked for.
         epoch: finished epochs.
         history: one row for each finished epoch.
+        trained_here: epochs that this process has trained itself.
     """
 
     spec: RunSpec
@@ -87,6 +88,7 @@ class Trainer:
     clocks: Clocks
     epoch: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
+    trained_here: int = 0
 
     @classmethod
     def build(
@@ -162,6 +164,7 @@ class Trainer:
         self.history.append({"epoch": float(self.epoch), **row, **own})
         reporter.epoch(self.epoch, row)
         self.epoch += 1
+        self.trained_here += 1
 
     def _evaluates(self) -> bool:
         """Whether this epoch ends with an evaluation."""

@@ -5,6 +5,7 @@ All runs that agree in everything but what comes after the switch share a *trunk
     ROOT/.trunks/<key>/checkpoint-<epochs>-<sha256>.pt   the shared state after so many epochs
     ROOT/.trunks/<key>/pending/<run id>                  a run that still needs the state at the epoch it holds
     ROOT/.trunks/<key>/lock                              held by the run that trains the trunk just now
+    ROOT/.trunks/<key>/keep                              there if the states are to stay when nobody needs them
 
 A run takes the newest state up to its own switch, trains what is missing while it holds the lock, and leaves the
 states that others wait for. Every epoch of the trunk is trained once, in whatever order and in however many processes
@@ -20,6 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
+import torch
 from filelock import FileLock, Timeout
 
 from tmsgd_bench import files
@@ -34,8 +36,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FOLDER = ".trunks"
+KEEP = "keep"  # marks a trunk whose states are kept; deleted with its folder
 POLL_SECONDS = 0.5
-REGISTER_ATTEMPTS = 20
+ATTEMPTS = 20
 ONLY_AFTER_THE_SWITCH = {
     "torch.optim.SGD": frozenset[str](),
     "tmsgd_bench.optim.TMSGD": frozenset({"switch_epoch", "scheme", "restart_every_epochs"}),
@@ -84,6 +87,7 @@ class Trunk:
         self.pending = self.folder / "pending"
         self.latest = time.monotonic()
         self.trained: dict[str, int] = {}
+        self.made_on: dict[str, Any] = {}
 
     def register(self, run_id: str, epoch: int) -> None:
         """Note that a run needs the state after ``epoch`` epochs.
@@ -91,7 +95,7 @@ class Trunk:
         Raises:
             StoreError: the store cannot be written.
         """
-        for attempt in range(REGISTER_ATTEMPTS):
+        for attempt in range(ATTEMPTS):
             try:
                 self.pending.mkdir(parents=True, exist_ok=True)
                 files.write_atomically(
@@ -101,13 +105,13 @@ class Trunk:
             except OSError as error:
                 raise files.unwritable(self.folder, error) from error
             except StoreError:  # the last other run may be tidying the folder away in this moment
-                if attempt + 1 == REGISTER_ATTEMPTS or self.pending.exists():
+                if attempt + 1 == ATTEMPTS or self.pending.exists():
                     raise
 
     def release(self, run_id: str) -> None:
         """Note that a run is through, and delete what no other needs, unless another run works on the trunk now."""
         (self.pending / run_id).unlink(missing_ok=True)
-        if self.keep or not self.folder.exists():
+        if self._kept() or not self.folder.exists():
             return
         with self._held() as held:
             if not held:
@@ -116,6 +120,13 @@ class Trunk:
                 self._prune()
             if not self.wanted():  # looked at again: another run may have released its claim, and found the lock taken
                 self._clear()
+
+    def _kept(self) -> bool:
+        """Whether its states stay when nobody needs them: because this run says so, or an earlier one did."""
+        mark = self.folder / KEEP
+        if self.keep and self.folder.exists():
+            mark.touch()
+        return self.keep or mark.exists()
 
     def _clear(self) -> None:
         """Delete what is there, but for a claim that has come in this moment."""
@@ -164,26 +175,36 @@ class Trunk:
 
     @contextmanager
     def _held(self) -> Iterator[bool]:
-        lock = FileLock(self.folder / "lock")
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock.acquire(timeout=POLL_SECONDS, poll_interval=0.05)
-        except Timeout:
+        lock = self._acquired()
+        if lock is None:
             yield False
             return
-        except OSError as error:
-            raise files.unwritable(self.folder, error) from error
         try:
             yield True
         finally:
             lock.release()
+
+    def _acquired(self) -> FileLock | None:
+        """The trunk's lock, held; None if another process holds it."""
+        lock = FileLock(self.folder / "lock")
+        for attempt in range(ATTEMPTS):
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                lock.acquire(timeout=POLL_SECONDS, poll_interval=0.05)
+                return lock
+            except Timeout:
+                return None
+            except OSError as error:  # FileNotFoundError: another run has tidied the folder away in this moment
+                if not isinstance(error, FileNotFoundError) or attempt + 1 == ATTEMPTS:
+                    raise files.unwritable(self.folder, error) from error
+        return None
 
     def _adopt(self, trainer: Trainer, until: int) -> int:
         """Load the newest state that helps; returns the trainer's epoch."""
         state = checkpoint.load_between(self.folder, trainer.epoch + 1, until, trainer.device)
         if state is not None and state["trunk"] == self.key:
             _load(trainer, state)
-            self.trained = state["trained"]
+            self.trained, self.made_on = state["trained"], state.get("made_on", {})
             log.info(
                 "%s: taking its first %d epochs from trunk %s", trainer.spec.run_id, trainer.epoch, self.folder.name
             )
@@ -210,7 +231,7 @@ class Trunk:
             checkpoint.save(self.folder, trainer.epoch, _state(trainer, self.key, self.trained), keep=None)
         if due:
             self.latest = time.monotonic()
-        if not self.keep:
+        if not self._kept():
             self._prune()
 
     def _prune(self) -> None:
@@ -226,7 +247,8 @@ def _state(trainer: Trainer, key: str, trained: dict[str, int]) -> dict[str, Any
     state = trainer.state_dict()
     del state["identity"], state["monitor"]
     state["optimizers"] = {name: _shared_part(value) for name, value in state["optimizers"].items()}
-    return {**state, "trunk": key, "trained": dict(trained)}
+    made_on = {"device": trainer.device.type, "threads": torch.get_num_threads(), "torch": str(torch.__version__)}
+    return {**state, "trunk": key, "trained": dict(trained), "made_on": made_on}
 
 
 def _shared_part(optimizer: dict[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from tmsgd_bench.engine.progress import Reporter, make_reporter
 from tmsgd_bench.engine.spec import RunOptions, RunSpec
 from tmsgd_bench.errors import BenchError, ConfigError, DataError, StoreError
 from tmsgd_bench.results import store
+from tmsgd_bench.results.heartbeat import Heartbeat
 from tmsgd_bench.results.store import RunFolder
 from tmsgd_bench.task import Metric, Task
 
@@ -111,10 +112,10 @@ def _train(spec: RunSpec, options: RunOptions, make_task: MakeTask, device: torc
         trainer.task.steps_per_epoch,
         trainer.task.metrics,
     )
-    status = lambda: {"epoch": trainer.epoch, "epochs": spec.epochs, "first_epoch": resumed_at}  # noqa: E731
+    status = lambda: {"epoch": trainer.epoch, "epochs": spec.epochs, "trained": trainer.trained_here}  # noqa: E731
     failure = None
     try:
-        with store.Heartbeat(folder.work, status):
+        with Heartbeat(folder.work, status):
             if trunk and trainer.epoch < shared_epochs(spec):
                 _follow(trunk, trainer, reporter, folder)
             trainer.fit(reporter, Checkpointer(trainer, folder.work, options.checkpoint_seconds))
@@ -134,6 +135,8 @@ def _follow(trunk: Trunk, trainer: Trainer, reporter: Reporter, folder: RunFolde
     finally:
         saved = trainer.epoch - trunk.trained.get(trainer.spec.run_id, 0)
         origin = {"trunk": trunk.folder.name, "epochs": trainer.epoch, "saved": saved, "trained_by": trunk.trained}
+        if saved:  # another device or torch may round otherwise than this one
+            origin["made_on"] = trunk.made_on
         files.write_json(folder.work / store.PREFIX, origin)
 
 

@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from tmsgd_bench import files
-from tmsgd_bench.engine import plan
+from tmsgd_bench.engine import plan, workers
 from tmsgd_bench.errors import BenchError
 
+START = "start.json"
 ORDER = ("done", "skipped", "diverged", "busy", "failed", "unfinished")
 
 
@@ -49,7 +51,8 @@ class SweepCallback(Callback):
             raise plan.PlanShown
         try:
             plan.register(jobs)
-        except BenchError as error:  # the store cannot be written: no job could leave a result
+            _begin(folder, config)
+        except (BenchError, OSError) as error:  # the store cannot be written: no job could leave a result
             raise plan.PlanShown(error) from error
 
 
@@ -58,9 +61,45 @@ def in_sweep() -> bool:
     return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
+def _begin(folder: Path, config: Any) -> None:
+    """Prepare this process and the sweep's folder for its jobs."""
+    workers.prepare(config)
+    folder.mkdir(parents=True, exist_ok=True)
+    files.write_json(folder / START, {"cwd": str(Path.cwd())})
+
+
+def record_waiting(number: int, overrides: Sequence[str]) -> None:
+    """Write, in the main process, that a job is about to be handed to a launcher; one that never starts leaves this."""
+    assert SweepCallback.folder is not None
+    note = "it was not started; the same command starts it"
+    _put(SweepCallback.folder, number, overrides, {"status": "unfinished", "note": note})
+
+
+def skip_finished(number: int, config: DictConfig) -> bool:
+    """Whether a job has its result already and nothing else to do; then its outcome is recorded."""
+    try:
+        job = plan.of_config(config, in_sweep=True)
+    except Exception:  # the job itself will say what is wrong
+        return False
+    result = job.folder.finished()
+    if result is None or job.options.force or job.options.sharpness:
+        return False
+    note = f"already {result['status']}: {result['note']}"
+    values = {"status": "skipped", "run_id": job.spec.run_id, "note": note}
+    _put(Path(config.hydra.sweep.dir), number, config.hydra.overrides.task, values)
+    return True
+
+
 def record_start() -> None:
-    """Write that this job began; a job that is killed leaves this behind."""
+    """Write that this job began, which is what a killed job leaves behind, and go where its sweep was started.
+
+    Raises:
+        StoreError: that folder cannot be entered here.
+    """
     _write({"status": "unfinished", "note": "its process ended without an outcome; the same command goes on with it"})
+    start = files.read_json(Path(HydraConfig.get().sweep.dir) / START)
+    if start:
+        workers.enter(start["cwd"])
 
 
 def record(status: str, run_id: str, note: str, saved: int = 0) -> None:
@@ -70,10 +109,26 @@ def record(status: str, run_id: str, note: str, saved: int = 0) -> None:
 
 def _write(values: dict[str, Any]) -> None:
     config = HydraConfig.get()
-    folder = Path(config.sweep.dir)
+    _put(Path(config.sweep.dir), config.job.num, config.overrides.task, values)
+
+
+def _put(folder: Path, number: int, overrides: Sequence[str], values: dict[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    name = f"job-{config.job.num:05d}.json"
-    files.write_json(folder / name, {"overrides": list(config.overrides.task), **values})
+    files.write_json(_path(folder, number), {"overrides": list(overrides), **values})
+
+
+def _path(folder: Path, number: int) -> Path:
+    return folder / f"job-{number:05d}.json"
+
+
+def line(number: int) -> str:
+    """What the main process says of a job whose own output is elsewhere."""
+    job = files.read_json(_path(SweepCallback.folder, number)) if SweepCallback.folder else None
+    return _line(job) if job else f"job {number} left no outcome"
+
+
+def _line(job: dict[str, Any]) -> str:
+    return f"{job['status']}: {job.get('run_id') or ' '.join(job['overrides'])}: {job['note']}"
 
 
 def summarise(folder: Path) -> tuple[str, bool]:
@@ -86,7 +141,6 @@ def summarise(folder: Path) -> tuple[str, bool]:
         lines.append(f"  {saved} epochs saved: runs that are the same until they switch shared them")
     for job in jobs:
         if job["status"] not in ("done", "skipped"):
-            name = job.get("run_id") or " ".join(job["overrides"])
-            lines.append(f"  {job['status']}: {name}: {job['note']}")
+            lines.append(f"  {_line(job)}")
     complete = bool(jobs) and not (counts["failed"] or counts["unfinished"] or counts["busy"])
     return "\n".join(lines), complete

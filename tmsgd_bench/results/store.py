@@ -12,13 +12,10 @@ A finished folder holds ``config.yaml`` (the settings that determine the result)
 from __future__ import annotations
 
 import math
-import os
 import shutil
-import socket
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +24,15 @@ import yaml
 from filelock import FileLock, Timeout
 
 from tmsgd_bench.errors import RunIsBusy, StoreError
-from tmsgd_bench.files import digest, read_json, unwritable, write_atomically, write_json
+from tmsgd_bench.files import digest, read_json, unwritable, write_atomically
+from tmsgd_bench.results import heartbeat
 
 RESULT = "result.json"
 CONFIG = "config.yaml"
 HISTORY = "history.parquet"
 ENVIRONMENT = "environment.json"
-HEARTBEAT = "heartbeat.json"
 FAILURE = "failure.json"
 PREFIX = "prefix.json"
-HEARTBEAT_SECONDS = 5.0
 LOCK_SECONDS = 1.0  # read_runs() tries locks for an instant, which must not turn a starting run away
 
 
@@ -71,18 +67,28 @@ class RunFolder:
         try:
             lock.acquire(timeout=-1 if wait else LOCK_SECONDS, poll_interval=0.05)
         except Timeout:
-            beat = read_json(self.work / HEARTBEAT) or {}
-            where = f"process {beat['pid']} on {beat['host']}" if beat else "another process"
-            raise RunIsBusy(
-                f"{self.run_id} is being trained by {where}: leaving it alone; 'python -m tmsgd_bench runs' shows it."
-            ) from None
+            raise self._busy(heartbeat.read(self.work)) from None
         except OSError as error:
             raise unwritable(self.root, error) from error
         try:
+            self._leave_to_other_machines(wait)
             self._mend()
             yield
         finally:
             lock.release()
+
+    def _busy(self, beat: dict[str, Any]) -> RunIsBusy:
+        return RunIsBusy(
+            f"{self.run_id} is being trained by {heartbeat.process(beat)}: leaving it alone; 'python -m tmsgd_bench "
+            "runs' shows it."
+        )
+
+    def _leave_to_other_machines(self, wait: bool) -> None:
+        """Locks may not reach from one machine to another; what one has trained or trains shows all the same."""
+        while beat := heartbeat.elsewhere(self.work):
+            if not wait:
+                raise self._busy(beat)
+            time.sleep(heartbeat.SECONDS)
 
     def finished(self) -> dict[str, Any] | None:
         """The result of the finished run, or None."""
@@ -90,7 +96,7 @@ class RunFolder:
 
     def publish(self) -> None:
         """Turn the work folder into the finished run, in place of an older one of the same name."""
-        (self.work / HEARTBEAT).unlink(missing_ok=True)
+        (self.work / heartbeat.NAME).unlink(missing_ok=True)
         try:
             if self.final.exists():
                 shutil.rmtree(self.replaced, ignore_errors=True)
@@ -115,36 +121,6 @@ class RunFolder:
             self.replaced.parent.mkdir(exist_ok=True)
         except OSError as error:
             raise unwritable(self.root, error) from error
-
-
-class Heartbeat:
-    """Tells other processes, every few seconds, that a run is alive and how far it is.
-
-    Args:
-        folder: the run's work folder.
-        status: asked for plain values to publish (epoch, epochs and so on).
-    """
-
-    def __init__(self, folder: Path, status: Callable[[], dict[str, Any]]) -> None:
-        self.path, self.status = folder / HEARTBEAT, status
-        self.stopped = threading.Event()
-        self.thread = threading.Thread(target=self._beat, daemon=True)
-
-    def __enter__(self) -> Heartbeat:
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stopped.set()
-        self.thread.join()
-
-    def _beat(self) -> None:
-        started = time.time()
-        who = {"pid": os.getpid(), "host": socket.gethostname(), "started": started}
-        while not self.stopped.is_set():
-            with suppress(StoreError):  # a full disk may have room again at the next checkpoint
-                write_json(self.path, {**who, "time": time.time(), **self.status()})
-            self.stopped.wait(HEARTBEAT_SECONDS)
 
 
 def write_history(path: Path, rows: list[dict[str, float]]) -> None:
@@ -192,6 +168,13 @@ def read_runs(root: Path) -> pd.DataFrame:
     return frame.sort_values("run_id", ignore_index=True)
 
 
+def damaged(root: Path) -> list[Path]:
+    """Folders of runs that no frame holds, because their settings cannot be read."""
+    begun = [*root.glob(f"[!.]*/{RESULT}"), *root.glob(f".work/*/{CONFIG}")]
+    folders = {path.parent for path in (*begun, *root.glob(f"[!.]*/{CONFIG}"))}
+    return sorted(folder for folder in folders if _row(folder, {}) is None)
+
+
 def merge(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """The runs of several stores in one frame; of a run that is in several, one that has a result if there is one."""
     every = pd.concat(frames, ignore_index=True)
@@ -230,21 +213,13 @@ def _finished_result(folder: Path, again: bool) -> dict[str, Any]:
 
 def _unfinished(root: Path, folder: Path) -> dict[str, Any]:
     """What can be said of a run without a result: running, abandoned, or failed with its error."""
-    if _is_locked(root / ".locks" / f"{folder.name}.lock"):
-        beat = read_json(folder / HEARTBEAT) or {}
-        return {"status": "running", "epochs_done": beat.get("epoch"), "note": _time_left(beat)}
+    if _is_locked(root / ".locks" / f"{folder.name}.lock") or heartbeat.elsewhere(folder):
+        beat = heartbeat.read(folder)
+        return {"status": "running", "epochs_done": beat.get("epoch"), "note": heartbeat.progress(beat)}
     failure = read_json(folder / FAILURE)
     if failure:
         return {"status": "failed", **failure}
     return {"status": "abandoned", "note": "resumes when the same command is started again"}
-
-
-def _time_left(beat: dict[str, Any]) -> str:
-    done_here = (beat.get("epoch") or 0) - (beat.get("first_epoch") or 0)
-    if done_here <= 0:
-        return ""
-    left = (beat["time"] - beat["started"]) / done_here * (beat["epochs"] - beat["epoch"])
-    return f"about {left / 60:.0f} min left"
 
 
 def _is_locked(path: Path) -> bool:
@@ -270,8 +245,8 @@ def _switch_epoch(config: dict[str, Any], result: dict[str, Any]) -> float | Non
     return math.inf if chosen is None and result.get("status") == "done" else chosen
 
 
-def _row(folder: Path, result: dict[str, Any] | None) -> dict[str, Any] | None:
-    """A frame's row, or None for a folder that is not a run's."""
+def _row(folder: Path, result: dict[str, Any]) -> dict[str, Any] | None:
+    """A frame's row, or None for a folder whose settings cannot be read."""
     try:
         config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
         spec = {
@@ -279,7 +254,7 @@ def _row(folder: Path, result: dict[str, Any] | None) -> dict[str, Any] | None:
             "model": config["model"]["name"],
             "optimizer": config["optimizer"]["name"],
             "label": config["optimizer"]["label"],
-            "switch_epoch": _switch_epoch(config, result or {}),
+            "switch_epoch": _switch_epoch(config, result),
             "data": config["data"]["kind"],
             "limit": config["data"]["limit"],
             "protocols": tuple(config["protocols"]),
@@ -294,4 +269,4 @@ def _row(folder: Path, result: dict[str, Any] | None) -> dict[str, Any] | None:
         return None
     environment = read_json(folder / ENVIRONMENT) or {}
     seen = {key: environment.get(key) for key in ("started", "commit")}
-    return {"run_id": folder.name, **spec, **(result or {}), **seen, "folder": str(folder)}
+    return {"run_id": folder.name, **spec, **result, **seen, "folder": str(folder)}

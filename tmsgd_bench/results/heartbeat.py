@@ -1,0 +1,95 @@
+"""Signs of life of a run in training: who trains it, since when, and how far it is.
+
+A file lock keeps two processes of one machine from training the same run. On a file system that several machines share,
+locks may not reach from one to the other; there a fresh heartbeat does the same.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from tmsgd_bench.errors import StoreError
+from tmsgd_bench.files import read_json, write_json
+
+NAME = "heartbeat.json"
+SECONDS = 5.0
+STALE_SECONDS = 60.0
+"""A heartbeat older than this is of a dead process. The clocks of machines that share a store must agree this well."""
+
+
+class Heartbeat:
+    """Tells other processes, every few seconds, that a run is alive and how far it is; gone when it ends.
+
+    Args:
+        folder: the run's work folder.
+        status: asked for plain values to publish: ``epoch`` and ``epochs``, and ``trained``, the epochs that this
+            process has trained itself.
+    """
+
+    def __init__(self, folder: Path, status: Callable[[], dict[str, Any]]) -> None:
+        self.path, self.status = folder / NAME, status
+        self.stopped = threading.Event()
+        self.thread = threading.Thread(target=self._beat, daemon=True)
+
+    def __enter__(self) -> Heartbeat:
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stopped.set()
+        self.thread.join()
+        with suppress(OSError):  # another machine would wait until it is stale
+            self.path.unlink(missing_ok=True)
+
+    def _beat(self) -> None:
+        started = time.time()
+        who = {"pid": os.getpid(), "host": socket.gethostname(), "started": started}
+        while not self.stopped.is_set():
+            with suppress(StoreError):  # a full disk may have room again at the next checkpoint
+                write_json(self.path, {**who, "time": time.time(), **self.status()})
+            self.stopped.wait(SECONDS)
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """The last heartbeat in a work folder; empty if there is none, or it is damaged."""
+    return read_json(folder / NAME) or {}
+
+
+def elsewhere(folder: Path) -> dict[str, Any]:
+    """The heartbeat of a living process on another machine; empty if there is none."""
+    beat = read(folder)
+    alive = beat.get("host") not in (None, socket.gethostname()) and age(beat) < STALE_SECONDS
+    return beat if alive else {}
+
+
+def age(beat: Mapping[str, Any]) -> float:
+    """Seconds since a heartbeat; infinite if it does not say when it was."""
+    return abs(time.time() - beat["time"]) if "time" in beat else float("inf")
+
+
+def process(beat: Mapping[str, Any]) -> str:
+    """Who trains the run, for a person to read."""
+    return f"process {beat['pid']} on {beat['host']}" if "pid" in beat and "host" in beat else "another process"
+
+
+def progress(beat: Mapping[str, Any]) -> str:
+    """Time left, who, and when it was last seen; as much of it as is known."""
+    if not beat:
+        return ""
+    seen = f"{process(beat)}, seen {age(beat):.0f} s ago" if "time" in beat else process(beat)
+    return ", ".join(filter(None, [_time_left(beat), seen]))
+
+
+def _time_left(beat: Mapping[str, Any]) -> str:
+    trained = beat.get("trained") or 0
+    if trained <= 0:
+        return ""
+    left = (beat["time"] - beat["started"]) / trained * (beat["epochs"] - beat["epoch"])
+    return f"about {left / 60:.0f} min left"
