@@ -122,7 +122,8 @@ class Archive:
                 if (target := self._target(name, folder)) is not None and not target.exists():
                     _write(source, target)
         except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
-            raise DataError(f"what {self.url} holds cannot be unpacked ({error}): {remedy}") from error
+            reason = (str(error).splitlines() or ["it ends too early"])[0].rstrip(":")
+            raise DataError(f"what {self.url} holds cannot be unpacked ({reason}): {remedy}") from error
         finally:
             path.unlink(missing_ok=True)
 

@@ -76,6 +76,7 @@ def run_options(config: DictConfig, in_sweep: bool) -> RunOptions:
     if progress not in ("auto", "bar", "log"):
         raise ConfigError(f"progress must be auto, bar or log, not {progress!r}.")
     _check_flags("", values, ("force", "save_weights", "deterministic"))
+    _check_keys("tracker", values["tracker"], ("_target_",))
     if values["threads"] is not None:
         check_whole("threads", values["threads"], 1)
     if not isinstance(values["checkpoint_seconds"], int | float) or not values["checkpoint_seconds"] >= 0:
@@ -85,6 +86,7 @@ def run_options(config: DictConfig, in_sweep: bool) -> RunOptions:
         sharpness=_sharpness_log(values),
         share_prefix=_shares(values["prefix"], in_sweep),
         keep_trunks=values["prefix"]["keep"],
+        tracker=values["tracker"],
         results_root=Path(str(values["results"]["root"])).expanduser(),
         progress="log" if in_sweep and progress == "auto" else progress,
         **{
@@ -103,7 +105,9 @@ def _sharpness_log(values: Mapping[str, Any]) -> SharpnessLog | None:
     return SharpnessLog(every, examples)
 
 
-def _shares(prefix: Mapping[str, Any], in_sweep: bool) -> bool:
+def _shares(prefix: Mapping[str, Any] | None, in_sweep: bool) -> bool:
+    if not isinstance(prefix, Mapping):
+        raise ConfigError(f"prefix must be auto, on or off, not {prefix!r}.")
     _check_flags("prefix", prefix, ("keep",))
     if prefix["share"] not in ("auto", True, False):
         raise ConfigError(f"prefix.share must be auto, true or false, not {prefix['share']!r}.")

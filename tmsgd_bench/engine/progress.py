@@ -61,7 +61,8 @@ class BarReporter:
         self._show(loss=f"{loss:.4f}")
 
     def epoch(self, epoch: int, row: Mapping[str, float]) -> None:
-        self._show(epoch=str(epoch), **{m.name: f"{row[m.name]:.4g}{m.unit}" for m in self.metrics[:1]})
+        primary = {m.name: f"{row[m.name]:.4g}{m.unit}" for m in self.metrics[:1] if m.name in row}
+        self._show(epoch=str(epoch), **primary)
 
     def close(self) -> None:
         self.bar.close()

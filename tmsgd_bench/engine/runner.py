@@ -17,6 +17,8 @@ from tmsgd_bench.engine.loop import Checkpointer, Diverged, Trainer, weights_dig
 from tmsgd_bench.engine.prefix import Trunk, release, shared_epochs, trunk_of
 from tmsgd_bench.engine.progress import Reporter, make_reporter
 from tmsgd_bench.engine.spec import RunOptions, RunSpec
+from tmsgd_bench.engine.trackers import TrackedReporter, Watched
+from tmsgd_bench.engine.trackers import build as build_tracker
 from tmsgd_bench.errors import BenchError, ConfigError, DataError, StoreError
 from tmsgd_bench.results import store
 from tmsgd_bench.results.heartbeat import Heartbeat
@@ -98,13 +100,14 @@ def _plain(spec: RunSpec) -> str:
 
 
 def _train(spec: RunSpec, options: RunOptions, make_task: MakeTask, device: torch.device, folder: RunFolder) -> Outcome:
+    watched = Watched(build_tracker(options.tracker))
     trainer = Trainer.build(spec, lambda: make_task(device), device, options.sharpness)
     resumed_at = _resume(trainer, folder)
     if not trainer.epoch:  # whatever an earlier process of the run had taken over is lost
         (folder.work / store.PREFIX).unlink(missing_ok=True)
     if trunk := trunk_of(spec, options):
         trunk.register(spec.run_id, shared_epochs(spec))
-    reporter = make_reporter(
+    reporter: Reporter = make_reporter(
         options.progress,
         spec.run_id,
         spec.epochs,
@@ -112,6 +115,8 @@ def _train(spec: RunSpec, options: RunOptions, make_task: MakeTask, device: torc
         trainer.task.steps_per_epoch,
         trainer.task.metrics,
     )
+    reporter = TrackedReporter(reporter, watched, lambda: trainer.history)
+    watched.start(spec.run_id, asdict(spec), resumed_at)
     status = lambda: {"epoch": trainer.epoch, "epochs": spec.epochs, "trained": trainer.trained_here}  # noqa: E731
     failure = None
     try:
@@ -121,11 +126,21 @@ def _train(spec: RunSpec, options: RunOptions, make_task: MakeTask, device: torc
             trainer.fit(reporter, Checkpointer(trainer, folder.work, options.checkpoint_seconds))
     except Diverged as error:
         failure = error
+    except BaseException as error:
+        watched.end("failed" if isinstance(error, Exception) else "interrupted", {})
+        raise
     finally:
         reporter.close()
     outcome = _publish(trainer, options, folder, failure)
     release(spec, options)
+    watched.catch_up(trainer.history)  # all of it may come from a trunk
+    watched.end(outcome.status, _last_metrics(trainer))
     return outcome
+
+
+def _last_metrics(trainer: Trainer) -> dict[str, float]:
+    names = {metric.name for metric in trainer.task.metrics}
+    return {name: value for row in trainer.history[-1:] for name, value in row.items() if name in names}
 
 
 def _follow(trunk: Trunk, trainer: Trainer, reporter: Reporter, folder: RunFolder) -> None:

@@ -135,6 +135,7 @@ class RunOptions:
         keep_trunks: keep the shared states when no run needs them any more.
         wait: wait for another process that trains the same run, in place of leaving it alone.
         progress: "bar", "log" or "auto" (a bar on a terminal).
+        tracker: class and options of a live tracker (see tmsgd_bench/engine/trackers.py); None for none.
     """
 
     results_root: Path
@@ -149,6 +150,7 @@ class RunOptions:
     keep_trunks: bool = False
     wait: bool = False
     progress: str = "auto"
+    tracker: dict[str, Any] | None = None
 
 
 def validate(spec: RunSpec) -> RunSpec:

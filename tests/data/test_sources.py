@@ -1,0 +1,290 @@
+"""Data sets that come in archives or are folders of many files, and what is prepared from them."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import os
+import tarfile
+import threading
+import zipfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from tmsgd_bench.data import cache, contents
+from tmsgd_bench.data.catalog import Dataset, catalog, find
+from tmsgd_bench.data.sources import Archive, DataFile, DataFolder
+from tmsgd_bench.errors import DataError
+from tmsgd_bench.task import TaskSettings
+
+CONTENTS = {"points.csv": b"frame,x\na.jpg,1\n", "frames/a.jpg": b"first", "frames/b.jpg": b"second"}
+ROOT = "repository-0123/data/"
+
+
+def in_tar(path: Path, members: dict[str, bytes]) -> None:
+    with tarfile.open(path, "w:gz") as archive:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+
+
+def in_zip(path: Path, members: dict[str, bytes]) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+
+
+PACK = {"pack.tar.gz": in_tar, "pack.zip": in_zip}
+
+
+@pytest.fixture(params=PACK)
+def published(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """An archive of a repository: the data set, beside much else."""
+    path = tmp_path / request.param
+    everything = {ROOT + name: data for name, data in CONTENTS.items()} | {"repository-0123/README": b"read me"}
+    PACK[request.param](path, everything)
+    return path
+
+
+def dataset(archive: Path | None, **changes: object) -> Dataset:
+    """A data set of one CSV with a known digest and a folder of two frames."""
+    csv = CONTENTS["points.csv"]
+    archives = () if archive is None else (Archive(archive.as_uri(), {ROOT: ""}),)
+    whole = replace(
+        find("fkpd"),
+        name="small",
+        files=(DataFile("points.csv", sha256=hashlib.sha256(csv).hexdigest(), split="train", examples=1),),
+        folders=(DataFolder("frames", "*.jpg", 2),),
+        archives=archives,
+        obtain="ask the publisher for it and put it into {folder}",
+    )
+    return replace(whole, **changes)
+
+
+def put(folder: Path) -> Path:
+    for name, data in CONTENTS.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    return folder
+
+
+def held(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+# --- archives ------------------------------------------------------------------------------------------------------
+
+
+def test_prepare_unpacks_what_belongs_to_the_data_set_and_nothing_else(tmp_path: Path, published: Path) -> None:
+    said: list[str] = []
+    folder = dataset(published).prepare(tmp_path / "root", "real", said.append)
+    assert held(folder) == CONTENTS
+    assert said == [f"downloading {published.as_uri()}"]
+
+
+def test_what_is_there_already_is_left_as_it_is_and_nothing_is_downloaded(tmp_path: Path) -> None:
+    folder = put(tmp_path / "small")
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    dataset(tmp_path / "nowhere.tar.gz").prepare(tmp_path, "real")
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_missing_files_are_filled_in_beside_those_that_are_there(tmp_path: Path, published: Path) -> None:
+    folder = put(tmp_path / "small")
+    (folder / "frames/a.jpg").unlink()
+    (folder / "frames/b.jpg").write_bytes(b"my own")
+    dataset(published).prepare(tmp_path, "real")
+    assert held(folder) == CONTENTS | {"frames/b.jpg": b"my own"}
+
+
+def test_an_archive_of_other_bytes_than_published_is_refused(tmp_path: Path, published: Path) -> None:
+    spoilt = (Archive(published.as_uri(), {ROOT: ""}, md5="0" * 32),)
+    with pytest.raises(DataError, match=r"no longer holds the published file \(its MD5 differs"):
+        dataset(None, archives=spoilt).prepare(tmp_path / "root", "real")
+    assert held(tmp_path / "root/small") == {}
+
+
+def test_something_that_is_no_archive_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    (tmp_path / "page.tar.gz").write_bytes(b"<html>not found</html>")
+    with pytest.raises(DataError, match=r"cannot be unpacked .*data prepare small") as raised:
+        dataset(tmp_path / "page.tar.gz").prepare(tmp_path / "root", "real")
+    assert str(tmp_path / "root/small") in str(raised.value)
+    assert held(tmp_path / "root/small") == {}
+
+
+def test_a_truncated_archive_is_refused_and_leaves_no_half_written_file(tmp_path: Path) -> None:
+    path = tmp_path / "pack.tar.gz"
+    in_tar(path, {ROOT + "frames/a.jpg": os.urandom(100_000)})
+    path.write_bytes(path.read_bytes()[:50_000])
+    with pytest.raises(DataError):
+        dataset(path).prepare(tmp_path / "root", "real")
+    assert "frames/a.jpg" not in held(tmp_path / "root/small")
+
+
+@pytest.mark.parametrize("pack", PACK.values(), ids=PACK)
+def test_a_member_that_would_leave_the_folder_is_passed_over(
+    pack: Callable[[Path, dict[str, bytes]], None], tmp_path: Path
+) -> None:
+    pack(tmp_path / "pack", {ROOT + name: data for name, data in CONTENTS.items()} | {ROOT + "../../out": b"out"})
+    dataset(tmp_path / "pack").prepare(tmp_path / "root", "real")
+    assert not (tmp_path / "out").exists() and not (tmp_path / "root/out").exists()
+
+
+# --- checks --------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_with_too_few_files_is_told_with_both_numbers(tmp_path: Path) -> None:
+    folder = put(tmp_path)
+    (folder / "frames/b.jpg").unlink()
+    (problem,) = dataset(None).problems(folder)
+    assert problem == f"{folder / 'frames'} holds 1 of 2 files named *.jpg"
+
+
+def test_what_cannot_be_downloaded_is_told_how_to_get(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="ask the publisher for it and put it into"):
+        dataset(None).prepare(tmp_path, "real")
+
+
+def test_data_that_differ_are_told_how_to_use_them_all_the_same(tmp_path: Path) -> None:
+    folder = put(tmp_path)
+    (folder / "points.csv").write_bytes(b"frame,x\na.jpg,2\n")
+    with pytest.raises(DataError, match=r"was altered .*data\.verify=false"):
+        dataset(None).verify(folder)
+
+
+def test_every_entrys_md5_is_torchvisions() -> None:
+    """Typed in twice, so that a slip in one of them shows."""
+    from torchvision.datasets import CIFAR10, CIFAR100
+
+    for name, kind in (("cifar10", CIFAR10), ("cifar100", CIFAR100)):
+        entry = find(name)
+        lists = [*kind.train_list, *kind.test_list]
+        assert {file.name: file.md5 for file in entry.files} == {f"{kind.base_folder}/{n}": md5 for n, md5 in lists}
+        assert [(one.url, one.md5) for one in entry.archives] == [(kind.url, kind.tgz_md5)]
+
+
+@pytest.mark.parametrize("name", ["fkpd", "sneakers"])
+def test_real_folders_are_whole_where_they_are_found(name: str) -> None:
+    folder = Path(os.environ.get("TMSGD_DATA", "none")) / name
+    if not folder.is_dir():
+        pytest.skip(f"needs the real {name}: set TMSGD_DATA to the folder of the data sets")
+    assert find(name).problems(folder) == []
+
+
+# --- fingerprints --------------------------------------------------------------------------------------------------
+
+
+def test_the_fingerprint_of_unpinned_data_is_that_of_their_bytes_and_names(tmp_path: Path) -> None:
+    one, two = put(tmp_path / "one/small"), put(tmp_path / "two/small")
+    whole = dataset(None)
+    assert not whole.pinned
+    before = whole.fingerprint(one, "real", verify=True)
+    assert before == whole.fingerprint(two, "real", verify=True) == whole.fingerprint(one, "real", verify=False)
+    (two / "frames/a.jpg").write_bytes(b"First")
+    assert whole.fingerprint(two, "real", verify=True) != before
+    (one / "frames/b.jpg").rename(one / "frames/c.jpg")
+    assert whole.fingerprint(one, "real", verify=True) != before
+
+
+def test_unchanged_files_are_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, whole = put(tmp_path / "small"), dataset(None)
+    before = whole.fingerprint(folder, "real", verify=False)
+    monkeypatch.setattr(contents, "file_digest", lambda path: pytest.fail(f"{path} was read"))
+    assert whole.fingerprint(folder, "real", verify=False) == before
+
+
+def test_unpinned_data_that_are_missing_have_no_fingerprint(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="is missing"):
+        dataset(None).fingerprint(tmp_path / "small", "real", verify=True)
+
+
+def test_every_pinned_data_set_is_identified_without_its_files(tmp_path: Path) -> None:
+    pinned = [entry for entry in catalog().values() if entry.pinned]
+    found = {entry.fingerprint(tmp_path / "not there", "real", verify=True) for entry in pinned}
+    assert len(found) == len(pinned) > 0
+
+
+# --- prepared tensors ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> TaskSettings:
+    return TaskSettings(tmp_path / "small", None, 1, 0, torch.device("cpu"), {}, fingerprint="f")
+
+
+class Maker:
+    """Makes tensors, and counts how often."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.lock = threading.Lock()
+
+    def __call__(self) -> dict[str, Tensor]:
+        with self.lock:
+            self.calls += 1
+        return {"frames": torch.arange(6, dtype=torch.uint8).view(2, 3), "points": torch.tensor([0.5])}
+
+
+def test_prepared_tensors_are_made_once(settings: TaskSettings) -> None:
+    make = Maker()
+    first, second = (cache.tensors(settings, "frames", {"side": 8}, make) for _ in range(2))
+    assert make.calls == 1
+    assert all(torch.equal(first[name], second[name]) and first[name].dtype == second[name].dtype for name in first)
+
+
+def test_other_data_and_other_options_have_tensors_of_their_own(settings: TaskSettings) -> None:
+    make = Maker()
+    cache.tensors(settings, "frames", {"side": 8}, make)
+    cache.tensors(settings, "frames", {"side": 9}, make)
+    cache.tensors(settings, "masks", {"side": 8}, make)
+    cache.tensors(replace(settings, fingerprint="g"), "frames", {"side": 8}, make)
+    assert make.calls == 4
+
+
+def test_those_who_need_the_same_at_once_wait_for_each_other(settings: TaskSettings) -> None:
+    make = Maker()
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: cache.tensors(settings, "frames", {}, make), range(4)))
+    assert make.calls == 1
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:100], lambda data: b"", lambda data: b"x" * len(data)])
+def test_damaged_tensors_are_made_anew_with_a_warning(
+    damage: Callable[[bytes], bytes], settings: TaskSettings, caplog: pytest.LogCaptureFixture
+) -> None:
+    make = Maker()
+    cache.tensors(settings, "frames", {}, make)
+    (path,) = (settings.data_folder.parent / contents.FOLDER).glob("*.pt")
+    path.write_bytes(damage(path.read_bytes()))
+    with caplog.at_level(logging.WARNING):
+        assert torch.equal(cache.tensors(settings, "frames", {}, make)["frames"], Maker()()["frames"])
+    assert make.calls == 2 and "is damaged" in caplog.text
+    cache.tensors(settings, "frames", {}, make)
+    assert make.calls == 2
+
+
+def test_where_nothing_can_be_kept_they_are_made_for_each_run_with_a_warning(
+    settings: TaskSettings, caplog: pytest.LogCaptureFixture
+) -> None:
+    (settings.data_folder.parent / contents.FOLDER).write_text("in the way")
+    make = Maker()
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            assert set(cache.tensors(settings, "frames", {}, make)) == {"frames", "points"}
+    assert make.calls == 2 and "made anew for each run" in caplog.text
+
+
+def test_what_goes_wrong_in_the_making_is_not_hidden(settings: TaskSettings) -> None:
+    def fail() -> dict[str, Tensor]:
+        raise DataError("frames/a.jpg is no image")
+
+    with pytest.raises(DataError, match=r"a\.jpg"):
+        cache.tensors(settings, "frames", {}, fail)

@@ -1,0 +1,235 @@
+"""Live trackers: watch a run from elsewhere while it trains. Off by default; the record is the results store.
+
+A tracker is told what the store will hold. It cannot change a run: if it fails, it is left alone with one warning, and
+training goes on. A tracker of your own is a class with the three methods of :class:`Tracker`, named in a YAML in
+conf/tracker.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import pkgutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from tmsgd_bench.engine.progress import Reporter
+from tmsgd_bench.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+Row = Mapping[str, float]
+
+
+class Tracker(Protocol):
+    """What a tracker is told."""
+
+    def start(self, run_id: str, settings: Mapping[str, Any], resumed_at: int) -> None:
+        """A run begins, or goes on after ``resumed_at`` epochs. Settings are nested plain values."""
+
+    def epoch(self, epoch: int, row: Row) -> None:
+        """A finished epoch, in order, also one that was taken from a shared trunk: losses, metrics and clocks."""
+
+    def end(self, status: str, final: Row) -> None:
+        """The run is over: "done", "diverged", "failed" or "interrupted", and its metrics by name, where there are any."""
+
+
+class TensorBoard:
+    """Event files that ``tensorboard --logdir FOLDER`` shows.
+
+    Args:
+        folder: gets one folder for each run.
+    """
+
+    def __init__(self, folder: str) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.folder, self.writer_class = Path(folder).expanduser(), SummaryWriter
+
+    def start(self, run_id: str, settings: Mapping[str, Any], resumed_at: int) -> None:
+        # What a killed process wrote after its last checkpoint is trained again, and shown once.
+        self.writer = self.writer_class(str(self.folder / run_id), purge_step=resumed_at)
+        self.writer.add_text("settings", "".join(f"    {key}: {value}\n" for key, value in flat(settings).items()))
+
+    def epoch(self, epoch: int, row: Row) -> None:
+        for name, value in row.items():
+            self.writer.add_scalar(name, value, epoch)
+        self.writer.flush()
+
+    def end(self, status: str, final: Row) -> None:
+        self.writer.add_text("status", status)
+        self.writer.close()
+
+
+class MLflow:
+    """A run of an MLflow experiment; the same run when it is resumed.
+
+    Args:
+        uri: of the tracking server or its folder; None for MLflow's own default.
+        experiment: made if it is not there.
+    """
+
+    LENGTH = 500  # of a parameter's value; servers differ in what they take
+
+    def __init__(self, uri: str | None, experiment: str) -> None:
+        from mlflow import MlflowClient
+
+        self.client = MlflowClient(tracking_uri=uri)
+        self.experiment = experiment
+
+    def start(self, run_id: str, settings: Mapping[str, Any], resumed_at: int) -> None:
+        known = self.client.get_experiment_by_name(self.experiment)
+        where = known.experiment_id if known else self.client.create_experiment(self.experiment)
+        begun = self.client.search_runs([where], f"tags.tmsgd_run = '{run_id}'") if resumed_at else []
+        run = begun[0] if begun else self.client.create_run(where, tags={"tmsgd_run": run_id}, run_name=run_id)
+        self.run = run.info.run_id
+        for key, value in {} if begun else flat(settings).items():
+            self.client.log_param(self.run, key, str(value)[: self.LENGTH])
+
+    def epoch(self, epoch: int, row: Row) -> None:
+        for name, value in row.items():
+            self.client.log_metric(self.run, name, value, step=epoch)
+
+    def end(self, status: str, final: Row) -> None:
+        self.client.set_tag(self.run, "status", status)
+        self.client.set_terminated(self.run, MLFLOW_STATUS.get(status, "FINISHED"))
+
+
+class WandB:
+    """A Weights & Biases run; the same run when it is resumed.
+
+    Args:
+        project: made if it is not there.
+        mode: "online", "offline" or "disabled".
+        folder: where its files go.
+    """
+
+    def __init__(self, project: str, mode: str, folder: str) -> None:
+        import wandb
+
+        self.wandb, self.folder = wandb, Path(folder).expanduser()
+        self.project, self.mode = project, mode
+
+    def start(self, run_id: str, settings: Mapping[str, Any], resumed_at: int) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.run = self.wandb.init(
+            project=self.project,
+            id=run_id,
+            name=run_id,
+            resume="allow",
+            config=dict(settings),
+            mode=self.mode,
+            dir=str(self.folder),
+        )
+        self.run.define_metric("*", step_metric="epoch")
+
+    def epoch(self, epoch: int, row: Row) -> None:
+        self.run.log({**row, "epoch": epoch})
+
+    def end(self, status: str, final: Row) -> None:
+        self.run.summary.update({"status": status, **final})
+        self.run.finish(exit_code=int(status == "failed"))
+
+
+MLFLOW_STATUS = {"failed": "FAILED", "interrupted": "KILLED"}
+PACKAGES = {"tensorboard": "tensorboard", "mlflow": "mlflow", "wandb": "wandb"}
+"""The extra of each package."""
+
+
+def build(options: Mapping[str, Any] | None) -> Tracker | None:
+    """The tracker that a YAML names; None for none.
+
+    Raises:
+        ConfigError: its package is not installed, its class cannot be found, or it refuses its options.
+    """
+    if not options or options.get("_target_") is None:
+        return None
+    target = options["_target_"]
+    try:
+        kind = pkgutil.resolve_name(target)
+        tracker: Tracker = kind(**{key: value for key, value in options.items() if key != "_target_"})
+    except ModuleNotFoundError as error:
+        extra = PACKAGES.get((error.name or "").split(".")[0])
+        how = f"pip install -e '.[{extra}]'" if extra else "install it, or correct _target_"
+        raise ConfigError(f"the tracker {target} needs the package {error.name}: {how}, or tracker=none.") from error
+    except Exception as error:  # a tracker's constructor may raise anything
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"the tracker {target} cannot be made ({reason}): correct it, or tracker=none.") from error
+    return tracker
+
+
+class Watched:
+    """A tracker whose failures end it, and nothing else.
+
+    Args:
+        tracker: None to tell nobody.
+    """
+
+    def __init__(self, tracker: Tracker | None) -> None:
+        self.tracker = tracker
+        self.told = 0
+
+    def start(self, run_id: str, settings: Mapping[str, Any], resumed_at: int) -> None:
+        self.told = resumed_at
+        self._tell(lambda tracker: tracker.start(run_id, settings, resumed_at))
+
+    def catch_up(self, history: list[dict[str, float]]) -> None:
+        """Tell every finished epoch that has not been told yet."""
+        for row in history[self.told :]:
+            epoch = int(row["epoch"])
+            values = {name: value for name, value in row.items() if name != "epoch"}
+            self._tell(lambda tracker, epoch=epoch, values=values: tracker.epoch(epoch, values))
+        self.told = len(history)
+
+    def end(self, status: str, final: Row) -> None:
+        values = {name: value for name, value in final.items() if math.isfinite(value)}
+        self._tell(lambda tracker: tracker.end(status, values))
+
+    def _tell(self, action: Callable[..., None]) -> None:
+        if self.tracker is None:
+            return
+        try:
+            action(self.tracker)
+        except Exception as error:  # whatever a tracker raises must not cost a run
+            log.warning("the tracker failed (%s: %s); training goes on without it", type(error).__name__, error)
+            self.tracker = None
+
+
+class TrackedReporter:
+    """Passes everything on, and tells a tracker about epochs.
+
+    Args:
+        reporter: what it stands in front of.
+        watched: the tracker.
+        history: the run's growing list of finished epochs.
+    """
+
+    def __init__(self, reporter: Reporter, watched: Watched, history: Callable[[], list[dict[str, float]]]) -> None:
+        self.reporter, self.watched, self.history = reporter, watched, history
+
+    def step(self, epoch: int, step: int) -> bool:
+        return self.reporter.step(epoch, step)
+
+    def show_loss(self, loss: float) -> None:
+        self.reporter.show_loss(loss)
+
+    def epoch(self, epoch: int, row: Row) -> None:
+        self.reporter.epoch(epoch, row)
+        self.watched.catch_up(self.history())
+
+    def close(self) -> None:
+        self.reporter.close()
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested mapping as one level, with dots between keys.
+
+    Example:
+        >>> flat({"seed": 0, "optimizer": {"name": "sgd", "lr": 0.1}})
+        {'seed': 0, 'optimizer.name': 'sgd', 'optimizer.lr': 0.1}
+    """
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return found
