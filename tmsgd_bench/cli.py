@@ -19,7 +19,7 @@ from tmsgd_bench.data.catalog import STAND_IN, Dataset, catalog, data_root, find
 from tmsgd_bench.data.croissant import card
 from tmsgd_bench.errors import BenchError, ConfigError, StoreError
 from tmsgd_bench.numerics import NAMES
-from tmsgd_bench.results import claim_forms, claims, export, numerical, store, tables
+from tmsgd_bench.results import claim_forms, claims, comparison, export, numerical, store, tables
 from tmsgd_bench.results.paper import paper
 from tmsgd_bench.version import PROTOCOLS
 
@@ -32,6 +32,7 @@ Examples of this command:
   python -m tmsgd_bench runs --status failed       what went wrong
   python -m tmsgd_bench show tc-lstm-tmsgd         one run in full (the start of its name will do)
   python -m tmsgd_bench table 5                    the paper's Table 5 with our numbers
+  python -m tmsgd_bench compare                    any runs that differ in optimizer and seed alone
   python -m tmsgd_bench claims                     what the paper says, and what our runs say to it
   python -m tmsgd_bench report                     all of it as one page
   python -m tmsgd_bench export runs.parquet        all runs as tidy rows
@@ -73,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_runs(commands)
     _add_show(commands)
     _add_table(commands)
+    _add_compare(commands)
     _add_claims(commands)
     _add_report(commands)
     _add_export(commands)
@@ -123,6 +125,20 @@ def _add_table(commands: Any) -> None:
         "--out", type=Path, metavar="FOLDER", help="also write all formats and the runs behind them there"
     )
     parser.set_defaults(action=print_table)
+
+
+def _add_compare(commands: Any) -> None:
+    parser = commands.add_parser(
+        "compare",
+        help="optimizers side by side, at whatever settings",
+        description="Every group of finished runs that agree in all but optimizer and seed: mean ± standard deviation, "
+        "and the difference to a reference, paired by seed. For your own optimizer, other settings, partial data.",
+    )
+    _add_stores(parser, numerics=False)
+    parser.add_argument("--task", help="only runs of this task")
+    parser.add_argument("--reference", default="sgd", help="the optimizer to compare with (default: sgd)")
+    parser.add_argument("--format", choices=tuple(comparison.FORMATS), default="md", help="default: md")
+    parser.set_defaults(action=print_comparison)
 
 
 def _add_claims(commands: Any) -> None:
@@ -321,6 +337,15 @@ def _write_table(table: tables.Table, runs: pd.DataFrame, folder: Path) -> None:
             _copy_evidence(source, folder / "runs" / run_id)
     except OSError as error:
         raise files.unwritable(folder, error) from error
+
+
+def print_comparison(options: argparse.Namespace) -> int:
+    """Print every group of runs that can be compared."""
+    runs = _read_all(options.results)
+    runs = runs if options.task is None else runs[runs["task"] == options.task]
+    groups = comparison.build(runs, options.reference)
+    print(comparison.FORMATS[options.format](groups) if groups else "no finished runs match\n", end="")
+    return 0
 
 
 def print_claims(options: argparse.Namespace) -> int:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # importing torch takes seconds, which looking at the setting
 log = logging.getLogger(__name__)
 
 GROUPS = ("task", "model", "optimizer", "data")
-NOT_OF_THE_TASK = ("_target_", "datasets", *PROTOCOLS)
+NOT_OF_THE_TASK = ("_target_", "datasets", "reading", *PROTOCOLS)
 """Keys of a task's YAML that do not determine a result."""
 EXTRAS = {"joblib": "parallel", "ray": "ray", "submitit": "slurm"}
 """The extra that a launcher comes with, by the first word of its name."""
@@ -87,6 +87,7 @@ def run_options(config: DictConfig, in_sweep: bool) -> RunOptions:
         share_prefix=_shares(values["prefix"], in_sweep),
         keep_trunks=values["prefix"]["keep"],
         tracker=values["tracker"],
+        verified_data=values["data"]["kind"] == "synthetic" or values["data"]["verify"],
         results_root=Path(str(values["results"]["root"])).expanduser(),
         progress="log" if in_sweep and progress == "auto" else progress,
         **{

@@ -77,7 +77,7 @@ class LogReporter:
 
     def __init__(self, name: str, epochs: int, done: int, steps_per_epoch: int, metrics: tuple[Metric, ...]) -> None:
         self.name, self.epochs, self.metrics = name, epochs, metrics
-        self.first, self.start, self.latest = done, time.monotonic(), -LOG_SECONDS
+        self.seen, self.start, self.latest = 0, time.monotonic(), -LOG_SECONDS
 
     def step(self, epoch: int, step: int) -> bool:
         return False
@@ -87,10 +87,11 @@ class LogReporter:
 
     def epoch(self, epoch: int, row: Mapping[str, float]) -> None:
         now = time.monotonic() - self.start
+        self.seen += 1  # epochs that came from a checkpoint or a trunk took no time here
         if now - self.latest < LOG_SECONDS and epoch + 1 < self.epochs:
             return
         self.latest = now
-        left = now / (epoch + 1 - self.first) * (self.epochs - epoch - 1)
+        left = now / self.seen * (self.epochs - epoch - 1)
         shown = [*(key for key in row if key.startswith("loss")), *(m.name for m in self.metrics if m.name in row)]
         numbers = " ".join(f"{key}={row[key]:.4g}" for key in shown)
         log.info("%s: epoch %d of %d, %s, %s left", self.name, epoch + 1, self.epochs, numbers, duration(left))

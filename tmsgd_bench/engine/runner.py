@@ -102,7 +102,7 @@ def _plain(spec: RunSpec) -> str:
 def _train(spec: RunSpec, options: RunOptions, make_task: MakeTask, device: torch.device, folder: RunFolder) -> Outcome:
     watched = Watched(build_tracker(options.tracker))
     trainer = Trainer.build(spec, lambda: make_task(device), device, options.sharpness)
-    resumed_at = _resume(trainer, folder)
+    resumed_at = _resume(trainer, options, folder)
     if not trainer.epoch:  # whatever an earlier process of the run had taken over is lost
         (folder.work / store.PREFIX).unlink(missing_ok=True)
     if trunk := trunk_of(spec, options):
@@ -172,21 +172,21 @@ def _open_work(spec: RunSpec, options: RunOptions, folder: RunFolder) -> None:
     files.write_yaml(folder.work / store.CONFIG, described)
 
 
-def _resume(trainer: Trainer, folder: RunFolder) -> int:
+def _resume(trainer: Trainer, options: RunOptions, folder: RunFolder) -> int:
     """Load the last good checkpoint, if there is one; returns the epoch to go on from."""
     state = checkpoint.load_latest(folder.work, trainer.device)
     if state is not None:
         trainer.load_state_dict(state)
         log.info("%s: resuming after %d of %d epochs", trainer.spec.run_id, trainer.epoch, trainer.spec.epochs)
-    _record_environment(trainer, folder)
+    _record_environment(trainer, options, folder)
     return trainer.epoch
 
 
-def _record_environment(trainer: Trainer, folder: RunFolder) -> None:
+def _record_environment(trainer: Trainer, options: RunOptions, folder: RunFolder) -> None:
     """Write the environment; a resumed run keeps those of its earlier processes as ``before``."""
     path = folder.work / store.ENVIRONMENT
     earlier = files.read_json(path) if trainer.epoch else None
-    now = environment.describe(trainer.device)
+    now = environment.describe(trainer.device) | {"verified_data": options.verified_data}
     if earlier:
         before = [*earlier.pop("before", []), earlier]
         now = {**now, "started": before[0]["started"], "resumed": now["started"], "before": before}

@@ -135,6 +135,7 @@ class RunOptions:
         keep_trunks: keep the shared states when no run needs them any more.
         wait: wait for another process that trains the same run, in place of leaving it alone.
         progress: "bar", "log" or "auto" (a bar on a terminal).
+        verified_data: the data were checked to be the published ones (or are a stand-in).
         tracker: class and options of a live tracker (see tmsgd_bench/engine/trackers.py); None for none.
     """
 
@@ -150,6 +151,7 @@ class RunOptions:
     keep_trunks: bool = False
     wait: bool = False
     progress: str = "auto"
+    verified_data: bool = True
     tracker: dict[str, Any] | None = None
 
 

@@ -32,7 +32,7 @@ class Tracker(Protocol):
         """A finished epoch, in order, also one that was taken from a shared trunk: losses, metrics and clocks."""
 
     def end(self, status: str, final: Row) -> None:
-        """The run is over: "done", "diverged", "failed" or "interrupted", and its metrics by name, where there are any."""
+        """The run is over: "done", "diverged", "failed" or "interrupted"; its metrics by name, where there are any."""
 
 
 class TensorBoard:

@@ -67,6 +67,8 @@ def outcomes(own: pd.DataFrame, direction: str) -> pd.Series:
 def marks(own: pd.DataFrame) -> list[str]:
     """What a reader must know about the runs behind a number."""
     found = [f"{kind} data" for kind in sorted(set(own["data"])) if kind != "real"]
+    if not own["verified"].all():
+        found.append("unverified data")
     if own["limit"].notna().any():
         found.append(f"partial data ({int(own['limit'].max())} training examples)")
     for status in ("diverged", "failed", "running", "abandoned"):

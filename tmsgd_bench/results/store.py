@@ -186,7 +186,7 @@ COLUMNS = (
     *("run_id", "status", "task", "model", "dataset", "optimizer", "label", "switch_epoch", "seed", "data", "limit"),
     *("fingerprint", "epochs", "batch_size", "lr", "protocols", "benchmark_version", "context", "variant", "setting"),
     *("metric", "unit", "direction", "final", "best", "best_epoch", "epochs_done", "examples_per_second"),
-    *("training_seconds", "parameters", "weights_sha256", "note", "started", "commit", "folder"),
+    *("training_seconds", "parameters", "weights_sha256", "note", "verified", "started", "commit", "folder"),
 )
 
 
@@ -268,5 +268,6 @@ def _row(folder: Path, result: dict[str, Any]) -> dict[str, Any] | None:
     except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError):
         return None
     environment = read_json(folder / ENVIRONMENT) or {}
-    seen = {key: environment.get(key) for key in ("started", "commit")}
+    seen = {"verified": environment.get("verified_data", True)}  # earlier versions did not record it
+    seen |= {key: environment.get(key) for key in ("started", "commit")}
     return {"run_id": folder.name, **spec, **result, **seen, "folder": str(folder)}

@@ -416,6 +416,6 @@ def _signed(value: float) -> str:
 def as_columns(histories: Mapping[str, pd.DataFrame], quantity: str) -> pd.DataFrame:
     """One recorded quantity of several runs: a column a run, indexed by epoch."""
     columns = {name: frame.set_index("epoch")[quantity] for name, frame in histories.items() if quantity in frame}
-    return (
-        pd.DataFrame(columns).astype(float) if columns else pd.DataFrame(dtype=float, index=pd.Index(np.array([], int)))
-    )
+    if not columns:
+        return pd.DataFrame(dtype=float, index=pd.Index(np.array([], int)))
+    return pd.DataFrame(columns).astype(float).dropna(how="all")  # some tasks are not evaluated after every epoch

@@ -1,0 +1,99 @@
+"""Runs side by side: what is compared with what, and what is printed."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tmsgd_bench import cli
+from tmsgd_bench.errors import ConfigError
+from tmsgd_bench.files import read_json, write_json
+from tmsgd_bench.results import comparison, store
+from tmsgd_bench.results.statistics import compare, correct
+from tmsgd_bench.results.store import read_runs
+
+WriteRun = Callable[..., Path]
+SGD, TMSGD, ADAM = (90.0, 91.0, 92.5), (90.5, 91.2, 92.6), (80.0, 80.5, 83.0)
+
+
+@pytest.fixture
+def root(tmp_path: Path, write_run: WriteRun) -> Path:
+    for seed, finals in enumerate(zip(SGD, TMSGD, ADAM, strict=True)):
+        for name, final in zip(("sgd", "tmsgd", "adam"), finals, strict=True):
+            write_run(tmp_path, name, seed, final=final)
+    return tmp_path
+
+
+def series(values: tuple[float, ...]) -> pd.Series:
+    return pd.Series(values, index=range(len(values)))
+
+
+def test_runs_that_differ_in_optimizer_and_seed_alone_are_one_group(root: Path) -> None:
+    (group,) = comparison.build(read_runs(root))
+    assert [entry.label for entry in group.entries] == ["SGD", "Adam", "TM-SGD, switch 2"]
+    assert group.heading.startswith("tc, lstm, real ")
+    assert group.heading.endswith("; 3 epochs, batch 5, lr 0.01: accuracy (%, larger is better)")
+
+
+def test_the_numbers_are_those_of_the_statistics_module(root: Path) -> None:
+    (group,) = comparison.build(read_runs(root))
+    expected = correct([compare(series(ADAM), series(SGD)), compare(series(TMSGD), series(SGD))])
+    assert [entry.comparison for entry in group.entries[1:]] == expected
+    assert group.entries[0].comparison is None
+    assert group.entries[0].final.mean == pytest.approx(sum(SGD) / 3, rel=1e-15)
+
+
+def test_another_reference_can_be_chosen(root: Path) -> None:
+    (group,) = comparison.build(read_runs(root), "adam")
+    assert (group.reference, group.entries[0].label) == ("Adam", "Adam")
+    expected = correct([compare(series(SGD), series(ADAM)), compare(series(TMSGD), series(ADAM))])
+    assert [entry.comparison for entry in group.entries[1:]] == expected
+
+
+def test_a_reference_without_runs_is_refused_with_those_there_are(root: Path) -> None:
+    with pytest.raises(ConfigError, match=r"'lion': choose --reference from adam, sgd, tmsgd"):
+        comparison.build(read_runs(root), "lion")
+
+
+@pytest.mark.parametrize("change", [{"batch_size": 6}, {"epochs": 4}, {"data": {"kind": "real", "limit": 9}}], ids=str)
+def test_runs_at_other_settings_are_another_group(change: dict[str, object], root: Path, write_run: WriteRun) -> None:
+    write_run(root, "sgd", 0, final=50.0, setting="other", **change)
+    groups = comparison.build(read_runs(root))
+    assert sorted(len(group.entries) for group in groups) == [1, 3]
+    assert sum(entry.final.n for group in groups for entry in group.entries) == 10
+
+
+def test_a_diverged_run_is_in_its_group_and_marked(root: Path, write_run: WriteRun) -> None:
+    write_run(root, "adam", 3, status="diverged")
+    write_run(root, "sgd", 3, final=91.0)
+    (group,) = comparison.build(read_runs(root))
+    adam = next(entry for entry in group.entries if entry.label == "Adam")
+    assert "1 diverged" in adam.marks and adam.comparison is not None and adam.comparison.diverged == 1
+
+
+def test_unfinished_runs_are_left_out(root: Path, write_run: WriteRun) -> None:
+    write_run(root, "apollo", 0, status="failed")
+    (group,) = comparison.build(read_runs(root))
+    assert "Apollo" not in {entry.label for entry in group.entries}
+
+
+def test_unverified_and_partial_data_are_marked(root: Path, write_run: WriteRun) -> None:
+    folder = write_run(root, "sgd", 0, final=50.0, setting="x", data={"kind": "real", "limit": 9, "fingerprint": "g"})
+    write_json(folder / store.ENVIRONMENT, {**(read_json(folder / store.ENVIRONMENT) or {}), "verified_data": False})
+    partial = next(group for group in comparison.build(read_runs(root)) if "(9 training examples)" in group.heading)
+    assert {"unverified data", "partial data (9 training examples)"} <= set(partial.entries[0].marks)
+
+
+def test_the_command_prints_every_group(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["compare", "--results", str(root)]) == 0
+    text = capsys.readouterr().out
+    assert text.count("| SGD |") == 1 and "differences to SGD" in text and "Holm" in text
+    assert cli.main(["compare", "--results", str(root), "--format", "csv"]) == 0
+    frame = pd.read_csv(io.StringIO(capsys.readouterr().out))
+    assert list(frame["n"]) == [3, 3, 3] and set(" ".join(frame["runs"]).split()) == set(read_runs(root)["run_id"])
+    assert cli.main(["compare", "--results", str(root), "--task", "od"]) == 0
+    assert capsys.readouterr().out == "no finished runs match\n"

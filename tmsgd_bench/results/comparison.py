@@ -1,0 +1,175 @@
+"""Any runs side by side: whatever agrees in everything but optimizer and seed is compared, paired by seed.
+
+The paper's tables take only runs at the paper's settings. This is for all others: your own optimizer, other settings,
+partial data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pandas as pd
+
+from tmsgd_bench.errors import ConfigError
+from tmsgd_bench.results import selection, tables
+from tmsgd_bench.results.statistics import Comparison, Summary, compare, correct, summarise
+
+HEAD = ("Optimizer", "Final epoch", "Difference, paired", "p", "p, Holm", "Detectable²", "Best epoch¹", "Marks")
+SAME = ["task", "model", "dataset", "context", "metric"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One optimizer with one set of options.
+
+    Args:
+        label: its name, and its switch epoch if it has one.
+        final, best: the primary metric after the last epoch, and at its best epoch, over seeds.
+        comparison: final, paired by seed, with the reference; None for the reference, or where there is none.
+        marks: what a reader must know.
+        run_ids: the evidence.
+    """
+
+    label: str
+    final: Summary
+    best: Summary
+    comparison: Comparison | None
+    marks: tuple[str, ...]
+    run_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that may be compared.
+
+    Args:
+        heading: task, model, data, settings and metric.
+        digits: decimals of a printed number.
+        reference: label of what differences are taken to; empty if no run has it.
+        entries: one for each optimizer and its options.
+    """
+
+    heading: str
+    digits: int
+    reference: str
+    entries: tuple[Entry, ...]
+
+
+def build(runs: pd.DataFrame, reference: str = "sgd") -> list[Group]:
+    """Every group of runs that differ in optimizer and seed alone; each group's comparisons are one family of tests.
+
+    Args:
+        runs: from :func:`tmsgd_bench.results.store.read_runs`.
+        reference: the optimizer that others are compared with.
+
+    Raises:
+        ConfigError: no run has that optimizer.
+    """
+    finished = runs[runs["status"].isin(selection.FINISHED) & runs["context"].notna()]
+    if len(finished) and reference not in set(finished["optimizer"]):
+        known = ", ".join(sorted(set(finished["optimizer"])))
+        raise ConfigError(f"no finished run has the optimizer {reference!r}: choose --reference from {known}.")
+    metrics = finished.groupby("context")["metric"].transform("first")  # a diverged run's is its task's as well
+    groups = finished.assign(metric=finished["metric"].fillna(metrics)).groupby(SAME, dropna=False, sort=True)
+    return [_group(own, reference) for _, own in groups]
+
+
+def _group(runs: pd.DataFrame, reference: str) -> Group:
+    settings = [own for _, own in runs.groupby("setting", sort=False)]
+    settings.sort(key=lambda own: (own["optimizer"].iloc[0] != reference, *_order(own)))
+    base = settings[0] if settings[0]["optimizer"].iloc[0] == reference else None
+    entries = [_entry(own, None if own is base else base) for own in settings]
+    compared = iter(correct([one.comparison for one in entries if one.comparison is not None]))
+    entries = [one if one.comparison is None else replace(one, comparison=next(compared)) for one in entries]
+    digits = 2 if runs["final"].abs().max() >= 10 else 4
+    return Group(_heading(runs), digits, "" if base is None else entries[0].label, tuple(entries))
+
+
+def _order(own: pd.DataFrame) -> tuple[str, float, str]:
+    first = own.iloc[0]
+    switch = -1.0 if pd.isna(first["switch_epoch"]) else float(first["switch_epoch"])
+    return str(first["optimizer"]), switch, str(first["variant"])
+
+
+def _entry(own: pd.DataFrame, base: pd.DataFrame | None) -> Entry:
+    direction = own["direction"].dropna().iloc[0]
+    done = own[own["status"] == "done"]
+    ours = selection.outcomes(own, direction)
+    return Entry(
+        label=_label(own.iloc[0]),
+        final=summarise(done["final"]),
+        best=summarise(done["best"]),
+        comparison=None if base is None else compare(ours, selection.outcomes(base, direction)),
+        marks=tuple(selection.marks(own)),
+        run_ids=tuple(own["run_id"]),
+    )
+
+
+def _label(run: pd.Series) -> str:
+    if pd.isna(run["switch_epoch"]):
+        return str(run["label"])
+    return f"{run['label']}, switch {float(run['switch_epoch']):g}"
+
+
+def _heading(runs: pd.DataFrame) -> str:
+    run = runs.iloc[0]
+    limit = "" if pd.isna(run["limit"]) else f" ({run['limit']:.0f} training examples)"
+    unit = f"{run['unit']}, " if run["unit"] else ""
+    better = "larger" if run["direction"] == "max" else "smaller"
+    settings = f"{run['epochs']:.0f} epochs, batch {run['batch_size']:.0f}, lr {run['lr']:g}"
+    return (
+        f"{run['task']}, {run['model']}, {run['data']} {run['dataset']}{limit}; {settings}: "
+        f"{run['metric']} ({unit}{better} is better)"
+    )
+
+
+def to_markdown(groups: Sequence[Group]) -> str:
+    """All groups in GitHub's Markdown, with the rules they were made by."""
+    return "\n".join([*(line for group in groups for line in _lines(group)), tables.footnote()]) + "\n"
+
+
+def _lines(group: Group) -> Iterator[str]:
+    yield f"**{group.heading}**" + (f"; differences to {group.reference}" if group.reference else "")
+    yield ""
+    yield from ("| " + " | ".join(row) + " |" for row in (HEAD, ("---",) * len(HEAD)))
+    for entry in group.entries:
+        yield "| " + " | ".join(_cells(entry, group.digits)) + " |"
+    yield ""
+
+
+def _cells(entry: Entry, digits: int) -> list[str]:
+    comparison = entry.comparison
+    return [
+        entry.label,
+        tables.summary(entry.final, digits),
+        "–" if comparison is None else tables.difference(comparison.difference, digits),
+        *tables.tests(comparison, digits),
+        tables.summary(entry.best, digits),
+        "; ".join(entry.marks),
+    ]
+
+
+def to_csv(groups: Sequence[Group]) -> str:
+    """A row for each entry, with full digits; runs are separated by spaces."""
+    return str(pd.DataFrame([_record(group, one) for group in groups for one in group.entries]).to_csv(index=False))
+
+
+def _record(group: Group, entry: Entry) -> dict[str, Any]:
+    return {
+        "group": group.heading,
+        "optimizer": entry.label,
+        "mean": entry.final.mean,
+        "std": entry.final.std,
+        "n": entry.final.n,
+        "reference": group.reference,
+        **tables.comparison_record(entry.comparison),
+        "best_mean": entry.best.mean,
+        "best_std": entry.best.std,
+        "marks": "; ".join(entry.marks),
+        "runs": " ".join(entry.run_ids),
+    }
+
+
+FORMATS = {"md": to_markdown, "csv": to_csv}
