@@ -20,9 +20,7 @@ from __future__ import annotations
 
 import argparse
 import copy
-import io
 import math
-import pickle
 import sys
 import time
 from collections.abc import Callable
@@ -30,7 +28,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
@@ -38,6 +35,7 @@ from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from tasks.ic.data import read_batch
 from tasks.tc import TextClassification
 from tmsgd_bench.data.catalog import data_root, find
 from tmsgd_bench.engine.seeding import seed_globally, subset
@@ -190,45 +188,20 @@ def cnn(options: argparse.Namespace, momentum: bool = False) -> Problem:
     return Problem("CIFAR-10, CNN", model, loss, lr=0.2)
 
 
-class ArraysOnly(pickle.Unpickler):
-    """Reads containers, strings and numpy arrays, and refuses whatever else a pickle could run."""
-
-    ALLOWED = frozenset(
-        {
-            ("numpy", "dtype"),
-            ("numpy", "ndarray"),
-            ("numpy.core.multiarray", "_reconstruct"),
-            ("numpy._core.multiarray", "_reconstruct"),
-            ("_codecs", "encode"),  # how bytes are written for older readers
-        }
-    )
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self.ALLOWED:
-            raise pickle.UnpicklingError(f"{module}.{name} is not allowed")
-        return super().find_class(module.replace("numpy.core", "numpy._core"), name)
-
-
 def read_cifar(path: Path, count: int) -> tuple[Tensor, Tensor]:
     """A seeded subset of a batch file: images (count, 3, 32, 32), normalised by channel, and labels (count,).
 
     Raises:
         DataError: the file is missing, is no such batch, or holds fewer images.
     """
-    try:
-        batch = ArraysOnly(io.BytesIO(path.read_bytes()), encoding="bytes").load()
-        pixels, labels = np.asarray(batch[b"data"]), np.asarray(batch[b"labels"])
-        images = torch.from_numpy(pixels.reshape(-1, 3, 32, 32)).float() / 255.0
-    except (OSError, pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise DataError(
-            f"cannot read {path} ({error}): unpack CIFAR-10's python version and pass its folder with --cifar."
-        ) from error
+    fix = "unpack CIFAR-10's python version and pass its folder with --cifar."
+    images, labels = read_batch(path, "labels", 10, fix)
     if len(labels) < count:
         raise DataError(f"{path} holds {len(labels)} images: use --examples {len(labels)} or fewer.")
     chosen = subset(len(labels), count)
-    images = images[chosen]
+    images = images[chosen].float() / 255.0
     scaled = (images - images.mean((0, 2, 3), keepdim=True)) / images.std((0, 2, 3), keepdim=True)
-    return scaled, torch.from_numpy(labels)[chosen].long()
+    return scaled, labels[chosen]
 
 
 # --- training ------------------------------------------------------------------------------------------------------

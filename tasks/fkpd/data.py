@@ -1,0 +1,187 @@
+"""Frames of faces as bytes, each with its key points; and crops of many frames at once."""
+
+from __future__ import annotations
+
+import csv
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from tmsgd_bench.data import cache
+from tmsgd_bench.engine.seeding import generator, subset
+from tmsgd_bench.errors import DataError
+from tmsgd_bench.task import TaskSettings
+
+POINTS = 68
+SHORT_SIDE = 250
+"""Pixels of a rescaled frame's shorter side."""
+CROP = 224
+"""Pixels of a crop in each direction."""
+FIX = "delete it if it is there and run 'python -m tmsgd_bench data prepare fkpd'."
+SPLITS = {"train": ("training_frames_keypoints.csv", "training"), "test": ("test_frames_keypoints.csv", "test")}
+"""The list of key points and the folder of frames of each split."""
+VERSION = 1  # to be raised when what is made of a frame changes: it was kept on disk
+
+Labels = tuple[list[str], Tensor]
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Rescaled frames of different widths, end to end in one tensor, so that one indexing cuts a whole batch.
+
+    Args:
+        pixels: uint8, shape (bytes,): gray values, frame after frame, row after row.
+        starts: int64, shape (frames,): where each begins in ``pixels``.
+        sizes: int64, shape (frames, 2): height and width.
+        points: float32, shape (frames, 68, 2): x and y in pixels of the frame.
+    """
+
+    pixels: Tensor
+    starts: Tensor
+    sizes: Tensor
+    points: Tensor
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def to(self, device: torch.device) -> Frames:
+        """The same on a device."""
+        return Frames(*(part.to(device) for part in (self.pixels, self.starts, self.sizes, self.points)))
+
+    def select(self, chosen: Tensor) -> Frames:
+        """Some of the frames (int64, shape (chosen,)); the pixels of the others stay in memory."""
+        return replace(self, starts=self.starts[chosen], sizes=self.sizes[chosen], points=self.points[chosen])
+
+    def crop(self, chosen: Tensor, corners: Tensor) -> tuple[Tensor, Tensor]:
+        """Cut a square of 224 × 224 pixels out of each chosen frame; its points come with it.
+
+        Args:
+            chosen: int64, shape (images,): numbers of frames.
+            corners: int64, shape (images, 2): row and column of each square's upper left pixel.
+
+        Returns:
+            uint8, shape (images, 224, 224), and float32, shape (images, 68, 2), x and y in pixels of the square.
+        """
+        along = torch.arange(CROP, device=self.pixels.device)
+        rows = corners[:, :1] + along
+        columns = corners[:, 1:] + along
+        begin = self.starts[chosen, None] + rows * self.sizes[chosen, 1:]
+        return self.pixels[begin[:, :, None] + columns[:, None, :]], self.points[chosen] - corners[:, None].flip(2)
+
+    def centres(self) -> Tensor:
+        """Corners (int64, shape (frames, 2)) of the squares in the middle."""
+        return (self.sizes - CROP) // 2
+
+    def random_corners(self, seed: int, *purpose: object) -> Tensor:
+        """Corners (int64, shape (frames, 2)) of squares anywhere in their frames, each place as likely as another.
+
+        What a frame gets depends on the seed, the purpose and its number alone, not on the batch it is in.
+        """
+        # In double precision: a single-precision product can round up to the number of places, one too many.
+        shares = torch.rand((len(self), 2), generator=generator(seed, *purpose), dtype=torch.float64)
+        return (shares.to(self.sizes.device) * (self.sizes - CROP + 1)).long()
+
+
+def load(settings: TaskSettings) -> tuple[Frames, Frames]:
+    """The training and the test frames, rescaled, on the run's device.
+
+    They are decoded once and then kept on disk. ``data_limit`` leaves a seeded subset of the training frames; the test
+    frames stay whole.
+
+    Raises:
+        DataError: a list or a frame is missing or damaged; names it.
+    """
+    options = {"version": VERSION, "short_side": SHORT_SIDE}
+    kept = cache.tensors(settings, "frames", options, lambda: decode(settings.data_folder))
+    train, test = (Frames(*(kept[f"{split}_{part}"] for part in Frames.__annotations__)) for split in SPLITS)
+    return train.select(subset(len(train), settings.data_limit)).to(settings.device), test.to(settings.device)
+
+
+def decode(folder: Path) -> dict[str, Tensor]:
+    """Every tensor of both splits' :class:`Frames`, named "train_pixels" and so on.
+
+    Raises:
+        DataError: see :func:`load`.
+    """
+    found: dict[str, Tensor] = {}
+    for split, (labels, frames) in SPLITS.items():
+        names, points = read_points(folder / labels)
+        decoded = _frames([folder / frames / name for name in names], points)
+        found |= {f"{split}_{part}": value for part, value in vars(decoded).items()}
+    return found
+
+
+def _frames(paths: list[Path], points: Tensor) -> Frames:
+    images, sizes, scales = [], [], []
+    for path in paths:
+        image, scale = read_frame(path)
+        images.append(image.ravel())
+        sizes.append(image.shape)
+        scales.append(scale)
+    lengths = torch.tensor([len(image) for image in images])
+    scaled = points * torch.tensor(scales, dtype=torch.float64)[:, None]
+    pixels = torch.from_numpy(np.concatenate(images))
+    return Frames(pixels, lengths.cumsum(0) - lengths, torch.tensor(sizes), scaled.float())
+
+
+def read_frame(path: Path) -> tuple[np.ndarray, tuple[float, float]]:
+    """A frame in gray with a shorter side of 250 pixels, and how much wider and higher than before it is.
+
+    The format is found from the contents: the publisher's frames are PNG images named .jpg. Gray is ITU-R 601-2 luma,
+    (299 R + 587 G + 114 B) / 1000, as Pillow's mode "L" has it; an alpha channel is ignored. The frame is rescaled with
+    Pillow's bilinear filter, which averages where it makes a frame smaller.
+
+    Returns:
+        uint8, shape (height, width), and the two factors (x, y).
+
+    Raises:
+        DataError: the file is missing or cannot be decoded; names it.
+    """
+    try:
+        with Image.open(path) as image:
+            gray = image.convert("L")
+        width, height = gray.size
+        short = min(width, height)
+        rescaled = (SHORT_SIDE * width // short, SHORT_SIDE * height // short)
+        pixels = np.asarray(gray.resize(rescaled, Image.Resampling.BILINEAR))
+    except Exception as error:  # a damaged image raises almost any kind
+        reason = getattr(error, "strerror", None) or "it is no image, or a damaged one"
+        raise DataError(f"cannot read the frame {path} ({reason}): {FIX}") from error
+    return pixels, (rescaled[0] / width, rescaled[1] / height)
+
+
+def read_points(path: Path) -> Labels:
+    """The names of the frames that a list has key points for, and the points.
+
+    Returns:
+        The names, and float64, shape (frames, 68, 2): x and y in pixels of the frame as published.
+
+    Raises:
+        DataError: the file is missing, or a line is not a name and 136 numbers; names the file and the line.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            lines = csv.reader(file)
+            next(lines, None)  # numbers the columns
+            rows = [_row(path, lines.line_num, row) for row in lines]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"cannot read {path} ({getattr(error, 'strerror', None) or error}): {FIX}") from error
+    if not rows:
+        raise DataError(f"{path} lists no frames: {FIX}")
+    points = torch.tensor([numbers for _, numbers in rows], dtype=torch.float64)
+    return [name for name, _ in rows], points.view(-1, POINTS, 2)
+
+
+def _row(path: Path, line: int, row: list[str]) -> tuple[str, list[float]]:
+    try:
+        name, *numbers = row[0], *map(float, row[1:])
+        if name and len(numbers) == 2 * POINTS and all(map(math.isfinite, numbers)):
+            return name, numbers
+    except (IndexError, ValueError):
+        pass
+    raise DataError(f"{path}, line {line}, is not the name of a frame and {2 * POINTS} numbers: {FIX}")

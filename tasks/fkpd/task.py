@@ -1,0 +1,111 @@
+"""Facial key points with PreActResNet34."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from tasks.fkpd import data
+from tasks.fkpd.model import build
+from tmsgd_bench.engine.seeding import epoch_order
+from tmsgd_bench.errors import ConfigError
+from tmsgd_bench.results.figure_keypoints import FACES, KeyPoints
+from tmsgd_bench.task import Metric, Task, TaskSettings
+
+Batch = tuple[Tensor, Tensor]
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"smooth_l1": F.smooth_l1_loss, "mse": F.mse_loss}
+CENTRE, SCALE = 100.0, 50.0
+"""Points are scaled as (pixels - 100) / 50."""
+EVALUATION_BATCH = 35
+
+
+class FacialKeyPoints(Task):
+    """Gray crops of 224 × 224 pixels; the x and y of 68 points; mean squared error on the test split.
+
+    Args:
+        settings: the run's.
+        loss: "smooth_l1" (Girshick 2015, equation 3) or "mse", each a mean over all coordinates.
+        eval_crop: where test frames are cut: "centre", or "random", at places drawn once from the run's seed.
+    """
+
+    metrics: tuple[Metric, ...] = (
+        Metric("mse", "", "min", "MSE"),
+        Metric("distance", "px", "min", "mean distance"),
+    )
+
+    def __init__(self, settings: TaskSettings, loss: str, eval_crop: str) -> None:
+        super().__init__(settings)
+        if loss not in LOSSES:
+            raise ConfigError(f"task.loss must be one of {', '.join(LOSSES)}, not {loss!r}.")
+        if eval_crop not in ("centre", "random"):
+            raise ConfigError(f"task.eval_crop must be centre or random, not {eval_crop!r}.")
+        self.loss_function = LOSSES[loss]
+        self.model = build(settings.model, data.CROP, 2 * data.POINTS).to(settings.device)
+        self.modules = {"keypoints": self.model}
+        self.train, self.test = data.load(settings)
+        self.train_size = len(self.train)
+        random = eval_crop == "random"
+        self.test_corners = self.test.random_corners(settings.seed, "test crops") if random else self.test.centres()
+
+    def batches(self, epoch: int) -> Iterator[Batch]:
+        """Pairs of images (float32, (batch, 1, 224, 224), from 0 to 1) and scaled points (float32, (batch, 136))."""
+        device, seed = self.settings.device, self.settings.seed
+        corners = self.train.random_corners(seed, "crops", epoch)
+        for chosen in epoch_order(self.train_size, seed, epoch).to(device).split(self.settings.batch_size):
+            pixels, points = self.train.crop(chosen, corners[chosen])
+            yield to_float(pixels), scale(points)
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Mean loss of the scaled coordinates."""
+        images, points = batch
+        return self.loss_function(self.model(images), points)
+
+    def evaluate(self) -> dict[str, float]:
+        """On the test split: the mean squared error of the scaled coordinates, and how far points are off in pixels."""
+        squares, distances = [], []
+        for chosen in torch.arange(len(self.test), device=self.settings.device).split(EVALUATION_BATCH):
+            pixels, points = self.test.crop(chosen, self.test_corners[chosen])
+            numbers = self.model(to_float(pixels)).double()  # a network far off overflows single precision when squared
+            squares.append((numbers - scale(points)).square())
+            distances.append((in_pixels(numbers) - points).norm(dim=2))
+        return {"mse": float(torch.cat(squares).mean()), "distance": float(torch.cat(distances).mean())}
+
+    def draw(self, folder: Path) -> None:
+        """Write the points found on a few test faces, the same for every run: ``keypoints.npz`` and ``.png``.
+
+        Raises:
+            StoreError: the folder cannot be written.
+        """
+        found = self.found()
+        found.save(folder)
+        found.draw(folder)
+
+    @torch.no_grad()
+    def found(self) -> KeyPoints:
+        """What the model finds on faces that are spread evenly over the test split."""
+        faces = min(FACES, len(self.test))
+        chosen = torch.arange(faces, device=self.settings.device) * len(self.test) // faces
+        pixels, points = self.test.crop(chosen, self.test_corners[chosen])
+        self.model.eval()  # a run whose epochs were all trained by others has not been in evaluation mode yet
+        predicted = in_pixels(self.model(to_float(pixels)))
+        return KeyPoints(*(part.cpu().numpy() for part in (pixels, points, predicted)))
+
+
+def to_float(pixels: Tensor) -> Tensor:
+    """Gray bytes (images, height, width) as float32 (images, 1, height, width) from 0 to 1."""
+    # Divided by a tensor on the device: a GPU multiplies by the reciprocal of a plain number, which rounds otherwise.
+    return pixels[:, None].float().div_(torch.full((), 255.0, device=pixels.device))
+
+
+def scale(points: Tensor) -> Tensor:
+    """Points in pixels (images, 68, 2) as the network's outputs (images, 136)."""
+    return (points.flatten(1) - CENTRE) / SCALE
+
+
+def in_pixels(numbers: Tensor) -> Tensor:
+    """The network's outputs (images, 136) as points in pixels (images, 68, 2)."""
+    return (numbers * SCALE + CENTRE).unflatten(1, (-1, 2))

@@ -1,0 +1,271 @@
+"""Figure 1 of the paper: test faces with the true key points and those that each optimizer's network finds."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib import patheffects, rc_context
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from tmsgd_bench import files
+from tmsgd_bench.errors import StoreError
+from tmsgd_bench.results.selection import FINISHED
+
+TASK = "fkpd"
+OPTIMIZERS = ("sgd", "tmsgd", "sgdm", "tmsgdm", "adam", "apollo")
+"""Rows of the figure, in the paper's order; other optimizers follow."""
+FACES = 7
+FILE, PICTURE = "keypoints.npz", "keypoints.png"
+KINDS = ("png", "pdf")
+WIDTH, LABEL, HEAD = 7.0, 0.85, 0.5  # inches: the figure, its row labels, and its title with the legend
+STYLE: Any = {"font.size": 8.0, "axes.titlesize": 8.0, "legend.fontsize": 8.0, "pdf.fonttype": 42}
+# Told apart by shape and by lightness, so that a grey print will do.
+TRUE: dict[str, Any] = {
+    "marker": "o",
+    "markerfacecolor": "white",
+    "markeredgecolor": "black",
+    "markersize": 2.0,
+    "markeredgewidth": 0.4,
+}
+FOUND: dict[str, Any] = {"marker": "x", "markeredgecolor": "#d3202a", "markersize": 2.0, "markeredgewidth": 0.7}
+HALO = patheffects.withStroke(linewidth=1.3, foreground="black")
+NAMES = {"truth": "labelled", "predicted": "found by the network"}
+
+
+@dataclass(frozen=True)
+class KeyPoints:
+    """Faces with the points that are labelled on them, and those that a network found.
+
+    Args:
+        images: uint8, shape (faces, height, width): gray values.
+        truth: float32, shape (faces, points, 2): x and y in pixels of the image.
+        predicted: the same, as found.
+    """
+
+    images: np.ndarray
+    truth: np.ndarray
+    predicted: np.ndarray
+
+    def save(self, folder: Path) -> None:
+        """Write ``keypoints.npz`` into a folder.
+
+        Raises:
+            StoreError: the folder cannot be written.
+        """
+        packed = io.BytesIO()
+        np.savez_compressed(packed, images=self.images, truth=self.truth, predicted=self.predicted)
+        files.write_atomically(folder / FILE, lambda path: path.write_bytes(packed.getvalue()))
+
+    @classmethod
+    def load(cls, folder: Path) -> KeyPoints:
+        """What :meth:`save` wrote.
+
+        Raises:
+            StoreError: it is missing or damaged.
+        """
+        path = folder / FILE
+        try:
+            with np.load(path, allow_pickle=False) as packed:
+                found = cls(*(packed[name] for name in cls.__annotations__))
+            found._check()
+        except Exception as error:  # a damaged file raises almost any kind
+            raise StoreError(
+                f"cannot use {path} ({files.os_reason(error)}): delete its run's folder and train the run again."
+            ) from error
+        return found
+
+    def _check(self) -> None:
+        faces = len(self.images)
+        shapes = self.images.ndim == 3 and self.truth.shape == self.predicted.shape == (faces, *self.truth.shape[1:])
+        if not shapes or self.truth.ndim != 3 or self.truth.shape[2] != 2:
+            raise ValueError("its arrays do not belong together")
+
+    def draw(self, folder: Path) -> None:
+        """Write ``keypoints.png``, the faces in one row, into a folder.
+
+        Raises:
+            StoreError: the folder cannot be written.
+        """
+        _save(_grid([("", self)], ""), folder, PICTURE, "png")
+
+
+def write(
+    runs: pd.DataFrame, folder: Path, data: str = "real", protocol: str | None = "table2", seed: int | None = None
+) -> list[Path]:
+    """Draw Figure 1 from runs of one store: a row for each optimizer, a column for each face.
+
+    All rows share data, protocol values and seed: a comparison is paired. Without a seed it is the one for which the
+    most optimizers have points, among several the smallest. Where settings were changed in between, the most complete
+    set of runs is drawn, among several the newest.
+
+    Args:
+        runs: from :func:`tmsgd_bench.results.store.read_runs`.
+        folder: where ``figure1.png`` and ``figure1.pdf`` are written; made if missing.
+        data: "real" or "synthetic".
+        protocol: only runs that follow it to the letter; None for any run.
+        seed: of the runs; None to choose.
+
+    Returns:
+        The files.
+
+    Raises:
+        StoreError: no such run has key points, those of a run are damaged, or the folder cannot be written.
+    """
+    chosen = choose(runs, data, protocol, seed)
+    figure = draw(chosen)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"cannot make {folder} ({error.strerror}): choose another folder.") from error
+    for kind in KINDS:
+        _save(figure, folder, f"figure1.{kind}", kind)
+    return [folder / f"figure1.{kind}" for kind in KINDS]
+
+
+def choose(
+    runs: pd.DataFrame, data: str = "real", protocol: str | None = "table2", seed: int | None = None
+) -> pd.DataFrame:
+    """The runs that :func:`write` draws, one for each optimizer, in the order of the rows.
+
+    A diverged run of the same set is among them: it has no points, and its row says so.
+
+    Raises:
+        StoreError: no run has key points.
+    """
+    wanted = (runs["task"] == TASK) & (runs["data"] == data) & runs["status"].isin(FINISHED)
+    if protocol is not None:
+        wanted &= runs["protocols"].map(lambda names: protocol in names).astype(bool)
+    if seed is not None:
+        wanted &= runs["seed"] == seed
+    found = runs[wanted].assign(drawn=[_has_points(row) for _, row in runs[wanted].iterrows()])
+    if not found["drawn"].any():
+        raise StoreError(f"no run has key points to draw: train some with '{_command(data, protocol, seed)}'.")
+    groups = [group for _, group in found.groupby(["context", "seed"]) if group["drawn"].any()]
+    group = max(groups, key=_rank)
+    return _one_each(group)
+
+
+def _has_points(row: pd.Series) -> bool:
+    return row["status"] == "done" and (Path(row["folder"]) / FILE).is_file()
+
+
+def _command(data: str, protocol: str | None, seed: int | None) -> str:
+    options = ["optimizer=sgd,tmsgd,sgdm,tmsgdm,adam,apollo", f"seed={seed or 0}"]
+    options += [f"data={data}"] * (data != "real") + [f"protocol={protocol}"] * (protocol not in (None, "table2"))
+    return f"python run.py -m task={TASK} {' '.join(options)}"
+
+
+def _rank(group: pd.DataFrame) -> tuple[int, str, int]:
+    """The more optimizers with points the better, then the newer, then the smaller seed."""
+    return group.loc[group["drawn"], "optimizer"].nunique(), _newest(group), -int(group["seed"].iloc[0])
+
+
+def _newest(group: pd.DataFrame) -> str:
+    return max((str(time) for time in group["started"].dropna()), default="")
+
+
+def _one_each(group: pd.DataFrame) -> pd.DataFrame:
+    """Of runs that differ in their switch epoch or the like: one that follows a protocol, then the newest."""
+    place = {name: number for number, name in enumerate(OPTIMIZERS)}
+    keys = group.assign(
+        place=group["optimizer"].map(lambda name: place.get(name, len(place))),
+        follows=group["protocols"].map(len).gt(0),
+        time=group["started"].fillna("").astype(str),
+    )
+    order, rising = ["place", "optimizer", "follows", "time", "run_id"], [True, True, False, False, True]
+    return keys.sort_values(order, ascending=rising).drop_duplicates("optimizer").reset_index(drop=True)
+
+
+def draw(chosen: pd.DataFrame) -> Figure:
+    """The figure of runs from :func:`choose`.
+
+    Raises:
+        StoreError: the points of a run are damaged, or belong to other faces than another's.
+    """
+    points = {row["run_id"]: KeyPoints.load(Path(row["folder"])) for _, row in chosen[chosen["drawn"]].iterrows()}
+    first_id, first = next(iter(points.items()))
+    for run_id, other in points.items():
+        if not np.array_equal(other.images, first.images):
+            raise StoreError(f"{run_id} shows other faces than {first_id}: train them again with force=true.")
+    blank = KeyPoints(first.images, first.truth, np.full_like(first.predicted, np.nan))
+    rows = [(_label(row), points.get(row["run_id"], blank)) for _, row in chosen.iterrows()]
+    return _grid(rows, _title(chosen))
+
+
+def _label(row: pd.Series) -> str:
+    label = row["label"]
+    if pd.notna(row["switch_epoch"]) and row["switch_epoch"] >= row["epochs"]:
+        label += "\n(never switches)"
+    if not row["drawn"]:
+        return f"{label}\n{'no points' if row['status'] == 'done' else row['status']}"
+    return f"{label}\nMSE {_short(row['final'])}"
+
+
+def _short(mse: float) -> str:
+    """With the decimals of the paper; a network far off needs few."""
+    if pd.isna(mse):
+        return "not finite"
+    return f"{mse:.4f}" if mse < 100 else f"{mse:.1e}"
+
+
+def _title(chosen: pd.DataFrame) -> str:
+    """What a reader must know about the runs: data, seed, epochs, and the protocol or that there is none."""
+    first = chosen.iloc[0]
+    data = "real data" if first["data"] == "real" else f"{first['data']} data, not the real faces"
+    if pd.notna(first["limit"]):
+        data += f", partial: {int(first['limit']):,} training frames"
+    if not chosen["verified"].all():
+        data += ", unverified"
+    shared = set.intersection(*(set(names) for names in chosen["protocols"]))
+    protocol = f"protocol {' and '.join(sorted(shared))}" if shared else "by no protocol"
+    return f"{data} · seed {first['seed']} · {first['epochs']} epochs · {protocol}"
+
+
+def _grid(rows: list[tuple[str, KeyPoints]], title: str) -> Figure:
+    """Faces side by side, one row for each label, and a legend above."""
+    faces = len(rows[0][1].images)
+    labelled = LABEL if any(label for label, _ in rows) else 0.0
+    head = HEAD if title else HEAD / 2
+    side = (WIDTH - labelled) / faces
+    height = head + side * len(rows)
+    with rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, height))
+        FigureCanvasAgg(figure)
+        cells = figure.subplots(len(rows), faces, squeeze=False)
+        figure.subplots_adjust(labelled / WIDTH, 0.0, 1.0, 1.0 - head / height, wspace=0.03, hspace=0.03)
+        for line, (label, points) in zip(cells, rows, strict=True):
+            line[0].text(-0.06, 0.5, label, transform=line[0].transAxes, ha="right", va="center")
+            for axes, face in zip(line, range(faces), strict=True):
+                _draw_face(axes, points, face)
+        lines = cells[0, 0].get_lines()
+        figure.legend(
+            lines, [line.get_label() for line in lines], loc="upper center", ncols=2, frameon=False, markerscale=2
+        )
+        if title:
+            figure.text(0.5, 1.0 - 0.72 * head / height, title, ha="center", va="center")
+    return figure
+
+
+def _draw_face(axes: Axes, points: KeyPoints, face: int) -> None:
+    height, width = points.images[face].shape
+    axes.imshow(points.images[face], cmap="gray", vmin=0, vmax=255, extent=(0, width, height, 0))
+    for place, name, look in ((points.truth, "truth", TRUE), (points.predicted, "predicted", FOUND)):
+        (line,) = axes.plot(*place[face].T, linestyle="", label=NAMES[name], **look)
+        if name == "predicted":
+            line.set_path_effects([HALO, patheffects.Normal()])
+    axes.set(xlim=(0, width), ylim=(height, 0))  # points that are far off are cut, not shown at the expense of the face
+    axes.set_axis_off()
+
+
+def _save(figure: Figure, folder: Path, name: str, kind: str) -> None:
+    undated = {"CreationDate": None} if kind == "pdf" else {}  # the same points give the same file
+    with rc_context(STYLE):
+        files.write_atomically(folder / name, partial(figure.savefig, format=kind, dpi=200, metadata=undated))
