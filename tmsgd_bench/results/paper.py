@@ -51,6 +51,7 @@ class Experiment:
         digits: decimals of the printed values.
         labels: of each optimizer, in the paper's order.
         printed: number of each optimizer that has one.
+        stand_ins: metrics that a run reports where it cannot measure ``metric``; such a run is left out.
     """
 
     table: str
@@ -66,6 +67,7 @@ class Experiment:
     digits: int
     labels: Mapping[str, str]
     printed: Mapping[str, Printed]
+    stand_ins: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
@@ -126,6 +128,7 @@ def _experiment(number: str, table: Mapping[str, Any], block: Mapping[str, Any])
         label=block["label"],
         metric_label=table["name"],
         labels={row["optimizer"]: row["label"] for row in rows},
+        stand_ins=tuple(table.get("stand_ins", ())),
         printed={row["optimizer"]: Printed.parse(row["value"]) for row in rows if "value" in row},
         **{key: table[key] for key in ("place", "task", "metric", "unit", "direction", "digits")},
     )

@@ -16,8 +16,9 @@ FINISHED = ("done", "diverged")
 def select(runs: pd.DataFrame, experiment: Experiment, data: str, protocol: str) -> pd.DataFrame:
     """The runs of an experiment that follow a protocol to the letter on verified data.
 
-    Two columns are added. ``left_out``: the run cannot be compared with the newest result, because a YAML or the
-    benchmark's version was changed in between. ``copy``: the same run is there under another name.
+    Three columns are added. ``left_out``: the run cannot be compared with the newest result, because a YAML or the
+    benchmark's version was changed in between, or because it reports another metric (``unmeasured``). ``copy``: the
+    same run is there under another name.
 
     Args:
         runs: from :func:`tmsgd_bench.results.store.read_runs`.
@@ -33,8 +34,11 @@ def select(runs: pd.DataFrame, experiment: Experiment, data: str, protocol: str)
     if experiment.dataset is not None:
         of_task &= runs["dataset"] == experiment.dataset
     chosen = runs[of_task & follows]
-    _check_metric(chosen, experiment)
-    return _comparable(chosen)
+    unmeasured = chosen["metric"].isin(experiment.stand_ins)
+    _check_metric(chosen[~unmeasured], experiment)
+    others = chosen[unmeasured].assign(has_result=False, left_out=True, copy=False, unmeasured=True)
+    comparable = _comparable(chosen[~unmeasured]).assign(unmeasured=False)
+    return pd.concat([comparable, others]).sort_values("run_id", kind="stable") if len(others) else comparable
 
 
 def counted(selected: pd.DataFrame, optimizer: str) -> pd.DataFrame:

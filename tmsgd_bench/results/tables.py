@@ -143,7 +143,7 @@ def _row(optimizer: str, chosen: pd.DataFrame, experiment: Experiment, reference
         final=summarise(done["final"]),
         best=summarise(done["best"]),
         comparison=None if optimizer == reference else compare(ours, others),
-        marks=(*selection.marks(own), *_left_out(chosen[chosen["optimizer"] == optimizer])),
+        marks=(*selection.marks(own), *_left_out(chosen[chosen["optimizer"] == optimizer], experiment.metric_label)),
         run_ids=tuple(own["run_id"]),
     )
 
@@ -153,9 +153,11 @@ def _corrected(rows: Sequence[Row]) -> list[Row]:
     return [row if row.comparison is None else replace(row, comparison=next(corrected)) for row in rows]
 
 
-def _left_out(every: pd.DataFrame) -> list[str]:
-    older, copies = int(every["left_out"].sum()), int(every["copy"].sum())
+def _left_out(every: pd.DataFrame, metric: str) -> list[str]:
+    older, copies = int((every["left_out"] & ~every["unmeasured"]).sum()), int(every["copy"].sum())
+    unmeasured = int(every["unmeasured"].sum())
     marks = [f"{older} runs of older settings left out"] if older else []
+    marks += [f"{unmeasured} runs without {metric} left out"] if unmeasured else []
     return [*marks, f"{copies} copies of runs left out"] if copies else marks
 
 
