@@ -35,10 +35,12 @@ Examples of this command:
   python -m tmsgd_bench compare                    any runs that differ in optimizer and seed alone
   python -m tmsgd_bench claims                     what the paper says, and what our runs say to it
   python -m tmsgd_bench report                     all of it as one page
+  python -m tmsgd_bench figure 1                   the paper's figures, drawn from the runs
   python -m tmsgd_bench export runs.parquet        all runs as tidy rows
   python -m tmsgd_bench data                       which data sets are here
   python -m tmsgd_bench numerics                   the rules as integrators: order, stability, noise
 """
+FIGURES = {"1": "tmsgd_bench.results.figure_keypoints", "2": "tmsgd_bench.results.figure_samples"}
 RUN_COLUMNS = ["run_id", "status", "epochs_done", "epochs", "final", "best", "data", "protocols", "note"]
 
 
@@ -77,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_compare(commands)
     _add_claims(commands)
     _add_report(commands)
+    _add_figure(commands)
     _add_export(commands)
     _add_data(commands)
     _add_numerics(commands)
@@ -178,6 +181,26 @@ def _add_report(commands: Any) -> None:
         help="where to write it (default: results/report)",
     )
     parser.set_defaults(action=write_report)
+
+
+def _add_figure(commands: Any) -> None:
+    parser = commands.add_parser(
+        "figure",
+        help="a figure of the paper, drawn from the runs",
+        description="Figure 1: key points found on seven test faces (task fkpd). Figure 2: images by each optimizer's "
+        "generator while it trains (task ig). A row for each optimizer, from runs that are alike in all else.",
+    )
+    parser.add_argument("number", metavar="NUMBER", choices=tuple(FIGURES), help=" or ".join(FIGURES))
+    _add_stores(parser, numerics=False)
+    parser.add_argument("--data", choices=("real", "synthetic"), default="real", help="which runs (default: real)")
+    parser.add_argument(
+        "--protocol", choices=(*PROTOCOLS, "any"), default="table2", help="which settings (default: table2)"
+    )
+    parser.add_argument("--seed", type=int, help="of the runs (default: the one that most optimizers have)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("results/figures"), metavar="FOLDER", help="default: results/figures"
+    )
+    parser.set_defaults(action=draw_figure)
 
 
 def _add_export(commands: Any) -> None:
@@ -354,6 +377,17 @@ def print_claims(options: argparse.Namespace) -> int:
     print(claim_forms.FORMATS[options.format](found), end="")
     if options.out is not None:
         files.write_texts(options.out, {f"claims.{name}": claim_forms.FORMATS[name](found) for name in tables.FORMATS})
+    return 0
+
+
+def draw_figure(options: argparse.Namespace) -> int:
+    """Draw a figure of the paper."""
+    import importlib  # matplotlib, which most other commands do not need
+
+    module = importlib.import_module(FIGURES[options.number])
+    protocol = None if options.protocol == "any" else options.protocol
+    written = module.write(_read_all(options.results), options.out, options.data, protocol, options.seed)
+    print(f"Written: {', '.join(map(str, written))}.")
     return 0
 
 

@@ -19,7 +19,7 @@ from tmsgd_bench.task import Metric, Task, TaskSettings
 Batch = tuple[Tensor, Tensor]
 EVALUATION_BATCH = 500
 CHANNELS_LAST_FROM = 32
-"""The batch size from which channels_last was measured to be faster on a CPU; docs/tasks.md has the times."""
+"""The batch size from which channels_last was measured to be faster on a CPU; docs/tasks/ic.md has the times."""
 
 
 class ImageClassification(Task):

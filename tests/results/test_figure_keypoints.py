@@ -15,8 +15,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from tmsgd_bench.errors import StoreError
-from tmsgd_bench.results import figure_keypoints
-from tmsgd_bench.results.figure_keypoints import FILE, OPTIMIZERS, PICTURE, KeyPoints, choose, draw, write
+from tmsgd_bench.results import figure_keypoints, figure_runs
+from tmsgd_bench.results.figure_keypoints import FILE, PICTURE, TASK, KeyPoints, draw, write
+from tmsgd_bench.results.figure_runs import OPTIMIZERS, Wanted
 from tmsgd_bench.results.store import CONFIG, read_runs
 
 WriteRun = Callable[..., Path]
@@ -30,6 +31,11 @@ def key_points(shift: float = 1.0, seed: int = 0) -> KeyPoints:
     truth = rng.uniform(0, SIDE, (FACES, POINTS, 2)).astype(np.float32)
     images = rng.integers(0, 256, (FACES, SIDE, SIDE), dtype=np.uint8)
     return KeyPoints(images, truth, truth + np.float32(shift))
+
+
+def choose(frame: pd.DataFrame, **asked: Any) -> pd.DataFrame:
+    """The runs that the figure shows."""
+    return figure_runs.choose(frame, Wanted(TASK, FILE, "key points", **asked))
 
 
 @pytest.fixture
@@ -278,7 +284,7 @@ def test_a_row_that_never_switched_says_so(tmp_path: Path, add: Callable[..., Pa
         (
             {"data": {"kind": "synthetic", "limit": 1500}, "seed": 4, "protocols": ["smoke"]},
             {"data": "synthetic", "protocol": "smoke"},
-            "synthetic data, not the real faces, partial: 1,500 training frames · seed 4 · 3 epochs · protocol smoke",
+            "synthetic data, not the real training frames, partial: 1,500 training frames · seed 4 · 3 epochs · protocol smoke",
         ),
         ({"protocols": [], "epochs": 7}, {"protocol": None}, "real data · seed 0 · 7 epochs · by no protocol"),
         (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +16,11 @@ from matplotlib.figure import Figure
 
 from tmsgd_bench import files
 from tmsgd_bench.errors import StoreError
-from tmsgd_bench.results.selection import FINISHED
+from tmsgd_bench.results.figure_runs import Wanted, choose, save, title, writer
 
 TASK = "fkpd"
-OPTIMIZERS = ("sgd", "tmsgd", "sgdm", "tmsgdm", "adam", "apollo")
-"""Rows of the figure, in the paper's order; other optimizers follow."""
 FACES = 7
 FILE, PICTURE = "keypoints.npz", "keypoints.png"
-KINDS = ("png", "pdf")
 WIDTH, LABEL, HEAD = 7.0, 0.85, 0.5  # inches: the figure, its row labels, and its title with the legend
 STYLE: Any = {"font.size": 8.0, "axes.titlesize": 8.0, "legend.fontsize": 8.0, "pdf.fonttype": 42}
 # Told apart by shape and by lightness, so that a grey print will do.
@@ -94,7 +90,8 @@ class KeyPoints:
         Raises:
             StoreError: the folder cannot be written.
         """
-        _save(_grid([("", self)], ""), folder, PICTURE, "png")
+        with rc_context(STYLE):
+            files.write_atomically(folder / PICTURE, writer(_grid([("", self)], ""), "png"))
 
 
 def write(
@@ -102,9 +99,7 @@ def write(
 ) -> list[Path]:
     """Draw Figure 1 from runs of one store: a row for each optimizer, a column for each face.
 
-    All rows share data, protocol values and seed: a comparison is paired. Without a seed it is the one for which the
-    most optimizers have points, among several the smallest. Where settings were changed in between, the most complete
-    set of runs is drawn, among several the newest.
+    Which runs: :func:`figure_runs.choose`.
 
     Args:
         runs: from :func:`tmsgd_bench.results.store.read_runs`.
@@ -119,73 +114,13 @@ def write(
     Raises:
         StoreError: no such run has key points, those of a run are damaged, or the folder cannot be written.
     """
-    chosen = choose(runs, data, protocol, seed)
-    figure = draw(chosen)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreError(f"cannot make {folder} ({error.strerror}): choose another folder.") from error
-    for kind in KINDS:
-        _save(figure, folder, f"figure1.{kind}", kind)
-    return [folder / f"figure1.{kind}" for kind in KINDS]
-
-
-def choose(
-    runs: pd.DataFrame, data: str = "real", protocol: str | None = "table2", seed: int | None = None
-) -> pd.DataFrame:
-    """The runs that :func:`write` draws, one for each optimizer, in the order of the rows.
-
-    A diverged run of the same set is among them: it has no points, and its row says so.
-
-    Raises:
-        StoreError: no run has key points.
-    """
-    wanted = (runs["task"] == TASK) & (runs["data"] == data) & runs["status"].isin(FINISHED)
-    if protocol is not None:
-        wanted &= runs["protocols"].map(lambda names: protocol in names).astype(bool)
-    if seed is not None:
-        wanted &= runs["seed"] == seed
-    found = runs[wanted].assign(drawn=[_has_points(row) for _, row in runs[wanted].iterrows()])
-    if not found["drawn"].any():
-        raise StoreError(f"no run has key points to draw: train some with '{_command(data, protocol, seed)}'.")
-    groups = [group for _, group in found.groupby(["context", "seed"]) if group["drawn"].any()]
-    group = max(groups, key=_rank)
-    return _one_each(group)
-
-
-def _has_points(row: pd.Series) -> bool:
-    return row["status"] == "done" and (Path(row["folder"]) / FILE).is_file()
-
-
-def _command(data: str, protocol: str | None, seed: int | None) -> str:
-    options = ["optimizer=sgd,tmsgd,sgdm,tmsgdm,adam,apollo", f"seed={seed or 0}"]
-    options += [f"data={data}"] * (data != "real") + [f"protocol={protocol}"] * (protocol not in (None, "table2"))
-    return f"python run.py -m task={TASK} {' '.join(options)}"
-
-
-def _rank(group: pd.DataFrame) -> tuple[int, str, int]:
-    """The more optimizers with points the better, then the newer, then the smaller seed."""
-    return group.loc[group["drawn"], "optimizer"].nunique(), _newest(group), -int(group["seed"].iloc[0])
-
-
-def _newest(group: pd.DataFrame) -> str:
-    return max((str(time) for time in group["started"].dropna()), default="")
-
-
-def _one_each(group: pd.DataFrame) -> pd.DataFrame:
-    """Of runs that differ in their switch epoch or the like: one that follows a protocol, then the newest."""
-    place = {name: number for number, name in enumerate(OPTIMIZERS)}
-    keys = group.assign(
-        place=group["optimizer"].map(lambda name: place.get(name, len(place))),
-        follows=group["protocols"].map(len).gt(0),
-        time=group["started"].fillna("").astype(str),
-    )
-    order, rising = ["place", "optimizer", "follows", "time", "run_id"], [True, True, False, False, True]
-    return keys.sort_values(order, ascending=rising).drop_duplicates("optimizer").reset_index(drop=True)
+    chosen = choose(runs, Wanted(TASK, FILE, "key points", data, protocol, seed))
+    with rc_context(STYLE):  # the PDF's kind of font is asked for when it is written
+        return save(draw(chosen), folder, "figure1")
 
 
 def draw(chosen: pd.DataFrame) -> Figure:
-    """The figure of runs from :func:`choose`.
+    """The figure of runs from :func:`figure_runs.choose`.
 
     Raises:
         StoreError: the points of a run are damaged, or belong to other faces than another's.
@@ -197,7 +132,7 @@ def draw(chosen: pd.DataFrame) -> Figure:
             raise StoreError(f"{run_id} shows other faces than {first_id}: train them again with force=true.")
     blank = KeyPoints(first.images, first.truth, np.full_like(first.predicted, np.nan))
     rows = [(_label(row), points.get(row["run_id"], blank)) for _, row in chosen.iterrows()]
-    return _grid(rows, _title(chosen))
+    return _grid(rows, title(chosen, "training frames"))
 
 
 def _label(row: pd.Series) -> str:
@@ -214,19 +149,6 @@ def _short(mse: float) -> str:
     if pd.isna(mse):
         return "not finite"
     return f"{mse:.4f}" if mse < 100 else f"{mse:.1e}"
-
-
-def _title(chosen: pd.DataFrame) -> str:
-    """What a reader must know about the runs: data, seed, epochs, and the protocol or that there is none."""
-    first = chosen.iloc[0]
-    data = "real data" if first["data"] == "real" else f"{first['data']} data, not the real faces"
-    if pd.notna(first["limit"]):
-        data += f", partial: {int(first['limit']):,} training frames"
-    if not chosen["verified"].all():
-        data += ", unverified"
-    shared = set.intersection(*(set(names) for names in chosen["protocols"]))
-    protocol = f"protocol {' and '.join(sorted(shared))}" if shared else "by no protocol"
-    return f"{data} · seed {first['seed']} · {first['epochs']} epochs · {protocol}"
 
 
 def _grid(rows: list[tuple[str, KeyPoints]], title: str) -> Figure:
@@ -263,9 +185,3 @@ def _draw_face(axes: Axes, points: KeyPoints, face: int) -> None:
             line.set_path_effects([HALO, patheffects.Normal()])
     axes.set(xlim=(0, width), ylim=(height, 0))  # points that are far off are cut, not shown at the expense of the face
     axes.set_axis_off()
-
-
-def _save(figure: Figure, folder: Path, name: str, kind: str) -> None:
-    undated = {"CreationDate": None} if kind == "pdf" else {}  # the same points give the same file
-    with rc_context(STYLE):
-        files.write_atomically(folder / name, partial(figure.savefig, format=kind, dpi=200, metadata=undated))

@@ -1,0 +1,133 @@
+"""Which runs a figure of the paper shows: one for each optimizer, alike in all else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from tmsgd_bench import files
+from tmsgd_bench.errors import StoreError
+from tmsgd_bench.results.selection import FINISHED
+
+OPTIMIZERS = ("sgd", "tmsgd", "sgdm", "tmsgdm", "adam", "apollo")
+"""Rows of a figure, in the paper's order; other optimizers follow."""
+KINDS = ("png", "pdf")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a figure asks of its runs.
+
+    Args:
+        task: its name.
+        file: that a run's folder must hold.
+        what: is in that file, in words.
+        data: "real" or "synthetic".
+        protocol: only runs that follow it to the letter; None for any run.
+        seed: of the runs; None for any.
+    """
+
+    task: str
+    file: str
+    what: str
+    data: str = "real"
+    protocol: str | None = "table2"
+    seed: int | None = None
+
+    @property
+    def command(self) -> str:
+        """What trains such runs."""
+        options = [f"optimizer={','.join(OPTIMIZERS)}", f"seed={self.seed or 0}"]
+        options += [f"data={self.data}"] * (self.data != "real")
+        options += [f"protocol={self.protocol}"] * (self.protocol not in (None, "table2"))
+        return f"python run.py -m task={self.task} {' '.join(options)}"
+
+    def has_file(self, row: pd.Series) -> bool:
+        """Whether a finished run holds what is to be drawn."""
+        return row["status"] == "done" and (Path(row["folder"]) / self.file).is_file()
+
+
+def choose(runs: pd.DataFrame, wanted: Wanted) -> pd.DataFrame:
+    """A run for each optimizer, in the order of the rows; the column ``drawn`` tells whether it has the file.
+
+    All share data, protocol values and seed: a comparison is paired. Without a seed it is the one for which the most
+    optimizers have the file, among several the smallest. Where settings were changed in between, the most complete set
+    of runs is taken, among several the newest. A diverged run of the same set is among them: its row says so.
+
+    Args:
+        runs: from :func:`tmsgd_bench.results.store.read_runs`.
+
+    Raises:
+        StoreError: no run has the file.
+    """
+    kept = (runs["task"] == wanted.task) & (runs["data"] == wanted.data) & runs["status"].isin(FINISHED)
+    if wanted.protocol is not None:
+        kept &= runs["protocols"].map(lambda names: wanted.protocol in names).astype(bool)
+    if wanted.seed is not None:
+        kept &= runs["seed"] == wanted.seed
+    found = runs[kept].assign(drawn=[wanted.has_file(row) for _, row in runs[kept].iterrows()])
+    if not found["drawn"].any():
+        raise StoreError(f"no run has {wanted.what} to draw: train some with '{wanted.command}'.")
+    groups = [group for _, group in found.groupby(["context", "seed"]) if group["drawn"].any()]
+    return _one_each(max(groups, key=_rank))
+
+
+def _rank(group: pd.DataFrame) -> tuple[int, str, int]:
+    """The more optimizers that can be drawn the better, then the newer, then the smaller seed."""
+    newest = max((str(time) for time in group["started"].dropna()), default="")
+    return group.loc[group["drawn"], "optimizer"].nunique(), newest, -int(group["seed"].iloc[0])
+
+
+def _one_each(group: pd.DataFrame) -> pd.DataFrame:
+    """Of runs that differ in their switch epoch or the like: one that follows a protocol, then the newest."""
+    place = {name: number for number, name in enumerate(OPTIMIZERS)}
+    keys = group.assign(
+        place=group["optimizer"].map(lambda name: place.get(name, len(place))),
+        follows=group["protocols"].map(len).gt(0),
+        time=group["started"].fillna("").astype(str),
+    )
+    order, rising = ["place", "optimizer", "follows", "time", "run_id"], [True, True, False, False, True]
+    return keys.sort_values(order, ascending=rising).drop_duplicates("optimizer").reset_index(drop=True)
+
+
+def title(chosen: pd.DataFrame, what: str) -> str:
+    """What a reader must know about the runs: data, seed, epochs, and the protocol or that there is none.
+
+    Args:
+        what: the real examples are, in the plural.
+    """
+    first = chosen.iloc[0]
+    data = "real data" if first["data"] == "real" else f"{first['data']} data, not the real {what}"
+    if pd.notna(first["limit"]):
+        data += f", partial: {int(first['limit']):,} {what}"
+    if not chosen["verified"].all():
+        data += ", unverified"
+    shared = set.intersection(*(set(names) for names in chosen["protocols"]))
+    protocol = f"protocol {' and '.join(sorted(shared))}" if shared else "by no protocol"
+    return f"{data} · seed {first['seed']} · {first['epochs']} epochs · {protocol}"
+
+
+def save(figure: Figure, folder: Path, name: str) -> list[Path]:
+    """Write a figure as PNG and PDF into a folder, which is made if missing; returns the files.
+
+    Raises:
+        StoreError: the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"cannot make {folder} ({error.strerror}): choose another folder.") from error
+    for kind in KINDS:
+        files.write_atomically(folder / f"{name}.{kind}", writer(figure, kind))
+    return [folder / f"{name}.{kind}" for kind in KINDS]
+
+
+def writer(figure: Figure, kind: str) -> Callable[[Path], None]:
+    """Writes a figure to a path; the same figure gives the same file."""
+    undated = {"CreationDate": None} if kind == "pdf" else {}
+    return partial(figure.savefig, format=kind, dpi=200, metadata=undated)
