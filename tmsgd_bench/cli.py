@@ -416,7 +416,8 @@ def _copy_evidence(source: Path, target: Path) -> None:
     if not (source / store.RESULT).exists() or source.resolve() == target.resolve():
         return
     target.mkdir(exist_ok=True)
-    for name in (store.CONFIG, store.ENVIRONMENT, store.HISTORY, store.RESULT, store.PREFIX):
+    pictures = sorted(path.name for kind in ("*.png", "*.npz") for path in source.glob(kind))
+    for name in (store.CONFIG, store.ENVIRONMENT, store.HISTORY, store.RESULT, store.PREFIX, store.SCORE, *pictures):
         if not (source / name).exists():
             continue  # the table counts the run all the same, so its evidence is what is left of it
         shutil.copyfile(source / name, target / name)

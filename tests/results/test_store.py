@@ -549,3 +549,15 @@ def test_a_store_that_cannot_be_read_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(StoreError, match=r"cannot read the results in .*file .*results\.root"):
         read_runs(tmp_path / "file")
+
+
+def test_a_metric_measured_afterwards_takes_the_place_of_the_one_recorded(tmp_path: Path, write_run: WriteRun) -> None:
+    """Its best epoch is not known; a diverged run stays one."""
+    folder, diverged = write_run(tmp_path), write_run(tmp_path, seed=1, status="diverged")
+    for one in (folder, diverged):
+        write_json(one / store.SCORE, {"fid": 41.5, "fid64": 0.08})
+    found = by_id(tmp_path)
+    row = found[folder.name]
+    assert (row["metric"], row["direction"], row["final"]) == ("fid", "min", 41.5)
+    assert pd.isna(row["best"]) and row["note"].startswith("FID 41.5, measured afterwards")
+    assert found[diverged.name]["metric"] == "accuracy"

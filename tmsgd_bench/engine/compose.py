@@ -122,7 +122,8 @@ def followed_protocols(config: DictConfig, spec: RunSpec, choices: Mapping[str, 
         config: the run's configuration.
         choices: the option chosen in each of Hydra's groups.
     """
-    chosen = [f"{group}={choices[group]}" for group in GROUPS] + [f"data.name={spec.task['dataset']}"]
+    chosen = [f"{group}={choices[group]}" for group in GROUPS]
+    chosen += [f"data.name={spec.task['dataset']}", _override("data.root", config.data.root)]
     if GlobalHydra.instance().config_loader().get_group_options("local"):
         chosen.append("~local")  # a private overlay is no part of a protocol
     followed = []
@@ -133,6 +134,14 @@ def followed_protocols(config: DictConfig, spec: RunSpec, choices: Mapping[str, 
         if run_spec(canonical).identity == spec.identity:
             followed.append(protocol)
     return tuple(followed)
+
+
+def _override(key: str, value: str | None) -> str:
+    """A setting as Hydra's command line takes it, whatever letters its value has."""
+    if value is None:
+        return f"{key}=null"
+    escaped = str(value).replace("\\", "\\\\").replace("'", "\\'")
+    return f"{key}='{escaped}'"
 
 
 def make_task(config: DictConfig, device: torch.device, build: BuildTask) -> Task:

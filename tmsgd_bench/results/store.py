@@ -33,6 +33,8 @@ HISTORY = "history.parquet"
 ENVIRONMENT = "environment.json"
 FAILURE = "failure.json"
 PREFIX = "prefix.json"
+SCORE = "fid.json"
+"""What a run could not measure itself, measured afterwards (tasks/ig/score.py)."""
 LOCK_SECONDS = 1.0  # read_runs() tries locks for an instant, which must not turn a starting run away
 
 
@@ -207,8 +209,18 @@ def _finished_result(folder: Path, again: bool) -> dict[str, Any]:
     result = read_result(folder)
     if result is None:
         return {"status": "failed", "note": f"{RESULT} is damaged: the same command trains the run again"}
+    result = _scored(folder, result)
     note = f"{result.get('note', '')}; force=true has begun to train it again"
     return {**result, "note": note} if again else result
+
+
+def _scored(folder: Path, result: dict[str, Any]) -> dict[str, Any]:
+    """A result with the primary metric that was measured afterwards, if it was; its best epoch is not known."""
+    score = (read_json(folder / SCORE) or {}).get("fid")
+    if score is None or result["status"] != "done":
+        return result
+    metric = {"metric": "fid", "unit": "", "direction": "min", "final": score, "best": None, "best_epoch": None}
+    return {**result, **metric, "note": f"FID {score:.6g}, measured afterwards; {result.get('note', '')}"}
 
 
 def _unfinished(root: Path, folder: Path) -> dict[str, Any]:

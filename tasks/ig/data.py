@@ -1,0 +1,77 @@
+"""Sneaker photos as one tensor of bytes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from tasks.ig.model import SIDE
+from tmsgd_bench.data import cache
+from tmsgd_bench.engine.seeding import subset
+from tmsgd_bench.errors import DataError
+from tmsgd_bench.files import os_reason
+from tmsgd_bench.task import TaskSettings
+
+ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+FIX = "delete it if it is there and run 'python -m tmsgd_bench data prepare sneakers'."
+VERSION = 1  # to be raised when what is made of a photo changes: it was kept on disk
+
+
+def load(settings: TaskSettings) -> Tensor:
+    """The photos, uint8, shape (photos, 3, 64, 64), on the run's device; ``data_limit`` leaves a seeded subset.
+
+    They are decoded once and then kept on disk.
+
+    Raises:
+        DataError: there is no photo, or one cannot be decoded; names it.
+    """
+    options = {"version": VERSION, "side": SIDE}
+    photos = cache.tensors(settings, "photos", options, lambda: {"photos": decode(settings.data_folder)})["photos"]
+    return photos[subset(len(photos), settings.data_limit)].to(settings.device)
+
+
+def decode(folder: Path) -> Tensor:
+    """Every image of a folder in the order of the names, whatever those are: uint8, shape (images, 3, 64, 64).
+
+    Raises:
+        DataError: see :func:`load`.
+    """
+    try:
+        found = sorted(path for path in folder.iterdir() if path.suffix.lower() in ENDINGS and path.name[0] != ".")
+    except OSError as error:
+        raise DataError(f"cannot read {folder} ({error.strerror}): {FIX}") from error
+    if not found:
+        raise DataError(f"{folder} holds no image ({', '.join(ENDINGS)}): {FIX}")
+    pixels = np.stack([read_photo(path) for path in found])
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
+
+
+def read_photo(path: Path) -> np.ndarray:
+    """A photo in RGB, its middle square at 64 × 64 pixels: uint8, shape (64, 64, 3).
+
+    The shorter side is brought to 64 pixels with Pillow's bilinear filter, which averages where it makes a photo
+    smaller; then the middle is cut out. An alpha channel is ignored.
+
+    Raises:
+        DataError: the file is missing or cannot be decoded; names it.
+    """
+    try:
+        with Image.open(path) as image:
+            colours = image.convert("RGB")
+        width, height = colours.size
+        scale = SIDE / min(width, height)
+        size = (max(SIDE, round(scale * width)), max(SIDE, round(scale * height)))
+        if size != colours.size:
+            colours = colours.resize(size, Image.Resampling.BILINEAR)
+        left, top = (size[0] - SIDE) // 2, (size[1] - SIDE) // 2
+        return np.asarray(colours.crop((left, top, left + SIDE, top + SIDE)))
+    except Exception as error:  # Pillow's decoders raise many kinds for a damaged file
+        raise DataError(f"cannot use {path} ({_reason(error)}): {FIX}") from error
+
+
+def _reason(error: Exception) -> str:
+    return "it is no image" if isinstance(error, Image.UnidentifiedImageError) else os_reason(error)

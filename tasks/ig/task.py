@@ -1,0 +1,176 @@
+"""Sneakers by a DCGAN."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.optim import Optimizer
+
+from tasks.ig import data, model
+from tasks.ig.inception import InceptionFeatures
+from tasks.ig.quality import DIVERSITY, Quality, choose_network
+from tmsgd_bench import files
+from tmsgd_bench.engine.seeding import epoch_order, generator
+from tmsgd_bench.engine.spec import check_whole
+from tmsgd_bench.errors import ConfigError, StoreError
+from tmsgd_bench.results.figure_samples import SAMPLES, Samples
+from tmsgd_bench.task import Metric, Task, TaskSettings
+
+Batch = tuple[Tensor, Tensor]
+GENERATION_BATCH = 256
+GENERATOR = "generator.pt"
+
+
+class ImageGeneration(Task):
+    """A generator against a discriminator, with an optimizer each; quality and diversity of generated images.
+
+    Args:
+        settings: the run's.
+        features: "inception", for FID, or "random", for a distance that needs no weights and is no FID.
+        evaluate_every: evaluate after every so many epochs.
+        sample_epochs: after how many epochs to keep images for Figure 2; those of the last epoch are kept in any case.
+    """
+
+    metrics: tuple[Metric, ...] = (*InceptionFeatures.distances, DIVERSITY)
+
+    def __init__(self, settings: TaskSettings, features: str, evaluate_every: int, sample_epochs: list[int]) -> None:
+        super().__init__(settings)
+        _check_options(features, evaluate_every, sample_epochs)
+        networks = model.build(settings.model)  # before anything else that may draw from torch's global stream
+        self.generator, self.discriminator = networks[0].to(settings.device), networks[1].to(settings.device)
+        self.modules = {"generator": self.generator, "discriminator": self.discriminator}
+        self.photos = data.load(settings)
+        self.train_size = len(self.photos)
+        if self.train_size < 2:
+            raise ConfigError("task=ig needs at least 2 photos: set data.limit to null or to a larger number.")
+        self.network = choose_network(features, settings.weights_folder)
+        self.metrics = (*self.network.distances, DIVERSITY)
+        self.evaluate_every, self.sample_epochs = evaluate_every, sample_epochs
+        self.samples: dict[int, Tensor] = {}
+
+    @cached_property
+    def quality(self) -> Quality:
+        """Made at the first evaluation: the photos' features may take minutes, and are kept on disk."""
+        return Quality(self.settings, self.network, self.photos)
+
+    def batches(self, epoch: int) -> Iterator[Batch]:
+        """Pairs of photos (float32, (batch, 3, 64, 64), from −1 to 1) and noise (float32, (batch, numbers))."""
+        seed, device = self.settings.seed, self.settings.device
+        order = epoch_order(self.train_size, seed, epoch).to(device)
+        noise = self._noise(self.train_size, "noise", epoch)
+        size = self.settings.batch_size
+        for chosen, part in zip(order.split(size), noise.split(size), strict=True):
+            yield self.photos[chosen] / 127.5 - 1.0, part
+
+    def _noise(self, count: int, *purpose: object) -> Tensor:
+        """N(0, 1), the same for every optimizer: float32, shape (count, numbers)."""
+        stream = generator(self.settings.seed, *purpose)
+        return torch.randn((count, self.generator.noise), generator=stream).to(self.settings.device)
+
+    def loss(self, batch: Batch) -> Tensor:
+        """The discriminator's: cross-entropy in nats on photos and on generated images, each a mean, added."""
+        photos, noise = batch
+        return self._discriminator_loss(photos, self.generator(noise).detach())
+
+    def _discriminator_loss(self, photos: Tensor, generated: Tensor) -> Tensor:
+        return _cross_entropy(self.discriminator(photos), 1.0) + _cross_entropy(self.discriminator(generated), 0.0)
+
+    def training_step(self, batch: Batch, optimizers: Mapping[str, Optimizer]) -> dict[str, Tensor]:
+        """A step of the discriminator, then one of the generator against it, on the same generated images.
+
+        The generator minimises −log D(G(z)), the non-saturating loss (Goodfellow et al. 2014, arXiv 1406.2661).
+        """
+        photos, noise = batch
+        generated = self.generator(noise)
+        loss_d = self._discriminator_loss(photos, generated.detach())
+        optimizers["discriminator"].zero_grad(set_to_none=True)
+        loss_d.backward()
+        optimizers["discriminator"].step()
+        loss_g = _cross_entropy(self.discriminator(generated), 1.0)
+        optimizers["generator"].zero_grad(set_to_none=True)
+        loss_g.backward(inputs=list(self.generator.parameters()))  # the discriminator's gradients are not needed
+        optimizers["generator"].step()
+        return {"loss_d": loss_d.detach(), "loss_g": loss_g.detach()}
+
+    def evaluate(self) -> dict[str, float]:
+        """Every metric on as many generated images as there are photos, always of the same noise.
+
+        NaN where the generator's images are not finite, so that there is nothing to measure.
+        """
+        images = self._images(self.train_size, "evaluation")
+        if images is None:
+            return {metric.name: math.nan for metric in self.metrics}
+        return self.quality.measure(images)
+
+    def _images(self, count: int, *purpose: object) -> Tensor | None:
+        """Generated images (uint8, (count, 3, 64, 64)) of a purpose's noise; None if they are not finite."""
+        parts = []
+        for noise in self._noise(count, *purpose).split(GENERATION_BATCH):
+            images = self.generator(noise)
+            if not bool(images.isfinite().all()):
+                return None
+            parts.append(((images + 1.0) * 127.5).round().to(torch.uint8))
+        return torch.cat(parts)
+
+    def after_epoch(self, epoch: int) -> None:
+        """Keep images of the same noise; black ones where the generator's are not finite."""
+        images = self._images(SAMPLES, "samples")
+        if images is None:
+            images = torch.zeros((SAMPLES, 3, model.SIDE, model.SIDE), dtype=torch.uint8)
+        kept = {done: earlier for done, earlier in self.samples.items() if done in self.sample_epochs}
+        self.samples = {**kept, epoch + 1: images.cpu()}
+
+    def state(self) -> dict[str, Tensor]:
+        """The kept images and the numbers of epochs after which they were made."""
+        if not self.samples:
+            return {}
+        return {"sample_epochs": torch.tensor(list(self.samples)), "samples": torch.stack(list(self.samples.values()))}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from what :meth:`state` returned."""
+        if state:
+            self.samples = dict(zip(state["sample_epochs"].tolist(), state["samples"].cpu(), strict=True))
+
+    def draw(self, folder: Path) -> None:
+        """Write ``samples.npz`` and ``samples.png``; where FID was not measured, the generator too.
+
+        Raises:
+            StoreError: the folder cannot be written.
+        """
+        if self.samples:
+            samples = Samples(np.array(list(self.samples)), torch.stack(list(self.samples.values())).numpy())
+            samples.save(folder)
+            samples.draw(folder)
+        if self.metrics[0].name != "fid":
+            self._save_generator(folder)
+
+    def _save_generator(self, folder: Path) -> None:
+        try:
+            files.write_atomically(folder / GENERATOR, lambda path: torch.save(self.generator.state_dict(), path))
+        except RuntimeError as error:  # torch's word for a full disk
+            raise StoreError(
+                f"could not write {GENERATOR} into {folder} ({files.os_reason(error)}): free some space, then start "
+                "the same command again."
+            ) from error
+
+
+def _cross_entropy(logits: Tensor, target: float) -> Tensor:
+    """Mean binary cross-entropy in nats, of logits for stability; the same as that of their sigmoids."""
+    return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, target))
+
+
+def _check_options(features: str, evaluate_every: int, sample_epochs: list[int]) -> None:
+    if features not in ("inception", "random"):
+        raise ConfigError(f"task.features must be inception or random, not {features!r}.")
+    check_whole("task.evaluate_every", evaluate_every, 1)
+    if not isinstance(sample_epochs, list):
+        raise ConfigError(f"task.sample_epochs must be a list such as [1,10,50], not {sample_epochs!r}.")
+    for number in sample_epochs:
+        check_whole("each of task.sample_epochs", number, 1)

@@ -1,0 +1,194 @@
+"""Figure 2 of the paper: images that each optimizer's generator makes of the same noise after several epochs."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from tmsgd_bench import files
+from tmsgd_bench.errors import StoreError
+from tmsgd_bench.results import store
+from tmsgd_bench.results.figure_runs import Wanted, choose, save, title, writer
+
+TASK = "ig"
+FILE, PICTURE = "samples.npz", "samples.png"
+SAMPLES = 16
+"""Images of one cell of the figure."""
+MOST = 7
+"""Columns of the figure, at most."""
+ACROSS, GAP = 4, 2  # images side by side in a cell, and pixels between them
+WIDTH, LABEL, HEAD = 7.0, 0.95, 0.5  # inches: the figure, its row labels, and its title with those of the columns
+STYLE: Any = {"font.size": 8.0, "axes.titlesize": 8.0, "pdf.fonttype": 42}
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What one generator made of the same noise at several times.
+
+    Args:
+        epochs: int64, shape (times,): how many had been trained; rising.
+        images: uint8, shape (times, images, 3, height, width).
+    """
+
+    epochs: np.ndarray
+    images: np.ndarray
+
+    def save(self, folder: Path) -> None:
+        """Write ``samples.npz`` into a folder.
+
+        Raises:
+            StoreError: the folder cannot be written.
+        """
+        packed = io.BytesIO()
+        np.savez_compressed(packed, epochs=self.epochs, images=self.images)
+        files.write_atomically(folder / FILE, lambda path: path.write_bytes(packed.getvalue()))
+
+    @classmethod
+    def load(cls, folder: Path) -> Samples:
+        """What :meth:`save` wrote.
+
+        Raises:
+            StoreError: it is missing or damaged.
+        """
+        path = folder / FILE
+        try:
+            with np.load(path, allow_pickle=False) as packed:
+                found = cls(packed["epochs"], packed["images"])
+            found._check()
+        except Exception as error:  # a damaged file raises almost any kind
+            raise StoreError(
+                f"cannot use {path} ({files.os_reason(error)}): delete its run's folder and train the run again."
+            ) from error
+        return found
+
+    def _check(self) -> None:
+        images, epochs = self.images, self.epochs
+        if images.dtype != np.uint8 or images.ndim != 5 or images.shape[2] != 3 or epochs.shape != images.shape[:1]:
+            raise ValueError("its arrays are not images of several epochs")
+
+    def draw(self, folder: Path) -> None:
+        """Write ``samples.png``, the times in one row, into a folder.
+
+        Raises:
+            StoreError: the folder cannot be written.
+        """
+        figure = _grid([("", self)], spread(self.epochs.tolist()), "")
+        files.write_atomically(folder / PICTURE, writer(figure, "png"))
+
+
+def write(
+    runs: pd.DataFrame, folder: Path, data: str = "real", protocol: str | None = "table2", seed: int | None = None
+) -> list[Path]:
+    """Draw Figure 2 from runs of one store: a row for each optimizer, a column for each time.
+
+    Every cell shows the same noise vectors at the same places. Which runs: :func:`figure_runs.choose`.
+
+    Args:
+        runs: from :func:`tmsgd_bench.results.store.read_runs`.
+        folder: where ``figure2.png`` and ``figure2.pdf`` are written; made if missing.
+        data: "real" or "synthetic".
+        protocol: only runs that follow it to the letter; None for any run.
+        seed: of the runs; None to choose.
+
+    Returns:
+        The files.
+
+    Raises:
+        StoreError: no such run has images, those of a run are damaged, or the folder cannot be written.
+    """
+    chosen = choose(runs, Wanted(TASK, FILE, "generated images", data, protocol, seed))
+    with rc_context(STYLE):
+        return save(draw(chosen), folder, "figure2")
+
+
+def draw(chosen: pd.DataFrame) -> Figure:
+    """The figure of runs from :func:`figure_runs.choose`.
+
+    Raises:
+        StoreError: the images of a run are damaged.
+    """
+    drawn = chosen[chosen["drawn"]]
+    samples = {row["run_id"]: Samples.load(Path(row["folder"])) for _, row in drawn.iterrows()}
+    epochs = spread(sorted({int(epoch) for one in samples.values() for epoch in one.epochs}))
+    rows = [(_label(row), samples.get(row["run_id"])) for _, row in chosen.iterrows()]
+    about = title(chosen, "photos")
+    if (drawn["metric"] != "fid").any():
+        about += "\ndistance: of a random network's features, no FID"
+    return _grid(rows, epochs, about)
+
+
+def spread(epochs: Sequence[int]) -> list[int]:
+    """At most seven of them, evenly spread, with the first and the last."""
+    places = np.linspace(0, len(epochs) - 1, min(MOST, len(epochs))).round().astype(int)
+    return [int(epochs[place]) for place in places]
+
+
+def _label(row: pd.Series) -> str:
+    """The optimizer, and how good and how diverse its last images are; or why there are none."""
+    if not row["drawn"]:
+        return f"{row['label']}\n{row['status'] if row['status'] != 'done' else 'no images'}"
+    lines = [str(row["label"])]
+    if pd.notna(row["final"]):
+        lines.append(f"{'FID' if row['metric'] == 'fid' else 'distance'} {row['final']:.4g}")
+    return "\n".join([*lines, *_diversity(Path(row["folder"]) / store.HISTORY)])
+
+
+def _diversity(history: Path) -> list[str]:
+    try:
+        values = pd.read_parquet(history, columns=["diversity"])["diversity"]
+    except (OSError, ValueError):  # missing, damaged, or without it: the images speak for themselves
+        return []
+    return [f"diversity {values.iloc[-1]:.3f}"] if len(values) and pd.notna(values.iloc[-1]) else []
+
+
+def _grid(rows: Sequence[tuple[str, Samples | None]], epochs: Sequence[int], about: str) -> Figure:
+    """A row for each label, a column for each number of epochs."""
+    labelled = LABEL if any(label for label, _ in rows) else 0.0
+    lines = len(about.splitlines())
+    head = HEAD / 2 + 0.16 * lines
+    side = (WIDTH - labelled) / max(len(epochs), 3)
+    width, height = labelled + side * len(epochs), head + side * len(rows)
+    with rc_context(STYLE):
+        figure = Figure(figsize=(max(width, WIDTH * bool(about)), height))
+        FigureCanvasAgg(figure)
+        cells = figure.subplots(len(rows), len(epochs), squeeze=False)
+        right = width / figure.get_figwidth()
+        figure.subplots_adjust(labelled / figure.get_figwidth(), 0.0, right, 1.0 - head / height, 0.05, 0.05)
+        for axes, epoch in zip(cells[0], epochs, strict=True):
+            axes.set_title(f"{epoch} epoch{'s' * (epoch != 1)}", pad=3.0)
+        for line, (label, samples) in zip(cells, rows, strict=True):
+            line[0].text(-0.06, 0.5, label, transform=line[0].transAxes, ha="right", va="center")
+            for axes, epoch in zip(line, epochs, strict=True):
+                _draw_cell(axes, samples, epoch)
+        figure.text(0.5, 1.0 - 0.04 / height, about, ha="center", va="top")
+    return figure
+
+
+def _draw_cell(axes: Axes, samples: Samples | None, epoch: int) -> None:
+    axes.set_axis_off()
+    if samples is not None and epoch in samples.epochs:
+        axes.imshow(tile(samples.images[samples.epochs == epoch][0]), interpolation="nearest")
+    else:
+        axes.set_aspect("equal")
+        axes.text(0.5, 0.5, "–", transform=axes.transAxes, ha="center", va="center")
+
+
+def tile(images: np.ndarray) -> np.ndarray:
+    """Images (count, 3, height, width) four abreast with white between them: uint8, shape (height, width, 3)."""
+    count, _, height, width = images.shape
+    down = -(-count // ACROSS)
+    page = np.full((down * (height + GAP) - GAP, ACROSS * (width + GAP) - GAP, 3), 255, dtype=np.uint8)
+    for number, image in enumerate(images):
+        top, left = number // ACROSS * (height + GAP), number % ACROSS * (width + GAP)
+        page[top : top + height, left : left + width] = image.transpose(1, 2, 0)
+    return page
