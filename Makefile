@@ -9,7 +9,7 @@ PY := $(VENV)/bin/python
 PARALLEL := hydra/launcher=joblib hydra.launcher.n_jobs=$(JOBS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test table5 switch claims report numerics bench bench-step lint clean
+.PHONY: help setup demo test table1 table2 table4 table5 ic fig1 fig2 ig switch paper claims report numerics bench bench-input bench-step lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -21,7 +21,7 @@ $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed: make PYTHON=python3.11')"
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check uv
-	$(VENV)/bin/uv pip install --quiet --compile-bytecode --python $(PY) -e '.[parallel,dev]'
+	$(VENV)/bin/uv pip install --quiet --compile-bytecode --python $(PY) -e '.[parallel,slurm,dev]'
 	touch $@
 
 demo: setup ## all six optimizers on synthetic data, offline, in under 3 minutes
@@ -32,9 +32,36 @@ demo: setup ## all six optimizers on synthetic data, offline, in under 3 minutes
 test: setup ## all tests, offline, without a GPU
 	$(PY) -m pytest
 
-table5: setup ## the paper's Table 5 on real R8, into results/table5 (about 1.5 hours on two cores)
-	$(PY) run.py -m experiment=table5 seed=$(SEEDS) results.root=$(RESULTS) $(PARALLEL) $(ARGS)
-	$(PY) -m tmsgd_bench table 5 --results $(RESULTS) --out results/table5
+table1 table2: setup ## the settings themselves, printed and as read, into results/settings
+	$(PY) scripts/settings.py
+
+# A table of the paper: an experiment of conf/experiment, and what is made of it.
+SWEEP = $(PY) run.py -m experiment=$@ seed=$(SEEDS) results.root=$(RESULTS) $(PARALLEL) $(ARGS)
+TABLE = $(PY) -m tmsgd_bench table $(1) --results $(RESULTS) --out results/$@
+
+table5: setup ## the paper's Table 5: text, R8 (about 1.5 hours on two cores)
+	$(SWEEP)
+	$(call TABLE,5)
+
+table4: setup ## the paper's Table 4: facial key points (needs a GPU)
+	$(SWEEP)
+	$(call TABLE,4)
+
+ic: setup ## image classification, CIFAR-10 and CIFAR-100 (needs a GPU)
+	$(SWEEP)
+	$(call TABLE,ic)
+
+ig: setup ## image generation and its FID (needs a GPU)
+	$(SWEEP)
+	$(call TABLE,ig)
+
+fig1: table4 ## the paper's Figure 1: key points on seven test faces, from the runs of table4
+	$(PY) -m tmsgd_bench figure 1 --results $(RESULTS) --out results/figures
+
+fig2: ig ## the paper's Figure 2: sneakers by each optimizer's generator, from the runs of ig
+	$(PY) -m tmsgd_bench figure 2 --results $(RESULTS) --out results/figures
+
+paper: table1 table4 table5 ic ig fig1 fig2 report ## everything, one after the other
 
 switch: setup ## when to switch: SGD and TM-SGD with six switch epochs on real R8 (about an hour on two cores)
 	$(PY) run.py -m experiment=switch seed=$(SEEDS) results.root=$(RESULTS) $(PARALLEL) $(ARGS)
@@ -53,6 +80,9 @@ bench-step: setup ## one optimizer step, by implementation, against the memory's
 
 bench: setup ## an epoch of R8 against a bare PyTorch loop
 	$(PY) scripts/bench_epoch.py $(ARGS)
+
+bench-input: setup ## what making batches costs in the image tasks, beside a DataLoader
+	$(PY) scripts/bench_input.py $(ARGS)
 
 lint: setup ## ruff and mypy
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy

@@ -17,26 +17,24 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-# version_base exists in Hydra 1.3 alone; see run.py.
-warnings.filterwarnings("ignore", message=r"\s*The version_base parameter")
-
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tmsgd_bench import files
 from tmsgd_bench.data.catalog import find
 from tmsgd_bench.results.paper import paper
 
-CONF = ROOT / "conf"
+CONF = Path(__file__).resolve().parents[1] / "conf"
 ORDER = ("ic", "od", "seg", "fkpd", "ig", "tc", "ctr")
 """The paper's order of rows."""
 COLUMNS = {"epochs": "epochs", "lr": "learning rate", "batch_size": "batch size", "switch_epoch": "switch epoch"}
 
 
 def main() -> None:
+    # version_base exists in Hydra 1.3 alone; see run.py.
+    warnings.filterwarnings("ignore", message=r"\s*The version_base parameter")
     parser = argparse.ArgumentParser(description="Write the paper's Tables 1 and 2 from the configuration.")
     parser.add_argument("--out", type=Path, default=Path("results/settings"), metavar="FOLDER")
     out = parser.parse_args().out

@@ -462,7 +462,7 @@ def test_data_lists_what_is_here_and_where_it_comes_from(capsys: Capture, no_dat
     dataset = find("r8")
     for file in dataset.files:
         assert f"{no_data / 'r8' / file.name} is missing" in text
-        assert f"{file.name}: {file.examples} examples, {file.bytes:,} bytes, {file.url}" in text
+        assert f"{file.name}: {file.examples:,} examples, {file.bytes:,} bytes, {file.url}" in text
     assert dataset.title in text and "licence: " in text
     assert "synthetic stand-in: not written yet" in text
     assert "to mend it, run 'python -m tmsgd_bench data prepare r8" in text
@@ -479,11 +479,20 @@ def test_data_verify_passes_on_the_real_data(capsys: Capture, real_r8: Path) -> 
 
 
 def test_data_prepare_writes_the_stand_in(capsys: Capture, no_data: Path) -> None:
-    text = ask(capsys, "data", "prepare", "--synthetic")
     folder = no_data / "synthetic" / "r8"
-    assert text == f"r8: ready in {folder}\n"
+    assert ask(capsys, "data", "prepare", "r8", "--synthetic") == f"r8: ready in {folder}\n"
     assert {file.name for file in find("r8").files} < {path.name for path in folder.iterdir()}
     assert f"synthetic stand-in: present ({folder})" in ask(capsys, "data")
+
+
+def test_data_prepare_writes_every_stand_in(capsys: Capture, no_data: Path) -> None:
+    text = ask(capsys, "data", "prepare", "--synthetic")
+    assert text.splitlines() == [f"{name}: ready in {no_data / 'synthetic' / name}" for name in catalog()]
+
+
+def test_data_prepare_asks_which_to_download(capsys: Capture, no_data: Path) -> None:
+    text = refusal(capsys, "data", "prepare")
+    assert all(name in text for name in catalog()) and not no_data.exists()
 
 
 def test_data_prepare_in_a_chosen_root(capsys: Capture, no_data: Path, tmp_path: Path) -> None:
@@ -494,7 +503,7 @@ def test_data_prepare_in_a_chosen_root(capsys: Capture, no_data: Path, tmp_path:
 
 def test_data_prepare_refuses_a_root_that_cannot_be_made(capsys: Capture, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    assert str(tmp_path / "file") in refusal(capsys, "data", "prepare", "--root", tmp_path / "file")
+    assert str(tmp_path / "file") in refusal(capsys, "data", "prepare", "r8", "--root", tmp_path / "file")
 
 
 def test_data_card_is_the_card(capsys: Capture) -> None:
@@ -520,7 +529,7 @@ def parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser
 
 def test_every_command_and_option_has_a_help_text() -> None:
     found = list(parsers(cli._parser()))
-    assert len(found) == 9
+    assert len(found) == 11
     for parser in found:
         assert parser.description
         for action in parser._actions:
@@ -530,7 +539,8 @@ def test_every_command_and_option_has_a_help_text() -> None:
                 assert action.help, (parser.prog, action.dest)
 
 
-HELPED = [[], ["runs"], ["show"], ["table"], ["claims"], ["report"], ["export"], ["data"]]
+COMMANDS = ["runs", "show", "table", "compare", "claims", "report", "figure", "export", "data"]
+HELPED = [[], *([name] for name in COMMANDS)]
 
 
 @pytest.mark.parametrize("command", HELPED, ids=lambda c: " ".join(c) or "all")
@@ -545,7 +555,7 @@ def test_help_is_printed_with_exit_code_0(capsys: Capture, command: list[str]) -
 
 def test_the_examples_in_the_help_can_be_parsed() -> None:
     examples = re.findall(r"python -m tmsgd_bench (.*?)(?:  |\n)", cli.EPILOG)
-    assert len(examples) == 8
+    assert len(examples) == 10
     for example in examples:
         assert callable(cli._parser().parse_args(shlex.split(example)).action)
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 
 from tmsgd_bench import files
+from tmsgd_bench.data.catalog import catalog, find
 from tmsgd_bench.engine import compose, sweep
 from tmsgd_bench.engine.optimizers import build_optimizer
 from tmsgd_bench.results import store
@@ -27,7 +29,13 @@ ROOT = Path(__file__).parents[1]
 TASKS = sorted(path.stem for path in (ROOT / "conf/task").glob("*.yaml"))
 OPTIMIZERS = sorted(path.stem for path in (ROOT / "conf/optimizer").glob("*.yaml"))
 # Table 2 of the paper, typed in once more: epochs, learning rate, batch size, switch epoch.
-TABLE2 = {"tc": (120, 0.01, 5, 100)}
+TABLE2 = {
+    "ic": (10, 0.1, 256, 75),
+    "fkpd": (20, 1e-2, 10, 5),
+    "ig": (120, 2e-3, 64, 50),
+    "tc": (120, 1e-2, 5, 100),
+    "ctr": (20, 1e-3, 256, 15),
+}
 
 Runner = Callable[..., int]
 
@@ -128,7 +136,7 @@ def test_a_run_knows_which_protocols_it_follows(run: Runner, tmp_path: Path) -> 
 
 
 BAD_INPUTS = [
-    ("task=nope", "unknown task 'nope': choose one of tc"),
+    ("task=nope", "unknown task 'nope': choose one of ctr, fkpd, ic, ig, tc"),
     ("optimizer=nope", "unknown optimizer 'nope': choose one of adam, apollo, sgd, sgdm, tmsgd, tmsgd_auto, tmsgdm"),
     ("protocol=nope", "unknown protocol 'nope'"),
     ("data=nope", "unknown data 'nope': choose one of real, synthetic"),
@@ -338,3 +346,18 @@ def test_an_interrupted_run_says_how_to_go_on(tmp_path: Path) -> None:
 
 def test_explanations_cover_hydras_own_errors() -> None:
     assert compose.explain(ValueError("a bug"), ROOT / "conf") is None
+
+
+def test_data_elsewhere_follow_their_protocol_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the data lie is no part of a run: data without published digests are identified in the folder named."""
+    monkeypatch.delenv("TMSGD_DATA", raising=False)
+    root = tmp_path / "o'd place"
+    (root / "sneakers").mkdir(parents=True)
+    (root / "sneakers/one.png").write_bytes(b"a photo")
+    entry = find("sneakers")
+    small = replace(entry, folders=(replace(entry.folders[0], pattern="*", count=1),))
+    monkeypatch.setitem(catalog(), "sneakers", small)
+    chosen = {"task": "ig", "model": "dcgan", "optimizer": "sgd", "data": "real"}
+    with initialize_config_dir(str(ROOT / "conf")):
+        here = hydra_compose("config", overrides=["task=ig", "optimizer=sgd", f'data.root="{root}"'])
+        assert compose.followed_protocols(here, compose.run_spec(here), chosen) == ("table2", "corrected")

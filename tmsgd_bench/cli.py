@@ -431,6 +431,10 @@ def manage_data(options: argparse.Namespace) -> int:
         print(json.dumps(card(chosen[0]) if len(chosen) == 1 else [card(d) for d in chosen], indent=2))
         return 0
     if options.do == "prepare":
+        if not options.names and kind == "real":
+            raise ConfigError(
+                f"name the data sets to prepare, some of {', '.join(catalog())}: together they are large."
+            )
         for dataset in chosen:
             folder = dataset.prepare(root, kind, lambda text: print(text, file=sys.stderr))
             print(f"{dataset.name}: ready in {folder}")

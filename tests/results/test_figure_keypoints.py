@@ -284,7 +284,8 @@ def test_a_row_that_never_switched_says_so(tmp_path: Path, add: Callable[..., Pa
         (
             {"data": {"kind": "synthetic", "limit": 1500}, "seed": 4, "protocols": ["smoke"]},
             {"data": "synthetic", "protocol": "smoke"},
-            "synthetic data, not the real training frames, partial: 1,500 training frames · seed 4 · 3 epochs · protocol smoke",
+            "synthetic data, not the real training frames, partial: 1,500 training frames · seed 4 · 3 epochs · "
+            "protocol smoke",
         ),
         ({"protocols": [], "epochs": 7}, {"protocol": None}, "real data · seed 0 · 7 epochs · by no protocol"),
         (

@@ -1,0 +1,205 @@
+"""What the input path of the image tasks costs, as ratios within one run.
+
+    python scripts/bench_input.py [--tasks ic fkpd ig] [--examples 200] [--rounds 3] [--device cpu] [--out FILE]
+
+Two measurements for each task, whose contestants take turns:
+
+- hidden: seconds of a training epoch over seconds of as many steps on one fixed batch. 1.00 means that making and
+  moving batches costs nothing.
+- path: images a second that the task's own batches come at, beside a torchvision-style Dataset with a DataLoader (0 and
+  2 workers) that does the same transforms one image at a time.
+
+Real data where they are found (TMSGD_DATA), else the stand-in, with a word of warning. Batches of Table 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import v2
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from hydra import compose as compose_config
+from hydra import initialize_config_dir
+from omegaconf import OmegaConf
+
+import tasks
+from tasks.fkpd.data import CROP, SHORT_SIDE, SPLITS
+from tasks.ig.data import ENDINGS
+from tmsgd_bench import files
+from tmsgd_bench.data.catalog import data_root, find
+from tmsgd_bench.engine import compose, environment, sweep  # noqa: F401 (sweep registers resolvers of conf/)
+from tmsgd_bench.engine.seeding import seed_globally
+from tmsgd_bench.task import Task
+
+ROOT = Path(__file__).resolve().parents[1]
+NAMES = ("ic", "fkpd", "ig")
+WORKERS = (0, 2)
+TENSOR = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
+
+
+def main() -> None:
+    # version_base exists in Hydra 1.3 alone; see run.py.
+    warnings.filterwarnings("ignore", message=r"\s*The version_base parameter")
+    parser = argparse.ArgumentParser(description="What the input path of the image tasks costs.")
+    parser.add_argument("--tasks", nargs="+", choices=NAMES, default=NAMES)
+    parser.add_argument("--examples", type=int, default=200, help="of an epoch (default: 200)")
+    parser.add_argument("--rounds", type=int, default=3, help="of each contestant (default: 3)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="also write the numbers as JSON")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    found = {name: measure(name, options) for name in options.tasks}
+    if options.out:
+        files.write_json(options.out, {"environment": environment.describe(torch.device(options.device)), **found})
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A task, and where its data are."""
+
+    name: str
+    kind: str
+    task: Task
+    folder: Path
+
+
+def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Both measurements of one task; prints them."""
+    with tempfile.TemporaryDirectory() as scratch:
+        bench = build(name, options, scratch)
+        hidden = hidden_share(bench.task, options.rounds)
+        rates = path_rates(bench, options.rounds)
+    others = ", ".join(f"DataLoader with {count} workers {rates[f'loader {count}']:,.0f}" for count in WORKERS)
+    print(
+        f"{name} ({bench.kind} data, batch {bench.task.settings.batch_size}, {bench.task.train_size} images an epoch)"
+    )
+    print(f"  epoch / fixed batch repeated: {hidden:.3f}")
+    print(f"  images a second: own batches {rates['own']:,.0f}, {others}")
+    return {"data": bench.kind, "images": bench.task.train_size, "hidden": hidden, "images_per_second": rates}
+
+
+def build(name: str, options: argparse.Namespace, scratch: str) -> Bench:
+    """The task at Table 2's settings on a subset."""
+    with initialize_config_dir(str(ROOT / "conf")):
+        config = compose_config("config", overrides=[f"task={name}", f"data.limit={options.examples}"])
+    dataset = find(str(config.task.dataset))
+    real = dataset.folder(data_root(None), "real")
+    if real.exists():
+        settings = {"kind": "real", "verify": False}  # speed does not depend on the pixels
+    else:
+        print(f"real {dataset.name} is not here: SYNTHETIC stand-in")
+        settings = {"kind": "synthetic", "root": scratch}
+    OmegaConf.update(config, "data", {**config.data, **settings})
+    seed_globally(0, "weights")
+    task = compose.make_task(config, torch.device(options.device), tasks.build)
+    return Bench(name, settings["kind"], task, task.settings.data_folder)
+
+
+def hidden_share(task: Task, rounds: int) -> float:
+    """Fastest epoch over fastest epoch on its first batch, repeated."""
+    optimizers = {name: torch.optim.SGD(module.parameters(), lr=1e-6) for name, module in task.modules.items()}
+    full = list(task.batches(0))
+    fixed = [full[0]] * len(full)
+    if len(full[-1][0]) != len(full[0][0]):
+        fixed[-1] = full[-1]  # the last batch may be smaller
+
+    def train(batches: Iterable[Any]) -> None:
+        for batch in batches:
+            task.training_step(batch, optimizers)
+
+    contestants = {"epoch": lambda: train(task.batches(1)), "fixed": lambda: train(fixed)}
+    best = fastest(contestants, rounds, task.settings.device)
+    return best["epoch"] / best["fixed"]
+
+
+def path_rates(bench: Bench, rounds: int) -> dict[str, float]:
+    """Images a second by contestant."""
+    data = DATASETS[bench.name](bench)
+    size, device = bench.task.settings.batch_size, bench.task.settings.device
+    loaders = {count: DataLoader(data, size, shuffle=True, num_workers=count) for count in WORKERS}
+
+    def consume(batches: Iterable[Any]) -> None:
+        for batch in batches:
+            batch[0].to(device)
+
+    contestants: dict[str, Callable[[], None]] = {"own": lambda: consume(bench.task.batches(1))}
+    for count, loader in loaders.items():
+        contestants[f"loader {count}"] = lambda loader=loader: consume(loader)  # type: ignore[misc]
+    best = fastest(contestants, rounds, device)
+    return {name: (bench.task.train_size if name == "own" else len(data)) / best[name] for name in contestants}
+
+
+def fastest(contestants: dict[str, Callable[[], None]], rounds: int, device: torch.device) -> dict[str, float]:
+    """Each contestant's fastest round in seconds; they take turns, and the first round warms up."""
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    for turn in range(rounds + 1):
+        for name, run in contestants.items():
+            start = time.perf_counter()
+            run()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            if turn:
+                seconds[name].append(time.perf_counter() - start)
+    return {name: min(values) for name, values in seconds.items()}
+
+
+class Images(Dataset[tuple[Tensor, Tensor]]):
+    """Images and targets, one at a time, with torchvision's transforms.
+
+    Args:
+        items: what ``read`` makes an image of.
+        read: from an item to a PIL image.
+        transform: from that to a tensor.
+    """
+
+    def __init__(
+        self, items: list[Any], read: Callable[[Any], Image.Image], transform: Callable[[Any], Tensor]
+    ) -> None:
+        self.items, self.read, self.transform = items, read, transform
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.transform(self.read(self.items[index])), torch.tensor(0)
+
+
+def cifar(bench: Bench) -> Images:
+    """As torchvision's CIFAR10: arrays in memory, a PIL image each, ToTensor."""
+    pixels = bench.task.data.train_images.permute(0, 2, 3, 1).cpu().numpy()  # type: ignore[attr-defined]
+    return Images(list(pixels), lambda array: Image.fromarray(np.ascontiguousarray(array)), TENSOR)
+
+
+def faces(bench: Bench) -> Images:
+    """Frames from files, in gray, rescaled, cut at random."""
+    paths = sorted((bench.folder / SPLITS["train"][1]).iterdir())[: bench.task.train_size]
+    transform = v2.Compose([v2.Resize(SHORT_SIDE, antialias=True), v2.RandomCrop(CROP), TENSOR])
+    return Images(paths, lambda path: Image.open(path).convert("L"), transform)
+
+
+def sneakers(bench: Bench) -> Images:
+    """Photos from files, rescaled, the middle cut out, from -1 to 1."""
+    found = sorted(path for path in bench.folder.iterdir() if path.suffix.lower() in ENDINGS)
+    steps = [v2.Resize(64, antialias=True), v2.CenterCrop(64), TENSOR, v2.Normalize([0.5] * 3, [0.5] * 3)]
+    return Images(found[: bench.task.train_size], lambda path: Image.open(path).convert("RGB"), v2.Compose(steps))
+
+
+DATASETS: dict[str, Callable[[Bench], Images]] = {"ic": cifar, "fkpd": faces, "ig": sneakers}
+
+if __name__ == "__main__":
+    main()
