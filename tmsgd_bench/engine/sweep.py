@@ -25,6 +25,21 @@ ORDER = ("done", "skipped", "diverged", "busy", "failed", "unfinished")
 
 
 OmegaConf.register_new_resolver("expanduser", os.path.expanduser, replace=True)
+SHARES = (0, 1 / 24, 5 / 24, 10 / 24, 15 / 24, 20 / 24)
+"""Switch epochs of experiment=switch as shares of a run: 0, 5, 25, 50, 75 and 100 of 120 epochs."""
+
+
+def switch_study(epochs: int) -> str:
+    """The switch epochs of a study, as a sweep takes them.
+
+    Example:
+        >>> switch_study(120), switch_study(20)
+        ('0,5,25,50,75,100', '0,1,4,8,12,17')
+    """
+    return ",".join(map(str, sorted({round(share * epochs) for share in SHARES})))
+
+
+OmegaConf.register_new_resolver("switch_study", switch_study, replace=True)
 
 
 class SweepCallback(Callback):
