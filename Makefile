@@ -6,7 +6,7 @@ SEEDS ?= 0,1,2
 ARGS ?=
 RESULTS ?= results/runs
 PY := $(VENV)/bin/python
-PARALLEL := hydra/launcher=joblib hydra.launcher.n_jobs=$(JOBS)
+PARALLEL := hydra/launcher=cores hydra.launcher.n_jobs=$(JOBS)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test table1 table2 table4 table5 ic fig1 fig2 ig switch paper claims report numerics bench bench-input bench-step lint clean

@@ -1,0 +1,341 @@
+"""Sweeps of 20 runs through each launcher, from a folder outside the checkout, with a worker killed in the middle."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hydra.errors import MissingConfigException
+from omegaconf import OmegaConf
+
+from tmsgd_bench import files
+from tmsgd_bench.engine import compose, sweep, workers
+from tmsgd_bench.errors import ConfigError, StoreError
+from tmsgd_bench.results import store
+
+ROOT = Path(__file__).resolve().parents[1]
+RUNS, EPOCHS, SWITCH = 20, 4, 2
+SETTINGS = (
+    "task._target_=noted.Noted",
+    "protocol=smoke",
+    "data=synthetic",
+    "data.limit=20",
+    f"epochs={EPOCHS}",
+    "optimizer=tmsgd,sgd",
+    f"switch_epoch={SWITCH}",
+    f"seed=range({RUNS // 2})",
+    "checkpoint_seconds=0",
+    "device=cpu",
+    "data.root=data",  # relative: wherever a worker runs, they are meant from where the sweep was started
+    "results.root=runs",
+)
+TRAINED = RUNS // 2 * (EPOCHS + EPOCHS - SWITCH)  # epochs: each trunk's once, then TM-SGD's own
+KILLED, PREEMPTED = 3, 6  # seeds
+
+NOTED_TASK = """
+import os
+import signal
+from pathlib import Path
+
+import torch
+from toy import ToyTask
+
+FOLDER = Path(__file__).parent
+
+
+class Noted(ToyTask):
+    def __init__(self, settings, **options):
+        super().__init__(settings, self.meet_a_signal_once)
+
+    def training_step(self, batch, optimizers):
+        self.taylor = any(type(optimizer).__name__ == "TMSGD" for optimizer in optimizers.values())
+        return super().training_step(batch, optimizers)
+
+    def meet_a_signal_once(self, epoch, step):
+        self.now = epoch
+        order = FOLDER / f"signal-{self.settings.seed}"
+        if (epoch, step) == (3, 1) and self.taylor and order.exists():
+            number = int(order.read_text())
+            order.unlink()
+            os.kill(os.getpid(), number)
+
+    def evaluate(self):
+        with (FOLDER / "epochs").open("a") as file:
+            threads = f"{torch.get_num_threads()} {os.environ.get('OMP_NUM_THREADS')}"
+            file.write(f"{self.settings.seed} {self.now} threads {threads}\\n")
+        return super().evaluate()
+"""
+"""A small task that notes every finished epoch. In the fourth one of TM-SGD, which then has a checkpoint of its own, it
+sends itself a signal, once, where one is laid for its seed."""
+
+Sweep = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def needs(plugin: str) -> pytest.MarkDecorator:
+    """Skip, visibly, without the plugin that an extra installs."""
+    missing = importlib.util.find_spec(f"hydra_plugins.{plugin}") is None
+    return pytest.mark.skipif(missing, reason=f"{plugin} is not installed: see docs/scale.md for its extra")
+
+
+@pytest.fixture
+def modules(tmp_path: Path) -> Path:
+    """The folder of the noted task's module, where it leaves its notes and looks for signals."""
+    folder = tmp_path / "modules"
+    folder.mkdir()
+    (folder / "noted.py").write_text(NOTED_TASK)
+    return folder
+
+
+@pytest.fixture
+def start(tmp_path: Path, modules: Path) -> Sweep:
+    """Start the sweep of 20 runs, in a folder outside the checkout, and wait for its end."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    paths = os.pathsep.join([str(modules), str(ROOT / "tests/engine")])
+    environment = {key: value for key, value in os.environ.items() if key not in workers.THREADS}
+    environment["PYTHONPATH"] = paths
+
+    def call(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, str(ROOT / "run.py"), "-m", *SETTINGS, *arguments]
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=1800, cwd=elsewhere, env=environment, check=False
+        )
+
+    return call
+
+
+def notes(modules: Path) -> Counter[str]:
+    """How often each epoch of each seed was trained to its end."""
+    return Counter(line.partition(" threads")[0] for line in (modules / "epochs").read_text().splitlines())
+
+
+def check_all_done(tmp_path: Path, modules: Path) -> None:
+    """Every run has its result, the killed one went on from its checkpoint, and each job had one thread."""
+    root = tmp_path / "elsewhere/runs"
+    results = {path.parent.name: files.read_json(path) or {} for path in root.glob(f"*/{store.RESULT}")}
+    assert [result["status"] for result in results.values()] == RUNS * ["done"]
+    (killed,) = [run_id for run_id in results if f"tmsgd-switch{SWITCH}-seed{KILLED}-" in run_id]
+    environment = files.read_json(root / killed / store.ENVIRONMENT) or {}
+    assert len(environment["before"]) == 1 and "resumed" in environment
+    assert environment["threads"] == 1
+    assert {line.partition("threads ")[2] for line in (modules / "epochs").read_text().splitlines()} == {"1 1"}
+    assert sorted(path.name for path in (tmp_path / "elsewhere").iterdir()) == ["data", "runs"]
+
+
+def summary(done: subprocess.CompletedProcess[str]) -> str:
+    """What the sweep printed at its end."""
+    assert "sweep: " in done.stdout, done.stdout + done.stderr
+    return done.stdout[done.stdout.index("sweep: ") :]
+
+
+# Kills and preemptions
+
+
+@needs("hydra_joblib_launcher")
+def test_joblib_goes_on_after_a_kill_with_the_same_command(start: Sweep, tmp_path: Path, modules: Path) -> None:
+    """joblib takes the killed worker's neighbours down with it; one of them may be at the very end of an epoch."""
+    (modules / f"signal-{KILLED}").write_text(str(signal.SIGKILL.value))
+    launcher = ("hydra/launcher=cores", "hydra.launcher.n_jobs=2")
+    first = start(*launcher)
+    assert first.returncode == 1 and "Traceback" not in first.stderr, first.stderr
+    assert "a worker was lost" in first.stdout + first.stderr
+    assert " unfinished" in (said := summary(first)) and "it was not started; the same command starts it" in said
+    second = start(*launcher)
+    assert second.returncode == 0, second.stderr
+    check_all_done(tmp_path, modules)
+    assert TRAINED <= notes(modules).total() <= TRAINED + 1
+
+
+@needs("hydra_ray_launcher")
+def test_ray_tries_a_killed_job_again(start: Sweep, tmp_path: Path, modules: Path) -> None:
+    (modules / f"signal-{KILLED}").write_text(str(signal.SIGKILL.value))
+    launcher = ("hydra/launcher=ray_local", "hydra.launcher.ray.init.num_cpus=2")
+    only = start(*launcher)
+    assert only.returncode == 0, only.stderr
+    assert summary(only).startswith(f"sweep: {RUNS} done\n")
+    check_all_done(tmp_path, modules)
+    assert notes(modules).total() == TRAINED
+
+
+@needs("hydra_submitit_launcher")
+def test_submitit_resumes_what_is_preempted_and_the_same_command_what_is_killed(
+    start: Sweep, tmp_path: Path, modules: Path
+) -> None:
+    """Preempted by the signal that Slurm would send; both within one sweep."""
+    (modules / f"signal-{KILLED}").write_text(str(signal.SIGKILL.value))
+    (modules / f"signal-{PREEMPTED}").write_text(str(signal.SIGUSR2.value))
+    launcher = ("hydra/launcher=slurm_local", "hydra.launcher.array_parallelism=2")
+    first = start(*launcher)
+    assert first.returncode == 1 and "Traceback" not in first.stderr, first.stderr
+    assert summary(first).startswith(f"sweep: {RUNS - 1} done, 1 unfinished\n")
+    assert f"seed={KILLED} " in summary(first) and ": its process ended without an outcome" in summary(first)
+    second = start(*launcher)
+    assert second.returncode == 0, second.stderr
+    assert summary(second).startswith(f"sweep: 1 done, {RUNS - 1} skipped\n")
+    check_all_done(tmp_path, modules)
+    assert notes(modules).total() == TRAINED
+    (preempted,) = (tmp_path / "elsewhere/runs").glob(f"*tmsgd-switch{SWITCH}-seed{PREEMPTED}-*")
+    assert "resumed" in (files.read_json(preempted / store.ENVIRONMENT) or {})
+
+
+FAKE_SLURM = """
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+HERE, name, (first, *rest) = Path(__file__).parent, Path(sys.argv[0]).name, sys.argv[1:]
+
+
+def environment(job):
+    array, _, index = job.partition("_")
+    ones = dict.fromkeys(("SLURM_NTASKS", "SLURM_JOB_NUM_NODES"), "1")
+    zeros = dict.fromkeys(("SLURM_NODEID", "SLURM_PROCID", "SLURM_LOCALID"), "0")
+    own = {"SLURM_JOB_ID": job, "SLURM_ARRAY_JOB_ID": array, "SLURM_ARRAY_TASK_ID": index}
+    return {**os.environ, **ones, **zeros, **own}
+
+
+if name == "sbatch":
+    last = re.search("--array=0-([0-9]+)", Path(first).read_text())[1]
+    for index in range(int(last) + 1):
+        node = [sys.executable, str(HERE / "node"), first, f"1000_{index}"]
+        subprocess.Popen(node, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    print("Submitted batch job 1000")
+elif name == "srun":
+    command = sys.argv[sys.argv.index(sys.executable) :]
+    os.execv(command[0], command)
+elif name == "scontrol":
+    (HERE / f"requeue-{rest[0]}").touch()
+elif name == "sacct":
+    print("JobID|State|NodeList")
+elif name == "node":
+    again = HERE / f"requeue-{rest[0]}"
+    again.touch()
+    while again.exists():
+        again.unlink()
+        subprocess.run(["bash", first], env=environment(rest[0]))
+"""
+"""As much of sbatch, srun, scontrol and sacct as submitit needs; sacct knows nothing yet, as it does at first."""
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Commands that stand in for Slurm's, first in the path."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name in ("sbatch", "srun", "scontrol", "sacct", "node"):
+        (folder / name).write_text(f"#!{sys.executable}\n{FAKE_SLURM}")
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    return folder
+
+
+@needs("hydra_submitit_launcher")
+def test_slurm_gets_one_array_and_queues_a_preempted_job_again(
+    slurm: Path, start: Sweep, tmp_path: Path, modules: Path
+) -> None:
+    """With commands that stand in for Slurm's: what it does itself is not tested here."""
+    (modules / "signal-1").write_text(str(signal.SIGUSR2.value))
+    done = start("hydra/launcher=slurm", "hydra.launcher.partition=small", "optimizer=tmsgd", "seed=range(4)")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert summary(done).startswith("sweep: 4 done\n")
+    assert notes(modules).total() == 4 * EPOCHS
+    (preempted,) = (tmp_path / "elsewhere/runs").glob("*-seed1-*")
+    assert "resumed" in (files.read_json(preempted / store.ENVIRONMENT) or {})
+    (script,) = (tmp_path / "elsewhere/runs").glob(".sweeps/*/*/.submitit/*/*_submission.sh")
+    lines = script.read_text().splitlines()
+    for flag in ("array=0-3%4", "partition=small", "time=240", "cpus-per-task=1", "signal=USR2@120", "requeue"):
+        assert f"#SBATCH --{flag}" in lines
+
+
+# Settings and errors
+
+
+@pytest.mark.parametrize(
+    ("launcher", "plugin", "extra"),
+    [
+        ("cores", "joblib", "parallel"),
+        ("ray_local", "ray", "ray"),
+        ("ray_cluster", "ray", "ray"),
+        ("slurm", "submitit_slurm", "slurm"),
+        ("slurm_local", "submitit_slurm", "slurm"),
+    ],
+)
+def test_a_launcher_that_is_not_installed_is_named_with_its_extra(launcher: str, plugin: str, extra: str) -> None:
+    text = (ROOT / f"conf/hydra/launcher/{launcher}.yaml").read_text()
+    assert f"\n  - {plugin}\n" in text or "\n  - ray_local\n" in text or "\n  - slurm\n" in text
+    missing = MissingConfigException("missing", missing_cfg_file=f"hydra/launcher/{plugin}", options=["basic"])
+    assert (
+        compose.explain(missing, ROOT / "conf")
+        == f"hydra/launcher={plugin} is not installed: pip install -e '.[{extra}]'."
+    )
+
+
+def test_jobs_and_their_threads_fill_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "cores", lambda: 8)
+    counts = {threads: workers.jobs_at_once(threads) for threads in (1, 2, 3, 8, 16, None, 0, "two")}
+    assert counts == {1: 8, 2: 4, 3: 2, 8: 1, 16: 1, None: 8, 0: 8, "two": 8}
+    assert workers.cores() == 8
+
+
+def sweep_config(device: str = "cpu", threads: int | None = 1, **launcher: Any) -> Any:
+    main = SimpleNamespace(provider="main", path="/checkout/conf")
+    hydra = SimpleNamespace(launcher=OmegaConf.create(launcher), runtime=SimpleNamespace(config_sources=[main]))
+    return SimpleNamespace(device=device, threads=threads, hydra=hydra)
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """In place of the process's own environment."""
+    found = {"PYTHONPATH": "/mine"}
+    monkeypatch.setattr(os, "environ", found)
+    return found
+
+
+def test_workers_find_the_checkout_and_their_threads(environment: dict[str, str]) -> None:
+    workers.prepare(sweep_config(threads=3, _target_="some.Launcher"))
+    expected = {"PYTHONPATH": f"/checkout{os.pathsep}/mine", **dict.fromkeys(workers.THREADS, "3")}
+    assert {key: environment[key] for key in expected} == expected
+
+
+@pytest.mark.parametrize(("threads", "target"), [(None, "some.Launcher"), (2, "hydra.BasicLauncher")])
+def test_threads_are_left_alone_if_they_are_torchs_choice_or_no_process_is_started(
+    threads: int | None, target: str, environment: dict[str, str]
+) -> None:
+    workers.prepare(sweep_config(threads=threads, _target_=target))
+    assert not set(environment) & set(workers.THREADS)
+
+
+def test_ray_is_not_asked_for_what_it_would_wait_for_in_vain(environment: dict[str, str]) -> None:
+    def ray(gpus: float = 0, cpus: int | None = 1, cores: int | None = 2, address: str = "local") -> dict[str, Any]:
+        return {"init": {"num_cpus": cores, "address": address}, "remote": {"num_gpus": gpus, "num_cpus": cpus}}
+
+    with pytest.raises(ConfigError, match=r"no run is given a GPU.*num_gpus=0\.25"):
+        workers.prepare(sweep_config(device="cuda", ray=ray()))
+    with pytest.raises(ConfigError, match="wants 3 cores of Ray, which has 2"):
+        workers.prepare(sweep_config(ray=ray(cpus=3)))
+    for fine in (ray(gpus=0.5), ray(cpus=None), ray(cpus=3, cores=None, address="auto")):
+        workers.prepare(sweep_config(device="cuda" if fine["remote"]["num_gpus"] else "cpu", ray=fine))
+
+
+def test_a_folder_that_another_machine_does_not_have_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"started in .*/none, which cannot be entered on .*all machines share"):
+        workers.enter(str(tmp_path / "none"))
+
+
+def test_a_job_that_never_started_is_in_the_summary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep.SweepCallback, "folder", tmp_path)
+    sweep.record_waiting(0, ["seed=0"])
+    text, complete = sweep.summarise(tmp_path)
+    assert text == "sweep: 1 unfinished\n  unfinished: seed=0: it was not started; the same command starts it"
+    assert not complete
