@@ -64,7 +64,8 @@ fig2: ig ## the paper's Figure 2: sneakers by each optimizer's generator, from t
 paper: table1 table4 table5 ic ig fig1 fig2 report ## everything, one after the other
 
 switch: setup ## when to switch: SGD and TM-SGD with six switch epochs on real R8 (about an hour on two cores)
-	$(PY) run.py -m experiment=switch seed=$(SEEDS) results.root=$(RESULTS) $(PARALLEL) $(ARGS)
+	$(SWEEP)
+	$(PY) -m tmsgd_bench figure switch --results $(RESULTS) --out results/switch
 
 claims: setup ## the paper's claims, each with our evidence and a verdict
 	$(PY) -m tmsgd_bench claims --results $(RESULTS) $(ARGS)

@@ -40,7 +40,11 @@ Examples of this command:
   python -m tmsgd_bench data                       which data sets are here
   python -m tmsgd_bench numerics                   the rules as integrators: order, stability, noise
 """
-FIGURES = {"1": "tmsgd_bench.results.figure_keypoints", "2": "tmsgd_bench.results.figure_samples"}
+FIGURES = {
+    "1": "tmsgd_bench.results.figure_keypoints",
+    "2": "tmsgd_bench.results.figure_samples",
+    "switch": "tmsgd_bench.results.figure_switch",
+}
 RUN_COLUMNS = ["run_id", "status", "epochs_done", "epochs", "final", "best", "data", "protocols", "note"]
 
 
@@ -188,9 +192,10 @@ def _add_figure(commands: Any) -> None:
         "figure",
         help="a figure of the paper, drawn from the runs",
         description="Figure 1: key points found on seven test faces (task fkpd). Figure 2: images by each optimizer's "
-        "generator while it trains (task ig). A row for each optimizer, from runs that are alike in all else.",
+        "generator while it trains (task ig). A row for each optimizer, from runs that are alike in all else. 'switch', "
+        "which the paper does not have: the final metric against the switch epoch, from experiment=switch.",
     )
-    parser.add_argument("number", metavar="NUMBER", choices=tuple(FIGURES), help=" or ".join(FIGURES))
+    parser.add_argument("number", metavar="NAME", choices=tuple(FIGURES), help=" or ".join(FIGURES))
     _add_stores(parser, numerics=False)
     parser.add_argument("--data", choices=("real", "synthetic"), default="real", help="which runs (default: real)")
     parser.add_argument(

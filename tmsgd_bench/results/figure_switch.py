@@ -1,0 +1,111 @@
+"""When to switch: the final metric against the switch epoch, from a study such as experiment=switch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from tmsgd_bench.errors import StoreError
+from tmsgd_bench.results import selection
+from tmsgd_bench.results.figure_runs import save
+from tmsgd_bench.results.statistics import summarise
+
+BASES = {"tmsgd": "sgd", "tmsgdm": "sgdm"}
+"""What each optimizer is before its switch."""
+STYLE: Any = {"font.size": 9.0, "pdf.fonttype": 42, "axes.spines.top": False, "axes.spines.right": False}
+COLOUR, BASE_COLOUR = "#b5432a", "#33557f"
+COMMAND = "python run.py experiment=switch task=tc"
+
+
+def write(
+    runs: pd.DataFrame, folder: Path, data: str = "real", protocol: str | None = "table2", seed: int | None = None
+) -> list[Path]:
+    """Draw every study among the runs, a picture each: ``switch-<task>-<model>-<optimizer>``.
+
+    A study is runs of TM-SGD (or TM-SGD-M) that differ in switch epoch and seed alone, with the SGD (SGD-M) of the same
+    settings for a level.
+
+    Args:
+        runs: from :func:`tmsgd_bench.results.store.read_runs`.
+        folder: where the files are written; made if missing.
+        data: "real" or "synthetic".
+        protocol: studies of which some run, or its SGD, follows it to the letter; None for all.
+        seed: this one alone; None for all.
+
+    Returns:
+        The files.
+
+    Raises:
+        StoreError: there is no study, or the folder cannot be written.
+    """
+    kept = runs[(runs["data"] == data) & (runs["status"] == "done")]
+    kept = kept if seed is None else kept[kept["seed"] == seed]
+    written: list[Path] = []
+    for own, base in studies(kept, protocol):
+        first = own.iloc[0]
+        with rc_context(STYLE):
+            name = f"switch-{first['task']}-{first['model']}-{first['optimizer']}"
+            name += f"-{first['context'][:6]}" if any(path.stem == name for path in written) else ""
+            written += save(draw(own, base), folder, name)
+    if not written:
+        raise StoreError(f"no two runs differ in their switch epoch alone: train some with '{COMMAND}'.")
+    return written
+
+
+def studies(runs: pd.DataFrame, protocol: str | None) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
+    """The runs of each study, and those of its SGD."""
+    swept = runs[runs["optimizer"].isin(BASES) & runs["switch_epoch"].notna()]
+    for (context, _), own in swept.groupby(["context", "variant"]):
+        base = runs[(runs["context"] == context) & (runs["optimizer"] == BASES[own["optimizer"].iloc[0]])]
+        follows = pd.concat([own, base])["protocols"].map(lambda names: protocol is None or protocol in names)
+        if own["switch_epoch"].nunique() > 1 and follows.any():
+            yield own.drop_duplicates(["switch_epoch", "seed"]), base.drop_duplicates("seed")
+
+
+def draw(own: pd.DataFrame, base: pd.DataFrame) -> Figure:
+    """The figure of one study: seeds as dots, their mean with a standard deviation, and SGD's as a level."""
+    first = own.iloc[0]
+    finals = own.astype({"switch_epoch": float, "final": float}).pivot_table(
+        index="switch_epoch", columns="seed", values="final"
+    )
+    figure = Figure(figsize=(6.0, 3.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    for _, values in finals.items():
+        axes.plot(finals.index, values, "o", color=COLOUR, markersize=3, alpha=0.55)
+    mean, spread = finals.mean(axis=1), finals.std(axis=1, ddof=1).fillna(0.0)
+    label = f"{first['label']}, mean ± standard deviation"
+    axes.errorbar(mean.index, mean, spread, color=COLOUR, marker="s", capsize=3, label=label)
+    _level(axes, base)
+    unit = f" ({first['unit']})" if first["unit"] else ""
+    axes.set(xlabel="switch epoch (0: the multi-step rule from the start)", ylabel=f"{first['metric']}{unit}")
+    axes.set_title(_about(own), fontsize=8.0)
+    axes.legend(frameon=False, fontsize=8.0)
+    return figure
+
+
+def _level(axes: Axes, base: pd.DataFrame) -> None:
+    if base.empty:
+        return
+    summary = summarise(base["final"].astype(float))
+    axes.axhline(summary.mean, color=BASE_COLOUR, linestyle="--", label=f"{base['label'].iloc[0]} (n={summary.n})")
+    if summary.n > 1:
+        axes.axhspan(summary.mean - summary.std, summary.mean + summary.std, color=BASE_COLOUR, alpha=0.12, linewidth=0)
+
+
+def _about(own: pd.DataFrame) -> str:
+    """What a reader must know: task, settings, number of seeds, and the marks of the data."""
+    first = own.iloc[0]
+    counts = own.groupby("switch_epoch")["seed"].nunique()
+    seeds = f"{counts.min()}" if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
+    marks = [mark for mark in selection.marks(own) if not mark.startswith("few seeds")]
+    marks += ["few seeds"] if any(selection.few_seeds(int(count)) for count in counts) else []
+    settings = f"{first['epochs']:.0f} epochs, batch {first['batch_size']:.0f}, lr {first['lr']:g}"
+    return " · ".join([f"{first['task']}, {first['model']}, {first['data']} data", settings, f"{seeds} seeds", *marks])
