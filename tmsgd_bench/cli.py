@@ -192,7 +192,7 @@ def _add_figure(commands: Any) -> None:
         "figure",
         help="a figure of the paper, drawn from the runs",
         description="Figure 1: key points found on seven test faces (task fkpd). Figure 2: images by each optimizer's "
-        "generator while it trains (task ig). A row for each optimizer, from runs that are alike in all else. 'switch', "
+        "generator while it trains (task ig). A row for each optimizer, from runs alike in all else. 'switch', "
         "which the paper does not have: the final metric against the switch epoch, from experiment=switch.",
     )
     parser.add_argument("number", metavar="NAME", choices=tuple(FIGURES), help=" or ".join(FIGURES))
