@@ -66,7 +66,7 @@ class Dataset:
 
     def problems(self, folder: Path) -> list[str]:
         """What is wrong with the files in a folder: one phrase each, none if all is as published."""
-        found = [file.problem(folder / file.name) for file in self.files]
+        found = [file.problem(file.path(folder)) for file in self.files]
         return [problem for problem in (*found, *(part.problem(folder) for part in self.folders)) if problem]
 
     def verify(self, folder: Path) -> None:
@@ -107,7 +107,7 @@ class Dataset:
             self.verify(folder)
         try:
             if not self.folders:
-                return join(contents.digest(folder / file.name, file) for file in self.files)
+                return join(contents.digest(file.path(folder), file) for file in self.files)
             return contents.fingerprint(folder, [part.paths(folder) for part in self.folders], self.files)
         except OSError as error:
             raise DataError(
@@ -159,7 +159,7 @@ class Dataset:
 
     def _lacks_members(self, folder: Path) -> bool:
         """Whether something that comes in an archive is not there at all; what is damaged is left as it is."""
-        absent = any(not (folder / file.name).exists() for file in self.files if not file.url)
+        absent = any(not file.path(folder).exists() for file in self.files if not file.url)
         return absent or any(len(part.paths(folder)) < part.count for part in self.folders)
 
     def _unpack(self, archive: Archive, folder: Path) -> None:
@@ -204,7 +204,9 @@ def find(name: str) -> Dataset:
 
 def _dataset(name: str, entry: dict[str, Any]) -> Dataset:
     parts = {
-        "files": tuple(DataFile(**file) for file in entry.get("files", ())),
+        "files": tuple(
+            DataFile(**{**file, "alternatives": tuple(file.get("alternatives", ()))}) for file in entry.get("files", ())
+        ),
         "folders": tuple(DataFolder(**folder) for folder in entry.get("folders", ())),
         "archives": tuple(Archive(**archive) for archive in entry.get("archives", ())),
     }

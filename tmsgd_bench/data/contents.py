@@ -8,23 +8,23 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
 from tmsgd_bench.data.sources import DataFile, file_digest, join
-from tmsgd_bench.errors import StoreError
-from tmsgd_bench.files import read_json, write_json
-
-FOLDER = ".cache"
+from tmsgd_bench.data.texts import FOLDER, measure, recall
 
 
 def digest(path: Path, file: DataFile) -> str:
     """A file's digest of the kind that its entry publishes; read again only if the file has changed.
 
+    That of a text whose lines are counted is the digest of the text, the same however it is compressed.
+
     Raises:
         OSError: it cannot be read.
     """
+    if file.lines is not None:
+        return measure(path).sha256
     state = path.stat()
     return _digest(path, "md5" if file.md5 else "sha256", state.st_size, state.st_mtime_ns)
 
@@ -40,17 +40,11 @@ def fingerprint(folder: Path, parts: Iterable[Sequence[Path]], files: Iterable[D
     Raises:
         OSError: a file cannot be read.
     """
-    paths = sorted([path for part in parts for path in part] + [folder / file.name for file in files])
+    paths = sorted([path for part in parts for path in part] + [file.path(folder) for file in files])
     key = hashlib.sha256()
     for path in paths:
         state = path.stat()
         key.update(f"{path.relative_to(folder)}\0{state.st_size}\0{state.st_mtime_ns}\n".encode())
     kept = folder.parent / FOLDER / f"{folder.name}-contents.json"
-    known = read_json(kept) or {}
-    if known.get("listing") != key.hexdigest():
-        found = join(f"{path.relative_to(folder)}:{file_digest(path)}" for path in paths)
-        known = {"listing": key.hexdigest(), "fingerprint": found}
-        with suppress(OSError, StoreError):  # a folder that may only be read: computed anew each time
-            kept.parent.mkdir(exist_ok=True)
-            write_json(kept, known)
-    return str(known["fingerprint"])
+    digests = lambda: join(f"{path.relative_to(folder)}:{file_digest(path)}" for path in paths)  # noqa: E731
+    return str(recall(kept, key.hexdigest(), lambda: {"fingerprint": digests()})["fingerprint"])

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
+from tmsgd_bench.data.texts import measure
 from tmsgd_bench.errors import DataError
 
 TIMEOUT_SECONDS = 60
@@ -31,6 +32,8 @@ class DataFile:
         split: "train" or "test"; empty for a file that serves both.
         examples: how many examples it holds.
         format: its media type.
+        alternatives: other names under which it serves as well.
+        lines: how many lines its text has, for a large text, plain or gzip, whose digest is not known.
     """
 
     name: str
@@ -41,6 +44,13 @@ class DataFile:
     examples: int = 0
     format: str = ""
     md5: str | None = None
+    alternatives: tuple[str, ...] = ()
+    lines: int | None = None
+
+    def path(self, folder: Path) -> Path:
+        """Where it is in a folder: under its own name, unless it is there under another one alone."""
+        paths = [folder / name for name in (self.name, *self.alternatives)]
+        return next((path for path in paths if path.exists()), paths[0])
 
     @property
     def digest(self) -> str | None:
@@ -57,6 +67,8 @@ class DataFile:
             size = path.stat().st_size
             if self.bytes is not None and size != self.bytes:
                 return f"{path} has {size} bytes in place of {self.bytes}"
+            if self.lines is not None and (lines := measure(path).lines) != self.lines:
+                return f"{path} has {lines:,} lines in place of {self.lines:,}"
             altered = self.digest is not None and self.digest_of(path) != self.digest
             return f"{path} was altered (its {'MD5' if self.md5 else 'SHA-256'} differs)" if altered else ""
         except FileNotFoundError:

@@ -1,0 +1,36 @@
+"""The exact area under the ROC curve."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def area_under_curve(scores: Tensor, labels: Tensor) -> float:
+    """The share of (click, no click) pairs whose click has the higher score; a tie counts one half.
+
+    This is the Mann-Whitney statistic over the mean ranks of tied scores (Hanley and McNeil 1982), which equals the
+    area under the ROC curve. Ranks are summed as whole numbers, so that the order of rows does not matter.
+
+    Args:
+        scores: any real type, shape (rows,); needs about 40 bytes a row beside them.
+        labels: 0 or 1, shape (rows,).
+
+    Returns:
+        A number from 0 to 1; NaN if a score is NaN or if all labels are the same.
+    """
+    clicks = int(labels.sum())
+    others = len(labels) - clicks
+    if not clicks or not others or bool(scores.isnan().any()):
+        return math.nan
+    ranked, order = scores.sort()
+    _, sizes = ranked.unique_consecutive(return_counts=True)
+    ends = sizes.cumsum(0)
+    doubled = 2 * ends - sizes + 1  # twice the mean rank, counted from 1, of each group of ties
+    clicks_of = torch.zeros_like(sizes).index_add_(
+        0, torch.arange(len(sizes), device=sizes.device).repeat_interleave(sizes), labels[order].long()
+    )
+    total = int((doubled * clicks_of).sum())
+    return (total - clicks * (clicks + 1)) / (2 * clicks * others)

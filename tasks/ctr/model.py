@@ -1,0 +1,65 @@
+"""Wide & Deep (Cheng et al. 2016, arXiv 1606.07792) over categorical fields."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tmsgd_bench.engine.spec import check_whole
+from tmsgd_bench.errors import ConfigError
+
+
+class WideDeep(nn.Module):
+    """A linear model of the values and a network over their embeddings; their sum is the log-odds of a click.
+
+    The wide part adds one weight per value; the deep part joins the values' vectors to one and feeds it to linear
+    layers with ReLU, whose last bias serves both. All fields share one table each for weights and vectors. The wide
+    weights start at 0; the rest as torch starts it, the vectors from N(0, 1).
+
+    Args:
+        rows: values of all fields together.
+        fields: how many fields there are.
+        embedding: length of a value's vector.
+        hidden: units of the deep part's hidden layers.
+    """
+
+    def __init__(self, rows: int, fields: int, embedding: int, hidden: tuple[int, ...]) -> None:
+        super().__init__()
+        self.wide = nn.Embedding(rows, 1, _weight=torch.zeros(rows, 1))
+        self.vectors = nn.Embedding(rows, embedding)
+        layers: list[nn.Module] = []
+        width = fields * embedding
+        for units in hidden:
+            layers += [nn.Linear(width, units), nn.ReLU()]
+            width = units
+        self.deep = nn.Sequential(*layers, nn.Linear(width, 1))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Log-odds (rows,) of rows of the table (int32 or int64, shape (rows, fields))."""
+        wide = self.wide(ids).sum(dim=1)
+        odds: Tensor = (wide + self.deep(self.vectors(ids).flatten(1))).squeeze(1)
+        return odds
+
+
+def build(options: Mapping[str, Any], rows: int, fields: int) -> WideDeep:
+    """The model that its YAML describes.
+
+    Args:
+        options: ``embedding`` and ``hidden``.
+        rows, fields: see :class:`WideDeep`.
+
+    Raises:
+        ConfigError: a key is missing or unknown, or a value cannot be used.
+    """
+    if set(options) != {"embedding", "hidden"}:
+        raise ConfigError(f"model=wide_deep has the settings embedding and hidden, not {', '.join(sorted(options))}.")
+    check_whole("model.embedding", options["embedding"], 1)
+    hidden = options["hidden"]
+    if not isinstance(hidden, list | tuple):
+        raise ConfigError(f"model.hidden must be a list of whole numbers, such as [256,128], not {hidden!r}.")
+    for units in hidden:
+        check_whole("each of model.hidden", units, 1)
+    return WideDeep(rows, fields, options["embedding"], tuple(hidden))

@@ -1,0 +1,44 @@
+"""Which rows of Avazu are for training, validation and testing: a seeded draw within every ten rows."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import torch
+
+from tmsgd_bench.engine.seeding import generator
+
+SPLITS = ("train", "valid", "test")
+TRAIN, VALID, TEST = range(len(SPLITS))
+TEN = 10
+GROUPS = 1 << 16
+"""Groups of ten rows whose draws come from one stream."""
+
+
+def split(first: int, rows: int) -> np.ndarray:
+    """Which split each of some consecutive rows belongs to: uint8, shape (rows,).
+
+    Of every ten rows of the file, a draw gives one to the test split and another one to the validation split. It is
+    the same for every run, and does not depend on how many rows there are.
+    """
+    number = np.arange(first, first + rows)
+    group, place = number // TEN, number % TEN
+    streams = range(first // TEN // GROUPS, (first + rows - 1) // TEN // GROUPS + 1)
+    drawn = np.concatenate([_draws(stream) for stream in streams])[group - streams[0] * GROUPS]
+    test = drawn % TEN
+    valid = (test + 1 + drawn // TEN) % TEN
+    return np.where(place == test, TEST, np.where(place == valid, VALID, TRAIN)).astype(np.uint8)
+
+
+@lru_cache(maxsize=4)
+def _draws(stream: int) -> np.ndarray:
+    """Where in each group the row for testing is, and how many places behind it the one for validation."""
+    return torch.randint(TEN * (TEN - 1), (GROUPS,), generator=generator(0, "split", stream)).numpy()
+
+
+def sizes_before(first: int) -> np.ndarray:
+    """How many of the first rows of the file belong to each split: int64, shape (3,)."""
+    whole = first // TEN
+    rest = split(whole * TEN, first % TEN) if first % TEN else np.zeros(0, np.uint8)
+    return whole * np.array([TEN - 2, 1, 1]) + np.bincount(rest, minlength=len(SPLITS))

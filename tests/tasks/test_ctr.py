@@ -1,0 +1,981 @@
+"""Click-through rate: text into numbers, the exact AUC, the model, and the task around them."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import gzip
+import hashlib
+import io
+import itertools
+import json
+import logging
+import math
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Optimizer
+
+from tasks.ctr import ClickThrough, data, prepare, text
+from tasks.ctr.auc import area_under_curve
+from tasks.ctr.fields import RARE, Tally, fields, hour_of_day, numbers, weekday
+from tasks.ctr.model import WideDeep, build
+from tasks.ctr.split import GROUPS, SPLITS, TEN, TEST, TRAIN, sizes_before, split
+from tmsgd_bench import TMSGD, files
+from tmsgd_bench.data.synthetic import avazu
+from tmsgd_bench.engine import plan, prefix
+from tmsgd_bench.engine.plan import Job
+from tmsgd_bench.engine.runner import run
+from tmsgd_bench.engine.seeding import subset
+from tmsgd_bench.engine.spec import RunOptions, RunSpec
+from tmsgd_bench.errors import ConfigError, DataError, StoreError
+from tmsgd_bench.results import store
+from tmsgd_bench.task import TaskSettings
+
+CONF = Path(__file__).parents[2] / "conf"
+CPU = torch.device("cpu")
+ROWS = 640
+FEW = {name: min(count, 6) for name, count in avazu.VALUES.items()} | {"device_ip": 300, "device_id": 40}
+SMALL = {"embedding": 3, "hidden": [5, 4]}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick() -> Iterator[None]:
+    """One thread, as a run has it by default; and nobody pulls the plug in these tests."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def lines(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """A small file's header and rows."""
+    path = tmp_path_factory.mktemp("lines") / "train.csv"
+    avazu.write_csv(path, ROWS, FEW)
+    return path.read_text().splitlines()
+
+
+@pytest.fixture(scope="module")
+def prepared_folder(tmp_path_factory: pytest.TempPathFactory, lines: list[str]) -> Path:
+    """The same as a data set's folder, to be read only."""
+    return put(tmp_path_factory.mktemp("prepared"), lines)
+
+
+@pytest.fixture(scope="module")
+def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("stand-in") / "avazu"
+    folder.mkdir()
+    avazu.write(folder)
+    return folder
+
+
+def put(root: Path, lines: list[str], name: str = "train.csv", end: str = "\n") -> Path:
+    """A data set's folder with these lines in a file; gzip if its name says so."""
+    folder = root / "avazu"
+    folder.mkdir(parents=True, exist_ok=True)
+    whole = "".join(f"{line}{end}" for line in lines).encode()
+    (folder / name).write_bytes(gzip.compress(whole, 1) if name.endswith(".gz") else whole)
+    return folder
+
+
+def settings(folder: Path, **changes: Any) -> TaskSettings:
+    """Those of a small run; ``changes`` replaces some."""
+    return replace(TaskSettings(folder, None, 16, 0, CPU, SMALL, fingerprint="f"), **changes)
+
+
+def make(
+    folder: Path, min_count: int = 4, hour: str = "value", evaluate_on: str = "test", **changes: Any
+) -> ClickThrough:
+    torch.manual_seed(0)
+    return ClickThrough(settings(folder, **changes), min_count, hour, evaluate_on)
+
+
+def kept(folder: Path, min_count: int = 4, hour: str = "value") -> dict[str, bytes]:
+    """Every file that is prepared from a data set."""
+    found = prepare.prepared(settings(folder), min_count, hour)
+    return {path.name: path.read_bytes() for path in found.iterdir()}
+
+
+def rows_of(folder: Path, name: str, **options: Any) -> tuple[list[list[int]], list[int]]:
+    """A split's ids and clicks."""
+    found = kept(folder, **options)
+    width = len(json.loads(found[prepare.META])["sizes"])
+    ids = np.frombuffer(found[f"{name}.ids"], np.int32).reshape(-1, width)
+    return ids.tolist(), list(found[f"{name}.clicks"])
+
+
+# --- the split -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("first", [0, TEN * GROUPS - 50, 7 * TEN * GROUPS])
+def test_of_every_ten_rows_one_is_for_testing_and_one_for_validation(first: int) -> None:
+    groups = np.sort(split(first, 100).reshape(-1, TEN), axis=1)
+    assert (groups == [0] * 8 + [1, 2]).all()
+
+
+@given(first=st.integers(0, 3 * TEN * GROUPS), rows=st.integers(1, 50))
+@hypothesis_settings(max_examples=60, deadline=None)
+def test_a_rows_split_depends_on_its_number_alone(first: int, rows: int) -> None:
+    whole = split(first, rows)
+    assert whole.shape == (rows,) and whole.dtype == np.uint8
+    assert (np.concatenate([split(first + row, 1) for row in range(rows)]) == whole).all()
+
+
+@given(first=st.integers(0, 400))
+@hypothesis_settings(deadline=None)
+def test_sizes_before_a_row_are_counted(first: int) -> None:
+    counted = np.bincount(split(0, first), minlength=3) if first else np.zeros(3)
+    assert (sizes_before(first) == counted).all()
+
+
+def test_every_place_of_ten_is_drawn_equally_often() -> None:
+    """Within four standard errors, for both splits and for how far they are apart."""
+    member = split(0, TEN * GROUPS).reshape(GROUPS, TEN)
+    valid, test = ((member == number).argmax(axis=1) for number in (1, 2))
+    for places, kinds in ((valid, 10), (test, 10), ((valid - test) % 10 - 1, 9)):
+        counts = np.bincount(places, minlength=kinds)
+        assert (abs(counts - GROUPS / kinds) < 4 * math.sqrt(GROUPS / kinds)).all()
+
+
+# --- text into numbers ---------------------------------------------------------------------------------------------
+
+
+def reference(lines: list[str], min_count: int) -> dict[str, list[dict[str, str]]]:
+    """Every split's rows with rare values replaced by a mark, by Python's own means."""
+    rows = list(csv.DictReader(lines))
+    member = split(0, len(rows))
+    trained = [row for row, own in zip(rows, member, strict=True) if own == TRAIN]
+    counts = {name: Counter(row[name] for row in trained) for name in text.FIELDS}
+    marked = [
+        {name: row[name] if counts[name][row[name]] >= min_count else "rare" for name in text.FIELDS}
+        | {"click": row["click"]}
+        for row in rows
+    ]
+    return {name: [marked[k] for k in np.flatnonzero(member == number)] for number, name in enumerate(SPLITS)}
+
+
+@pytest.mark.parametrize("min_count", [1, 2, 4, 9, 10_000])
+@pytest.mark.parametrize("name", SPLITS)
+def test_numbers_stand_for_the_values_of_the_file(
+    prepared_folder: Path, lines: list[str], min_count: int, name: str
+) -> None:
+    """Rows in their order; equal values of a field, and they alone, have equal numbers; all too rare ones have the
+    field's first; each field's numbers follow those of the field before."""
+    expected = reference(lines, min_count)[name]
+    ids, clicks = rows_of(prepared_folder, name, min_count=min_count)
+    sizes = json.loads(kept(prepared_folder, min_count)[prepare.META])["sizes"]
+    assert list(sizes) == list(text.FIELDS)
+    assert clicks == [int(row["click"]) for row in expected]
+    start = 0
+    for place, (field, size) in enumerate(sizes.items()):
+        meaning = {start + RARE: "rare"}
+        for row, own in zip(expected, ids, strict=True):
+            assert meaning.setdefault(own[place], row[field]) == row[field]
+        assert len(set(meaning.values())) == len(meaning)
+        assert start <= min(meaning) and max(meaning) < start + size
+        start += size
+
+
+@pytest.mark.parametrize("min_count", [1, 4])
+def test_every_number_but_the_rare_one_occurs_in_training(prepared_folder: Path, min_count: int) -> None:
+    """At least so often as the threshold says."""
+    ids = np.array(rows_of(prepared_folder, "train", min_count=min_count)[0])
+    sizes = json.loads(kept(prepared_folder, min_count)[prepare.META])["sizes"]
+    counts, start = np.bincount(ids.ravel(), minlength=sum(sizes.values())), 0
+    for size in sizes.values():
+        assert (counts[start + 1 : start + size] >= min_count).all()
+        start += size
+
+
+def test_a_value_that_only_the_test_split_has_gets_the_rare_number(tmp_path: Path, lines: list[str]) -> None:
+    row = int(np.flatnonzero(split(0, ROWS) == TEST)[3])
+    cells = lines[row + 1].split(",")
+    cells[text.COLUMNS.index("C14")], cells[text.COLUMNS.index("site_id")] = "-77", "new-site"
+    ids, _ = rows_of(put(tmp_path, [*lines[: row + 1], ",".join(cells), *lines[row + 2 :]]), "test")
+    sizes = json.loads(kept(tmp_path / "avazu")[prepare.META])["sizes"]
+    for name in ("C14", "site_id"):
+        place = text.FIELDS.index(name)
+        assert ids[3][place] == sum(list(sizes.values())[:place]) + RARE
+
+
+def shuffled(lines: list[str]) -> list[str]:
+    """The columns the other way round."""
+    return [",".join(line.split(",")[::-1]) for line in lines]
+
+
+WRITINGS: dict[str, Callable[[Path, list[str]], Path]] = {
+    "gzip": lambda root, lines: put(root, lines, "train.gz"),
+    "carriage returns": lambda root, lines: put(root, lines, end="\r\n"),
+    "gzip under another name": lambda root, lines: (
+        put(root, lines, "train.gz").rename(root / "moved") and _renamed(root)
+    ),
+    "columns in another order": lambda root, lines: put(root, shuffled(lines)),
+}
+
+
+def _renamed(root: Path) -> Path:
+    folder = (root / "moved").rename(root / "avazu")
+    (folder / "train.gz").rename(folder / "train.csv")
+    return folder
+
+
+@pytest.mark.parametrize("writing", WRITINGS)
+def test_the_same_rows_written_otherwise_give_the_same_bytes(
+    tmp_path: Path, prepared_folder: Path, lines: list[str], writing: str
+) -> None:
+    assert kept(WRITINGS[writing](tmp_path, lines)) == kept(prepared_folder)
+
+
+def test_the_last_line_needs_no_line_end(tmp_path: Path, prepared_folder: Path, lines: list[str]) -> None:
+    path = put(tmp_path, lines) / "train.csv"
+    path.write_bytes(path.read_bytes()[:-1])
+    assert kept(path.parent) == kept(prepared_folder)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("size", [1, 150, 1000, 30_000, 1 << 20])
+def test_the_size_of_blocks_and_the_number_of_threads_change_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prepared_folder: Path, lines: list[str], size: int, threads: int
+) -> None:
+    expected = kept(prepared_folder)
+    some = lines if size > 200 else lines[:60]  # a block for each line takes a while
+    if some is not lines:
+        expected = kept(put(tmp_path / "whole", some))
+    monkeypatch.setattr(text, "BLOCK_BYTES", size)
+    monkeypatch.setattr(prepare, "WORKERS", threads)
+    assert kept(put(tmp_path / "blocks", some)) == expected
+
+
+def test_the_split_hour_is_the_hour_of_the_day_and_the_weekday(tmp_path: Path) -> None:
+    """Against Python's calendar, over a leap day and New Year."""
+    times = [datetime(2016, 2, 28) + timedelta(hours=7 * step) for step in range(2000)]
+    hours = np.array([int(time.strftime("%y%m%d%H")) for time in times])
+    assert hour_of_day(hours).tolist() == [time.hour for time in times]
+    assert weekday(hours).tolist() == [time.weekday() for time in times]
+
+
+def test_a_split_hour_takes_the_place_of_the_hour(prepared_folder: Path, lines: list[str]) -> None:
+    assert [field.name for field in fields("split")] == ["hour_of_day", "weekday", *text.FIELDS[1:]]
+    ids = np.array(rows_of(prepared_folder, "test", min_count=1, hour="split")[0])
+    expected = [
+        (int(row["hour"]) % 100, datetime.strptime(row["hour"], "%y%m%d%H").weekday())
+        for row in reference(lines, 1)["test"]
+        if row["hour"] != "rare"
+    ]
+    assert len(expected) > 10 and ids.shape[1] == 23
+    shown = [
+        tuple(own)
+        for own, row in zip(ids[:, :2].tolist(), reference(lines, 1)["test"], strict=True)
+        if row["hour"] != "rare"
+    ]
+    assert len(set(zip(shown, expected, strict=True))) == len(set(shown)) == len(set(expected))
+
+
+@given(
+    st.lists(st.lists(st.tuples(st.integers(-9, 9), st.integers(1, 5)), max_size=12), max_size=12), st.integers(1, 12)
+)
+def test_a_tally_counts_as_a_counter_does(lists: list[list[tuple[int, int]]], min_count: int) -> None:
+    """However its lists are merged."""
+    counter: Counter[int] = Counter()
+    for pending in (1, 5, 1000):
+        tally, counter = Tally(pending), Counter()
+        for entries in lists:
+            tally.add(np.array([k for k, _ in entries], np.int64), np.array([n for _, n in entries], np.int32))
+            for key, count in entries:
+                counter[key] += count
+        assert tally.frequent(min_count).tolist() == sorted(k for k, n in counter.items() if n >= min_count)
+
+
+@given(st.sets(st.integers(-9, 9)), st.lists(st.integers(-12, 12)))
+def test_a_values_number_is_its_place_in_the_vocabulary(known: set[int], keys: list[int]) -> None:
+    vocabulary = sorted(known)
+    expected = [vocabulary.index(key) + 1 if key in known else RARE for key in keys]
+    found = numbers(np.array(vocabulary, np.int64), np.array(keys, np.int64))
+    assert found.tolist() == expected and found.dtype == np.int32
+
+
+# --- bad files -----------------------------------------------------------------------------------------------------
+
+
+def changed(line: str, **cells: str) -> str:
+    """A line with other values in some columns."""
+    own = line.split(",")
+    for name, value in cells.items():
+        own[text.COLUMNS.index(name)] = value
+    return ",".join(own)
+
+
+BAD_LINES: dict[str, tuple[Callable[[str], str], str]] = {
+    "a column too few": (lambda line: line.rpartition(",")[0], "has 23 columns in place of 24"),
+    "a column too many": (lambda line: line + ",0", "has 25 columns in place of 24"),
+    "blank": (lambda line: "", "has 1 columns in place of 24"),
+    "click of 2": (lambda line: changed(line, click="2"), "has the click '2', which must be 0 or 1"),
+    "no click": (lambda line: changed(line, click=""), "has the click '', which must be 0 or 1"),
+    "click as a fraction": (lambda line: changed(line, click="1.0"), "has the click '1.0', which must be 0 or 1"),
+    "short site": (lambda line: changed(line, site_id="abc"), "has the site_id 'abc', which must be 8 characters"),
+    "word": (lambda line: changed(line, C14="x1"), "has the C14 'x1', which must be a whole number"),
+    "empty": (lambda line: changed(line, C21=""), "has the C21 '', which must be a whole number"),
+    "large": (
+        lambda line: changed(line, C20="9999999999"),
+        "has the C20 '9999999999', which must be a whole number of 32",
+    ),
+    "hour": (lambda line: changed(line, hour="14102199"), "has the hour '14102199', which must be YYMMDDHH"),
+    "carriage return": (lambda line: line[:-1] + "\r" + line[-1:], "carriage return within it|columns in place of 24"),
+}
+
+
+@pytest.mark.parametrize("row", [0, 1, 333, ROWS - 1])
+@pytest.mark.parametrize("kind", BAD_LINES)
+def test_a_bad_line_is_named_by_file_and_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: list[str], kind: str, row: int
+) -> None:
+    """In whichever block it is, and nothing is left of the attempt but what the next one can use."""
+    monkeypatch.setattr(text, "BLOCK_BYTES", 20_000)
+    spoil, expected = BAD_LINES[kind]
+    bad = [*lines[: row + 1], spoil(lines[row + 1]), *lines[row + 2 :]]
+    folder = put(tmp_path, bad)
+    with pytest.raises(DataError, match=expected) as raised:
+        kept(folder)
+    message = str(raised.value)
+    assert message.startswith(f"{folder / 'train.csv'} in line {row + 2} ")
+    assert "put train.gz of https://www.kaggle.com" in message and str(folder) in message
+    assert {path.suffix for path in (tmp_path / ".cache").iterdir()} == {".parts", ".lock"}
+
+
+def test_the_first_of_several_bad_lines_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: list[str]
+) -> None:
+    monkeypatch.setattr(text, "BLOCK_BYTES", 1000)
+    bad = [line + ",0" if number in (50, 300, 301) else line for number, line in enumerate(lines, start=1)]
+    with pytest.raises(DataError, match=r"in line 50 has 25 columns"):
+        kept(put(tmp_path, bad))
+
+
+def without(lines: list[str], *names: str) -> list[str]:
+    dropped = [text.COLUMNS.index(name) for name in names]
+    return [",".join(c for k, c in enumerate(line.split(",")) if k not in dropped) for line in lines]
+
+
+BAD_FILES: dict[str, tuple[Callable[[list[str]], bytes], str]] = {
+    "empty": (lambda lines: b"", "is empty"),
+    "header alone": (lambda lines: lines[0].encode(), "holds no rows"),
+    "Kaggle's test file": (
+        lambda lines: "\n".join(without(lines, "click")).encode(),
+        "lacks the columns click in line 1",
+    ),
+    "two columns missing": (
+        lambda lines: "\n".join(without(lines, "C1", "hour")).encode(),
+        "lacks the columns hour, C1",
+    ),
+    "a column twice": (
+        lambda lines: "\n".join(f"{line},{k}" for k, line in enumerate(lines)).encode(),
+        "has 25 columns",
+    ),
+    "no header": (lambda lines: "\n".join(lines[1:]).encode(), "lacks the columns id, click"),
+    "gzip cut off": (
+        lambda lines: gzip.compress("\n".join(lines).encode())[:-3000],
+        "is damaged or cut off after line",
+    ),
+    "gzip without its end": (lambda lines: gzip.compress("\n".join(lines).encode())[:-8], "is damaged or cut off"),
+    "gzip altered": (
+        lambda lines: _alter(gzip.compress("\n".join(lines).encode())),
+        "(is damaged|cannot be read|in line)",
+    ),
+    "images": (lambda lines: b"\x89PNG\r\n\x1a\n\x00\xff\n", "lacks the columns id"),
+}
+
+
+def _alter(packed: bytes) -> bytes:
+    middle = len(packed) // 2
+    return packed[:middle] + bytes(255 - byte for byte in packed[middle : middle + 20]) + packed[middle + 20 :]
+
+
+@pytest.mark.parametrize("kind", BAD_FILES)
+def test_a_file_that_cannot_be_used_is_named_with_the_fix(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: list[str], kind: str
+) -> None:
+    monkeypatch.setattr(text, "BLOCK_BYTES", 20_000)
+    spoil, expected = BAD_FILES[kind]
+    folder = put(tmp_path, [])
+    (folder / "train.csv").write_bytes(spoil(lines))
+    with pytest.raises(DataError, match=expected) as raised:
+        kept(folder)
+    assert str(raised.value).startswith(str(folder / "train.csv"))
+    assert str(raised.value).count("put train.gz") == 1
+
+
+def test_a_missing_file_is_named_with_the_fix(tmp_path: Path) -> None:
+    (tmp_path / "avazu").mkdir()
+    with pytest.raises(DataError, match=r"train\.gz cannot be read \(No such file.*put train\.gz of"):
+        kept(tmp_path / "avazu")
+
+
+@pytest.mark.parametrize("size", [20_000, 1 << 20])
+@pytest.mark.parametrize("row", [1, 200, 639])
+def test_an_hour_that_goes_back_is_told_once_with_its_line(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    lines: list[str],
+    row: int,
+    size: int,
+) -> None:
+    """The rows are used all the same: no split depends on the time."""
+    monkeypatch.setattr(text, "BLOCK_BYTES", size)
+    late = [changed(line, hour="14102023") if number > row else line for number, line in enumerate(lines)]
+    with caplog.at_level(logging.WARNING):
+        kept(put(tmp_path, late))
+    (message,) = [record.getMessage() for record in caplog.records if "goes back" in record.getMessage()]
+    assert f"goes back in line {row + 2}" in message
+
+
+def test_an_hour_that_goes_back_between_two_blocks_is_told_with_its_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, lines: list[str]
+) -> None:
+    monkeypatch.setattr(text, "BLOCK_BYTES", 8000)
+    folder = put(tmp_path, lines)
+    third = [block.first for block in text.read_blocks(folder / "train.csv")][2]
+    put(tmp_path, [changed(line, hour="14102100") if number > third else line for number, line in enumerate(lines)])
+    with caplog.at_level(logging.WARNING):
+        kept(folder)
+    assert f"goes back in line {third + 2}," in caplog.text
+
+
+def test_a_file_in_order_gets_no_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture, lines: list[str]) -> None:
+    with caplog.at_level(logging.INFO):
+        kept(put(tmp_path, lines))
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert f"has {ROWS} rows (the whole of Avazu: 40,428,967)" in caplog.text
+
+
+@pytest.mark.parametrize("clicks", ["0", "1"])
+def test_rows_of_one_kind_alone_are_refused(tmp_path: Path, lines: list[str], clicks: str) -> None:
+    folder = put(tmp_path, [lines[0], *(changed(line, click=clicks) for line in lines[1:])])
+    with pytest.raises(DataError, match=r"training split .* only clicks or none among 512 rows"):
+        make(folder)
+
+
+def test_too_few_rows_for_a_test_split_are_refused(tmp_path: Path, lines: list[str]) -> None:
+    first = int(np.flatnonzero(split(0, 10) == TEST)[0])
+    with pytest.raises(DataError, match=r"(test split has no rows|only clicks or none)"):
+        make(put(tmp_path, lines[: first + 1]))
+
+
+# --- what is kept on the disk --------------------------------------------------------------------------------------
+
+
+def test_rows_are_prepared_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: list[str]) -> None:
+    folder = put(tmp_path, lines)
+    first = kept(folder)
+    monkeypatch.setattr(prepare, "parse", lambda block: pytest.fail("parsed again"))
+    assert kept(folder) == first
+    assert not list((tmp_path / ".cache").glob("*.parts"))
+
+
+@pytest.mark.parametrize("name", ["train.ids", "test.clicks"])
+@pytest.mark.parametrize("damage", ["altered", "cut off", "missing"])
+def test_damaged_rows_are_made_anew_and_it_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, lines: list[str], name: str, damage: str
+) -> None:
+    folder = put(tmp_path, lines)
+    first, path = kept(folder), prepare.prepared(settings(folder), 4, "value") / name
+    whole = path.read_bytes()
+    spoilt = {"altered": bytes([whole[0] ^ 1]) + whole[1:], "cut off": whole[:-1]}
+    if damage == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(spoilt[damage])
+    with caplog.at_level(logging.WARNING):
+        assert kept(folder) == first
+    assert "is damaged and is made anew" in caplog.text
+
+
+class Killed(BaseException):
+    """Stands for a signal."""
+
+
+@pytest.mark.parametrize("stage", ["parse", "numbers", "_describe"])
+def test_an_interrupted_preparation_goes_on_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prepared_folder: Path, lines: list[str], stage: str
+) -> None:
+    """What was parsed is not parsed again, and the result is the same."""
+    monkeypatch.setattr(text, "BLOCK_BYTES", 8000)
+    folder, parsed, parse = put(tmp_path, lines), [], prepare.parse
+    with monkeypatch.context() as patch:
+        own, calls = getattr(prepare, stage), itertools.count()
+
+        def killed(*arguments: Any) -> Any:
+            if next(calls) == (5 if stage == "parse" else 0):
+                raise Killed
+            return own(*arguments)
+
+        patch.setattr(prepare, stage, killed)
+        with pytest.raises(Killed):
+            kept(folder)
+    done = {int(path.name[:5]) for path in (tmp_path / ".cache").glob("*.parts/*.npz")}
+    monkeypatch.setattr(prepare, "parse", lambda block: parsed.append(block.number) or parse(block))
+    assert kept(folder) == kept(prepared_folder)
+    assert len(done) >= 5 and done.isdisjoint(parsed)
+    assert done | set(parsed) == set(range(len(done) + len(parsed)))
+
+
+def test_parts_of_other_text_are_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prepared_folder: Path, lines: list[str]
+) -> None:
+    """The file was replaced between two attempts."""
+    monkeypatch.setattr(text, "BLOCK_BYTES", 8000)
+    folder = put(tmp_path, [*lines[:-1], lines[-1] + ",0"])
+    with pytest.raises(DataError, match="25 columns"):
+        kept(folder)
+    assert list((tmp_path / ".cache").glob("*.parts/*.npz"))
+    put(tmp_path, [lines[0], *lines[:0:-1]])
+    expected = kept(put(tmp_path / "fresh", [lines[0], *lines[:0:-1]]))
+    assert kept(folder) == expected != kept(prepared_folder)
+
+
+def test_a_damaged_part_is_named_with_the_fix(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: list[str]
+) -> None:
+    monkeypatch.setattr(text, "BLOCK_BYTES", 8000)
+    folder = put(tmp_path, [*lines[:-1], lines[-1] + ",0"])
+    with pytest.raises(DataError, match="25 columns"):
+        kept(folder)
+    part = min((tmp_path / ".cache").glob("*.parts/*.npz"))
+    part.write_bytes(part.read_bytes()[:-300])
+    with pytest.raises(DataError, match=r"00000-0-.*is damaged: delete .*\.parts and start again"):
+        kept(folder)
+
+
+def test_a_full_disk_is_told_with_the_fix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: list[str]) -> None:
+    def full(path: Path, write: Any) -> None:
+        raise StoreError("No space left on device")
+
+    monkeypatch.setattr(files, "write_atomically", full)
+    with pytest.raises(
+        DataError, match=r"cannot keep the rows of avazu .*free some space or choose another data\.root"
+    ):
+        kept(put(tmp_path, lines))
+
+
+# --- the exact AUC -------------------------------------------------------------------------------------------------
+
+
+def pairs_won(scores: Tensor, labels: Tensor) -> float:
+    """The definition: over all pairs, in double precision."""
+    wins = scores[labels == 1].double()[:, None] - scores[labels == 0].double()[None]
+    return float(((wins > 0).double() + 0.5 * (wins == 0).double()).mean())
+
+
+cases = st.lists(st.tuples(st.integers(-3, 3), st.booleans()), min_size=2, max_size=60).filter(
+    lambda rows: len({label for _, label in rows}) == 2
+)
+
+
+@given(cases)
+def test_the_area_is_the_share_of_pairs_won_with_ties(rows: list[tuple[int, bool]]) -> None:
+    scores, labels = (
+        torch.tensor([float(s) for s, _ in rows]),
+        torch.tensor([int(k) for _, k in rows], dtype=torch.uint8),
+    )
+    assert area_under_curve(scores, labels) == pytest.approx(pairs_won(scores, labels), rel=1e-14)
+
+
+@pytest.mark.parametrize("levels", [2, 50, 10**9])
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_the_area_does_not_depend_on_the_order_of_rows(levels: int, device: str) -> None:
+    """To the last bit; and a strictly rising function of the scores changes nothing."""
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
+    draw = torch.Generator().manual_seed(levels)
+    scores = torch.randint(0, levels, (4000,), generator=draw).double().to(device)
+    labels = (torch.rand(4000, generator=draw) < 0.2).to(device)
+    found = area_under_curve(scores, labels)
+    assert found == pytest.approx(pairs_won(scores, labels), rel=1e-13)
+    order = torch.randperm(4000, generator=draw).to(device)
+    assert area_under_curve(scores[order], labels[order]) == found == area_under_curve(3 * scores - 7, labels)
+    assert area_under_curve(-scores, labels) == pytest.approx(1.0 - found, rel=1e-13)
+
+
+def test_the_area_agrees_with_torchmetrics() -> None:
+    from torchmetrics.functional.classification import binary_auroc
+
+    draw = torch.Generator().manual_seed(1)
+    scores = torch.randint(0, 30, (3000,), generator=draw) / 30
+    labels = (torch.rand(3000, generator=draw) < scores).long()
+    assert area_under_curve(scores, labels) == pytest.approx(float(binary_auroc(scores, labels)), rel=1e-5)
+
+
+def test_the_area_agrees_with_scikit_learn() -> None:
+    metrics = pytest.importorskip("sklearn.metrics", reason="needs scikit-learn")
+    draw = torch.Generator().manual_seed(1)
+    scores = torch.randint(0, 30, (3000,), generator=draw) / 30
+    labels = (torch.rand(3000, generator=draw) < scores).long()
+    assert area_under_curve(scores, labels) == pytest.approx(metrics.roc_auc_score(labels, scores), rel=1e-12)
+
+
+@pytest.mark.parametrize("scores", [[0.1, 0.2], [0.1, math.nan]])
+@pytest.mark.parametrize("labels", [[0, 0], [1, 1], [0, 1]])
+def test_the_area_is_undefined_without_both_kinds_or_with_a_nan(scores: list[float], labels: list[int]) -> None:
+    found = area_under_curve(torch.tensor(scores), torch.tensor(labels))
+    assert math.isnan(found) == (len(set(labels)) == 1 or math.isnan(scores[1]))
+
+
+# --- model ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rows", "inputs", "width", "hidden"), [(900, 22, 16, (256, 128)), (9, 2, 3, ()), (9, 2, 3, (5,))]
+)
+def test_parameter_counts_follow_the_formula(rows: int, inputs: int, width: int, hidden: tuple[int, ...]) -> None:
+    widths = [inputs * width, *hidden, 1]
+    layers = sum((one + 1) * other for one, other in itertools.pairwise(widths))
+    model = WideDeep(rows, inputs, width, hidden)
+    assert sum(p.numel() for p in model.parameters()) == rows * (width + 1) + layers
+
+
+@pytest.mark.parametrize("kind", [torch.int32, torch.int64])
+def test_the_output_is_the_sum_of_both_parts(kind: torch.dtype) -> None:
+    """Against sums and matrix products written out, in double precision."""
+    torch.manual_seed(0)
+    model = WideDeep(9, 2, 3, (5,)).double()
+    with torch.no_grad():
+        model.wide.weight.normal_()
+    ids = torch.tensor([[0, 7], [3, 3], [8, 1]], dtype=kind)
+    first, last = (layer for layer in model.deep if isinstance(layer, nn.Linear))
+    for row, odds in zip(ids.tolist(), model(ids), strict=True):
+        joined = torch.cat([model.vectors.weight[k] for k in row])
+        units = (first.weight @ joined + first.bias).clamp(min=0)
+        expected = sum(model.wide.weight[k, 0] for k in row) + last.weight[0] @ units + last.bias[0]
+        torch.testing.assert_close(odds, expected, rtol=1e-12, atol=1e-14)
+
+
+def test_the_wide_part_starts_at_zero_and_the_vectors_as_torchs() -> None:
+    torch.manual_seed(0)
+    model = WideDeep(4000, 2, 16, (5,))
+    assert not model.wide.weight.any()
+    torch.manual_seed(0)
+    assert torch.equal(model.vectors.weight, nn.Embedding(4000, 16).weight)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"embedding": 3}, "has the settings embedding and hidden, not embedding"),
+        ({"embedding": 3, "hidden": [2], "dropout": 0.1}, "not dropout, embedding, hidden"),
+        ({"embedding": 0, "hidden": [2]}, r"model\.embedding must be a whole number >= 1"),
+        ({"embedding": 3, "hidden": 5}, r"model\.hidden must be a list"),
+        ({"embedding": 3, "hidden": [5, 0]}, r"each of model\.hidden must be"),
+    ],
+)
+def test_settings_of_the_model_that_cannot_be_used_are_refused(options: dict[str, Any], named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        build(options, 9, 2)
+
+
+# --- rows that a batch does not touch ------------------------------------------------------------------------------
+
+SWINGS = (0.5, 0.25, -0.125, -0.1875, -0.03125, 0.078125, 0.0546875)
+"""How far a row is beyond its new place, in units of the move there, 1, 2, … steps after its only gradient."""
+
+
+def test_an_untouched_row_swings_about_where_sgd_leaves_it() -> None:
+    """What docs/tasks/ctr.md says: the history carries on by half, swings back, and adds up to nothing."""
+    table = nn.Embedding(2, 1).double()
+    start, optimizer = table.weight.detach().clone(), TMSGD(table.parameters(), lr=0.1)
+    for step in range(60):
+        optimizer.zero_grad()
+        row = torch.tensor([0 if step == 2 else 1])  # two steps fill the history
+        (3.0 * table(row)).sum().backward()
+        optimizer.step()
+        if 2 < step < 3 + len(SWINGS):
+            beyond = (table.weight[0] - start[0]) / -0.3 - 1.0
+            torch.testing.assert_close(beyond.item(), SWINGS[step - 3], rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(table.weight[0], start[0] - 0.3, rtol=0, atol=1e-8)
+
+
+def test_plain_sgd_leaves_untouched_rows_alone(prepared_folder: Path) -> None:
+    task = make(prepared_folder)
+    optimizer = torch.optim.SGD(task.model.parameters(), lr=0.1)
+    before, seen = task.model.vectors.weight.detach().clone(), set()
+    for batch in itertools.islice(task.batches(0), 3):
+        task.training_step(batch, {"wide_deep": optimizer})
+        seen |= set(batch[0].unique().tolist())
+    moved = (task.model.vectors.weight != before).any(dim=1).nonzero().flatten().tolist()
+    assert set(moved) <= seen and len(moved) > len(seen) / 2 and len(seen) < len(before)
+
+
+# --- task ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_task_declares_what_it_measures(prepared_folder: Path) -> None:
+    task = make(prepared_folder)
+    assert [(m.name, m.direction) for m in task.metrics] == [
+        ("auc", "max"),
+        ("log_loss", "min"),
+        ("calibration_error", "min"),
+    ]
+    with torch.no_grad():
+        assert set(task.evaluate()) == {m.name for m in task.metrics}
+
+
+def test_the_task_has_one_module_and_counts_its_steps(prepared_folder: Path) -> None:
+    task = make(prepared_folder, batch_size=7, data_limit=50)
+    assert task.modules == {"wide_deep": task.model}
+    assert (task.train_size, task.steps_per_epoch) == (50, 8)
+
+
+def flat(batches: Iterator[tuple[Tensor, Tensor]]) -> list[tuple[tuple[int, ...], float]]:
+    """Every example of an epoch, in order."""
+    return [(tuple(i.tolist()), float(c)) for ids, clicks in batches for i, c in zip(ids, clicks, strict=True)]
+
+
+@pytest.mark.parametrize("gathered", [1, 20, 1 << 14])
+@pytest.mark.parametrize("size", [1, 7, 50, 64])
+def test_an_epoch_covers_every_example_once(
+    prepared_folder: Path, monkeypatch: pytest.MonkeyPatch, size: int, gathered: int
+) -> None:
+    """Whatever is gathered at once; the examples are those that the seeded limit keeps."""
+    monkeypatch.setattr("tasks.ctr.task.GATHERED", gathered)
+    task, whole = make(prepared_folder, batch_size=size, data_limit=50), make(prepared_folder)
+    batches = list(task.batches(0))
+    assert [len(clicks) for _, clicks in batches[:-1]] == [size] * (task.steps_per_epoch - 1)
+    rows = subset(len(whole.train), 50)
+    expected = [(tuple(whole.train.ids[k].tolist()), float(whole.train.clicks[k])) for k in rows]
+    assert sorted(flat(iter(batches))) == sorted(expected)
+    assert {ids.dtype for ids, _ in batches} == {torch.int32} and {c.dtype for _, c in batches} == {torch.float32}
+
+
+def test_batches_depend_on_seed_and_epoch_alone(prepared_folder: Path) -> None:
+    """Not on the global generators, which they leave alone, on what was asked before, or on the batch size."""
+    task = make(prepared_folder, data_limit=50)
+    orders = {epoch: flat(task.batches(epoch)) for epoch in range(3)}
+    other = make(prepared_folder, data_limit=50, batch_size=3)
+    torch.manual_seed(99)
+    before = torch.get_rng_state()
+    assert {epoch: flat(other.batches(epoch)) for epoch in (2, 0, 1)} == orders
+    assert torch.equal(torch.get_rng_state(), before)
+    reseeded = make(prepared_folder, data_limit=50, seed=1)
+    assert orders[0] != orders[1] != orders[2] != orders[0] != flat(reseeded.batches(0))
+
+
+def test_the_loss_is_the_mean_cross_entropy(prepared_folder: Path) -> None:
+    task = make(prepared_folder)
+    ids, clicks = next(task.batches(0))
+    chances = task.model(ids).double().sigmoid()
+    expected = -(clicks * chances.log() + (1 - clicks) * (1 - chances).log()).mean()
+    assert float(task.loss((ids, clicks)).detach()) == pytest.approx(float(expected.detach()), rel=1e-6)
+
+
+@pytest.mark.parametrize("evaluate_on", ["test", "valid"])
+@pytest.mark.parametrize("size", [1, 17, 8192])
+@torch.no_grad()
+def test_evaluation_agrees_with_a_computation_by_hand(
+    prepared_folder: Path, monkeypatch: pytest.MonkeyPatch, size: int, evaluate_on: str
+) -> None:
+    monkeypatch.setattr("tasks.ctr.task.EVALUATION_BATCH", size)
+    task = make(prepared_folder, evaluate_on=evaluate_on)
+    ids, clicks = (torch.tensor(part) for part in rows_of(prepared_folder, evaluate_on))
+    odds = task.model(ids).double()
+    found = task.evaluate()
+    assert found["auc"] == pytest.approx(pairs_won(odds, clicks), abs=1e-3)  # rounding may swap scores that are near
+    expected = F.binary_cross_entropy(odds.sigmoid(), clicks.double())
+    assert found["log_loss"] == pytest.approx(float(expected), rel=1e-6)
+    ratio = float(odds.sigmoid().mean() / clicks.double().mean())
+    assert found["calibration_error"] == pytest.approx(abs(ratio - 1), rel=1e-5)
+
+
+@torch.no_grad()
+def test_evaluation_changes_nothing_and_remembers_nothing(prepared_folder: Path) -> None:
+    task = make(prepared_folder)
+    weights, stream = copy.deepcopy(task.model.state_dict()), torch.get_rng_state()
+    first = task.evaluate()
+    assert task.evaluate() == first
+    assert torch.equal(torch.get_rng_state(), stream)
+    assert all(torch.equal(weights[name], value) for name, value in task.model.state_dict().items())
+
+
+OPTIMIZERS: dict[str, Callable[[Any], Optimizer]] = {
+    "SGD": lambda p: torch.optim.SGD(p, lr=0.05),
+    "TM-SGD": lambda p: TMSGD(p, lr=0.05, switch_step=50),
+    "Adam": lambda p: torch.optim.Adam(p, lr=0.01, fused=True),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_the_stand_in_can_be_learnt(stand_in: Path, name: str) -> None:
+    """Better than guessing, by far; and the loss falls below that of the best constant answer."""
+    task = make(stand_in, batch_size=32, model={"embedding": 8, "hidden": [16]})
+    optimizers = {"wide_deep": OPTIMIZERS[name](task.model.parameters())}
+    share = float(task.train.clicks.double().mean())
+    entropy = -share * math.log(share) - (1 - share) * math.log(1 - share)
+    for epoch in range(2):
+        losses = [float(task.training_step(batch, optimizers)["loss"]) for batch in task.batches(epoch)]
+    with torch.no_grad():
+        found = task.evaluate()
+    assert found["auc"] > 0.65
+    assert sum(losses) / len(losses) < entropy
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"min_count": 0}, r"task\.min_count must be a whole number >= 1"),
+        ({"hour": "raw"}, r"task\.hour must be value or split, not 'raw'"),
+        ({"evaluate_on": "train"}, r"task\.evaluate_on must be test or valid, not 'train'"),
+    ],
+)
+def test_an_option_that_cannot_be_used_is_refused(prepared_folder: Path, options: dict[str, Any], named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        make(prepared_folder, **options)
+
+
+def test_the_protocols_are_the_papers_as_printed_and_as_read() -> None:
+    values = yaml.safe_load((CONF / "task/ctr.yaml").read_text(encoding="utf-8"))
+    printed = {"epochs": 20, "lr": 0.001, "batch_size": 256, "switch_epoch": 15, "schedule": None}
+    assert values["table2"] == values["corrected"] == printed
+    model = yaml.safe_load((CONF / "model/wide_deep.yaml").read_text(encoding="utf-8"))
+    assert (model["embedding"], model["hidden"]) == (16, [256, 128])
+
+
+@pytest.mark.skipif(
+    "TMSGD_DATA" not in os.environ, reason="needs real rows: set TMSGD_DATA to the folder of the data sets"
+)
+def test_real_rows_can_be_prepared(tmp_path: Path) -> None:
+    """Any real train.csv of moderate size: its splits are 8 : 1 : 1, and a sixth of its rows are clicks."""
+    real = Path(os.environ["TMSGD_DATA"]) / "avazu/train.csv"
+    if not real.is_file() or real.stat().st_size > 1 << 28:
+        pytest.skip(f"needs {real}, of 256 MiB at most")
+    (tmp_path / "avazu").mkdir()
+    (tmp_path / "avazu/train.csv").symlink_to(real)
+    meta = json.loads(kept(tmp_path / "avazu")[prepare.META])
+    rows = sum(meta["rows"].values())
+    assert rows == sum(1 for _ in real.open("rb")) - 1
+    assert all(
+        abs(size - rows * share) <= 2 for size, share in zip(meta["rows"].values(), (0.8, 0.1, 0.1), strict=True)
+    )
+    loaded = data.load(settings(tmp_path / "avazu"), 4, "value", "test")
+    assert 0.1 < float(loaded.train.clicks.double().mean()) < 0.25
+
+
+# --- the stand-in --------------------------------------------------------------------------------------------------
+
+GOLDEN = {1: "c6dbf7c022e975235dcd77a1049223c3c298cdb3364b4c24f9bc51790cd1d951"}
+"""SHA-256 of the file of each version."""
+
+
+def test_the_stand_ins_bytes_are_those_of_its_version(stand_in: Path) -> None:
+    """If this fails, a change here (or of NumPy's streams) has changed the stand-in: raise ``VERSION``."""
+    assert hashlib.sha256((stand_in / "train.csv").read_bytes()).hexdigest() == GOLDEN[avazu.VERSION]
+
+
+def test_the_stand_in_has_the_real_columns_and_order(stand_in: Path) -> None:
+    rows = pd.read_csv(stand_in / "train.csv", dtype=str)
+    assert tuple(rows.columns) == avazu.COLUMNS == text.COLUMNS
+    assert len(rows) == avazu.ROWS and tuple(avazu.HEXADECIMAL) == text.HEXADECIMAL
+    assert rows["hour"].astype(int).is_monotonic_increasing
+    assert {text.is_hour(int(hour)) for hour in rows["hour"]} == {True}
+    for name in text.HEXADECIMAL:
+        assert rows[name].str.fullmatch("[0-9a-f]{8}").all()
+    assert 0.15 < (rows["click"] == "1").mean() < 0.3
+
+
+@pytest.mark.parametrize("chunk", [100, 1000])
+def test_rows_of_any_number_can_be_written(tmp_path: Path, chunk: int) -> None:
+    avazu.write_csv(tmp_path / "some.csv", 730, avazu.VALUES, chunk)
+    rows = pd.read_csv(io.BytesIO((tmp_path / "some.csv").read_bytes()), dtype=str)
+    assert len(rows) == 730 and (rows["hour"].iloc[0], rows["hour"].iloc[-1]) == ("14102100", "14103023")
+    assert rows["device_ip"].nunique() > 600
+
+
+# --- runs ----------------------------------------------------------------------------------------------------------
+
+EPOCHS, SWITCH, STEPS = 4, 2, 5
+SPECS: dict[str, dict[str, Any]] = {
+    "sgd": {"_target_": "torch.optim.SGD"},
+    "tmsgd": {"_target_": "tmsgd_bench.optim.TMSGD", "switch_epoch": SWITCH},
+    "tmsgdm": {"_target_": "tmsgd_bench.optim.TMSGD", "switch_epoch": SWITCH, "momentum": 0.9},
+}
+
+
+class Killable(ClickThrough):
+    """Raises at one (epoch, step)."""
+
+    at: tuple[int, int] | None = None
+
+    def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        for step, batch in enumerate(super().batches(epoch)):
+            if (epoch, step) == self.at:
+                raise Killed
+            yield batch
+
+
+def make_spec(optimizer: str, **options: Any) -> RunSpec:
+    own = {"name": optimizer, "label": optimizer, "lr": 0.05, **SPECS[optimizer], **options}
+    task, limited = {"name": "ctr", "dataset": "avazu"}, {"kind": "synthetic", "limit": 80, "fingerprint": "f"}
+    return RunSpec(task, {"name": "wide_deep"}, limited, own, EPOCHS, 16, None, 0)
+
+
+def run_options(root: Path, share: bool = False) -> RunOptions:
+    return RunOptions(root, device="cpu", checkpoint_seconds=0.0, progress="log", share_prefix=share)
+
+
+def train(root: Path, folder: Path, spec: RunSpec, at: tuple[int, int] | None = None, share: bool = False) -> None:
+    def task(device: torch.device) -> Killable:
+        made = Killable(settings(folder, data_limit=80, seed=spec.seed), 4, "value", "test")
+        made.at = at
+        return made
+
+    run(spec, run_options(root, share), task)
+
+
+def outcome(root: Path, spec: RunSpec) -> dict[str, Any]:
+    """Weights, metrics and history, without the seconds."""
+    values = files.read_json(root / spec.run_id / store.RESULT)
+    assert values is not None and values["status"] == "done"
+    history = pd.read_parquet(root / spec.run_id / store.HISTORY).drop(columns="training_seconds")
+    return {"weights": values["weights_sha256"], "final": values["final"], "history": history.to_dict("list")}
+
+
+@pytest.mark.parametrize("optimizer", ["tmsgd", "tmsgdm"])
+def test_a_killed_run_ends_with_the_same_bits(optimizer: str, prepared_folder: Path, tmp_path: Path) -> None:
+    """Killed in the first epoch, before and after the switch, and in the last one."""
+    spec = make_spec(optimizer)
+    train(tmp_path / "whole", prepared_folder, spec)
+    for at in ((0, 1), (1, STEPS - 1), (SWITCH, 0), (SWITCH, 2), (3, 1)):
+        with pytest.raises(Killed):
+            train(tmp_path / "torn", prepared_folder, spec, at)
+    train(tmp_path / "torn", prepared_folder, spec)
+    assert outcome(tmp_path / "torn", spec) == outcome(tmp_path / "whole", spec)
+
+
+def test_runs_that_share_a_prefix_end_as_those_trained_alone(
+    prepared_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prefix, "POLL_SECONDS", 0.05)
+    specs = [make_spec("sgd"), *(make_spec("tmsgd", switch_epoch=epoch) for epoch in (1, 2, 3))]
+    plan.register([Job(spec, run_options(tmp_path / "shared", share=True)) for spec in specs])
+    for spec in specs:
+        train(tmp_path / "shared", prepared_folder, spec, share=True)
+        train(tmp_path / "alone", prepared_folder, spec)
+        assert outcome(tmp_path / "shared", spec) == outcome(tmp_path / "alone", spec)
+    results = [files.read_json(tmp_path / "shared" / spec.run_id / store.RESULT) or {} for spec in specs]
+    assert sum(result["prefix"]["saved"] for result in results if result["prefix"]) == 1 + 2 + 3
+    assert len({outcome(tmp_path / "alone", spec)["weights"] for spec in specs}) == len(specs)  # the switch mattered
