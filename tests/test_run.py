@@ -23,6 +23,7 @@ from tmsgd_bench import files
 from tmsgd_bench.data.catalog import catalog, find
 from tmsgd_bench.engine import compose, sweep
 from tmsgd_bench.engine.optimizers import build_optimizer
+from tmsgd_bench.errors import DataError
 from tmsgd_bench.results import store
 
 ROOT = Path(__file__).parents[1]
@@ -361,3 +362,16 @@ def test_data_elsewhere_follow_their_protocol_too(tmp_path: Path, monkeypatch: p
     with initialize_config_dir(str(ROOT / "conf")):
         here = hydra_compose("config", overrides=["task=ig", "optimizer=sgd", f'data.root="{root}"'])
         assert compose.followed_protocols(here, compose.run_spec(here), chosen) == ("table2", "corrected")
+
+
+def test_other_data_than_the_published_follow_no_protocol(tmp_path: Path) -> None:
+    """And may be used all the same, with data.verify=false."""
+    (tmp_path / "sneakers").mkdir()
+    (tmp_path / "sneakers/a_shoe.png").write_bytes(b"one of 7,049")
+    chosen = {"task": "ig", "model": "dcgan", "optimizer": "sgd", "data": "real"}
+    given = ["task=ig", "optimizer=sgd", f'data.root="{tmp_path}"']
+    with initialize_config_dir(str(ROOT / "conf")):
+        config = hydra_compose("config", overrides=[*given, "data.verify=false"])
+        assert compose.followed_protocols(config, compose.run_spec(config), chosen) == ()
+        with pytest.raises(DataError, match=r"holds 1 of 7,049 .*data\.verify=false"):
+            compose.run_spec(hydra_compose("config", overrides=given))
