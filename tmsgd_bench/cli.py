@@ -310,6 +310,7 @@ def list_runs(options: argparse.Namespace) -> int:
     shown = runs[RUN_COLUMNS].copy()
     shown["protocols"] = shown["protocols"].map(lambda names: "+".join(names) or "custom")
     shown["data"] = shown["data"] + runs["limit"].map(lambda n: "" if pd.isna(n) else f", {n:.0f} examples")
+    shown["data"] += runs["verified"].map(lambda verified: "" if verified else ", unverified")
     shown["run_id"] = shown["run_id"].str.ljust(shown["run_id"].str.len().max())
     print(shown.to_string(index=False, na_rep="–", float_format=lambda x: f"{x:.6g}"))
     return 0
@@ -454,7 +455,8 @@ def _describe(dataset: Dataset, root: Path, verify_only: bool) -> bool:
     """Print what is here of a data set; returns whether the real one is whole."""
     folder = dataset.folder(root, "real")
     problems = dataset.problems(folder)
-    print(f"{dataset.name}: {'verified' if not problems else '; '.join(problems)} ({folder})")
+    whole = "verified" if dataset.pinned else "all files are there (no digests of their contents are published)"
+    print(f"{dataset.name}: {'; '.join(problems) or whole} ({folder})")
     if not verify_only:
         stand_in = dataset.folder(root, "synthetic")
         print(f"  {dataset.title}\n  licence: {' '.join(dataset.licence.split())}")

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 
 from tmsgd_bench import cli
 from tmsgd_bench.errors import ConfigError
-from tmsgd_bench.files import read_json, write_json
+from tmsgd_bench.files import read_json, write_json, write_yaml
 from tmsgd_bench.results import comparison, store
 from tmsgd_bench.results.statistics import compare, correct
 from tmsgd_bench.results.store import read_runs
@@ -97,3 +98,32 @@ def test_the_command_prints_every_group(root: Path, capsys: pytest.CaptureFixtur
     assert list(frame["n"]) == [3, 3, 3] and set(" ".join(frame["runs"]).split()) == set(read_runs(root)["run_id"])
     assert cli.main(["compare", "--results", str(root), "--task", "od"]) == 0
     assert capsys.readouterr().out == "no finished runs match\n"
+
+
+def test_optimizers_of_one_name_with_other_options_are_told_apart(root: Path, write_run: WriteRun) -> None:
+    """And the one that follows a protocol is the reference, whatever its digest."""
+    for seed in range(4):
+        folder = write_run(root, "sgd", seed, final=50.0, setting=f"with momentum {seed // 4}", protocols=[])
+        config = yaml.safe_load((folder / store.CONFIG).read_text(encoding="utf-8"))
+        config["optimizer"]["momentum"] = 0.5
+        write_yaml(folder / store.CONFIG, config)
+    (group,) = comparison.build(read_runs(root))
+    labels = [entry.label for entry in group.entries]
+    assert len(set(labels)) == 4 and sum(label.startswith("SGD #") for label in labels) == 2
+    assert group.entries[0].comparison is None and group.entries[0].final.mean == pytest.approx(sum(SGD) / 3)
+
+
+def test_groups_that_a_heading_cannot_tell_apart_have_a_digest(root: Path, write_run: WriteRun) -> None:
+    write_run(root, "sgd", 0, final=50.0, setting="wider", model={"name": "lstm", "hidden": 99})
+    headings = [group.heading for group in comparison.build(read_runs(root))]
+    assert len(headings) == len(set(headings)) == 2 and all(" #" in heading for heading in headings)
+
+
+def test_a_metric_that_is_not_finite_counts_as_worse_than_any_number(root: Path, write_run: WriteRun) -> None:
+    write_run(root, "sgd", 3, final=91.0)
+    folder = write_run(root, "adam", 3)
+    write_json(folder / store.RESULT, {**(read_json(folder / store.RESULT) or {}), "final": None, "best": None})
+    (group,) = comparison.build(read_runs(root))
+    adam = next(entry for entry in group.entries if entry.label == "Adam")
+    assert {"1 with a metric that is not finite", "few seeds (n=3)"} <= set(adam.marks)
+    assert adam.comparison is not None and adam.comparison.diverged == 1

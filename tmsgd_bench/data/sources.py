@@ -94,8 +94,9 @@ class DataFolder:
     split: str = ""
 
     def paths(self, folder: Path) -> list[Path]:
-        """Its files beneath the data set's folder, sorted."""
-        return sorted(path for path in (folder / self.name).glob(self.pattern) if path.is_file())
+        """Its files beneath the data set's folder, sorted; hidden ones are not among them."""
+        found = (folder / self.name).glob(self.pattern)
+        return sorted(path for path in found if path.is_file() and not path.name.startswith("."))
 
     def problem(self, folder: Path) -> str:
         """What is wrong with it: a phrase, or an empty string."""

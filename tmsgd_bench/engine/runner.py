@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 import traceback
 from collections.abc import Callable
@@ -242,7 +243,8 @@ def _result(trainer: Trainer, failure: Diverged | None) -> dict[str, Any]:
     if failure:
         result |= {"diverged_at": {"loss": failure.loss, "epoch": failure.epoch, "step": failure.step}}
         return result | {"note": str(failure)}
-    number = f"{primary.label or primary.name} {result['final']:.6g} {primary.unit}".rstrip()
+    value = "was not measured" if result["final"] is None else f"{result['final']:.6g} {primary.unit}"
+    number = f"{primary.label or primary.name} {value}".rstrip()
     return result | {"note": "; ".join(filter(None, [number, switch_note(spec), _auto_note(trainer)]))}
 
 
@@ -258,11 +260,12 @@ def _auto_note(trainer: Trainer) -> str:
 
 def _primary_values(history: list[dict[str, float]], metric: Metric, failure: Diverged | None) -> dict[str, Any]:
     """The primary metric after the last epoch, and its best value, which is chosen on test data."""
-    evaluated = [row for row in history if metric.name in row]
-    if failure or not evaluated:
+    if failure or not history or metric.name not in history[-1]:
         return {"final": None, "best": None, "best_epoch": None}
+    # Rows without it are of epochs without an evaluation, or from a trunk that could not measure it.
+    usable = [row for row in history if math.isfinite(row.get(metric.name, math.nan))] or history[-1:]
     choose = max if metric.direction == "max" else min
-    best = choose(evaluated, key=lambda row: row[metric.name])
+    best = choose(usable, key=lambda row: row[metric.name])
     return {"final": history[-1][metric.name], "best": best[metric.name], "best_epoch": int(best["epoch"])}
 
 

@@ -73,24 +73,42 @@ def build(runs: pd.DataFrame, reference: str = "sgd") -> list[Group]:
         raise ConfigError(f"no finished run has the optimizer {reference!r}: choose --reference from {known}.")
     metrics = finished.groupby("context")["metric"].transform("first")  # a diverged run's is its task's as well
     groups = finished.assign(metric=finished["metric"].fillna(metrics)).groupby(SAME, dropna=False, sort=True)
-    return [_group(own, reference) for _, own in groups]
+    return _told_apart([(_group(own, reference), str(own["context"].iloc[0])) for _, own in groups])
+
+
+def _told_apart(groups: Sequence[tuple[Group, str]]) -> list[Group]:
+    """Groups whose headings are the same differ in settings that no heading shows: a digest of those is added."""
+    headings = [group.heading for group, _ in groups]
+    return [
+        group if headings.count(group.heading) == 1 else replace(group, heading=f"{group.heading} #{context[:4]}")
+        for group, context in groups
+    ]
 
 
 def _group(runs: pd.DataFrame, reference: str) -> Group:
     settings = [own for _, own in runs.groupby("setting", sort=False)]
-    settings.sort(key=lambda own: (own["optimizer"].iloc[0] != reference, *_order(own)))
+    settings.sort(key=lambda own: (own["optimizer"].iloc[0] != reference, *_order(own, reference)))
     base = settings[0] if settings[0]["optimizer"].iloc[0] == reference else None
+    names = [_label(own.iloc[0]) for own in settings]
     entries = [_entry(own, None if own is base else base) for own in settings]
+    entries = [  # options other than the switch epoch differ: told apart by a digest of them
+        one if names.count(one.label) == 1 else replace(one, label=f"{one.label} #{own['variant'].iloc[0][:4]}")
+        for one, own in zip(entries, settings, strict=True)
+    ]
     compared = iter(correct([one.comparison for one in entries if one.comparison is not None]))
     entries = [one if one.comparison is None else replace(one, comparison=next(compared)) for one in entries]
     digits = 2 if runs["final"].abs().max() >= 10 else 4
     return Group(_heading(runs), digits, "" if base is None else entries[0].label, tuple(entries))
 
 
-def _order(own: pd.DataFrame) -> tuple[str, float, str]:
+def _order(own: pd.DataFrame, reference: str) -> tuple[str, bool, int, float, str]:
+    """By name and switch epoch; of several with the reference's name the one that follows a protocol comes first, then
+    the one with the most runs."""
     first = own.iloc[0]
     switch = -1.0 if pd.isna(first["switch_epoch"]) else float(first["switch_epoch"])
-    return str(first["optimizer"]), switch, str(first["variant"])
+    is_reference = first["optimizer"] == reference
+    free = is_reference and not any(own["protocols"].map(len))
+    return str(first["optimizer"]), free, -len(own) if is_reference else 0, switch, str(first["variant"])
 
 
 def _entry(own: pd.DataFrame, base: pd.DataFrame | None) -> Entry:

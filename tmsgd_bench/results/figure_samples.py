@@ -138,6 +138,8 @@ def _label(row: pd.Series) -> str:
     if not row["drawn"]:
         return f"{row['label']}\n{row['status'] if row['status'] != 'done' else 'no images'}"
     lines = [str(row["label"])]
+    if pd.notna(row["switch_epoch"]) and row["switch_epoch"] >= row["epochs"]:
+        lines.append("(never switches)")
     if pd.notna(row["final"]):
         lines.append(f"{'FID' if row['metric'] == 'fid' else 'distance'} {row['final']:.4g}")
     return "\n".join([*lines, *_diversity(Path(row["folder"]) / store.HISTORY)])

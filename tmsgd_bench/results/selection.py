@@ -61,10 +61,14 @@ def sweep(runs: pd.DataFrame, selected: pd.DataFrame, optimizer: str) -> pd.Data
 
 
 def outcomes(own: pd.DataFrame, direction: str) -> pd.Series:
-    """The final metric by seed; a diverged run is infinitely bad. Runs without a result are not in it."""
+    """The final metric by seed; a diverged run is infinitely bad, and so is one whose metric is not finite.
+
+    Runs without a result are not in it.
+    """
     finished = own[own["status"].isin(FINISHED)]
     worst = -math.inf if direction == "max" else math.inf
-    finals = finished["final"].astype(float).where(finished["status"] == "done", worst)
+    usable = (finished["status"] == "done") & finished["final"].notna()  # a metric that is not finite is no number
+    finals = finished["final"].astype(float).where(usable, worst)
     return finals.set_axis(finished["seed"].astype(int))
 
 
@@ -78,7 +82,10 @@ def marks(own: pd.DataFrame) -> list[str]:
     for status in ("diverged", "failed", "running", "abandoned"):
         if count := int((own["status"] == status).sum()):
             found.append(f"{count} {status}")
-    found += few_seeds(int((own["status"] == "done").sum()))
+    done = own["status"] == "done"
+    if count := int((done & own["final"].isna()).sum()):
+        found.append(f"{count} with a metric that is not finite")
+    found += few_seeds(int((done & own["final"].notna()).sum()))
     never = own["switch_epoch"].notna() & (own["switch_epoch"].astype(float) >= own["epochs"].astype(float))
     return [*found, "never switches: eq. (8) is not used"] if never.any() else found
 
