@@ -47,7 +47,8 @@ class Spent:
 def main() -> None:
     options = _options()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    path = options.folder / "avazu" / "train.csv"
+    # A root of its own for each size: nothing of the user's lies there, and nothing of another size.
+    path = options.folder / f"avazu-scale-{options.rows}" / "avazu" / "train.csv"
     if options.only:
         print(_worker(options.only, path, options))
         return
@@ -74,7 +75,7 @@ def _generate(path: Path, rows: int) -> None:
     from tmsgd_bench.data.synthetic.avazu import write_csv
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    mark = path.with_name(f"{rows}.rows")
+    mark = path.with_name("written.mark")
     if not mark.exists():
         write_csv(path, rows)
         mark.touch()
@@ -115,7 +116,7 @@ def _measure(work: Callable[[], object]) -> Spent:
 def _prepare(path: Path) -> None:
     from tasks.ctr.prepare import prepared
 
-    shutil.rmtree(path.parents[1] / ".cache", ignore_errors=True)
+    shutil.rmtree(path.parents[1] / ".cache", ignore_errors=True)  # of this script's own root
     prepared(_settings(path), min_count=4, hour="value")
 
 

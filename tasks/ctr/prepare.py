@@ -44,7 +44,7 @@ CACHED = 4096
 """Rows that are written field by field before the next ones: they stay in the processor's cache."""
 WORKERS = 8
 """Threads at most; each holds two blocks, about 100 MB."""
-UNREADABLE = (zipfile.BadZipFile, KeyError, ValueError, EOFError)
+UNREADABLE = (zipfile.BadZipFile, KeyError, ValueError, EOFError, NotImplementedError)
 """What reading a damaged part raises."""
 
 Item = TypeVar("Item")
@@ -110,7 +110,7 @@ def is_whole(folder: Path) -> bool:
     try:
         if all(file_digest(folder / name) == digest for name, digest in meta["sha256"].items()):
             return True
-    except OSError:
+    except (OSError, KeyError, AttributeError):  # a file is gone, or what describes them is something else
         pass
     log.warning("%s is damaged and is made anew", folder)
     return False

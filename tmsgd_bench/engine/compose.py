@@ -223,7 +223,9 @@ def _flatten(values: Any, prefix: str = "") -> list[str]:
 
 
 def _plain(config: DictConfig) -> dict[str, Any]:
-    own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])  # some of Hydra's has no value yet
+    own = OmegaConf.masked_copy(
+        config, [str(key) for key in config if key != "hydra"]
+    )  # some of Hydra's has no value yet
     try:
         values = OmegaConf.to_container(own, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
