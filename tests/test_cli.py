@@ -529,7 +529,7 @@ def parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser
 
 def test_every_command_and_option_has_a_help_text() -> None:
     found = list(parsers(cli._parser()))
-    assert len(found) == 11
+    assert len(found) == 12
     for parser in found:
         assert parser.description
         for action in parser._actions:
@@ -555,7 +555,7 @@ def test_help_is_printed_with_exit_code_0(capsys: Capture, command: list[str]) -
 
 def test_the_examples_in_the_help_can_be_parsed() -> None:
     examples = re.findall(r"python -m tmsgd_bench (.*?)(?:  |\n)", cli.EPILOG)
-    assert len(examples) == 10
+    assert len(examples) == 11
     for example in examples:
         assert callable(cli._parser().parse_args(shlex.split(example)).action)
 

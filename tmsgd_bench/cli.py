@@ -39,6 +39,7 @@ Examples of this command:
   python -m tmsgd_bench export runs.parquet        all runs as tidy rows
   python -m tmsgd_bench data                       which data sets are here
   python -m tmsgd_bench numerics                   the rules as integrators: order, stability, noise
+  python -m tmsgd_bench voc-eval . --devkit FOLDER  PASCAL VOC's average precision of files of detections
 """
 FIGURES = {
     "1": "tmsgd_bench.results.figure_keypoints",
@@ -87,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_export(commands)
     _add_data(commands)
     _add_numerics(commands)
+    _add_voc_eval(commands)
     return parser
 
 
@@ -261,6 +263,31 @@ def _add_numerics(commands: Any) -> None:
         "--only", nargs="+", choices=NAMES, default=NAMES, metavar="NAME", help=f"some of {', '.join(NAMES)}"
     )
     parser.set_defaults(action=run_numerics)
+
+
+def _add_voc_eval(commands: Any) -> None:
+    parser = commands.add_parser(
+        "voc-eval",
+        help="average precision of detections in PASCAL VOC's files, of any detector",
+        description="Average precision by the official rules of PASCAL VOC, from its files of detections, "
+        "comp4_det_SPLIT_CLASS.txt with lines 'image score xmin ymin xmax ymax'. A class without a file has no "
+        "detections.",
+    )
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="with the files of detections")
+    parser.add_argument(
+        "--devkit", type=Path, required=True, metavar="FOLDER", help="of the year's annotations: .../VOCdevkit/VOC2007"
+    )
+    parser.add_argument("--split", default="test", help="of ImageSets/Main and of the files' names (default: test)")
+    parser.add_argument(
+        "--points",
+        choices=("11", "all"),
+        default="11",
+        help="mean precision at 11 recalls, the rule of VOC2007 to VOC2009 (default), or the area below all points, "
+        "the rule from VOC2010 on",
+    )
+    parser.add_argument("--iou", type=float, default=0.5, help="least IoU of a true positive (default: 0.5)")
+    parser.add_argument("--format", choices=("text", "csv", "md"), default="text", help="default: text")
+    parser.set_defaults(action=evaluate_detections)
 
 
 def _add_results(parser: argparse.ArgumentParser) -> None:
@@ -485,6 +512,15 @@ def run_numerics(options: argparse.Namespace) -> int:
 
     report.run(options.out, options.only)
     print(f"Figures and numbers are in {options.out}.")
+    return 0
+
+
+def evaluate_detections(options: argparse.Namespace) -> int:
+    """Print average precision by class."""
+    from tmsgd_bench.voc import command  # torch, which most other commands do not need
+
+    found = command.evaluate(options.folder, options.devkit, options.split, options.iou, options.points)
+    print(command.FORMATS[options.format](found), end="")
     return 0
 
 

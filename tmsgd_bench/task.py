@@ -29,12 +29,14 @@ class Metric:
         unit: what it is counted in ("%", "nat", "" for a pure number).
         direction: "max" if larger is better, "min" if smaller is.
         label: how a table prints it; the name if empty.
+        detail: one of many, such as one class's, that belongs in the record and not in every line of a log.
     """
 
     name: str
     unit: str
     direction: Direction
     label: str = ""
+    detail: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,8 @@ class TaskSettings:
         model: the model's own options, from conf/model.
         fingerprint: what identifies the data set's contents; keys what is prepared from it.
         weights_folder: where published weights that a task begins with, or measures with, are kept.
+        workers: processes that make batches ahead, for tasks whose batches take long; 0 for none.
+        save_predictions: keep what the trained modules predict on the test split beside the result.
     """
 
     data_folder: Path
@@ -60,6 +64,8 @@ class TaskSettings:
     model: Mapping[str, Any]
     fingerprint: str = ""
     weights_folder: Path = Path("weights")
+    workers: int = 0
+    save_predictions: bool = False
 
 
 class Task(ABC):
@@ -76,6 +82,8 @@ class Task(ABC):
     train_size: int
     evaluate_every: int = 1
     """Evaluate after every so many epochs; after the last one in any case."""
+    evaluate_at_start: bool = False
+    """Evaluate before the first epoch too, where training begins with weights that were trained before."""
 
     def __init__(self, settings: TaskSettings) -> None:
         self.settings = settings

@@ -616,7 +616,7 @@ def test_images_that_are_not_finite_have_no_distance(few: Path, bad: float) -> N
 
 
 def test_training_brings_the_images_nearer_to_the_photos(shoes: Path) -> None:
-    """Of two dozen steps: the distance falls by a third, and colours' mean comes nearer to the photos'."""
+    """Of 48 steps: the distance falls by a third, and colours' mean comes nearer to the photos'."""
     task = make(shoes, batch_size=16, model={"noise": 16, "filters": 8})
     steppers = optimizers(task, lr=0.05)
     photos = float(task.photos.float().mean())
@@ -629,7 +629,7 @@ def test_training_brings_the_images_nearer_to_the_photos(shoes: Path) -> None:
         return measured["random_features_distance"], abs(float(images.float().mean()) - photos)
 
     before = state()
-    for epoch in range(4):
+    for epoch in range(8):  # by then the distance is a third, whatever the rounding of a machine makes of the start
         for module in task.modules.values():
             module.train()
         for batch in task.batches(epoch):

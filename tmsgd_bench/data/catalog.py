@@ -94,7 +94,8 @@ class Dataset:
         """What identifies the contents in a run's identity.
 
         Verified data whose digests are published need not be present for it; of others every file is read (once: the
-        result is kept until a file changes).
+        result is kept until a file changes). Where the data set is many files without digests, those that are there
+        make up the contents of unverified data.
 
         Raises:
             DataError: a file must be read for it and cannot be.
@@ -172,6 +173,41 @@ class Dataset:
             ) from error
 
 
+@dataclass(frozen=True)
+class Combined:
+    """Several data sets used as one; where each lies, and what is in it, is its own affair.
+
+    Args:
+        parts: the data sets.
+    """
+
+    parts: tuple[Dataset, ...]
+
+    @property
+    def name(self) -> str:
+        """The parts' names with "+" between them."""
+        return "+".join(part.name for part in self.parts)
+
+    @property
+    def pinned(self) -> bool:
+        """See :attr:`Dataset.pinned`."""
+        return all(part.pinned for part in self.parts)
+
+    def folder(self, root: Path, kind: str) -> Path:
+        """A path beside the parts' folders that ends in its name; there is nothing there."""
+        return self.parts[0].folder(root, kind).parent / self.name
+
+    def fingerprint(self, folder: Path, kind: str, verify: bool) -> str:
+        """See :meth:`Dataset.fingerprint`."""
+        return "+".join(part.fingerprint(folder.parent / part.name, kind, verify) for part in self.parts)
+
+    def prepare(self, root: Path, kind: str, report: Callable[[str], None] = lambda _: None) -> Path:
+        """See :meth:`Dataset.prepare`."""
+        for part in self.parts:
+            part.prepare(root, kind, report)
+        return self.folder(root, kind)
+
+
 def data_root(root: str | None) -> Path:
     """The folder of all data sets: ``root``, or TMSGD_DATA, or ``tmsgd-bench`` in the user's cache folder."""
     chosen = root or os.environ.get("TMSGD_DATA")
@@ -200,6 +236,16 @@ def find(name: str) -> Dataset:
     if name not in catalog():
         raise ConfigError(f"unknown data set {name!r}: choose one of {', '.join(catalog())}.")
     return catalog()[name]
+
+
+def find_all(names: str) -> Dataset | Combined:
+    """A data set by name, or several with "+" between their names.
+
+    Raises:
+        ConfigError: there is none of a name.
+    """
+    parts = tuple(find(name) for name in names.split("+"))
+    return parts[0] if len(parts) == 1 else Combined(parts)
 
 
 def _dataset(name: str, entry: dict[str, Any]) -> Dataset:

@@ -6,7 +6,9 @@ kept beside the data and used again as long as no file's name, size or time of c
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -35,12 +37,17 @@ def _digest(path: Path, algorithm: str, size: int, changed: int) -> str:
 
 
 def fingerprint(folder: Path, parts: Iterable[Sequence[Path]], files: Iterable[DataFile]) -> str:
-    """Digest (16 hexadecimal digits) of names and bytes of all files of a data set.
+    """Digest (16 hexadecimal digits) of names and bytes of all files of a data set that are there.
+
+    Of a part of a data set, which is used unverified, some may be missing: what needs them will say so.
 
     Raises:
-        OSError: a file cannot be read.
+        OSError: a file cannot be read, or none is there.
     """
-    paths = sorted([path for part in parts for path in part] + [file.path(folder) for file in files])
+    listed = [path for file in files if (path := file.path(folder)).exists()]
+    paths = sorted([*(path for part in parts for path in part), *listed])
+    if not paths:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
     key = hashlib.sha256()
     for path in paths:
         state = path.stat()

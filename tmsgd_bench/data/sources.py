@@ -27,7 +27,8 @@ class DataFile:
     Args:
         name: its path in the data set's folder.
         url: where it is downloaded from; None if it comes in an archive or cannot be downloaded.
-        sha256, md5: hexadecimal digest of its bytes, where the publisher's is known; one of them at most.
+        sha256, md5: hexadecimal digest of its bytes, or as much of its beginning as the publisher tells; one of them at
+            most.
         bytes: its size, where it is known.
         split: "train" or "test"; empty for a file that serves both.
         examples: how many examples it holds.
@@ -61,6 +62,15 @@ class DataFile:
         """The digest of a file's bytes, of the published one's kind."""
         return file_digest(path, "md5" if self.md5 else "sha256")
 
+    @property
+    def algorithm(self) -> str:
+        """The digest's kind, in words."""
+        return "MD5" if self.md5 else "SHA-256"
+
+    def matches(self, path: Path) -> bool:
+        """Whether a file's bytes have the published digest; true where none is known."""
+        return self.digest is None or self.digest_of(path).startswith(self.digest)
+
     def problem(self, path: Path) -> str:
         """What is wrong with the file at a path: a phrase, or an empty string."""
         try:
@@ -69,8 +79,7 @@ class DataFile:
                 return f"{path} has {size} bytes in place of {self.bytes}"
             if self.lines is not None and (lines := measure(path).lines) != self.lines:
                 return f"{path} has {lines:,} lines in place of {self.lines:,}"
-            altered = self.digest is not None and self.digest_of(path) != self.digest
-            return f"{path} was altered (its {'MD5' if self.md5 else 'SHA-256'} differs)" if altered else ""
+            return "" if self.matches(path) else f"{path} was altered (its {self.algorithm} differs)"
         except FileNotFoundError:
             return f"{path} is missing"
         except OSError as error:
@@ -188,9 +197,8 @@ def download(file: DataFile, path: Path, remedy: str) -> None:
             announced = int(source.headers.get("Content-Length") or target.tell())
             if target.tell() < announced:
                 raise OSError(f"the connection broke after {target.tell()} of {announced} bytes")
-        if file.digest and file.digest_of(temporary) != file.digest:
-            kind = "MD5" if file.md5 else "SHA-256"
-            raise DataError(f"{file.url} no longer holds the published file (its {kind} differs): {remedy}")
+        if not file.matches(temporary):
+            raise DataError(f"{file.url} no longer holds the published file (its {file.algorithm} differs): {remedy}")
         temporary.replace(path)
     except (OSError, http.client.HTTPException) as error:
         reason = str(error) or type(error).__name__

@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 FOLDER = ".cache"
 """Beside the data sets' folders: what was found out about them, and what was prepared from them."""
 CHUNK = 1 << 20
+KEPT_FROM = 1 << 20
+"""Bytes from which a file is worth remembering; a smaller one is read each time."""
 GZIP = b"\x1f\x8b"
 
 
@@ -56,8 +58,10 @@ def measure(path: Path) -> Text:
         OSError: it cannot be read, or is damaged.
     """
     state = path.stat()
+    if state.st_size < KEPT_FROM:
+        return _measure(path)
     kept = path.parent.parent / FOLDER / f"{path.parent.name}-{path.name}.json"
-    return Text(**recall(kept, f"{state.st_size} {state.st_mtime_ns}", lambda: asdict(_measure(path))))
+    return Text(**recall(kept, f"{state.st_size} {state.st_mtime_ns}", lambda: _measure_once(path)))
 
 
 def recall(kept: Path, listing: str, find: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -75,8 +79,12 @@ def recall(kept: Path, listing: str, find: Callable[[], dict[str, Any]]) -> dict
     return found
 
 
-def _measure(path: Path) -> Text:
+def _measure_once(path: Path) -> dict[str, Any]:
     log.info("reading %s once, to know its contents", path)
+    return asdict(_measure(path))
+
+
+def _measure(path: Path) -> Text:
     digest, lines, last = hashlib.sha256(), 0, b"\n"
     try:
         with path.open("rb") as raw, open_text(raw) as file:

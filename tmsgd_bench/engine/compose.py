@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +14,9 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from tmsgd_bench.data.catalog import Dataset, data_root, find
-from tmsgd_bench.engine.spec import RunOptions, RunSpec, SharpnessLog, check_whole, validate
+from tmsgd_bench.data.catalog import Combined, Dataset, data_root, find_all
+from tmsgd_bench.data.sources import file_digest
+from tmsgd_bench.engine.spec import RunOptions, RunSpec, SharpnessLog, check_whole, names_weights_file, validate
 from tmsgd_bench.errors import BenchError, ConfigError, DataError
 from tmsgd_bench.version import PROTOCOLS
 
@@ -51,14 +52,14 @@ def run_spec(config: DictConfig, fetch: bool = False) -> RunSpec:
     dataset = _dataset(values)
     task = {key: value for key, value in values["task"].items() if key not in NOT_OF_THE_TASK}
     task["dataset"] = dataset.name
-    data = values["data"]
+    data, model = values["data"], values["model"]
     if fetch and data["kind"] == "real" and data["verify"] and not dataset.pinned:
         _ready(values, dataset)
     fingerprint = dataset.fingerprint(_data_folder(values, dataset), data["kind"], data["verify"])
     return validate(
         RunSpec(
             task=task,
-            model=values["model"],
+            model={**model, **_weights_identity(model)},
             data={"kind": data["kind"], "limit": data["limit"], "fingerprint": fingerprint},
             optimizer=values["optimizer"],
             epochs=values["epochs"],
@@ -75,8 +76,10 @@ def run_options(config: DictConfig, in_sweep: bool) -> RunOptions:
     progress = values["progress"]
     if progress not in ("auto", "bar", "log"):
         raise ConfigError(f"progress must be auto, bar or log, not {progress!r}.")
-    _check_flags("", values, ("force", "save_weights", "deterministic"))
+    _check_flags("", values, ("force", "save_weights", "save_predictions", "deterministic"))
     _check_keys("tracker", values["tracker"], ("_target_",))
+    if values["workers"] != "auto":
+        check_whole("workers", values["workers"], 0)
     if values["threads"] is not None:
         check_whole("threads", values["threads"], 1)
     if not isinstance(values["checkpoint_seconds"], int | float) or not values["checkpoint_seconds"] >= 0:
@@ -154,6 +157,7 @@ def make_task(config: DictConfig, device: torch.device, build: BuildTask) -> Tas
         DataError: the data set is missing, damaged, or cannot be downloaded.
         ConfigError: the task refuses its options.
     """
+    from tmsgd_bench.engine.environment import workers
     from tmsgd_bench.task import TaskSettings
 
     values = _plain(config)
@@ -168,6 +172,8 @@ def make_task(config: DictConfig, device: torch.device, build: BuildTask) -> Tas
         model={key: value for key, value in values["model"].items() if key != "name"},
         fingerprint=dataset.fingerprint(folder, data["kind"], data["verify"]),
         weights_folder=data_root(data["root"]) / "weights",
+        workers=workers(values["workers"], device),
+        save_predictions=values["save_predictions"],
     )
     own = ("name", "dataset", *NOT_OF_THE_TASK)
     options = {key: value for key, value in values["task"].items() if key not in own}
@@ -247,23 +253,47 @@ def _check_keys(name: str, value: Any, keys: tuple[str, ...]) -> None:
         raise ConfigError(f"{name} must be null or have the keys {', '.join(keys)}, not {value!r}.")
 
 
-def _dataset(values: dict[str, Any]) -> Dataset:
-    """The task's data set, or the one of those it can use that ``data.name`` names."""
+def _dataset(values: dict[str, Any]) -> Dataset | Combined:
+    """The task's data set, or the one of those it can use that ``data.name`` or ``data.years`` names."""
     own, chosen = values["task"]["dataset"], values["data"]["name"]
     usable = values["task"].get("datasets", [own])
+    if (years := values["data"]["years"]) is not None:
+        return find_all(_of_years(years, chosen, usable))
     if chosen is not None and chosen not in usable:
         raise ConfigError(f"data.name must be one of {', '.join(usable)} for this task, not {chosen!r}.")
-    return find(own if chosen is None else chosen)
+    return find_all(own if chosen is None else chosen)
 
 
-def _data_folder(values: dict[str, Any], dataset: Dataset) -> Path:
+def _of_years(years: Any, chosen: str | None, usable: Sequence[str]) -> str:
+    """The name of the VOC data set of a year, or of several with "+" between them."""
+    of_years = {name.replace("voc", ""): name for name in usable if name.startswith("voc")}
+    if str(years) not in of_years:
+        known = f"one of {', '.join(of_years)}" if of_years else "null, for this task's data set has none"
+        raise ConfigError(f"data.years must be {known}, not {years!r}.")
+    if chosen not in (None, of_years[str(years)]):
+        raise ConfigError(f"data.name={chosen} and data.years={years} name two data sets: leave one of them away.")
+    return of_years[str(years)]
+
+
+def _weights_identity(model: Mapping[str, Any]) -> dict[str, Any]:
+    """In place of the path of a model's initial weights, what the file holds."""
+    weights = model.get("weights")
+    if not names_weights_file(weights):
+        return {}
+    try:
+        return {"weights": f"sha256:{file_digest(Path(str(weights)).expanduser())}"}
+    except OSError as error:
+        raise DataError(f"model.weights names {weights}, which cannot be read ({error.strerror}).") from error
+
+
+def _data_folder(values: dict[str, Any], dataset: Dataset | Combined) -> Path:
     data = values["data"]
     if data["kind"] not in ("real", "synthetic"):
         raise ConfigError(f"data.kind must be real or synthetic, not {data['kind']!r}.")
     return dataset.folder(data_root(data["root"]), data["kind"])
 
 
-def _ready(values: dict[str, Any], dataset: Dataset) -> Path:
+def _ready(values: dict[str, Any], dataset: Dataset | Combined) -> Path:
     """The data set's folder, verified or written, unless verification was turned off."""
     data = values["data"]
     if data["kind"] == "real" and not data["verify"]:

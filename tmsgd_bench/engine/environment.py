@@ -36,6 +36,14 @@ def resolve_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def workers(wanted: int | str, device: torch.device) -> int:
+    """How many processes make batches ahead: as many as asked for; "auto" is 1 beside a CPU's training, and beside a
+    GPU's one less than there are cores, 12 at most."""
+    if isinstance(wanted, int):
+        return wanted
+    return 1 if device.type == "cpu" else min(12, max(1, (os.cpu_count() or 2) - 1))
+
+
 def prepare_process(options: RunOptions) -> torch.device:
     """Apply threads and determinism to this process and return the device."""
     if options.threads is not None:

@@ -75,6 +75,7 @@ class Trainer:
         monitor: measures the sharpness after epochs, where that is asked for.
         epoch: finished epochs.
         history: one row for each finished epoch.
+        initial: the metrics before the first epoch, where the task asks for them.
         trained_here: epochs that this process has trained itself.
     """
 
@@ -88,6 +89,7 @@ class Trainer:
     clocks: Clocks
     epoch: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
+    initial: dict[str, float] = field(default_factory=dict)
     trained_here: int = 0
 
     @classmethod
@@ -107,7 +109,8 @@ class Trainer:
         optimizers, per_update, per_epoch = {}, [], []
         for name, module in task.modules.items():
             optimizers[name] = build_optimizer(spec.optimizer, module.parameters(), task.steps_per_epoch)
-            updates, epochs = build_schedulers(spec.optimizer, spec.schedule, optimizers[name])
+            steps = task.steps_per_epoch
+            updates, epochs = build_schedulers(spec.optimizer, spec.schedule, optimizers[name], steps)
             per_update += updates
             per_epoch += epochs
         monitor = SharpnessMonitor(spec, task, optimizers, log)
@@ -119,6 +122,7 @@ class Trainer:
         Raises:
             Diverged: a loss is not finite.
         """
+        self._evaluate_at_start()
         fresh = True
         while self.epoch < (self.spec.epochs if until is None else until):
             with self.clocks.measure("training"):
@@ -128,6 +132,11 @@ class Trainer:
             fresh = False
             self._finish_epoch(losses, reporter)
             after_epoch()
+
+    def _evaluate_at_start(self) -> None:
+        if self.task.evaluate_at_start and self.epoch == 0 and not self.initial:
+            with self.clocks.measure("evaluation"):
+                self.initial = self.evaluate()
 
     def _train_epoch(self, reporter: Reporter) -> dict[str, Tensor]:
         """One pass over the training split; returns every step's losses, still on the device."""
@@ -198,6 +207,7 @@ class Trainer:
             "identity": self.spec.identity,
             "epoch": self.epoch,
             "history": self.history,
+            "initial": self.initial,
             "clocks": self.clocks.state_dict(),
             "modules": {name: module.state_dict() for name, module in self.task.modules.items()},
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
@@ -221,7 +231,8 @@ class Trainer:
             self.optimizers[name].load_state_dict(state["optimizers"][name])
         for scheduler, saved in zip((*self.per_update, *self.per_epoch), state["schedulers"], strict=True):
             scheduler.load_state_dict(saved)
-        self.monitor.load_state_dict(state.get("monitor", {}))  # older checkpoints have none, nor a task's state
+        self.monitor.load_state_dict(state.get("monitor", {}))  # older checkpoints lack these three
+        self.initial = state.get("initial", {})
         self.task.load_state(state.get("task", {}))
 
     @property

@@ -45,9 +45,12 @@ def build_optimizer(spec: Mapping[str, Any], parameters: Iterable[nn.Parameter],
 
 
 def build_schedulers(
-    spec: Mapping[str, Any], schedule: Mapping[str, Any] | None, optimizer: Optimizer
+    spec: Mapping[str, Any], schedule: Mapping[str, Any] | None, optimizer: Optimizer, steps_per_epoch: int
 ) -> tuple[list[LRScheduler], list[LRScheduler]]:
     """Schedulers of one optimizer, as (stepped after each update, stepped after each epoch).
+
+    A schedule is stepped after each epoch, or with ``every: update`` after each update; one of those is told the
+    ``steps_per_epoch`` (see tmsgd_bench/engine/schedules.py).
 
     Raises:
         ConfigError: the schedule's class cannot be found, or it refuses its options.
@@ -57,9 +60,14 @@ def build_schedulers(
     if warmup := spec.get("warmup"):
         per_update.append(LinearLR(optimizer, warmup["start_factor"], total_iters=warmup["updates"]))
     if schedule:
-        options = {key: value for key, value in schedule.items() if key != "_target_"}
+        options = {key: value for key, value in schedule.items() if key not in ("_target_", "every")}
+        every = schedule.get("every", "epoch")
+        if every not in ("epoch", "update"):
+            raise ConfigError(f"schedule.every must be epoch or update, not {every!r}.")
+        options |= {"steps_per_epoch": steps_per_epoch} if every == "update" else {}
+        stepped = per_update if every == "update" else per_epoch
         try:
-            per_epoch.append(_resolve({"name": "schedule", **schedule})(optimizer, **options))
+            stepped.append(_resolve({"name": "schedule", **schedule})(optimizer, **options))
         except (TypeError, ValueError) as error:
             raise ConfigError(f"the learning-rate schedule refuses its options: {error}") from error
     return per_update, per_epoch

@@ -267,7 +267,7 @@ def _load(trainer: Trainer, state: dict[str, Any]) -> None:
             group.update(values)
             if "step" in group:
                 group["step"] = state["epoch"] * trainer.task.steps_per_epoch
-    taken = ("epoch", "history", "clocks", "modules", "schedulers", "task")
+    taken = ("epoch", "history", "initial", "clocks", "modules", "schedulers", "task")
     trainer.load_state_dict({**own, **{key: state[key] for key in taken if key in state}})
 
 

@@ -76,7 +76,8 @@ class LogReporter:
     """A log line for the first and last epoch, and in between at most one every ten seconds."""
 
     def __init__(self, name: str, epochs: int, done: int, steps_per_epoch: int, metrics: tuple[Metric, ...]) -> None:
-        self.name, self.epochs, self.metrics = name, epochs, metrics
+        self.name, self.epochs = name, epochs
+        self.metrics = [metric for metric in metrics if not metric.detail]
         self.seen, self.start, self.latest = 0, time.monotonic(), -LOG_SECONDS
 
     def step(self, epoch: int, step: int) -> bool:

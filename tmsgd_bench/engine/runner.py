@@ -229,6 +229,7 @@ def _result(trainer: Trainer, failure: Diverged | None) -> dict[str, Any]:
         "direction": primary.direction,
         "metrics": [asdict(metric) for metric in trainer.task.metrics],
         **_primary_values(trainer.history, primary, failure),
+        "initial": trainer.initial.get(primary.name),
         "epochs_done": trainer.epoch,
         "steps_per_epoch": trainer.task.steps_per_epoch,
         "parameters": sum(p.numel() for m in trainer.task.modules.values() for p in m.parameters()),

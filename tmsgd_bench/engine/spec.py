@@ -6,7 +6,7 @@ Paths, device, threads and logging are not in here: they say where a run happens
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -201,6 +201,18 @@ def _check_plan(plan: Any) -> None:
             f"optimizer.auto_switch.margin must be a number in (0, 1], not {margin!r}: set it with "
             "optimizer.auto_switch.margin=0.5, say."
         )
+
+
+def names_weights_file(value: Any) -> bool:
+    """Whether a model's ``weights`` name a file, and are not one of its own words for published ones."""
+    return isinstance(value, str) and ("/" in value or value.endswith((".pth", ".pt")))
+
+
+def check_choice(name: str, value: Any, choices: Sequence[Any]) -> None:
+    """Raise ConfigError unless a setting is one of a few."""
+    if not any(value is choice or (value == choice and type(value) is type(choice)) for choice in choices):
+        words = ", ".join(str(choice).lower() if isinstance(choice, bool) else str(choice) for choice in choices)
+        raise ConfigError(f"{name} must be one of {words}, not {value!r}: set it with {name}={choices[0]}, say.")
 
 
 def check_whole(name: str, value: Any, least: int) -> None:

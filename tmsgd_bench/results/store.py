@@ -187,7 +187,7 @@ def merge(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
 COLUMNS = (
     *("run_id", "status", "task", "model", "dataset", "optimizer", "label", "switch_epoch", "seed", "data", "limit"),
     *("fingerprint", "epochs", "batch_size", "lr", "protocols", "benchmark_version", "context", "variant", "setting"),
-    *("metric", "unit", "direction", "final", "best", "best_epoch", "epochs_done", "examples_per_second"),
+    *("metric", "unit", "direction", "final", "best", "best_epoch", "initial", "epochs_done", "examples_per_second"),
     *("training_seconds", "parameters", "weights_sha256", "note", "verified", "started", "commit", "folder"),
 )
 

@@ -1,0 +1,76 @@
+"""Test images with the class of every pixel: as annotated, and as a network sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from tmsgd_bench import files
+from tmsgd_bench.results.figure_runs import writer
+from tmsgd_bench.voc import colour_map
+
+SHOWN = 6
+PICTURE = "masks.png"
+WIDTH, LABEL, LEGEND = 8.0, 0.8, 0.55  # inches: the figure, its row labels, its legend
+STYLE: Any = {"font.size": 8.0, "legend.fontsize": 7.0}
+ROWS = ("image", "annotated", "predicted")
+
+
+@dataclass(frozen=True)
+class Masks:
+    """Images of different sizes with their masks.
+
+    Args:
+        images: uint8, each of shape (height, width, 3).
+        truths: uint8, each of shape (height, width): a class's number, 255 where none counts.
+        predictions: integers of the same shapes: a class's number.
+        names: of the classes.
+    """
+
+    images: Sequence[np.ndarray]
+    truths: Sequence[np.ndarray]
+    predictions: Sequence[np.ndarray]
+    names: Sequence[str]
+
+    def draw(self, folder: Path) -> None:
+        """Write ``masks.png`` into a folder.
+
+        Raises:
+            StoreError: the folder cannot be written.
+        """
+        with rc_context(STYLE):
+            files.write_atomically(folder / PICTURE, writer(self.figure(), "png"))
+
+    def figure(self) -> Figure:
+        """A column for each image; below, the classes that are in them."""
+        side = (WIDTH - LABEL) / len(self.images)
+        height = LEGEND + side * len(ROWS)
+        figure = Figure(figsize=(WIDTH, height))
+        FigureCanvasAgg(figure)
+        cells = figure.subplots(len(ROWS), len(self.images), squeeze=False)
+        figure.subplots_adjust(LABEL / WIDTH, LEGEND / height, 1.0, 1.0, wspace=0.03, hspace=0.03)
+        for row, (label, pictures) in enumerate(zip(ROWS, self._pictures(), strict=True)):
+            cells[row, 0].text(-0.06, 0.5, label, transform=cells[row, 0].transAxes, ha="right", va="center")
+            for axes, picture in zip(cells[row], pictures, strict=True):
+                axes.imshow(picture, interpolation="nearest")
+                axes.set_axis_off()
+        figure.legend(handles=self._legend(), loc="lower center", ncols=8, frameon=False)
+        return figure
+
+    def _pictures(self) -> tuple[Sequence[np.ndarray], ...]:
+        colours = colour_map()
+        masks = ([colours[mask] for mask in row] for row in (self.truths, self.predictions))
+        return (self.images, *masks)
+
+    def _legend(self) -> list[Patch]:
+        there = np.unique(np.concatenate([mask.ravel() for mask in (*self.truths, *self.predictions)]))
+        colours = colour_map() / 255.0
+        return [Patch(color=colours[number], label=self.names[number]) for number in there if number < len(self.names)]
