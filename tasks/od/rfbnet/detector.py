@@ -1,0 +1,168 @@
+"""RFBNet's examples, loss and detections."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.ops import batched_nms
+from torchvision.transforms import v2
+
+from tasks.compute import normalise
+from tasks.od import vgg
+from tasks.od.detector import Batch, Detector, Example, Found
+from tasks.od.rfbnet.loss import multi_box
+from tasks.od.rfbnet.network import RFBNet
+from tasks.od.rfbnet.priors import SIDE, decode, priors
+from tasks.voc import Part
+from tmsgd_bench.engine.spec import check_choice, check_whole
+from tmsgd_bench.errors import ConfigError
+from tmsgd_bench.task import TaskSettings
+from tmsgd_bench.voc import CLASSES
+
+LEAST_SCORE = 0.01
+SUPPRESSED = 0.45
+"""IoU with a surer box of the same class from which a box is left out."""
+CANDIDATES = 400
+"""Boxes of each image and class that come to non-maximum suppression, as in SSD: an untrained network has thousands."""
+KEPT = 200
+"""Boxes of an image at most."""
+
+
+class RFBDetector(Detector):
+    """RFBNet-300 with SSD's augmentation.
+
+    Args:
+        settings: the run's; its model has ``width``, ``weights`` and ``augment`` ("ssd" or "none").
+
+    Raises:
+        ConfigError: an option is missing, unknown or out of range, or the weights are of another network.
+        DataError: the weights are missing, cannot be downloaded, or are damaged.
+    """
+
+    test_batch = 16
+
+    def __init__(self, settings: TaskSettings) -> None:
+        options = {key: value for key, value in settings.model.items() if key != "detector"}
+        if set(options) != {"width", "weights", "augment"}:
+            raise ConfigError(f"model=rfbnet has the settings width, weights and augment, not {', '.join(options)}.")
+        width = options["width"]
+        check_whole("model.width", width, 8)
+        if width % 8:
+            raise ConfigError(f"model.width must be a multiple of 8, not {width}: set it with model.width=64, say.")
+        check_choice("model.augment", options["augment"], ("ssd", "none"))
+        self.augment, self.network = options["augment"], RFBNet(width)
+        if (found := vgg.initial_weights(settings, width)) is not None:
+            self.network.load_vgg(*found)
+        self.priors = priors().to(settings.device)
+
+    def training_examples(self, part: Part) -> Callable[[int], Example]:
+        """See :class:`Detector`. Difficult objects are trained on too, as in the published network."""
+        transform = ssd_augmentation() if self.augment == "ssd" else _resize()
+        photos, objects = part.photos, part.objects
+
+        def make(number: int) -> Example:
+            image = tv_tensors.Image(photos[number])
+            boxes = tv_tensors.BoundingBoxes(
+                objects[number].boxes,
+                format=tv_tensors.BoundingBoxFormat.XYXY,
+                canvas_size=tuple(image.shape[1:]),
+            )
+            made = transform({"image": image, "boxes": boxes, "labels": objects[number].labels + 1})
+            return {
+                "image": made["image"].as_subclass(Tensor),
+                "boxes": made["boxes"].as_subclass(Tensor) / SIDE,
+                "labels": made["labels"],
+            }
+
+        return make
+
+    def test_examples(self, part: Part) -> Callable[[int], Example]:
+        """See :class:`Detector`."""
+        transform, photos = _resize(), part.photos
+
+        def make(number: int) -> Example:
+            image = photos[number]
+            return {"image": transform(tv_tensors.Image(image)), "size": torch.tensor(image.shape[1:])}
+
+        return make
+
+    def collate(self, examples: Sequence[Any]) -> Batch:
+        """Images (uint8, (images, 3, 300, 300)) with padded boxes and labels, or with their sizes as published."""
+        batch = {"images": torch.stack([example["image"].as_subclass(Tensor) for example in examples])}
+        if "size" in examples[0]:
+            return {**batch, "sizes": torch.stack([example["size"] for example in examples])}
+        most = max(len(example["labels"]) for example in examples)
+        boxes = torch.tensor([0.0, 0.0, 1.0, 1.0]).repeat(len(examples), most, 1)
+        labels = torch.zeros(len(examples), most, dtype=torch.int64)
+        for number, example in enumerate(examples):
+            count = len(example["labels"])
+            boxes[number, :count], labels[number, :count] = example["boxes"], example["labels"]
+        return {**batch, "boxes": boxes, "labels": labels}
+
+    def _answers(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        offsets, logits = self.network(normalise(batch["images"], vgg.MEAN, vgg.DEVIATION))
+        return offsets.float(), logits.float()
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """See :class:`Detector`."""
+        loss_boxes, loss_classes = multi_box(*self._answers(batch), batch["boxes"], batch["labels"], self.priors)
+        return {"loss_boxes": loss_boxes, "loss_classes": loss_classes}
+
+    def detect(self, batch: Batch) -> Found:
+        """See :class:`Detector`."""
+        offsets, logits = self._answers(batch)
+        boxes = decode(offsets, self.priors).clamp(0.0, 1.0)
+        scores = logits.softmax(dim=2)[..., 1:]
+        usable = boxes.isfinite().all(dim=2) & scores.isfinite().all(dim=2)
+        found = select(boxes, scores.where(usable[..., None], 0.0))
+        rows, columns = batch["sizes"][found.images].unbind(dim=1)
+        scale = torch.stack([columns, rows, columns, rows], dim=1)
+        return Found(found.images, found.labels, found.boxes * scale, found.scores)
+
+
+def select(boxes: Tensor, scores: Tensor) -> Found:
+    """The boxes that are left after thresholds and non-maximum suppression, of all images and classes at once.
+
+    Args:
+        boxes: float, shape (images, priors, 4): x1, y1, x2, y2 in shares of the image.
+        scores: float, shape (images, priors, 20).
+    """
+    best, priors_ = scores.transpose(1, 2).topk(min(CANDIDATES, scores.shape[1]), dim=2)
+    images, labels, ranks = (best > LEAST_SCORE).nonzero(as_tuple=True)
+    near = boxes[images, priors_[images, labels, ranks]]
+    own = best[images, labels, ranks]
+    kept = batched_nms(near * SIDE, own, images * len(CLASSES) + labels, SUPPRESSED)  # surest first
+    kept = kept[_first_of_each(images[kept], KEPT)]
+    return Found(images[kept], labels[kept], near[kept], own[kept])
+
+
+def _first_of_each(images: Tensor, count: int) -> Tensor:
+    """Which elements are among the first so many of their image: bool, of the same shape."""
+    order = images.argsort(stable=True)
+    sorted_ = images[order]
+    ranks = torch.empty_like(order)
+    ranks[order] = torch.arange(len(order), device=order.device) - torch.searchsorted(sorted_, sorted_)
+    return ranks < count
+
+
+def _resize() -> v2.Transform:
+    return v2.Resize((SIDE, SIDE), antialias=True)
+
+
+def ssd_augmentation() -> v2.Transform:
+    """SSD's augmentation (Liu et al. 2016, section 2.2 and 3.6), of torchvision's parts."""
+    fill = {tv_tensors.Image: [round(255 * mean) for mean in vgg.MEAN]}
+    return v2.Compose(
+        [
+            v2.RandomPhotometricDistort(p=0.5),
+            v2.RandomZoomOut(fill=fill, side_range=(1.0, 4.0), p=0.5),
+            v2.RandomIoUCrop(),
+            v2.RandomHorizontalFlip(0.5),
+            _resize(),
+            v2.SanitizeBoundingBoxes(),
+        ]
+    )

@@ -1,0 +1,194 @@
+"""VGG16, receptive-field blocks, and six pairs of heads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tasks.od import vgg
+from tasks.od.rfbnet.priors import MAPS
+from tasks.voc import CLASSES_AND_BACKGROUND
+from tmsgd_bench.data.weights import Weights, load_into
+from tmsgd_bench.errors import ConfigError
+
+Size = int | tuple[int, int]
+FULL = 1024
+"""Channels of fc6 and fc7 at full width."""
+
+
+class Convolution(nn.Sequential):
+    """A convolution without bias, batch normalisation, and a ReLU unless it is left out.
+
+    It is padded so that a stride of 1 keeps the size, for a kernel of any shape and dilation.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, size: Size, stride: int = 1, dilation: int = 1, relu: bool = True
+    ) -> None:
+        shape = (size, size) if isinstance(size, int) else size
+        padding = (dilation * (shape[0] // 2), dilation * (shape[1] // 2))
+        layers: list[nn.Module] = [
+            nn.Conv2d(inputs, outputs, shape, stride, padding, dilation, bias=False),
+            nn.BatchNorm2d(outputs, momentum=0.01),
+        ]
+        super().__init__(*layers, *([nn.ReLU(inplace=True)] if relu else []))
+
+
+class Block(nn.Module):
+    """Branches of growing receptive field beside a shortcut: ReLU(scale · merged + shortcut).
+
+    Args:
+        branches: each ends in a dilated convolution without ReLU.
+        merged: channels of all branches together.
+        inputs, outputs: channels of the block.
+        stride: of the shortcut; the branches have the same.
+        scale: of the branches' part.
+    """
+
+    def __init__(
+        self, branches: Sequence[nn.Module], merged: int, inputs: int, outputs: int, stride: int, scale: float
+    ) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(branches)
+        self.merge = Convolution(merged, outputs, 1, relu=False)
+        self.shortcut = Convolution(inputs, outputs, 1, stride, relu=False)
+        self.scale = scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features (images, outputs, height / stride, width / stride) of features (images, inputs, height, width)."""
+        merged = self.merge(torch.cat([branch(x) for branch in self.branches], dim=1))
+        return F.relu(self.scale * merged + self.shortcut(x))
+
+
+def rfb(inputs: int, outputs: int, stride: int) -> Block:
+    """The block RFB: three branches with dilations 2, 3 and 5 (the paper's Figure 4a)."""
+    one = inputs // 8
+    two, three = 2 * one, one // 2 * 3
+    branches = [
+        nn.Sequential(Convolution(inputs, two, 1, stride), Convolution(two, two, 3, dilation=2, relu=False)),
+        nn.Sequential(
+            Convolution(inputs, one, 1),
+            Convolution(one, two, 3, stride),
+            Convolution(two, two, 3, dilation=3, relu=False),
+        ),
+        nn.Sequential(
+            Convolution(inputs, one, 1),
+            Convolution(one, three, 3),
+            Convolution(three, two, 3, stride),
+            Convolution(two, two, 3, dilation=5, relu=False),
+        ),
+    ]
+    return Block(branches, 3 * two, inputs, outputs, stride, scale=0.1)
+
+
+def rfb_s(inputs: int, outputs: int) -> Block:
+    """The block RFB-s on conv4_3: four branches with dilations 1, 3, 3 and 5 (the paper's Figure 4b)."""
+    one = inputs // 4
+    half, three = one // 2, one // 4 * 3
+    branches = [
+        nn.Sequential(Convolution(inputs, one, 1), Convolution(one, one, 3, relu=False)),
+        nn.Sequential(
+            Convolution(inputs, one, 1), Convolution(one, one, (3, 1)), Convolution(one, one, 3, dilation=3, relu=False)
+        ),
+        nn.Sequential(
+            Convolution(inputs, one, 1), Convolution(one, one, (1, 3)), Convolution(one, one, 3, dilation=3, relu=False)
+        ),
+        nn.Sequential(
+            Convolution(inputs, half, 1),
+            Convolution(half, three, (1, 3)),
+            Convolution(three, one, (3, 1)),
+            Convolution(one, one, 3, dilation=5, relu=False),
+        ),
+    ]
+    return Block(branches, 4 * one, inputs, outputs, 1, scale=1.0)
+
+
+class RFBNet(nn.Module):
+    """RFBNet-300 (Liu et al. 2018, Figure 5).
+
+    Args:
+        width: channels of the first convolution, a multiple of 8; 64 in the paper, and all others in proportion.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        unit = width / vgg.FULL_WIDTH
+        c128, c256, c512, c1024 = (int(channels * unit) for channels in (128, 256, 512, FULL))
+        self.stages = nn.ModuleList(vgg.stages(width))
+        self.fc6 = nn.Conv2d(c512, c1024, 3, padding=6, dilation=6)
+        self.fc7 = nn.Conv2d(c1024, c1024, 1)
+        self.norm = rfb_s(c512, c512)
+        self.extras = nn.ModuleList(
+            [
+                rfb(c1024, c1024, stride=1),
+                rfb(c1024, c512, stride=2),
+                rfb(c512, c256, stride=2),
+                _shrink(c256, c128),
+                _shrink(c256, c128),
+            ]
+        )
+        channels = (c512, c1024, c512, c256, c256, c256)
+        heads = [(level.boxes, inputs) for level, inputs in zip(MAPS, channels, strict=True)]
+        self.boxes = nn.ModuleList(nn.Conv2d(inputs, 4 * boxes, 3, padding=1) for boxes, inputs in heads)
+        self.classes = nn.ModuleList(
+            nn.Conv2d(inputs, CLASSES_AND_BACKGROUND * boxes, 3, padding=1) for boxes, inputs in heads
+        )
+        vgg.start(self)
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """The six feature maps of images (images, 3, 300, 300): 38, 19, 10, 5, 3 and 1 cells in each direction."""
+        x = images
+        for stage in self.stages[:2]:
+            x = F.max_pool2d(stage(x), 2)
+        x = F.max_pool2d(self.stages[2](x), 2, ceil_mode=True)  # 75 → 38
+        x = self.stages[3](x)
+        found = [self.norm(x)]
+        x = F.max_pool2d(self.stages[4](F.max_pool2d(x, 2)), 3, stride=1, padding=1)
+        x = F.relu(self.fc7(F.relu(self.fc6(x), inplace=True)), inplace=True)
+        for extra in self.extras:
+            x = extra(x)
+            found.append(x)
+        return found
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Offsets (images, priors, 4) and logits (images, priors, 21; the first is background's) of images."""
+        maps = self.maps(images)
+        offsets = [_by_prior(head(x), 4) for head, x in zip(self.boxes, maps, strict=True)]
+        logits = [_by_prior(head(x), CLASSES_AND_BACKGROUND) for head, x in zip(self.classes, maps, strict=True)]
+        return torch.cat(offsets, dim=1), torch.cat(logits, dim=1)
+
+    def load_vgg(self, weights: Weights, source: Path) -> None:
+        """Begin with VGG16's weights; fc6 and fc7 take every fourth of 4,096 outputs and every third of 7 × 7 pixels.
+
+        The thinning is Chen et al.'s (2015, arXiv 1412.7062, section 3.1), as for SSD.
+
+        Raises:
+            ConfigError: they are of another network.
+        """
+        vgg.load_stages(self.stages, weights, source)
+        try:
+            six = weights["classifier.0.weight"].view(4096, 512, 7, 7)[::4, :, ::3, ::3]
+            seven = weights["classifier.3.weight"].view(4096, 4096, 1, 1)[::4, ::4]
+            biases = [weights[f"classifier.{layer}.bias"][::4] for layer in (0, 3)]
+        except (KeyError, RuntimeError) as error:
+            raise ConfigError(
+                f"{source} has no VGG16 classifier: model.weights must be torchvision's VGG16, with its linear layers."
+            ) from error
+        load_into(self.fc6, {"weight": six, "bias": biases[0]}, source)
+        load_into(self.fc7, {"weight": seven, "bias": biases[1]}, source)
+
+
+def _shrink(inputs: int, middle: int) -> nn.Sequential:
+    """A 1 × 1 convolution, then an unpadded 3 × 3 one, which takes two cells away in each direction."""
+    last = Convolution(middle, inputs, 3)
+    last[0].padding = (0, 0)  # type: ignore[assignment]
+    return nn.Sequential(Convolution(inputs, middle, 1), last)
+
+
+def _by_prior(answers: Tensor, numbers: int) -> Tensor:
+    """Channels of a head (images, boxes · numbers, rows, columns) as (images, rows · columns · boxes, numbers)."""
+    return answers.permute(0, 2, 3, 1).reshape(len(answers), -1, numbers)

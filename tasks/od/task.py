@@ -1,0 +1,158 @@
+"""VOC detection with RFBNet or Fast R-CNN."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from tasks import voc
+from tasks.compute import autocast, memory_format
+from tasks.od.detector import Batch, Detector, Found, to_device
+from tasks.od.rfbnet import RFBDetector
+from tmsgd_bench.data.loading import Loader
+from tmsgd_bench.engine.seeding import epoch_order
+from tmsgd_bench.engine.spec import check_choice, check_whole
+from tmsgd_bench.results.figure_boxes import SHOWN, Boxes, Shown
+from tmsgd_bench.task import Metric, Task, TaskSettings
+from tmsgd_bench.voc import CLASSES, Detections, as_truth, average_precisions, detection_files, mean_average_precision
+
+FOLDER = "detections"
+"""Of the official files of what was found, in a run's folder."""
+
+
+class ObjectDetection(Task):
+    """Boxes around the objects of 20 classes; mean average precision on the test split, as VOC2007 measures it.
+
+    Args:
+        settings: the run's; ``model.detector`` is "rfbnet" or "fast_rcnn".
+        splits: lists to train on and to test on, such as "trainval/test".
+        evaluate_every: evaluate after every so many epochs.
+        precision: "float32", or "bfloat16" for convolutions and matrix products.
+        channels_last: whether a pixel's channels lie together in memory.
+    """
+
+    metrics: tuple[Metric, ...] = (
+        Metric("map", "%", "max", "mAP"),
+        *(Metric(f"ap_{name}", "%", "max", f"AP {name}", detail=True) for name in CLASSES),
+    )
+
+    def __init__(
+        self, settings: TaskSettings, splits: str, evaluate_every: int, precision: str, channels_last: bool
+    ) -> None:
+        super().__init__(settings)
+        check_whole("task.evaluate_every", evaluate_every, 1)
+        self.autocast = lambda: autocast(precision, settings.device)
+        self.autocast()  # refuses a bad value at once
+        self.detector = build(settings)
+        network = self.detector.network.to(settings.device).to(memory_format=memory_format(channels_last))
+        self.modules = {"detector": network}
+        self.train, self.test = voc.parts(settings, "Main", splits)
+        self.train_size, self.evaluate_every, self.test_split = len(self.train), evaluate_every, splits.split("/")[1]
+        self.truth = as_truth(self.test.objects)
+        collate = self.detector.collate
+        self.train_loader = Loader(self.detector.training_examples(self.train), collate, settings)
+        self.test_example = self.detector.test_examples(self.test)
+        self.test_loader = Loader(self.test_example, collate, settings, keep=False)
+
+    def batches(self, epoch: int) -> Iterator[Batch]:
+        """The detector's batches, on the run's device."""
+        order = epoch_order(self.train_size, self.settings.seed, epoch)
+        for batch in self.train_loader.batches(order, self.settings.batch_size, epoch):
+            yield to_device(batch, self.settings.device)
+
+    def loss(self, batch: Batch) -> Tensor:
+        """The sum of the detector's losses."""
+        return torch.stack(list(self._losses(batch).values())).sum()
+
+    def _losses(self, batch: Batch) -> dict[str, Tensor]:
+        with self.autocast():
+            return self.detector.losses(batch)
+
+    def training_step(self, batch: Batch, optimizers: Mapping[str, Optimizer]) -> dict[str, Tensor]:
+        """A step on the sum of the detector's losses, which are recorded beside it."""
+        losses = self._losses(batch)
+        total = torch.stack(list(losses.values())).sum()
+        optimizers["detector"].zero_grad(set_to_none=True)
+        total.backward()
+        optimizers["detector"].step()
+        return {name: loss.detach() for name, loss in {"loss": total, **losses}.items()}
+
+    def evaluate(self) -> dict[str, float]:
+        """Mean average precision over the classes there are, and each class's, in percent; NaN for one without objects."""
+        precisions = 100.0 * average_precisions(self.detections(), self.truth, len(CLASSES))
+        found = {f"ap_{name}": float(value) for name, value in zip(CLASSES, precisions, strict=True)}
+        return {"map": mean_average_precision(precisions), **found}
+
+    @torch.no_grad()
+    def detections(self) -> Detections:
+        """Everything that the detector finds on the test split."""
+        self.detector.network.eval()
+        parts, first = [], 0
+        size = self.detector.test_batch
+        for batch in self.test_loader.batches(torch.arange(len(self.test)), size):
+            found = self._detect(batch)
+            parts.append(Found(found.images + first, found.labels, found.boxes, found.scores))
+            first += size
+        return _joined(parts)
+
+    def _detect(self, batch: Batch) -> Found:
+        with self.autocast():
+            found = self.detector.detect(to_device(batch, self.settings.device))
+        return Found(*(part.cpu() for part in (found.images, found.labels, found.boxes, found.scores)))
+
+    def draw(self, folder: Path) -> None:
+        """Write ``boxes.png``; with ``save_predictions`` everything that is found, as VOC's official files.
+
+        Raises:
+            StoreError: the folder cannot be written.
+        """
+        self.shown().draw(folder)
+        if self.settings.save_predictions:
+            detection_files.write(folder / FOLDER, self.test_split, self.test.names, self.detections())
+
+    @torch.no_grad()
+    def shown(self) -> Boxes:
+        """What is found on test images that are spread evenly over the split, the same for every run."""
+        self.detector.network.eval()  # a run whose epochs were all trained by others has not been in it yet
+        count = min(SHOWN, len(self.test))
+        images = []
+        for number in (position * len(self.test) // count for position in range(count)):
+            found = self._detect(self.detector.collate([self.test_example(number)]))
+            objects = self.test.objects[number]
+            images.append(
+                Shown(
+                    image=self.test.photos[number].permute(1, 2, 0).numpy(),
+                    true_boxes=objects.boxes.numpy(),
+                    true_labels=objects.labels.numpy(),
+                    boxes=found.boxes.numpy(),
+                    labels=found.labels.numpy(),
+                    scores=found.scores.numpy(),
+                )
+            )
+        return Boxes(images, CLASSES)
+
+
+def build(settings: TaskSettings) -> Detector:
+    """The detector that a model's YAML names.
+
+    Raises:
+        ConfigError: there is none of that name, or it refuses its options.
+        DataError: its initial weights are missing or damaged.
+    """
+    name = settings.model.get("detector")
+    check_choice("model.detector", name, ("rfbnet", "fast_rcnn"))
+    if name == "rfbnet":
+        return RFBDetector(settings)
+    from tasks.od.fast_rcnn import FastRCNN
+
+    return FastRCNN(settings)
+
+
+def _joined(parts: list[Found]) -> Detections:
+    columns = {name: np.concatenate([getattr(part, name).numpy() for part in parts]) for name in Found.__annotations__}
+    return Detections(**columns)

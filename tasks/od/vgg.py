@@ -1,0 +1,97 @@
+"""VGG16's convolutions, which both detectors begin with, and the weights published for them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from torch import nn
+from torchvision.models import VGG16_Weights
+
+from tmsgd_bench.data import weights as published
+from tmsgd_bench.data.weights import Weights
+from tmsgd_bench.engine.spec import names_weights_file
+from tmsgd_bench.errors import ConfigError
+from tmsgd_bench.task import TaskSettings
+
+STAGES = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
+"""Channels and convolutions of each stage (Simonyan and Zisserman 2015, arXiv 1409.1556, Table 1, D)."""
+FULL_WIDTH = 64
+MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of red, green and blue from 0 to 1: what torchvision's weights were trained with."""
+NAMES = ("imagenet", "none")
+
+
+def stages(width: int) -> list[nn.Sequential]:
+    """The five stages of 3 × 3 convolutions, each with its ReLU; the pooling between them is the detectors' own.
+
+    Args:
+        width: channels of the first stage; 64 in the paper.
+    """
+    found, inputs = [], 3
+    for channels, convolutions in STAGES:
+        layers: list[nn.Module] = []
+        for _ in range(convolutions):
+            outputs = channels * width // FULL_WIDTH
+            layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.ReLU(inplace=True)]
+            inputs = outputs
+        found.append(nn.Sequential(*layers))
+    return found
+
+
+def start(module: nn.Module) -> None:
+    """Initial weights of every convolution: He et al. 2015 (arXiv 1502.01852), by outputs; biases are 0."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
+def initial_weights(settings: TaskSettings, width: int) -> tuple[Weights, Path] | None:
+    """VGG16's weights under torchvision's names, and their file; None for a model that starts from nothing.
+
+    Raises:
+        ConfigError: ``model.weights`` is none of the known words, or the model is too narrow for published weights.
+        DataError: the file is missing, cannot be downloaded, or is damaged.
+    """
+    wanted = settings.model["weights"]
+    if wanted in (None, "none"):
+        return None
+    is_path = names_weights_file(wanted)
+    if not is_path and wanted not in NAMES:
+        raise ConfigError(f"model.weights must be {' or '.join(NAMES)}, or the path of a file, not {wanted!r}.")
+    if width != FULL_WIDTH:
+        raise ConfigError(f"model.weights={wanted} is for model.width=64, not {width}: set model.weights=none.")
+    if is_path:
+        path = Path(wanted).expanduser()
+    else:
+        file = published.published(str(VGG16_Weights.IMAGENET1K_V1.url))
+        path = published.fetch(file, settings.weights_folder, "start from nothing with model.weights=none")
+    return published.read(path), path
+
+
+def load_stages(loaded: Iterable[nn.Module], weights: Weights, source: Path) -> None:
+    """Give the stages the weights of torchvision's ``features``, whose layers are numbered across pooling layers.
+
+    Raises:
+        ConfigError: they are of another network.
+    """
+    number = 0
+    for stage in loaded:
+        own: Weights = {}
+        for position, layer in enumerate(stage.children()):
+            if isinstance(layer, nn.Conv2d):
+                own |= {f"{position}.{part}": _part(weights, f"features.{number}.{part}", source) for part in PARTS}
+            number += 1
+        number += 1  # the pooling behind the stage
+        published.load_into(stage, own, source)
+
+
+PARTS = ("weight", "bias")
+
+
+def _part(weights: Weights, name: str, source: Path) -> published.Tensor:
+    if name not in weights:
+        raise ConfigError(f"{source} lacks {name!r}: model.weights must be torchvision's VGG16, not another network.")
+    return weights[name]

@@ -1,0 +1,167 @@
+"""VOC segmentation with LRASPP."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from tasks import voc
+from tasks.compute import autocast, memory_format, normalise
+from tasks.seg import model
+from tasks.seg.quality import accuracy, confusion, intersections_over_unions
+from tasks.voc import IGNORED, Part
+from tmsgd_bench.data.loading import Loader
+from tmsgd_bench.engine.seeding import epoch_order
+from tmsgd_bench.engine.spec import check_whole
+from tmsgd_bench.results.figure_masks import SHOWN, Masks
+from tmsgd_bench.task import Metric, Task, TaskSettings
+
+Batch = tuple[Tensor, Tensor]
+MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of red, green and blue from 0 to 1: what torchvision's weights were trained with."""
+
+
+class Segmentation(Task):
+    """A class for every pixel; cross-entropy; mean intersection over union on the test split.
+
+    The recipe is torchvision's reference for segmentation: for training an image is rescaled so that its shorter side
+    is 0.5 to 2 times ``base_size``, mirrored or not, and a square of ``crop`` pixels is cut out; to test, its shorter
+    side is brought to ``base_size``, and its mask with it.
+
+    Args:
+        settings: the run's.
+        splits: lists to train on and to test on, such as "train/val".
+        base_size, crop: pixels.
+        evaluate_every: evaluate after every so many epochs.
+        precision: "float32", or "bfloat16" for convolutions.
+        channels_last: whether a pixel's channels lie together in memory.
+    """
+
+    metrics: tuple[Metric, ...] = (
+        Metric("miou", "%", "max", "mIoU"),
+        Metric("pixel_accuracy", "%", "max", "pixel accuracy"),
+        *(Metric(f"iou_{name}", "%", "max", f"IoU {name}", detail=True) for name in model.NAMES),
+    )
+
+    def __init__(
+        self,
+        settings: TaskSettings,
+        splits: str,
+        base_size: int,
+        crop: int,
+        evaluate_every: int,
+        precision: str,
+        channels_last: bool,
+    ) -> None:
+        super().__init__(settings)
+        for name, value in (("base_size", base_size), ("crop", crop), ("evaluate_every", evaluate_every)):
+            check_whole(f"task.{name}", value, 1)
+        self.autocast = lambda: autocast(precision, settings.device)
+        self.autocast()  # refuses a bad value at once
+        self.memory_format = memory_format(channels_last)
+        network, self.evaluate_at_start = model.build(settings)
+        self.model = network.to(settings.device).to(memory_format=self.memory_format)
+        self.modules = {"segmenter": self.model}
+        self.train, self.test = voc.parts(settings, "Segmentation", splits)
+        self.train_size, self.evaluate_every = len(self.train), evaluate_every
+        self.train_loader = Loader(training_examples(self.train, base_size, crop), stack, settings)
+        self.test_example = test_examples(self.test, base_size)
+        self.test_loader = Loader(self.test_example, stack, settings, keep=False)
+
+    def batches(self, epoch: int) -> Iterator[Batch]:
+        """Pairs of images (float32, (batch, 3, crop, crop), normalised) and masks (int64, (batch, crop, crop))."""
+        order = epoch_order(self.train_size, self.settings.seed, epoch)
+        for batch in self.train_loader.batches(order, self.settings.batch_size, epoch):
+            yield self._on_device(batch)
+
+    def _on_device(self, batch: Batch) -> Batch:
+        device = self.settings.device
+        pixels, masks = (part.to(device, non_blocking=True) for part in batch)
+        images = normalise(pixels, MEAN, DEVIATION).contiguous(memory_format=self.memory_format)
+        return images, masks[:, 0].long()
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Mean cross-entropy in nats over the pixels that count."""
+        images, masks = batch
+        with self.autocast():
+            logits = self.model(images)["out"]
+        total = F.cross_entropy(logits.float(), masks, ignore_index=IGNORED, reduction="sum")
+        return total / (masks != IGNORED).sum().clamp(min=1)  # of padding alone there is no mean
+
+    def evaluate(self) -> dict[str, float]:
+        """Mean IoU over the classes there are, accuracy, and each class's IoU, in percent; NaN for one without pixels."""
+        classes = len(model.NAMES)
+        matrix = torch.zeros((classes, classes), dtype=torch.int64, device=self.settings.device)
+        for batch in self.test_loader.batches(torch.arange(len(self.test)), 1):
+            images, masks = self._on_device(batch)
+            matrix += confusion(self._predict(images), masks, classes)
+        ious = 100.0 * intersections_over_unions(matrix)
+        found = {f"iou_{name}": float(iou) for name, iou in zip(model.NAMES, ious, strict=True)}
+        return {"miou": float(ious.nanmean()), "pixel_accuracy": 100.0 * accuracy(matrix), **found}
+
+    def _predict(self, images: Tensor) -> Tensor:
+        """The likeliest class of every pixel, int64, (batch, height, width)."""
+        with self.autocast():
+            logits: Tensor = self.model(images)["out"]
+        return logits.argmax(dim=1)
+
+    def draw(self, folder: Path) -> None:
+        """Write ``masks.png``: a few test images, the same for every run, with their true and predicted masks.
+
+        Raises:
+            StoreError: the folder cannot be written.
+        """
+        self.predicted().draw(folder)
+
+    @torch.no_grad()
+    def predicted(self) -> Masks:
+        """What the model predicts on test images that are spread evenly over the split."""
+        self.model.eval()  # a run whose epochs were all trained by others has not been in evaluation mode yet
+        count = min(SHOWN, len(self.test))
+        images, truths, predictions = [], [], []
+        for number in range(count):
+            pixels, mask = self.test_example(number * len(self.test) // count)
+            batch, _ = self._on_device(stack([(pixels, mask)]))
+            images.append(pixels.permute(1, 2, 0).numpy())
+            truths.append(mask[0].numpy())
+            predictions.append(self._predict(batch)[0].cpu().numpy())
+        return Masks(images, truths, predictions, model.NAMES)
+
+
+def training_examples(part: Part, base_size: int, crop: int) -> Callable[[int], Batch]:
+    """A function from an image's number to an augmented example.
+
+    That is the image, uint8, (3, crop, crop), and its mask, uint8, (1, crop, crop). What lies outside the published image
+    is black, and 255 in the mask.
+    """
+    fill = {tv_tensors.Image: 0, tv_tensors.Mask: IGNORED}
+    transform = v2.Compose(
+        [
+            v2.RandomResize(base_size // 2, 2 * base_size + 1, antialias=True),  # the upper end is exclusive
+            v2.RandomHorizontalFlip(0.5),
+            v2.RandomCrop(crop, pad_if_needed=True, fill=fill),
+        ]
+    )
+    photos, masks = part.photos, part.masks
+    return lambda number: transform(tv_tensors.Image(photos[number]), tv_tensors.Mask(masks[number]))
+
+
+def test_examples(part: Part, base_size: int) -> Callable[[int], Batch]:
+    """A function from an image's number to the image (uint8, (3, height, width)) and its mask (uint8, (1, …))."""
+    transform = v2.Resize(base_size, antialias=True)
+    photos, masks = part.photos, part.masks
+    return lambda number: transform(tv_tensors.Image(photos[number]), tv_tensors.Mask(masks[number]))
+
+
+def stack(examples: Sequence[Batch]) -> Batch:
+    """Images and masks of one size as two tensors."""
+    images, masks = zip(*examples, strict=True)
+    return torch.stack([image.as_subclass(Tensor) for image in images]), torch.stack(
+        [mask.as_subclass(Tensor) for mask in masks]
+    )

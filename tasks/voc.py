@@ -1,0 +1,242 @@
+"""What both VOC tasks read: which images are trained on and which are tested on, their pixels, boxes and masks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from tmsgd_bench.data import cache
+from tmsgd_bench.data.packed import Chosen, Packed, pack
+from tmsgd_bench.engine.seeding import subset
+from tmsgd_bench.engine.spec import check_choice
+from tmsgd_bench.errors import ConfigError, DataError
+from tmsgd_bench.task import TaskSettings
+from tmsgd_bench.voc import Objects, read_objects, read_split
+
+Lists = Literal["Main", "Segmentation"]
+SPLITS = ("trainval/test", "train/val")
+"""What ``task.splits`` may be: the list trained on, and the one tested on."""
+IGNORED = 255
+"""What a mask's pixels at the border of an object hold."""
+CLASSES_AND_BACKGROUND = 21
+VERSION = 1  # to be raised when what is made of a file changes: it was kept on disk
+
+
+@dataclass(frozen=True)
+class Images:
+    """Some images of one VOC year.
+
+    Args:
+        year: "2007" or "2012".
+        folder: ``VOCdevkit/VOC2007``.
+        lists: whose lists the images are from.
+        split: the list they are from.
+        names: of all images of that list.
+        chosen: int64: which of them are used.
+    """
+
+    year: str
+    folder: Path
+    lists: Lists
+    split: str
+    names: tuple[str, ...]
+    chosen: Tensor
+
+    @property
+    def chosen_names(self) -> list[str]:
+        """Names of the images that are used, in their order."""
+        return [self.names[number] for number in self.chosen.tolist()]
+
+    @property
+    def fix(self) -> str:
+        """What to do about a bad file, as the end of a sentence."""
+        return f"delete it if it is there and run 'python -m tmsgd_bench data prepare voc{self.year}'."
+
+
+@dataclass(frozen=True)
+class Part:
+    """One side of a task's data: the images trained on, or those tested on.
+
+    Args:
+        settings: the run's.
+        images: of each year.
+    """
+
+    settings: TaskSettings
+    images: tuple[Images, ...]
+
+    @property
+    def names(self) -> list[str]:
+        """Of every image, in the order of its number."""
+        return [name for images in self.images for name in images.chosen_names]
+
+    def __len__(self) -> int:
+        return sum(len(images.chosen) for images in self.images)
+
+    @cached_property
+    def photos(self) -> Chosen:
+        """The images, uint8, (3, height, width) each; decoded once and then kept on disk."""
+        packs = [_kept(self.settings, images, "photos", 3) for images in self.images]
+        return _choose(packs, self.images)
+
+    @cached_property
+    def masks(self) -> Chosen:
+        """A class for every pixel, uint8, (1, height, width) each: 0 for background, 255 for not counted."""
+        packs = [_kept(self.settings, images, "masks", 1) for images in self.images]
+        for pack_, images in zip(packs, self.images, strict=True):
+            _check_sizes(pack_, _kept(self.settings, images, "photos", 3), images)
+        return _choose(packs, self.images)
+
+    @cached_property
+    def objects(self) -> list[Objects]:
+        """The annotated objects of each image.
+
+        Raises:
+            DataError: an annotation is missing or damaged, or a box leaves its image; names the file.
+        """
+        found = []
+        for images in self.images:
+            for name in images.chosen_names:
+                found.append(read_objects(images.folder / "Annotations" / f"{name}.xml", images.fix))
+        self._check_boxes(found)
+        return found
+
+    def _check_boxes(self, objects: Sequence[Objects]) -> None:
+        for number, (name, annotated) in enumerate(zip(self.names, objects, strict=True)):
+            height, width = self.photos[number].shape[1:]
+            limit = torch.tensor([width, height, width, height])
+            if (annotated.boxes > limit).any():
+                raise DataError(
+                    f"the annotation of VOC image {name} has a box outside its {width} × {height} pixels, so that the two "
+                    f"do not belong together: {self.images[0].fix}"
+                )
+
+
+def parts(settings: TaskSettings, lists: Lists, splits: str) -> tuple[Part, Part]:
+    """The images to train on and those to test on.
+
+    Several years are trained on together, and tested on the first one's list. VOC2012's lists for segmentation hold
+    images of VOC2007 under other names (2007_000032 is 000032); those that VOC2007's own two lists hold are left out,
+    so that none is counted twice, and none is both trained and tested on. ``data_limit`` leaves a seeded subset of the
+    training images.
+
+    Raises:
+        ConfigError: the year has no such lists.
+        DataError: a list is missing or damaged; names it.
+    """
+    check_choice("task.splits", splits, SPLITS)
+    train, test = splits.split("/")
+    years = [name.removeprefix("voc") for name in settings.data_folder.name.split("+")]
+    if years[0] != "2007" and test == "test":
+        raise ConfigError(f"VOC{years[0]} has no public annotations of its test images: use task.splits=train/val.")
+    tested = _list(settings, years[0], lists, test)
+    trained = [_list(settings, year, lists, train) for year in years]
+    seen = {f"{years[0]}_{name}" for images in (tested, trained[0]) for name in images.names}
+    trained = [trained[0], *(_without(images, seen) for images in trained[1:])]
+    return Part(settings, _limited(trained, settings.data_limit)), Part(settings, (tested,))
+
+
+def _list(settings: TaskSettings, year: str, lists: Lists, split: str) -> Images:
+    folder = settings.data_folder.parent / f"voc{year}" / "VOCdevkit" / f"VOC{year}"
+    images = Images(year, folder, lists, split, (), torch.arange(0))
+    names = read_split(folder, lists, split, images.fix)
+    return Images(year, folder, lists, split, tuple(names), torch.arange(len(names)))
+
+
+def _without(images: Images, seen: set[str]) -> Images:
+    chosen = [number for number, name in enumerate(images.names) if name not in seen]
+    return Images(images.year, images.folder, images.lists, images.split, images.names, torch.tensor(chosen).long())
+
+
+def _limited(years: Sequence[Images], limit: int | None) -> tuple[Images, ...]:
+    kept = subset(sum(len(images.chosen) for images in years), limit)
+    found, first = [], 0
+    for images in years:
+        own = kept[(kept >= first) & (kept < first + len(images.chosen))] - first
+        chosen = images.chosen[own]
+        found.append(Images(images.year, images.folder, images.lists, images.split, images.names, chosen))
+        first += len(images.chosen)
+    return tuple(found)
+
+
+def _choose(packs: Sequence[Packed], years: Sequence[Images]) -> Chosen:
+    firsts = np.cumsum([0, *(len(pack) for pack in packs)])
+    numbers = [images.chosen + int(first) for images, first in zip(years, firsts, strict=False)]
+    return Chosen(packs, torch.cat(numbers))
+
+
+def _kept(settings: TaskSettings, images: Images, what: Literal["photos", "masks"], channels: int) -> Packed:
+    """Photos or masks of all images of a list, from the disk if they were decoded before."""
+    options = {"version": VERSION, "year": images.year, "lists": images.lists, "split": images.split, "what": what}
+    decode = decode_photos if what == "photos" else decode_masks
+    name = f"{images.year}-{images.lists.lower()}-{images.split}-{what}"
+    kept = cache.tensors(settings, name, options, lambda: decode(images).tensors(what))
+    return Packed.of_tensors(kept, what, channels)
+
+
+def decode_photos(images: Images) -> Packed:
+    """Every image of a list in RGB, whatever its file's format and kind of colours.
+
+    Raises:
+        DataError: a file is missing or cannot be decoded; names it.
+    """
+    paths = [images.folder / "JPEGImages" / f"{name}.jpg" for name in images.names]
+    return pack([_size(path, images.fix) for path in paths], (_photo(path, images.fix) for path in paths), 3)
+
+
+def decode_masks(images: Images) -> Packed:
+    """The mask of every image of a list.
+
+    Raises:
+        DataError: a file is missing or cannot be decoded, or holds colours or other numbers in place of classes.
+    """
+    paths = [images.folder / "SegmentationClass" / f"{name}.png" for name in images.names]
+    return pack([_size(path, images.fix) for path in paths], (_mask(path, images.fix) for path in paths), 1)
+
+
+def _size(path: Path, fix: str) -> tuple[int, int]:
+    try:
+        with Image.open(path) as image:
+            return image.height, image.width
+    except Exception as error:  # Pillow raises many kinds for a damaged file
+        raise _unusable(path, error, fix) from error
+
+
+def _photo(path: Path, fix: str) -> np.ndarray:
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))
+    except Exception as error:
+        raise _unusable(path, error, fix) from error
+
+
+def _mask(path: Path, fix: str) -> np.ndarray:
+    try:
+        with Image.open(path) as image:
+            mode, classes = image.mode, np.asarray(image)
+    except Exception as error:
+        raise _unusable(path, error, fix) from error
+    if mode not in ("P", "L") or (classes[classes != IGNORED] > 20).any():
+        raise DataError(f"{path} is no mask: its pixels must be 0 to 20 or 255, with a palette or gray: {fix}")
+    return classes
+
+
+def _unusable(path: Path, error: Exception, fix: str) -> DataError:
+    reason = getattr(error, "strerror", None) or "it is no image, or a damaged one"
+    return DataError(f"cannot use {path} ({reason}): {fix}")
+
+
+def _check_sizes(masks: Packed, photos: Packed, images: Images) -> None:
+    differs = (masks.sizes != photos.sizes).any(dim=1)
+    if differs.any():
+        name = images.names[int(differs.nonzero()[0])]
+        path = images.folder / "SegmentationClass" / f"{name}.png"
+        raise DataError(f"{path} is not as large as its image: {images.fix}")
