@@ -9,7 +9,7 @@ PY := $(VENV)/bin/python
 PARALLEL := hydra/launcher=cores hydra.launcher.n_jobs=$(JOBS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test table1 table2 table4 table5 ic fig1 fig2 ig ctr switch paper claims report numerics bench bench-input bench-step lint clean
+.PHONY: help setup demo test table1 table2 table3 table4 table5 ic fig1 fig2 ig seg ctr switch paper claims report numerics bench bench-input bench-step lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -21,7 +21,7 @@ $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed: make PYTHON=python3.11')"
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check uv
-	$(VENV)/bin/uv pip install --quiet --compile-bytecode --python $(PY) -e '.[parallel,slurm,dev]'
+	$(VENV)/bin/uv pip install --quiet --compile-bytecode --python $(PY) -e '.[parallel,slurm,od,dev]'
 	touch $@
 
 demo: setup ## all six optimizers on synthetic data, offline, in under 3 minutes
@@ -37,11 +37,15 @@ table1 table2: setup ## the settings themselves, printed and as read, into resul
 
 # A table of the paper: an experiment of conf/experiment, and what is made of it.
 SWEEP = $(PY) run.py -m experiment=$@ seed=$(SEEDS) results.root=$(RESULTS) $(PARALLEL) $(ARGS)
-TABLE = $(PY) -m tmsgd_bench table $(1) --results $(RESULTS) --out results/$@
+TABLE = $(PY) -m tmsgd_bench table $(1) --results $(RESULTS) --out results/$@ --protocol $(or $(2),table2)
 
 table5: setup ## the paper's Table 5: text, R8 (about 1.5 hours on two cores)
 	$(SWEEP)
 	$(call TABLE,5)
+
+table3: setup ## the paper's Table 3: detection, VOC with Fast R-CNN and RFBNet (needs a GPU)
+	$(SWEEP)
+	$(call TABLE,3)
 
 table4: setup ## the paper's Table 4: facial key points (needs a GPU)
 	$(SWEEP)
@@ -49,7 +53,11 @@ table4: setup ## the paper's Table 4: facial key points (needs a GPU)
 
 ic: setup ## image classification, CIFAR-10 and CIFAR-100 (needs a GPU)
 	$(SWEEP)
-	$(call TABLE,ic)
+	$(call TABLE,ic,corrected)
+
+seg: setup ## segmentation, VOC with LRASPP (needs a GPU)
+	$(SWEEP)
+	$(call TABLE,seg,corrected)
 
 ig: setup ## image generation and its FID (needs a GPU)
 	$(SWEEP)
@@ -65,7 +73,7 @@ fig1: table4 ## the paper's Figure 1: key points on seven test faces, from the r
 fig2: ig ## the paper's Figure 2: sneakers by each optimizer's generator, from the runs of ig
 	$(PY) -m tmsgd_bench figure 2 --results $(RESULTS) --out results/figures
 
-paper: table1 table4 table5 ic ig ctr fig1 fig2 report ## everything, one after the other
+paper: table1 table3 seg table4 table5 ic ig ctr fig1 fig2 report ## everything, one after the other
 
 switch: setup ## when to switch: SGD and TM-SGD with six switch epochs on real R8 (about an hour on two cores)
 	$(SWEEP)

@@ -75,7 +75,7 @@ def table_1(configs: dict[str, dict[str, Any]]) -> pd.DataFrame:
         rows.append(
             {
                 "task": name,
-                "data": _once(find(data).title.split(",")[0] for data in sets),
+                "data": _once(find(data).title.split(",")[0] for data in sets if "+" not in data),
                 "model": _once(block["label"] for block in blocks),
                 "metric": _metric(config),
                 "optimizers": _once(row["label"] for block in blocks for row in block["rows"]),

@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tasks.ctr.prepare import META, prepared
+from tasks.ctr.kept import META, Rows
+from tasks.ctr.prepare import prepared
 from tmsgd_bench import files
 from tmsgd_bench.engine.seeding import subset
 from tmsgd_bench.errors import DataError
@@ -43,11 +44,13 @@ class Loaded:
         train: the training split, or the subset of it that ``data_limit`` leaves.
         evaluation: the split to evaluate on.
         sizes: how many values each field has, its rare one included; fields follow each other in the table.
+        rows: what the splits are mapped from; not deleted as long as this is held.
     """
 
     train: Clicks
     evaluation: Clicks
     sizes: dict[str, int]
+    rows: Rows
 
 
 def load(settings: TaskSettings, min_count: int, hour: str, evaluate_on: str) -> Loaded:
@@ -61,10 +64,10 @@ def load(settings: TaskSettings, min_count: int, hour: str, evaluate_on: str) ->
     Raises:
         DataError: the data are missing or damaged, or so few that a split has no clicks or nothing else.
     """
-    folder = prepared(settings, min_count, hour)
-    meta = files.read_json(folder / META)
-    assert meta is not None  # prepared() has read it
-    train, evaluation = (_split(folder, name, meta) for name in ("train", evaluate_on))
+    rows = prepared(settings, min_count, hour)
+    meta = files.read_json(rows.folder / META)
+    assert meta is not None  # prepared() has read or written it
+    train, evaluation = (_split(rows.folder, name, meta) for name in ("train", evaluate_on))
     for name, part in (("training", train), (evaluate_on, evaluation)):
         if int(part.clicks.amin()) == int(part.clicks.amax()):
             raise DataError(
@@ -74,7 +77,7 @@ def load(settings: TaskSettings, min_count: int, hour: str, evaluate_on: str) ->
     if settings.data_limit is not None:
         kept = subset(len(train), settings.data_limit)
         train = Clicks(train.ids[kept], train.clicks[kept])
-    return Loaded(train.to(settings.device), evaluation.to(settings.device), dict(meta["sizes"]))
+    return Loaded(train.to(settings.device), evaluation.to(settings.device), dict(meta["sizes"]), rows)
 
 
 def _split(folder: Path, name: str, meta: dict[str, dict[str, int]]) -> Clicks:

@@ -98,10 +98,13 @@ def numbers(vocabulary: np.ndarray, keys: np.ndarray) -> np.ndarray:
     Returns:
         int32, shape (values,).
     """
-    order = keys.argsort()  # searched in order, a long vocabulary stays in the processor's cache
-    places = np.searchsorted(vocabulary, keys[order])
-    found = np.zeros(len(keys), np.int32)
+    found = np.full(len(keys), RARE, np.int32)
+    if (keys[1:] < keys[:-1]).any():  # searched in order, a long vocabulary stays in the processor's cache
+        order = keys.argsort()
+        found[order] = numbers(vocabulary, keys[order])
+        return found
+    places = np.searchsorted(vocabulary, keys)
     known = np.flatnonzero(places < len(vocabulary))
-    known = known[vocabulary[places[known]] == keys[order[known]]]
-    found[order[known]] = places[known] + 1
+    known = known[vocabulary[places[known]] == keys[known]]
+    found[known] = places[known] + 1
     return found

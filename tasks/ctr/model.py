@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,25 +12,33 @@ from torch import Tensor, nn
 from tmsgd_bench.engine.spec import check_whole
 from tmsgd_bench.errors import ConfigError
 
+INIT_STD = 1.0
+"""How torch starts an embedding."""
+
 
 class WideDeep(nn.Module):
     """A linear model of the values and a network over their embeddings; their sum is the log-odds of a click.
 
     The wide part adds one weight per value; the deep part joins the values' vectors to one and feeds it to linear
     layers with ReLU, whose last bias serves both. All fields share one table each for weights and vectors. The wide
-    weights start at 0; the rest as torch starts it, the vectors from N(0, 1).
+    weights start at 0, the vectors from N(0, init_std²), and the rest as torch starts it.
 
     Args:
         rows: values of all fields together.
         fields: how many fields there are.
         embedding: length of a value's vector.
         hidden: units of the deep part's hidden layers.
+        init_std: standard deviation of the vectors' first entries; with 1, torch's own, every bit is as torch draws it.
     """
 
-    def __init__(self, rows: int, fields: int, embedding: int, hidden: tuple[int, ...]) -> None:
+    def __init__(
+        self, rows: int, fields: int, embedding: int, hidden: tuple[int, ...], init_std: float = INIT_STD
+    ) -> None:
         super().__init__()
         self.wide = nn.Embedding(rows, 1, _weight=torch.zeros(rows, 1))
         self.vectors = nn.Embedding(rows, embedding)
+        with torch.no_grad():
+            self.vectors.weight.mul_(init_std)  # not drawn again, so that the linear layers start alike at any scale
         layers: list[nn.Module] = []
         width = fields * embedding
         for units in hidden:
@@ -48,18 +57,32 @@ def build(options: Mapping[str, Any], rows: int, fields: int) -> WideDeep:
     """The model that its YAML describes.
 
     Args:
-        options: ``embedding`` and ``hidden``.
+        options: ``embedding`` and ``hidden``; ``init_std``, which may be left out. It is not among the settings in
+            conf/, since each of those is part of every run's identity, and runs from before there was this one would
+            no longer be found.
         rows, fields: see :class:`WideDeep`.
 
     Raises:
         ConfigError: a key is missing or unknown, or a value cannot be used.
     """
-    if set(options) != {"embedding", "hidden"}:
-        raise ConfigError(f"model=wide_deep has the settings embedding and hidden, not {', '.join(sorted(options))}.")
+    if set(options) - {"init_std"} != {"embedding", "hidden"}:
+        raise ConfigError(
+            "model=wide_deep has the settings embedding and hidden, and init_std if you add it, not "
+            f"{', '.join(sorted(options))}."
+        )
     check_whole("model.embedding", options["embedding"], 1)
     hidden = options["hidden"]
     if not isinstance(hidden, list | tuple):
         raise ConfigError(f"model.hidden must be a list of whole numbers, such as [256,128], not {hidden!r}.")
     for units in hidden:
         check_whole("each of model.hidden", units, 1)
-    return WideDeep(rows, fields, options["embedding"], tuple(hidden))
+    return WideDeep(rows, fields, options["embedding"], tuple(hidden), _init_std(options.get("init_std", INIT_STD)))
+
+
+def _init_std(value: Any) -> float:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not (math.isfinite(value) and value > 0):
+        raise ConfigError(
+            f"model.init_std must be a finite number > 0, not {value!r}: set it with +model.init_std=0.1."
+        )
+    return float(value)

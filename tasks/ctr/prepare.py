@@ -3,7 +3,7 @@
 Two passes. The first parses blocks of text side by side; each block's columns are kept on the disk as places in the
 block's own lists of values, and counted. The lists of all blocks then give the vocabulary of each field, and the second
 pass translates places into rows of the embedding table. A preparation that was interrupted finds the blocks that it
-has parsed.
+has parsed, and one with other options of the same text finds all of them: only the second pass is left.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import os
 import shutil
 import sys
 import time
-import zipfile
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,8 +26,11 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from tasks.ctr.fields import Field, Tally, fields, numbers
-from tasks.ctr.split import SPLITS, TRAIN, sizes_before, split
-from tasks.ctr.text import FIELDS, Block, encode, fault, parse, read_blocks
+from tasks.ctr.kept import META, PARTS, Rows, hold, hold_whole, tidy
+from tasks.ctr.parts import VERSION as PARTS_VERSION
+from tasks.ctr.parts import Columns, DamagedError, Lists, Part, Parts
+from tasks.ctr.split import SPLITS, sizes_before, split
+from tasks.ctr.text import fault, read_blocks
 from tmsgd_bench import files
 from tmsgd_bench.data.catalog import find
 from tmsgd_bench.data.sources import file_digest
@@ -38,103 +41,108 @@ from tmsgd_bench.task import TaskSettings
 
 log = logging.getLogger(__name__)
 
-VERSION = 1  # to be raised when what is kept changes
-META = "rows.json"
+VERSION = 1  # to be raised when the rows change
 CACHED = 4096
 """Rows that are written field by field before the next ones: they stay in the processor's cache."""
 WORKERS = 8
 """Threads at most; each holds two blocks, about 100 MB."""
-UNREADABLE = (zipfile.BadZipFile, KeyError, ValueError, EOFError, NotImplementedError)
-"""What reading a damaged part raises."""
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
-class Part:
-    """A parsed block, whose columns are kept on the disk.
+class Source:
+    """The file that rows are made from.
 
     Args:
-        path: where.
-        first, rows: which rows of the file it holds.
-        hours: its first and its last hour.
-        backwards: the first of its rows whose hour is earlier than the one before; -1 if there is none.
+        path: where it lies.
+        fingerprint: what identifies its contents.
     """
 
     path: Path
-    first: int
-    rows: int
-    hours: tuple[int, int]
-    backwards: int
+    fingerprint: str
 
 
-def prepared(settings: TaskSettings, min_count: int, hour: str) -> Path:
-    """The folder with the rows as numbers, made if it is not there yet.
+def prepared(settings: TaskSettings, min_count: int, hour: str) -> Rows:
+    """The rows as numbers, made if they are not there yet; they are kept as long as what is returned is held.
 
-    Two processes that need the same rows wait for each other.
+    Two processes that need the same rows wait for each other. What others than the ones used last need is deleted (see
+    :func:`tasks.ctr.kept.tidy`).
 
     Args:
-        settings: the run's; the folder lies beside the data folder.
+        settings: the run's; the rows lie beside the data folder.
         min_count: values that occur less often in the training split share one number per field.
         hour: see :func:`fields`.
 
     Raises:
-        DataError: the file is missing or damaged, or the folder cannot be written.
+        DataError: the file is missing, damaged or has changed, or the folder cannot be written.
     """
-    options = {"version": VERSION, "fingerprint": settings.fingerprint}
-    made = files.digest({**options, "min_count": min_count, "hour": hour})[:16]
+    avazu = find("avazu")
+    source = Source(
+        avazu.files[0].path(settings.data_folder),
+        settings.fingerprint or avazu.fingerprint(settings.data_folder, "real", verify=False),
+    )
+    made = {"version": VERSION, "fingerprint": source.fingerprint, "min_count": min_count, "hour": hour}
+    parsed = {"version": PARTS_VERSION, "fingerprint": source.fingerprint}
     place = settings.data_folder.parent / FOLDER
     stem = f"{settings.data_folder.name}-rows"
-    folder, parts = place / f"{stem}-{made}", place / f"{stem}-{files.digest(options)[:16]}.parts"
-    if is_whole(folder):
-        return folder
+    folder, parts = place / f"{stem}-{files.digest(made)[:16]}", place / f"{stem}-{files.digest(parsed)[:16]}{PARTS}"
+    if (rows := hold_whole(folder)) is not None:
+        return rows
     try:
         place.mkdir(parents=True, exist_ok=True)
         with FileLock(place / f"{stem}.lock"):
-            if not is_whole(folder):
-                _prepare(find("avazu").files[0].path(settings.data_folder), parts, folder, min_count, fields(hour))
+            if (rows := hold_whole(folder)) is None:
+                _make(source, Parts(parts), folder, min_count, fields(hour))
+                rows = hold(folder)
+                tidy(place, stem, parts)
     except (OSError, StoreError) as error:
         raise DataError(
             f"cannot keep the rows of avazu in {place} ({files.os_reason(error)}): free some space or choose another "
             "data.root."
         ) from error
-    return folder
+    return rows
 
 
-def is_whole(folder: Path) -> bool:
-    """Whether a folder holds prepared rows with the bytes that were written."""
-    meta = files.read_json(folder / META)
-    if meta is None:
-        return False
+def _make(source: Source, parts: Parts, folder: Path, min_count: int, chosen: Sequence[Field]) -> None:
+    """Make the rows; parts that turn out to be damaged are parsed again, once."""
+    if folder.exists():
+        log.warning("%s is damaged and is made anew", folder)
+    parts.folder.mkdir(exist_ok=True)
     try:
-        if all(file_digest(folder / name) == digest for name, digest in meta["sha256"].items()):
-            return True
-    except (OSError, KeyError, AttributeError):  # a file is gone, or what describes them is something else
-        pass
-    log.warning("%s is damaged and is made anew", folder)
-    return False
+        _prepare(source, parts, folder, min_count, chosen)
+    except DamagedError as damage:
+        log.warning("%s and is made anew", damage)
+        parts.forget()
+        try:
+            _prepare(source, parts, folder, min_count, chosen)
+        except DamagedError as error:
+            raise DataError(
+                f"{error} as soon as it is written: check the disk, or choose another data.root."
+            ) from error
 
 
-def _prepare(path: Path, parts: Path, folder: Path, min_count: int, chosen: Sequence[Field]) -> None:
+def _prepare(source: Source, parts: Parts, folder: Path, min_count: int, chosen: Sequence[Field]) -> None:
     start = time.monotonic()
-    parts.mkdir(exist_ok=True)
     with ThreadPoolExecutor(_threads()) as pool:
-        parsed, tallies = _parse_all(pool, path, parts, chosen)
+        tallies = [Tally() for _ in chosen]
+        parsed = _counted(pool, source, parts, chosen, tallies)
         rows = parsed[-1].first + parsed[-1].rows
-        log.info("%s has %s rows (the whole of Avazu: %s)", path, f"{rows:,}", f"{find('avazu').files[0].examples:,}")
+        log.info(
+            "%s has %s rows (the whole of Avazu: %s)", source.path, f"{rows:,}", f"{find('avazu').files[0].examples:,}"
+        )
         vocabularies = [tally.frequent(min_count) for tally in tallies]
         temporary = folder.with_name(f".{folder.name}.tmp")  # one process at a time, so a killed one's is found
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         try:
-            _translate_all(pool, parsed, Translation(chosen, vocabularies, temporary))
+            _translate_all(pool, parsed, Translation(chosen, vocabularies, parts, temporary))
             _describe(pool, temporary, rows, {f.name: 1 + len(v) for f, v in zip(chosen, vocabularies, strict=True)})
             shutil.rmtree(folder, ignore_errors=True)
             temporary.rename(folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-    shutil.rmtree(parts)
     spent = time.monotonic() - start
     log.info("prepared %s rows of avazu in %s, %s rows/s", f"{rows:,}", duration(spent), f"{rows / spent:,.0f}")
 
@@ -166,7 +174,7 @@ class Progress:
 
 def _in_order(
     pool: ThreadPoolExecutor, work: Callable[[Item], Made], items: Iterable[Item]
-) -> Iterator[tuple[Item, Made]]:
+) -> Generator[tuple[Item, Made], None, None]:
     """Items with what ``work`` makes of them, in their order; one more of them is held than there are threads."""
     ahead = _threads() + 1
     waiting: deque[tuple[Item, Future[Made]]] = deque()
@@ -187,81 +195,59 @@ def _in_order(
 # --- first pass: text into parts -----------------------------------------------------------------------------------
 
 
-Lists = dict[str, tuple[np.ndarray, np.ndarray]]
-"""The different values of each column, and how often each occurs in the training split."""
-
-
-def _parse_all(
-    pool: ThreadPoolExecutor, path: Path, folder: Path, chosen: Sequence[Field]
-) -> tuple[list[Part], list[Tally]]:
-    """All parts, and a tally for each field."""
-    try:
-        total = path.stat().st_size
-    except OSError as error:
-        raise fault(path, f"cannot be read ({error.strerror})") from error
-    progress, found, tallies = Progress("reading avazu", total), [], [Tally() for _ in chosen]
-    try:
-        for block, (part, lists) in _in_order(pool, lambda block: _part(block, folder), read_blocks(path)):
+def _counted(
+    pool: ThreadPoolExecutor, source: Source, parts: Parts, chosen: Sequence[Field], tallies: Sequence[Tally]
+) -> list[Part]:
+    """All parts, whose values are added to the tally of each field."""
+    found = []
+    known = parts.known()
+    pairs = _parse_all(pool, source, parts) if known is None else _in_order(pool, parts.lists, known)
+    with closing(pairs):
+        for part, lists in pairs:
             found.append(part)
             for field, tally in zip(chosen, tallies, strict=True):
                 keys, counts = lists[field.column]
                 trained = np.flatnonzero(counts)
                 tally.add(field.key(keys[trained]), counts[trained])
+    _warn_of_order(source.path, found)
+    return found
+
+
+def _parse_all(pool: ThreadPoolExecutor, source: Source, parts: Parts) -> Generator[tuple[Part, Lists], None, None]:
+    """Every part with its values, in the order of the file, which must be the one it was when the run began."""
+    before = _state(source)
+    progress, found = Progress("reading avazu", before.st_size), list[Part]()
+    try:
+        for block, (part, lists) in _in_order(pool, parts.make, read_blocks(source.path)):
+            found.append(part)
+            yield part, lists
             progress.reach(block.position)
     finally:
         progress.close()
-    _warn_of_order(path, found)
-    return found, tallies
+    if any(getattr(before, key) != getattr(source.path.stat(), key) for key in ("st_ino", "st_size", "st_mtime_ns")):
+        raise _changed(source)
+    parts.complete(found)
 
 
-def _part(block: Block, folder: Path) -> tuple[Part, Lists]:
-    """A block's part: kept by an earlier attempt, or made and kept now."""
-    path = folder / f"{block.name}.npz"
-    if path.exists():
-        return _load(path, block)
-    arrays = _parsed(block)
-    files.write_atomically(path, lambda temporary: _save(temporary, arrays))
-    return _described(path, block, arrays)
-
-
-def _save(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    with path.open("wb") as file:
-        np.savez(file, allow_pickle=False, **arrays)
-
-
-def _load(path: Path, block: Block) -> tuple[Part, Lists]:
+def _state(source: Source) -> os.stat_result:
+    """The file's size and time of change, of the contents that the fingerprint is of; the stand-in's is of none."""
+    avazu, folder = find("avazu"), source.path.parent
     try:
-        with np.load(path) as kept:
-            return _described(path, block, kept)
-    except UNREADABLE as error:
-        raise _damaged(path) from error
+        state = source.path.stat()
+    except OSError as error:
+        raise fault(source.path, f"cannot be read ({error.strerror})") from error
+    if source.fingerprint == avazu.fingerprint(folder, "synthetic", verify=False):
+        return state
+    if source.fingerprint != avazu.fingerprint(folder, "real", verify=False):  # read again only if it has changed
+        raise _changed(source)
+    return state
 
 
-def _described(path: Path, block: Block, arrays: Mapping[str, np.ndarray]) -> tuple[Part, Lists]:
-    first, last, backwards = arrays["hours"].tolist()
-    lists = {name: (arrays[f"keys_{name}"], arrays[f"counts_{name}"]) for name in FIELDS}
-    return Part(path, block.first, block.rows, (first, last), backwards), lists
-
-
-def _damaged(path: Path) -> DataError:
-    return DataError(f"{path}, left by an interrupted preparation, is damaged: delete {path.parent} and start again.")
-
-
-def _parsed(block: Block) -> dict[str, np.ndarray]:
-    """A block's columns as places in the list of its values, the lists, and their counts in the training split."""
-    rows = parse(block)
-    held_out = np.flatnonzero(split(block.first, block.rows) != TRAIN)  # fewer to gather than those for training
-    made = {"clicks": rows.clicks}
-    for name in FIELDS:
-        places, keys = encode(rows.values[name])
-        made[f"keys_{name}"] = keys
-        counts = np.bincount(places) - np.bincount(places[held_out], minlength=len(keys))
-        made[f"counts_{name}"] = counts.astype(np.int32)
-        made[f"places_{name}"] = places.astype(np.min_scalar_type(len(keys) - 1))
-    hours = made["keys_hour"][made["places_hour"]]
-    back = (np.diff(hours) < 0).nonzero()[0]
-    made["hours"] = np.array([hours[0], hours[-1], back[0] + 1 if len(back) else -1])
-    return made
+def _changed(source: Source) -> DataError:
+    return DataError(
+        f"{source.path} has changed since this run looked at its contents: wait until nothing writes to it any more, "
+        "and start again."
+    )
 
 
 def _warn_of_order(path: Path, parts: Iterable[Part]) -> None:
@@ -286,39 +272,40 @@ class Translation:
     Args:
         fields: the model's.
         vocabularies: the values of each that have a number of their own, sorted.
+        parts: where the values are.
         folder: where the rows are written.
     """
 
     fields: Sequence[Field]
     vocabularies: Sequence[np.ndarray]
+    parts: Parts
     folder: Path
 
-    def ids(self, part: Part) -> tuple[np.ndarray, np.ndarray]:
-        """A part's ids (int32, shape (rows, fields)) and clicks (uint8, shape (rows,))."""
-        columns, start = [], 0
-        with np.load(part.path) as kept:
-            for field, vocabulary in zip(self.fields, self.vocabularies, strict=True):
-                table = numbers(vocabulary, field.key(kept[f"keys_{field.column}"])) + np.int32(start)
-                columns.append((table, kept[f"places_{field.column}"]))
-                start += 1 + len(vocabulary)
-            clicks = kept["clicks"]
-        ids = np.empty((part.rows, len(columns)), np.int32)
-        for rows in (slice(first, first + CACHED) for first in range(0, part.rows, CACHED)):
-            for place, (table, places) in enumerate(columns):
-                ids[rows, place] = table[places[rows]]
-        return ids, clicks
-
     def write(self, part: Part) -> None:
-        """Write a part's rows where they belong in the files of the three splits."""
-        try:
-            ids, clicks = self.ids(part)
-        except UNREADABLE as error:
-            raise _damaged(part.path) from error
-        member, before = split(part.first, part.rows), sizes_before(part.first)
+        """Write a part's rows where they belong in the files of the three splits: ids (int32, shape (rows, fields)) and
+        clicks (uint8, shape (rows,))."""
+        kept, member, before = self.parts.columns(part), split(part.first, part.rows), sizes_before(part.first)
+        ids: list[list[np.ndarray]] = [[] for _ in SPLITS]
+        for first, rows in self._rows(kept):
+            own = member[first : first + len(rows)]
+            for number, gathered in enumerate(ids):
+                gathered.append(rows.take(np.flatnonzero(own == number), axis=0))
         for number, name in enumerate(SPLITS):
-            chosen = np.flatnonzero(member == number)
-            _write_at(self.folder / f"{name}.ids", ids.take(chosen, axis=0), before[number])
-            _write_at(self.folder / f"{name}.clicks", clicks[chosen], before[number])
+            _write_at(self.folder / f"{name}.ids", ids[number], before[number])
+            _write_at(self.folder / f"{name}.clicks", [kept.clicks[member == number]], before[number])
+
+    def _rows(self, kept: Columns) -> Iterator[tuple[int, np.ndarray]]:
+        """The ids of some rows after the others, and the number of the first of them; overwritten by the next ones."""
+        columns, start, rows = [], 0, len(kept.clicks)
+        for field, vocabulary in zip(self.fields, self.vocabularies, strict=True):
+            places, keys = kept.values[field.column]
+            columns.append((numbers(vocabulary, field.key(keys)) + np.int32(start), places))
+            start += 1 + len(vocabulary)
+        ids = np.empty((CACHED, len(columns)), np.int32)
+        for first in range(0, rows, CACHED):
+            for column, (table, places) in enumerate(columns):
+                ids[: rows - first, column] = table.take(places[first : first + CACHED])
+            yield first, ids[: rows - first]
 
 
 def _translate_all(pool: ThreadPoolExecutor, parts: list[Part], translation: Translation) -> None:
@@ -334,11 +321,12 @@ def _translate_all(pool: ThreadPoolExecutor, parts: list[Part], translation: Tra
         progress.close()
 
 
-def _write_at(path: Path, rows: np.ndarray, before: int) -> None:
+def _write_at(path: Path, rows: Sequence[np.ndarray], before: int) -> None:
     """Write rows behind those that come before, which another thread may write later."""
     with path.open("r+b") as file:
-        file.seek(int(before) * rows.itemsize * int(np.prod(rows.shape[1:])))
-        file.write(rows.data)
+        file.seek(int(before) * rows[0].itemsize * int(np.prod(rows[0].shape[1:])))
+        for some in rows:
+            file.write(some.data)
 
 
 def _describe(pool: ThreadPoolExecutor, folder: Path, rows: int, sizes: Mapping[str, int]) -> None:

@@ -22,19 +22,21 @@ def split(first: int, rows: int) -> np.ndarray:
     Of every ten rows of the file, a draw gives one to the test split and another one to the validation split. It is
     the same for every run, and does not depend on how many rows there are.
     """
-    number = np.arange(first, first + rows)
-    group, place = number // TEN, number % TEN
-    streams = range(first // TEN // GROUPS, (first + rows - 1) // TEN // GROUPS + 1)
-    drawn = np.concatenate([_draws(stream) for stream in streams])[group - streams[0] * GROUPS]
-    test = drawn % TEN
-    valid = (test + 1 + drawn // TEN) % TEN
-    return np.where(place == test, TEST, np.where(place == valid, VALID, TRAIN)).astype(np.uint8)
+    length = TEN * GROUPS
+    streams = range(first // length, (first + rows - 1) // length + 1)
+    start = first - streams[0] * length
+    return np.concatenate([_members(stream) for stream in streams])[start : start + rows]
 
 
 @lru_cache(maxsize=4)
-def _draws(stream: int) -> np.ndarray:
-    """Where in each group the row for testing is, and how many places behind it the one for validation."""
-    return torch.randint(TEN * (TEN - 1), (GROUPS,), generator=generator(0, "split", stream)).numpy()
+def _members(stream: int) -> np.ndarray:
+    """The same of all rows whose draws come from one stream."""
+    drawn = torch.randint(TEN * (TEN - 1), (GROUPS,), generator=generator(0, "split", stream)).numpy()
+    test = drawn % TEN
+    valid = (test + 1 + drawn // TEN) % TEN
+    members = np.full((GROUPS, TEN), TRAIN, np.uint8)
+    members[np.arange(GROUPS), test], members[np.arange(GROUPS), valid] = TEST, VALID
+    return members.ravel()
 
 
 def sizes_before(first: int) -> np.ndarray:

@@ -47,9 +47,9 @@ class ClickThrough(Task):
             raise ConfigError(f"task.hour must be value or split, not {hour!r}.")
         if evaluate_on not in ("test", "valid"):
             raise ConfigError(f"task.evaluate_on must be test or valid, not {evaluate_on!r}.")
-        loaded = data.load(settings, min_count, hour, evaluate_on)
-        self.train, self.evaluation = loaded.train, loaded.evaluation
-        self.model = build(settings.model, sum(loaded.sizes.values()), len(loaded.sizes)).to(settings.device)
+        self.loaded = data.load(settings, min_count, hour, evaluate_on)
+        self.train, self.evaluation, sizes = self.loaded.train, self.loaded.evaluation, self.loaded.sizes
+        self.model = build(settings.model, sum(sizes.values()), len(sizes)).to(settings.device)
         self.modules = {"wide_deep": self.model}
         self.train_size = len(self.train)
 

@@ -1,11 +1,20 @@
-"""Avazu's CSV, read in blocks of whole lines, each block parsed on its own and every fault found by its line."""
+"""Avazu's CSV, read in blocks of whole lines, each block parsed on its own and every fault found by its line.
+
+What a line may look like: the columns of the first line, separated by commas, without quotes; eight bytes in columns of
+hexadecimal digits, and elsewhere what pyarrow takes for a whole number of 32 bits (leading zeros, and blanks around it,
+do not count; a plus sign is refused). The click is 0 or 1, the hour YYMMDDHH. Lines end with a line feed, before which
+a carriage return may stand. A byte-order mark at the beginning and blank lines at the end are passed over.
+"""
 
 from __future__ import annotations
 
+import codecs
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
+from mmap import mmap
 from pathlib import Path
 from typing import IO
 
@@ -28,6 +37,15 @@ HEXADECIMAL = (
 FIELDS = COLUMNS[2:]
 """The 22 categorical columns: all but id and click."""
 HEADER_LINES = 1
+NEW_LINE = ord("\n")
+NARROW = 1 << 16
+"""How far apart whole numbers may be that are kept as their distance from the least."""
+COUNTED = 1 << 18
+"""Bytes whose lines are counted at once: they stay in the processor's cache."""
+SAMPLE = 2048
+"""Rows by which it is judged whether a column has very many values: nearly all of these differ."""
+TYPES = {name: pa.binary(8) if name in HEXADECIMAL else pa.int32() for name in COLUMNS[1:]}
+"""What the columns are read as."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +58,7 @@ class Block:
         number: how many blocks come before it.
         first: how many rows come before it.
         rows: how many it has.
-        text: its bytes.
+        text: its bytes; the last line of the file may lack its end.
         position: bytes of the file that have been read, compressed or not.
     """
 
@@ -49,7 +67,7 @@ class Block:
     number: int
     first: int
     rows: int
-    text: bytes
+    text: memoryview
     position: int
 
     @property
@@ -72,7 +90,7 @@ class Rows:
 
 
 def read_blocks(path: Path) -> Iterator[Block]:
-    """The blocks of a CSV file, plain or gzip.
+    """The blocks of a CSV file, plain or gzip; none of its lines is blank at the end of the file.
 
     Raises:
         DataError: it is missing, empty, damaged or cut off, or its first line does not name the 24 columns.
@@ -81,8 +99,8 @@ def read_blocks(path: Path) -> Iterator[Block]:
     try:
         with path.open("rb") as raw, open_text(raw) as file:
             header = _header(path, file.readline())
-            while text := _whole_lines(file):
-                count = text.count(b"\n") + (not text.endswith(b"\n"))
+            for text in _whole_lines(file):
+                count = _lines(text)
                 yield Block(path, header, number, rows, count, text, raw.tell())
                 rows, number = rows + count, number + 1
     except OSError as error:
@@ -94,9 +112,40 @@ def read_blocks(path: Path) -> Iterator[Block]:
         raise fault(path, "holds no rows")
 
 
-def _whole_lines(file: IO[bytes]) -> bytes:
-    text = file.read(BLOCK_BYTES)
-    return text if text.endswith(b"\n") else text + file.readline()
+def _whole_lines(file: IO[bytes]) -> Iterator[memoryview]:
+    """Lines, as many as ``BLOCK_BYTES`` hold, but one at least; blank ones come before others only.
+
+    What is behind the last of them is put before what is read next, so that nothing else is copied; and memory of the
+    system's own is not filled with zeros first.
+    """
+    rest = b""
+    while True:
+        text = mmap(-1, len(rest) + BLOCK_BYTES)
+        text[: len(rest)] = rest
+        end = len(rest) + file.readinto(memoryview(text)[len(rest) :])  # type: ignore[attr-defined]
+        is_last = end == len(rest)
+        cut = _end_of_rows(text, end if is_last else text.rfind(b"\n", 0, end) + 1)
+        if cut:
+            yield memoryview(text)[:cut]
+        if is_last:
+            return
+        rest = text[cut:end]
+
+
+def _end_of_rows(text: mmap, end: int) -> int:
+    """Where the last line before ``end`` that is not blank ends; 0 if all are blank."""
+    while end:
+        start = text.rfind(b"\n", 0, end - 1) + 1
+        if text[start:end] not in (b"\n", b"\r\n"):
+            return end
+        end = start
+    return 0
+
+
+def _lines(text: memoryview) -> int:
+    found = np.frombuffer(text, np.uint8)
+    ends = sum(int(np.count_nonzero(found[k : k + COUNTED] == NEW_LINE)) for k in range(0, len(found), COUNTED))
+    return ends + int(found[-1] != NEW_LINE)
 
 
 def fault(path: Path, what: str) -> DataError:
@@ -107,7 +156,7 @@ def fault(path: Path, what: str) -> DataError:
 def _header(path: Path, line: bytes) -> tuple[str, ...]:
     if not line:
         raise fault(path, "is empty")
-    names = tuple(line.decode("utf-8", "replace").strip().split(","))
+    names = tuple(line.removeprefix(codecs.BOM_UTF8).decode("utf-8", "replace").strip().split(","))
     if missing := [name for name in COLUMNS if name not in names]:
         raise fault(path, f"lacks the columns {', '.join(missing)} in line 1")
     if len(names) != len(COLUMNS):
@@ -122,22 +171,24 @@ def parse(block: Block) -> Rows:
         DataError: a line has other than 24 columns, a click other than 0 or 1, an hour that is no YYMMDDHH, or a value
             of another kind than its column's; names the line.
     """
-    wanted = COLUMNS[1:]
-    types = {name: pa.binary(8) if name in HEXADECIMAL else pa.int32() for name in wanted}
     try:
-        table = pc.read_csv(
-            pa.BufferReader(block.text),
-            # Threads would interleave the blocks of several calls; the caller has one thread for each call.
-            pc.ReadOptions(use_threads=False, column_names=list(block.header)),
-            pc.ParseOptions(quote_char=False, ignore_empty_lines=False),
-            pc.ConvertOptions(check_utf8=False, column_types=types, include_columns=list(wanted), null_values=[]),
-        ).combine_chunks()
+        table = _read(block.text, block.header, TYPES).combine_chunks()
     except pa.ArrowInvalid as error:
         raise _find_fault(block, str(error)) from error
     clicks, values = _numbers(table["click"].chunk(0)), {name: _array(table[name].chunk(0)) for name in FIELDS}
     if table.num_rows != block.rows or ((clicks != 0) & (clicks != 1)).any() or not _are_hours(values["hour"]):
         raise _find_fault(block, "its rows cannot be told apart")
     return Rows(clicks.astype(np.uint8), values)
+
+
+def _read(text: bytes | memoryview, header: Sequence[str], types: Mapping[str, pa.DataType]) -> pa.Table:
+    return pc.read_csv(
+        pa.BufferReader(text),
+        # Threads would interleave the blocks of several calls; the caller has one thread for each call.
+        pc.ReadOptions(use_threads=False, column_names=list(header)),
+        pc.ParseOptions(quote_char=False, ignore_empty_lines=False),
+        pc.ConvertOptions(check_utf8=False, column_types=types, include_columns=list(types), null_values=[]),
+    )
 
 
 def _array(column: pa.Array) -> pa.Array:
@@ -153,13 +204,35 @@ def _numbers(column: pa.Array) -> np.ndarray:
 
 
 def encode(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    """A column as places in the list of its different values: int32, shape (rows,), and int64, shape (values,)."""
-    encoded = column.dictionary_encode()
-    return _numbers(encoded.indices), _numbers(encoded.dictionary).astype(np.int64)
+    """A column as places in a list of values.
+
+    Returns:
+        The places: unsigned whole numbers, as small as can be, shape (rows,). The list: int64, shape (values,), not
+        longer than the column; each value stands in it once, and some may not occur in the column.
+    """
+    values = _numbers(column)
+    if column.type == pa.int32() and int(values.max()) - int(values.min()) < min(len(values), NARROW):
+        places, keys = values - values.min(), np.arange(values.min(), int(values.max()) + 1)
+    elif len(np.unique(values[:SAMPLE])) > SAMPLE * 15 // 16:  # a hash table of so many would not stay in the cache
+        places, keys = _ranked(values)
+    else:
+        encoded = column.dictionary_encode()
+        places, keys = _numbers(encoded.indices), _numbers(encoded.dictionary)
+    return places.astype(np.min_scalar_type(len(keys) - 1)), keys.astype(np.int64)
+
+
+def _ranked(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Places in the sorted list of different values, and that list (``numpy.unique`` takes longer)."""
+    order = values.argsort()
+    ranked = values[order]
+    first = np.concatenate([[True], ranked[1:] != ranked[:-1]])
+    places = np.empty(len(values), np.int32)
+    places[order] = first.cumsum(dtype=np.int32) - 1
+    return places, ranked[first]
 
 
 def _are_hours(column: pa.Array) -> bool:
-    return all(is_hour(int(value)) for value in encode(column)[1])
+    return all(is_hour(value) for value in column.unique().to_pylist())
 
 
 def is_hour(value: int) -> bool:
@@ -173,33 +246,42 @@ def is_hour(value: int) -> bool:
 
 def _find_fault(block: Block, otherwise: str) -> DataError:
     """What is wrong with the first line of a block that is not as it should be."""
-    for row, line in enumerate(block.text.split(b"\n")[: block.rows]):
+    for row, line in enumerate(bytes(block.text).split(b"\n")[: block.rows]):
         if what := _fault_of(line.removesuffix(b"\r"), block.header):
             return fault(block.path, f"in line {block.first + row + HEADER_LINES + 1:,} {what}")
     return fault(block.path, f"cannot be read after line {block.first + HEADER_LINES:,} ({otherwise})")
 
 
 def _fault_of(line: bytes, header: tuple[str, ...]) -> str:
-    cells = line.decode("utf-8", "replace").split(",")
+    if b"\r" in line:
+        return "has a carriage return within it"
+    cells = line.split(b",")
     if len(cells) != len(header):
         return f"has {len(cells)} columns in place of {len(header)}"
     found = dict(zip(header, cells, strict=True))
-    if found["click"] not in ("0", "1"):
-        return f"has the click {found['click']!r}, which must be 0 or 1"
-    for name in FIELDS:
+    for name in COLUMNS[1:]:
         if what := _wrong_value(name, found[name]):
-            return f"has the {name} {found[name]!r}, which must be {what}"
-    return "has a carriage return within it" if b"\r" in line else ""
+            return f"has the {name} {found[name].decode('utf-8', 'replace')!r}, which must be {what}"
+    return ""
 
 
-def _wrong_value(name: str, cell: str) -> str:
+def _wrong_value(name: str, cell: bytes) -> str:
     """What a value must be that is not; an empty string if it is."""
     if name in HEXADECIMAL:
-        return "" if len(cell.encode()) == 8 else "8 characters"
+        return "" if len(cell) == 8 else "8 characters"
+    number = _whole_number(cell)
+    if name == "click":
+        return "" if number in (0, 1) else "0 or 1"
+    if number is None:
+        return "a whole number of 32 bits"
+    return "YYMMDDHH" if name == "hour" and not is_hour(number) else ""
+
+
+@lru_cache(maxsize=1 << 16)
+def _whole_number(cell: bytes) -> int | None:
+    """A cell read on its own, but as whole blocks are, so that it is refused here if and only if it is there."""
     try:
-        number = int(cell)
-    except ValueError:
-        return "a whole number"
-    if name == "hour" and not is_hour(number):
-        return "YYMMDDHH"
-    return "" if -(1 << 31) <= number < 1 << 31 else "a whole number of 32 bits"
+        column = _read(cell + b"\n", ("cell",), {"cell": pa.int32()})["cell"].to_pylist()
+    except pa.ArrowInvalid:
+        return None
+    return column[0] if len(column) == 1 else None

@@ -567,3 +567,18 @@ def test_runs_that_could_not_measure_the_metric_are_left_out_and_counted(tmp_pat
     row = tables.build(store.read_runs(tmp_path), "ig").rows[0]
     assert (row.final.n, row.final.mean) == (1, 0.0)
     assert "2 runs without FID left out" in row.marks
+
+
+def test_what_the_first_weights_can_do_is_a_row_of_its_own() -> None:
+    """Last of its block, compared with nothing, once a seed, whatever the optimizer."""
+    rows = [a_run(name, seed, initial=70.0) for name in ("sgd", "tmsgd") for seed in (0, 1)]
+    table = build(frame(*rows), "5")
+    *optimizers, before = table.rows
+    assert (before.label, before.comparison, before.printed) == ("not fine-tuned", None, None)
+    assert (before.final.mean, before.final.std, before.final.n) == (70.0, 0.0, 2)
+    assert len(before.run_ids) == 4 and math.isnan(before.best.mean)
+    assert [row.label for row in optimizers] == list(PRINTED)
+    without = build(frame(*({**row, "initial": None} for row in rows)), "5")
+    assert [row.label for row in without.rows] == list(PRINTED)
+    for form in tables.FORMATS.values():
+        assert "not fine-tuned" in form(table) and "not fine-tuned" not in form(without)

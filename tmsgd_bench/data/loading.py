@@ -51,6 +51,7 @@ class Loader:
             pin_memory=settings.device.type == "cuda",
             persistent_workers=keep and settings.workers > 0,
             worker_init_fn=_end_with_parent,
+            generator=torch.Generator(),  # torch draws from it when workers start; not from the global stream, then
         )
 
     def batches(self, order: Tensor, size: int, *purpose: object) -> Iterator[Any]:

@@ -118,6 +118,7 @@ def build(runs: pd.DataFrame, number: str, data: str = "real", protocol: str = "
         chosen = selection.select(runs, experiment, data, protocol)
         versions |= {int(version) for version in chosen.loc[~chosen["left_out"], "benchmark_version"]}
         rows += [_row(name, chosen, experiment, table["reference"]) for name in experiment.labels]
+        rows += _before_training(chosen, experiment)
     version = " and ".join(map(str, sorted(versions))) or "none yet"
     return Table(
         number=number,
@@ -146,6 +147,26 @@ def _row(optimizer: str, chosen: pd.DataFrame, experiment: Experiment, reference
         marks=(*selection.marks(own), *_left_out(chosen[chosen["optimizer"] == optimizer], experiment.metric_label)),
         run_ids=tuple(own["run_id"]),
     )
+
+
+def _before_training(chosen: pd.DataFrame, experiment: Experiment) -> list[Row]:
+    """What the weights that training begins with can do already, where a task measures it; compared with nothing."""
+    own = chosen[~chosen["left_out"] & ~chosen["copy"] & chosen["initial"].notna()]
+    if own.empty:
+        return []
+    return [
+        Row(
+            experiment=experiment,
+            optimizer="",
+            label="not fine-tuned",
+            printed=None,
+            final=summarise(own.groupby("seed")["initial"].first()),
+            best=summarise(own["best"].iloc[:0]),
+            comparison=None,
+            marks=("the weights that training begins with",),
+            run_ids=tuple(own["run_id"]),
+        )
+    ]
 
 
 def _corrected(rows: Sequence[Row]) -> list[Row]:

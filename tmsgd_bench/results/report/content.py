@@ -159,7 +159,7 @@ def _part(
     name: str,
     folder: Path,
 ) -> Part:
-    own = {row.optimizer: selection.counted(chosen, row.optimizer) for row in rows if row.run_ids}
+    own = {row.optimizer: selection.counted(chosen, row.optimizer) for row in rows if row.optimizer and row.run_ids}
     used = pd.concat(list(own.values()))
     return Part(
         experiment=experiment,

@@ -1,0 +1,128 @@
+"""What the preparation leaves on the disk: whether it is whole, who uses it, and what is deleted.
+
+A run keeps the rows that it uses open with a shared lock of the operating system, which ends with the run, however it
+ends. Rows are deleted by a preparation alone, and only if it can lock them for itself.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import shutil
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from tmsgd_bench import files
+from tmsgd_bench.data.sources import file_digest
+
+log = logging.getLogger(__name__)
+
+META = "rows.json"
+KEPT = 3
+"""Prepared rows that are kept of a data set: for so many choices of options, those used last."""
+PARTS = ".parts"
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A folder of prepared rows in use; nobody deletes it as long as this is held.
+
+    Args:
+        folder: where they lie.
+        mark: an open file that holds the lock.
+    """
+
+    folder: Path
+    mark: IO[bytes]
+
+
+def hold(folder: Path) -> Rows:
+    """Use a folder of prepared rows; it counts as used now.
+
+    Raises:
+        OSError: it is not there.
+    """
+    mark = (folder / META).open("rb")
+    with suppress(OSError):  # a file system without locks, on which nothing is deleted either
+        fcntl.flock(mark, fcntl.LOCK_SH)
+    with suppress(OSError):  # one that may only be read
+        os.utime(folder / META)
+    return Rows(folder, mark)
+
+
+def hold_whole(folder: Path) -> Rows | None:
+    """The same, or None if it is not there or does not have the bytes that were written."""
+    try:
+        rows = hold(folder)
+    except OSError:
+        return None
+    if is_whole(folder):
+        return rows
+    rows.mark.close()
+    return None
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether a folder holds prepared rows with the bytes that were written."""
+    meta = files.read_json(folder / META)
+    if meta is None:
+        return False
+    try:
+        return all(file_digest(folder / name) == digest for name, digest in meta["sha256"].items())
+    except (OSError, KeyError, AttributeError):  # a file is gone, or what describes them is something else
+        return False
+
+
+def tidy(folder: Path, stem: str, parts: Path) -> None:
+    """Delete what no run will use again; to be called by one process at a time.
+
+    Kept are the given parts, the ``KEPT`` folders of rows that were used last, and all that are in use.
+
+    Args:
+        folder: where it lies.
+        stem: what the names of all of it begin with.
+        parts: those of the file as it is now.
+    """
+    found = [path for path in folder.iterdir() if path.is_dir()]
+    for path in found:
+        if path.name.startswith(f".{stem}-"):  # left by a preparation that was killed
+            shutil.rmtree(path, ignore_errors=True)
+    own = [path for path in found if path.name.startswith(f"{stem}-")]
+    for path in own:
+        if path.suffix == PARTS and path != parts:
+            _delete(path)
+    rows = [path for path in own if path.suffix != PARTS]
+    for path in sorted(rows, key=_used, reverse=True)[KEPT:]:
+        _delete_unused(path)
+
+
+def _used(rows: Path) -> int:
+    """When they were used last; 0 for a folder that cannot be used."""
+    try:
+        return (rows / META).stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+def _delete_unused(rows: Path) -> None:
+    try:
+        with (rows / META).open("r+b") as mark:
+            fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _delete(rows)
+    except FileNotFoundError:  # nobody can use it
+        _delete(rows)
+    except OSError as error:  # somebody uses it, or it cannot be known
+        log.debug("%s is kept (%s)", rows, error.strerror)
+
+
+def _delete(path: Path) -> None:
+    hidden = path.with_name(f".{path.name}.tmp")  # nobody sees half of it
+    try:
+        path.rename(hidden)
+        shutil.rmtree(hidden)
+        log.info("deleted %s, prepared from other contents or with other options", path)
+    except OSError as error:
+        log.warning("cannot delete %s (%s), which is not needed any more", path, error.strerror)

@@ -1,0 +1,216 @@
+"""Parsed blocks of Avazu's text, kept on the disk: every column as places in the block's own list of its values.
+
+They hold all that any choice of rare values or of fields needs, so the text is parsed once. What each block's list has,
+and how often each value occurs in the training split, is kept with it.
+"""
+
+from __future__ import annotations
+
+import logging
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tasks.ctr.split import TRAIN, split
+from tasks.ctr.text import FIELDS, Block, encode, parse
+from tmsgd_bench import files
+
+log = logging.getLogger(__name__)
+
+VERSION = 2  # to be raised when what is kept changes
+LIST = "parts.json"
+UNREADABLE = (OSError, zipfile.BadZipFile, KeyError, ValueError, EOFError, NotImplementedError)
+"""What reading a damaged or missing part raises."""
+
+Lists = dict[str, tuple[np.ndarray, np.ndarray]]
+"""Of each column some different values (int64), and how often each occurs in the training split (int32)."""
+
+
+class DamagedError(Exception):
+    """A kept part is gone or does not have the bytes that were written; its message is that, as a clause."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A parsed block, whose columns are kept on the disk.
+
+    Args:
+        name: of its file, without the ending.
+        first, rows: which rows of the file it holds.
+        hours: its first and its last hour.
+        backwards: the first of its rows whose hour is earlier than the one before; -1 if there is none.
+    """
+
+    name: str
+    first: int
+    rows: int
+    hours: tuple[int, int]
+    backwards: int
+
+
+@dataclass(frozen=True)
+class Columns:
+    """A part's columns.
+
+    Args:
+        clicks: uint8, shape (rows,): 0 or 1.
+        values: of each of ``FIELDS``, its values: the places (unsigned, shape (rows,)) and the list that they are
+            places in (int64).
+    """
+
+    clicks: np.ndarray
+    values: dict[str, tuple[np.ndarray, np.ndarray]]
+
+
+class Parts:
+    """The parts of one file.
+
+    They are kept as NPZ without compression, whose CRC-32 of every array is checked when it is read.
+
+    Args:
+        folder: where they lie.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def known(self) -> list[Part] | None:
+        """All parts in the order of the file, or None if not all of them were parsed yet."""
+        kept = files.read_json(self.folder / LIST)
+        try:
+            return None if kept is None else [Part(**{**p, "hours": tuple(p["hours"])}) for p in kept["parts"]]
+        except (KeyError, TypeError):
+            log.warning("%s is damaged and is made anew", self.folder / LIST)
+            return None
+
+    def complete(self, parts: Sequence[Part]) -> None:
+        """Note that these are all; what else lies in the folder, of a file or an attempt that is no more, is deleted.
+
+        Raises:
+            StoreError: the folder cannot be written.
+        """
+        files.write_json(self.folder / LIST, {"parts": [asdict(part) for part in parts]})
+        names = {LIST, *(self._path(part.name).name for part in parts)}
+        for path in self.folder.iterdir():
+            if path.name not in names:
+                path.unlink()
+
+    def forget(self) -> None:
+        """The parts must be looked through, or made anew, from the text."""
+        (self.folder / LIST).unlink(missing_ok=True)
+
+    def make(self, block: Block) -> tuple[Part, Lists]:
+        """A block's part: kept by an earlier attempt and whole, or made and kept now.
+
+        Raises:
+            DataError: see :func:`tasks.ctr.text.parse`.
+            StoreError: it cannot be written.
+        """
+        path = self._path(block.name)
+        if path.exists():
+            try:
+                arrays = _load(path)
+                return _described(block, arrays), _lists(arrays)
+            except UNREADABLE:
+                log.warning("%s is damaged and is made anew", path)
+        arrays = _parsed(block)
+        files.write_atomically(path, lambda temporary: _save(temporary, arrays))
+        return _described(block, arrays), _lists(arrays)
+
+    def lists(self, part: Part) -> Lists:
+        """The values of a part.
+
+        Raises:
+            DamagedError: it cannot be read.
+        """
+        path = self._path(part.name)
+        try:
+            return _lists(_load(path, ("sizes", "keys", "counts")))
+        except UNREADABLE as error:
+            raise DamagedError(f"{path} is damaged") from error
+
+    def columns(self, part: Part) -> Columns:
+        """The rows of a part.
+
+        Raises:
+            DamagedError: it cannot be read.
+        """
+        path = self._path(part.name)
+        try:
+            return _columns(_load(path))
+        except UNREADABLE as error:
+            raise DamagedError(f"{path} is damaged") from error
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.npz"
+
+
+# --- what a part's file holds --------------------------------------------------------------------------------------
+
+Arrays = Mapping[str, np.ndarray]
+"""``clicks``; ``hours`` (first, last, and the row where they go back); of all columns, one after the other, ``keys``,
+``counts`` and their ``sizes``; and ``places_1``, ``places_2`` and ``places_4`` (columns, rows) of those columns whose
+places have so many bytes. Fewer and longer arrays are read faster than one for each column."""
+
+
+def _parsed(block: Block) -> Arrays:
+    rows = parse(block)
+    held_out = np.flatnonzero(split(block.first, block.rows) != TRAIN)  # fewer to gather than those for training
+    keys, counts, places = [], [], []
+    for name in FIELDS:
+        own, values = encode(rows.values[name])
+        held = np.bincount(own[held_out], minlength=len(values))
+        counts.append((np.bincount(own, minlength=len(values)) - held).astype(np.int32))
+        keys.append(values)
+        places.append(own)
+    hour = FIELDS.index("hour")
+    made = {"clicks": rows.clicks, "hours": _hours(keys[hour][places[hour]])}
+    made |= {"keys": np.concatenate(keys), "counts": np.concatenate(counts)}
+    made["sizes"] = np.array([len(values) for values in keys])
+    for width in (1, 2, 4):
+        made[f"places_{width}"] = _stacked([own for own in places if own.itemsize == width], block.rows, width)
+    return made
+
+
+def _hours(hours: np.ndarray) -> np.ndarray:
+    back = (np.diff(hours) < 0).nonzero()[0]
+    return np.array([hours[0], hours[-1], back[0] + 1 if len(back) else -1])
+
+
+def _stacked(columns: Sequence[np.ndarray], rows: int, width: int) -> np.ndarray:
+    return np.stack(columns) if columns else np.zeros((0, rows), f"u{width}")
+
+
+def _described(block: Block, arrays: Arrays) -> Part:
+    first, last, backwards = arrays["hours"].tolist()
+    return Part(block.name, block.first, block.rows, (first, last), backwards)
+
+
+def _lists(arrays: Arrays) -> Lists:
+    ends = arrays["sizes"].cumsum()[:-1]
+    return dict(
+        zip(FIELDS, zip(np.split(arrays["keys"], ends), np.split(arrays["counts"], ends), strict=True), strict=True)
+    )
+
+
+def _columns(arrays: Arrays) -> Columns:
+    waiting: dict[int, Iterator[np.ndarray]] = {width: iter(arrays[f"places_{width}"]) for width in (1, 2, 4)}
+    values = {
+        name: (next(waiting[np.min_scalar_type(len(keys) - 1).itemsize]), keys)
+        for name, (keys, _) in _lists(arrays).items()
+    }
+    return Columns(arrays["clicks"], values)
+
+
+def _save(path: Path, arrays: Arrays) -> None:
+    with path.open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
+
+
+def _load(path: Path, names: Sequence[str] | None = None) -> Arrays:
+    """Some arrays, or all."""
+    with np.load(path) as kept:
+        return {name: kept[name] for name in names or kept.files}
