@@ -1,15 +1,17 @@
 """What the input path of the image tasks costs, as ratios within one run.
 
-    python scripts/bench_input.py [--tasks ic fkpd ig] [--examples 200] [--rounds 3] [--device cpu] [--out FILE]
+    python scripts/bench_input.py [--tasks ic fkpd ig seg od] [--examples 200] [--rounds 3] [--device cpu]
+        [--set model.width=16 task.crop=240] [--out FILE]
 
 Two measurements for each task, whose contestants take turns:
 
 - hidden: seconds of a training epoch over seconds of as many steps on one fixed batch. 1.00 means that making and
   moving batches costs nothing.
 - path: images a second that the task's own batches come at, beside a torchvision-style Dataset with a DataLoader (0 and
-  2 workers) that does the same transforms one image at a time.
+  2 workers) that does the same transforms one image at a time, from the files.
 
-Real data where they are found (TMSGD_DATA), else the stand-in, with a word of warning. Batches of Table 2.
+Real data where they are found (TMSGD_DATA), else the stand-in, with a word of warning. Batches of Table 2. On a CPU
+the VOC tasks take minutes a step at their full size: --set makes them smaller.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -40,6 +43,10 @@ from omegaconf import OmegaConf
 import tasks
 from tasks.fkpd.data import CROP, SHORT_SIDE, SPLITS
 from tasks.ig.data import ENDINGS
+from tasks.od import ObjectDetection
+from tasks.seg import Segmentation
+from tasks.seg.task import stack, training_examples
+from tasks.voc import Part
 from tmsgd_bench import files
 from tmsgd_bench.data.catalog import data_root, find
 from tmsgd_bench.engine import compose, environment, sweep  # noqa: F401 (sweep registers resolvers of conf/)
@@ -47,7 +54,9 @@ from tmsgd_bench.engine.seeding import seed_globally
 from tmsgd_bench.task import Task
 
 ROOT = Path(__file__).resolve().parents[1]
-NAMES = ("ic", "fkpd", "ig")
+NAMES = ("ic", "fkpd", "ig", "seg", "od")
+OF_VOC = ("data.verify=false", "model.weights=none", "task.splits=train/val")
+"""Speed depends neither on weights nor on which images there are."""
 WORKERS = (0, 2)
 TENSOR = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
 
@@ -59,6 +68,7 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", choices=NAMES, default=NAMES)
     parser.add_argument("--examples", type=int, default=200, help="of an epoch (default: 200)")
     parser.add_argument("--rounds", type=int, default=3, help="of each contestant (default: 3)")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings of run.py")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--out", type=Path, metavar="FILE", help="also write the numbers as JSON")
     options = parser.parse_args()
@@ -95,8 +105,9 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
 
 def build(name: str, options: argparse.Namespace, scratch: str) -> Bench:
     """The task at Table 2's settings on a subset."""
+    own = [f"task={name}", f"data.limit={options.examples}", *(OF_VOC if name in ("seg", "od") else ())]
     with initialize_config_dir(str(ROOT / "conf")):
-        config = compose_config("config", overrides=[f"task={name}", f"data.limit={options.examples}"])
+        config = compose_config("config", overrides=[*own, *options.set])
     dataset = find(str(config.task.dataset))
     real = dataset.folder(data_root(None), "real")
     if real.exists():
@@ -115,7 +126,7 @@ def hidden_share(task: Task, rounds: int) -> float:
     optimizers = {name: torch.optim.SGD(module.parameters(), lr=1e-6) for name, module in task.modules.items()}
     full = list(task.batches(0))
     fixed = [full[0]] * len(full)
-    if len(full[-1][0]) != len(full[0][0]):
+    if _size(full[-1]) != _size(full[0]):
         fixed[-1] = full[-1]  # the last batch may be smaller
 
     def train(batches: Iterable[Any]) -> None:
@@ -127,15 +138,20 @@ def hidden_share(task: Task, rounds: int) -> float:
     return best["epoch"] / best["fixed"]
 
 
+def _size(batch: Any) -> int:
+    """Images of a batch: a tuple or a dictionary of tensors, of which the images come first."""
+    return len(next(iter(batch.values())) if isinstance(batch, dict) else batch[0])
+
+
 def path_rates(bench: Bench, rounds: int) -> dict[str, float]:
     """Images a second by contestant."""
-    data = DATASETS[bench.name](bench)
+    data, collate = DATASETS[bench.name](bench)
     size, device = bench.task.settings.batch_size, bench.task.settings.device
-    loaders = {count: DataLoader(data, size, shuffle=True, num_workers=count) for count in WORKERS}
+    loaders = {count: DataLoader(data, size, shuffle=True, num_workers=count, collate_fn=collate) for count in WORKERS}
 
     def consume(batches: Iterable[Any]) -> None:
         for batch in batches:
-            batch[0].to(device)
+            (batch["images"] if isinstance(batch, dict) else batch[0]).to(device)
 
     contestants: dict[str, Callable[[], None]] = {"own": lambda: consume(bench.task.batches(1))}
     for count, loader in loaders.items():
@@ -179,27 +195,92 @@ class Images(Dataset[tuple[Tensor, Tensor]]):
         return self.transform(self.read(self.items[index])), torch.tensor(0)
 
 
-def cifar(bench: Bench) -> Images:
+Examples = tuple[Dataset[Any], Callable[[list[Any]], Any] | None]
+"""A data set, and how its examples become a batch; None for torch's own way."""
+
+
+def cifar(bench: Bench) -> Examples:
     """As torchvision's CIFAR10: arrays in memory, a PIL image each, ToTensor."""
     pixels = bench.task.data.train_images.permute(0, 2, 3, 1).cpu().numpy()  # type: ignore[attr-defined]
-    return Images(list(pixels), lambda array: Image.fromarray(np.ascontiguousarray(array)), TENSOR)
+    return Images(list(pixels), lambda array: Image.fromarray(np.ascontiguousarray(array)), TENSOR), None
 
 
-def faces(bench: Bench) -> Images:
+def faces(bench: Bench) -> Examples:
     """Frames from files, in gray, rescaled, cut at random."""
     paths = sorted((bench.folder / SPLITS["train"][1]).iterdir())[: bench.task.train_size]
     transform = v2.Compose([v2.Resize(SHORT_SIDE, antialias=True), v2.RandomCrop(CROP), TENSOR])
-    return Images(paths, lambda path: Image.open(path).convert("L"), transform)
+    return Images(paths, lambda path: Image.open(path).convert("L"), transform), None
 
 
-def sneakers(bench: Bench) -> Images:
+def sneakers(bench: Bench) -> Examples:
     """Photos from files, rescaled, the middle cut out, from -1 to 1."""
     found = sorted(path for path in bench.folder.iterdir() if path.suffix.lower() in ENDINGS)
     steps = [v2.Resize(64, antialias=True), v2.CenterCrop(64), TENSOR, v2.Normalize([0.5] * 3, [0.5] * 3)]
-    return Images(found[: bench.task.train_size], lambda path: Image.open(path).convert("RGB"), v2.Compose(steps))
+    read: Callable[[Path], Image.Image] = lambda path: Image.open(path).convert("RGB")  # noqa: E731
+    return Images(found[: bench.task.train_size], read, v2.Compose(steps)), None
 
 
-DATASETS: dict[str, Callable[[Bench], Images]] = {"ic": cifar, "fkpd": faces, "ig": sneakers}
+class Files:
+    """VOC images decoded from their files each time, as torchvision's own classes do.
+
+    Args:
+        part: which images.
+        folder, ending: where, below the year's folder.
+        mode: Pillow's kind of colours; None for the file's.
+    """
+
+    def __init__(self, part: Part, folder: str, ending: str, mode: str | None) -> None:
+        paths = [(one.folder / folder, name) for one in part.images for name in one.chosen_names]
+        self.paths = [folder_ / f"{name}{ending}" for folder_, name in paths]
+        self.mode = mode
+
+    def __getitem__(self, number: int) -> Tensor:
+        image = Image.open(self.paths[number])
+        pixels = np.array(image.convert(self.mode) if self.mode else image)
+        return torch.from_numpy(pixels).view(*pixels.shape[:2], -1).permute(2, 0, 1)
+
+
+class Made(Dataset[Any]):
+    """Examples made one by one by a function of their number."""
+
+    def __init__(self, make: Callable[[int], Any], count: int) -> None:
+        self.make, self.count = make, count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, number: int) -> Any:
+        return self.make(number)
+
+
+def from_files(part: Part) -> Any:
+    """The same images, boxes and masks as a part's, without what is kept decoded."""
+    photos, masks = Files(part, "JPEGImages", ".jpg", "RGB"), Files(part, "SegmentationClass", ".png", None)
+    return SimpleNamespace(photos=photos, masks=masks, objects=part.objects)
+
+
+def segmented(bench: Bench) -> Examples:
+    """Images and masks from files, with the task's transforms."""
+    task = bench.task
+    assert isinstance(task, Segmentation)
+    return Made(training_examples(from_files(task.train), task.base_size, task.crop), len(task.train)), stack
+
+
+def detected(bench: Bench) -> Examples:
+    """Images from files with their boxes, with the detector's transforms."""
+    task = bench.task
+    assert isinstance(task, ObjectDetection)
+    examples = task.detector.training_examples(from_files(task.train))
+    return Made(examples, len(task.train)), task.detector.collate
+
+
+DATASETS: dict[str, Callable[[Bench], Examples]] = {
+    "ic": cifar,
+    "fkpd": faces,
+    "ig": sneakers,
+    "seg": segmented,
+    "od": detected,
+}
 
 if __name__ == "__main__":
     main()

@@ -115,7 +115,7 @@ class Part:
             limit = torch.tensor([width, height, width, height])
             if (annotated.boxes > limit).any():
                 raise DataError(
-                    f"the annotation of VOC image {name} has a box outside its {width} × {height} pixels, so that the two "
+                    f"the annotation of VOC image {name} has a box outside its {width} × {height} pixels, so that both "
                     f"do not belong together: {self.images[0].fix}"
                 )
 

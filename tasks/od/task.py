@@ -83,7 +83,7 @@ class ObjectDetection(Task):
         return {name: loss.detach() for name, loss in {"loss": total, **losses}.items()}
 
     def evaluate(self) -> dict[str, float]:
-        """Mean average precision over the classes there are, and each class's, in percent; NaN for one without objects."""
+        """Mean average precision, and each class's, in percent; NaN for one without objects, left out of the mean."""
         precisions = 100.0 * average_precisions(self.detections(), self.truth, len(CLASSES))
         found = {f"ap_{name}": float(value) for name, value in zip(CLASSES, precisions, strict=True)}
         return {"map": mean_average_precision(precisions), **found}

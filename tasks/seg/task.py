@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision import tv_tensors
 from torchvision.transforms import v2
@@ -17,6 +18,7 @@ from tasks.seg import model
 from tasks.seg.quality import accuracy, confusion, intersections_over_unions
 from tasks.voc import IGNORED, Part
 from tmsgd_bench.data.loading import Loader
+from tmsgd_bench.data.packed import Chosen
 from tmsgd_bench.engine.seeding import epoch_order
 from tmsgd_bench.engine.spec import check_whole
 from tmsgd_bench.results.figure_masks import SHOWN, Masks
@@ -70,6 +72,7 @@ class Segmentation(Task):
         self.modules = {"segmenter": self.model}
         self.train, self.test = voc.parts(settings, "Segmentation", splits)
         self.train_size, self.evaluate_every = len(self.train), evaluate_every
+        self.base_size, self.crop = base_size, crop
         self.train_loader = Loader(training_examples(self.train, base_size, crop), stack, settings)
         self.test_example = test_examples(self.test, base_size)
         self.test_loader = Loader(self.test_example, stack, settings, keep=False)
@@ -95,7 +98,7 @@ class Segmentation(Task):
         return total / (masks != IGNORED).sum().clamp(min=1)  # of padding alone there is no mean
 
     def evaluate(self) -> dict[str, float]:
-        """Mean IoU over the classes there are, accuracy, and each class's IoU, in percent; NaN for one without pixels."""
+        """Mean IoU, accuracy, each class's IoU, in percent; NaN for a class without pixels, left out of the mean."""
         classes = len(model.NAMES)
         matrix = torch.zeros((classes, classes), dtype=torch.int64, device=self.settings.device)
         for batch in self.test_loader.batches(torch.arange(len(self.test)), 1):
@@ -137,8 +140,8 @@ class Segmentation(Task):
 def training_examples(part: Part, base_size: int, crop: int) -> Callable[[int], Batch]:
     """A function from an image's number to an augmented example.
 
-    That is the image, uint8, (3, crop, crop), and its mask, uint8, (1, crop, crop). What lies outside the published image
-    is black, and 255 in the mask.
+    That is the image, uint8, (3, crop, crop), and its mask, uint8, (1, crop, crop). What lies outside the published
+    image is black, and 255 in the mask.
     """
     fill = {tv_tensors.Image: 0, tv_tensors.Mask: IGNORED}
     transform = v2.Compose(
@@ -148,15 +151,17 @@ def training_examples(part: Part, base_size: int, crop: int) -> Callable[[int], 
             v2.RandomCrop(crop, pad_if_needed=True, fill=fill),
         ]
     )
-    photos, masks = part.photos, part.masks
-    return lambda number: transform(tv_tensors.Image(photos[number]), tv_tensors.Mask(masks[number]))
+    return partial(_example, transform, part.photos, part.masks)
 
 
 def test_examples(part: Part, base_size: int) -> Callable[[int], Batch]:
     """A function from an image's number to the image (uint8, (3, height, width)) and its mask (uint8, (1, …))."""
-    transform = v2.Resize(base_size, antialias=True)
-    photos, masks = part.photos, part.masks
-    return lambda number: transform(tv_tensors.Image(photos[number]), tv_tensors.Mask(masks[number]))
+    return partial(_example, v2.Resize(base_size, antialias=True), part.photos, part.masks)
+
+
+def _example(transform: nn.Module, photos: Chosen, masks: Chosen, number: int) -> Batch:
+    made: Batch = transform(tv_tensors.Image(photos[number]), tv_tensors.Mask(masks[number]))
+    return made
 
 
 def stack(examples: Sequence[Batch]) -> Batch:

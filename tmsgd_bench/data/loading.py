@@ -50,7 +50,7 @@ class Loader:
             collate_fn=collate,
             pin_memory=settings.device.type == "cuda",
             persistent_workers=keep and settings.workers > 0,
-            worker_init_fn=_end_with_parent,
+            worker_init_fn=end_with_parent,
             generator=torch.Generator(),  # torch draws from it when workers start; not from the global stream, then
         )
 
@@ -89,7 +89,7 @@ class _Examples(Dataset[Any]):
             return self.make(number)
 
 
-def _end_with_parent(worker: int) -> None:
+def end_with_parent(worker: int) -> None:
     """Let a worker die with the run: until it does, it holds the run's lock, which it has inherited."""
     if sys.platform == "linux":  # elsewhere torch's own watch ends it, after some seconds
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -54,13 +54,22 @@ class RFBDetector(Detector):
         if width % 8:
             raise ConfigError(f"model.width must be a multiple of 8, not {width}: set it with model.width=64, say.")
         check_choice("model.augment", options["augment"], ("ssd", "none"))
-        self.augment, self.network = options["augment"], RFBNet(width)
+        self.augment, self.network, self.batch_size = options["augment"], RFBNet(width), settings.batch_size
         if (found := vgg.initial_weights(settings, width)) is not None:
             self.network.load_vgg(*found)
         self.priors = priors().to(settings.device)
 
     def training_examples(self, part: Part) -> Callable[[int], Example]:
-        """See :class:`Detector`. Difficult objects are trained on too, as in the published network."""
+        """See :class:`Detector`. Difficult objects are trained on too, as in the published network.
+
+        Raises:
+            ConfigError: a batch would be a single image, whose last map has one cell: nothing to normalise over.
+        """
+        if 1 in (self.batch_size, len(part) % self.batch_size):
+            raise ConfigError(
+                f"batch_size={self.batch_size} makes a batch of a single one of {len(part)} training images, over "
+                "which RFBNet cannot normalise: choose another batch_size or data.limit."
+            )
         transform = ssd_augmentation() if self.augment == "ssd" else _resize()
         photos, objects = part.photos, part.objects
 
@@ -115,9 +124,10 @@ class RFBDetector(Detector):
     def detect(self, batch: Batch) -> Found:
         """See :class:`Detector`."""
         offsets, logits = self._answers(batch)
+        # Of the outputs themselves: an infinite offset would end as a box at the image's border.
+        usable = offsets.isfinite().all(dim=2) & logits.isfinite().all(dim=2)
         boxes = decode(offsets, self.priors).clamp(0.0, 1.0)
         scores = logits.softmax(dim=2)[..., 1:]
-        usable = boxes.isfinite().all(dim=2) & scores.isfinite().all(dim=2)
         found = select(boxes, scores.where(usable[..., None], 0.0))
         rows, columns = batch["sizes"][found.images].unbind(dim=1)
         scale = torch.stack([columns, rows, columns, rows], dim=1)

@@ -1,0 +1,86 @@
+"""The memory of one training step with TM-SGD at the paper's batch size, after its switch.
+
+    python scripts/bench_memory.py task=seg
+    python scripts/bench_memory.py task=od model=rfbnet device=cuda task.precision=bfloat16
+
+Arguments are run.py's settings. The data are a stand-in (memory does not depend on what images show), and weights start
+from nothing. Three steps are made, so that both of the optimizer's buffers are there. On a CPU it is the most that the whole
+process has held, Python and torch included, and what it held before the first step; on a GPU, what torch has allocated.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from itertools import count, islice
+from pathlib import Path
+from typing import Any
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from hydra import compose as compose_config
+from hydra import initialize_config_dir
+
+import tasks
+from tmsgd_bench import TMSGD
+from tmsgd_bench.engine import compose, environment, sweep  # noqa: F401 (sweep registers resolvers of conf/)
+from tmsgd_bench.engine.seeding import seed_globally
+from tmsgd_bench.errors import BenchError
+from tmsgd_bench.task import Task
+
+ROOT = Path(__file__).resolve().parents[1]
+STEPS = 3
+GIB = 2**30
+
+
+def main() -> int:
+    # version_base exists in Hydra 1.3 alone; see run.py.
+    warnings.filterwarnings("ignore", message=r"\s*The version_base parameter")
+    with tempfile.TemporaryDirectory() as scratch, initialize_config_dir(str(ROOT / "conf")):
+        try:
+            own = ["data=synthetic", f"data.root={scratch}", "workers=0", *sys.argv[1:]]
+            config = compose_config("config", overrides=own)
+            if "weights" in config.model:
+                config.model.weights = "none"
+            device = environment.resolve_device(str(config.device))
+            seed_globally(0, "weights")
+            print(measure(compose.make_task(config, device, tasks.build), device))
+        except BenchError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+    return 0
+
+
+def measure(task: Task, device: torch.device) -> str:
+    """One line: batch, weights, memory before and at most."""
+    optimizers = {name: TMSGD(module.parameters(), lr=1e-6) for name, module in task.modules.items()}
+    weights = sum(p.numel() for module in task.modules.values() for p in module.parameters())
+    before = held(device)
+    for batch in islice(_endless(task), STEPS):
+        task.training_step(batch, optimizers)
+    words = "allocated on the GPU" if device.type == "cuda" else "resident, the whole process"
+    return (
+        f"{type(task).__name__}: batch {task.settings.batch_size}, {weights:,} weights: {held(device) / GIB:.2f} GiB "
+        f"{words}; {before / GIB:.2f} GiB before the first step"
+    )
+
+
+def _endless(task: Task) -> Iterator[Any]:
+    for epoch in count():
+        yield next(iter(task.batches(epoch)))  # the first batch of an epoch is a full one
+
+
+def held(device: torch.device) -> int:
+    """The most memory held so far, in bytes."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+if __name__ == "__main__":
+    sys.exit(main())

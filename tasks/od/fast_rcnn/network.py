@@ -1,0 +1,108 @@
+"""VGG16 up to conv5_3, a grid of maxima for each region, two fully connected layers, and what they say of regions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tasks.od import vgg
+from tmsgd_bench.data import weights as published
+from tmsgd_bench.data.weights import Weights
+from tmsgd_bench.voc import CLASSES
+
+STRIDE = 16
+"""Pixels of the image between two cells of the last features."""
+GRID = 7
+"""Cells of a region's features in each direction."""
+OUTPUTS = len(CLASSES) + 1
+"""The background and the classes."""
+DROPOUT = 0.5
+SPREAD, BOX_SPREAD = 0.01, 0.001
+"""Standard deviations of the initial weights of fully connected layers, and of the one for boxes."""
+LAYERS = {"fc6": "classifier.0.", "fc7": "classifier.3."}
+"""How torchvision's names of the hidden layers' weights begin."""
+
+
+class Network(nn.Module):
+    """Girshick's model L.
+
+    Args:
+        width: channels of the first stage; 64 in the paper. The hidden layers are 64 times as wide.
+        frozen_stages: so many of the five stages of convolutions keep their initial weights.
+    """
+
+    def __init__(self, width: int, frozen_stages: int) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList(vgg.stages(width))
+        # Caffe's pooling rounds up, so that 600 pixels become 38 cells; torch's default would make them 37.
+        self.pool = nn.MaxPool2d(2, ceil_mode=True)
+        channels, hidden = vgg.STAGES[-1][0] * width // vgg.FULL_WIDTH, 64 * width
+        self.fc6 = nn.Linear(channels * GRID**2, hidden)
+        self.fc7 = nn.Linear(hidden, hidden)
+        self.dropout = nn.Dropout(DROPOUT)
+        self.classes = nn.Linear(hidden, OUTPUTS)
+        self.boxes = nn.Linear(hidden, 4 * OUTPUTS)
+        self._start()
+        for stage in self.stages[:frozen_stages]:
+            stage.requires_grad_(False)  # autograd then keeps none of their activations either
+
+    def _start(self) -> None:
+        vgg.start(self.stages)
+        for layer in (self.fc6, self.fc7, self.classes, self.boxes):
+            nn.init.normal_(layer.weight, 0.0, BOX_SPREAD if layer is self.boxes else SPREAD)
+            nn.init.zeros_(layer.bias)
+
+    def load_published(self, weights: Weights, source: Path) -> None:
+        """Begin with the convolutions and the hidden layers of torchvision's VGG16.
+
+        Raises:
+            ConfigError: they are of another network.
+        """
+        vgg.load_stages([stage for stage in self.stages if isinstance(stage, nn.Sequential)], weights, source)
+        for own, name in LAYERS.items():
+            layer = {key.removeprefix(name): value for key, value in weights.items() if key.startswith(name)}
+            published.load_into(getattr(self, own), layer, source)
+
+    def forward(self, images: Tensor, boxes: Tensor, owners: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (regions, 21) of the background and the classes, and deltas (regions, 21, 4) of boxes.
+
+        Args:
+            images: float32, shape (images, 3, height, width), normalised.
+            boxes: float32, shape (regions, 4): x1, y1, x2, y2 in their pixels.
+            owners: int64, shape (regions,): which image each is in.
+        """
+        features = images
+        for number, stage in enumerate(self.stages):
+            features = stage(self.pool(features) if number else features)
+        hidden = region_maxima(features, boxes, owners).flatten(1)
+        for layer in (self.fc6, self.fc7):
+            hidden = self.dropout(F.relu(layer(hidden)))
+        return self.classes(hidden), self.boxes(hidden).view(-1, OUTPUTS, 4)
+
+
+def region_maxima(features: Tensor, boxes: Tensor, owners: Tensor) -> Tensor:
+    """RoI max-pooling: the largest value in each of 7 × 7 parts of a region, shape (regions, channels, 7, 7).
+
+    The value of :func:`torchvision.ops.roi_pool`, whose operator also says where each maximum is. It is picked from
+    there, so that the loss can be differentiated twice, for its curvature, and deterministically on a GPU; roi_pool's
+    own derivative allows neither.
+
+    Args:
+        features: float32, shape (images, channels, height, width).
+        boxes: float32, shape (regions, 4), in pixels of the image.
+        owners: int64, shape (regions,).
+    """
+    # The operator counts the cell that a box's lower right corner is in as part of it, as Caffe's boxes do.
+    last = boxes - boxes.new_tensor([0.0, 0.0, 1.0, 1.0])
+    rois = torch.cat([owners[:, None].to(boxes.dtype), last], dim=1)
+    with torch.no_grad():
+        numbers = features.to(rois.dtype)  # which may be coarser ones
+        _, places = torch.ops.torchvision.roi_pool(numbers, rois, 1.0 / STRIDE, GRID, GRID)
+    channels, cells = features.shape[1], features.shape[2] * features.shape[3]
+    planes = owners[:, None] * channels + torch.arange(channels, device=owners.device)
+    index = planes[:, :, None, None] * cells + places.clamp(min=0)
+    found = features.reshape(-1).gather(0, index.view(-1)).view(places.shape)
+    return found.masked_fill(places < 0, 0.0)  # a part outside the features

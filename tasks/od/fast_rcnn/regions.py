@@ -1,0 +1,143 @@
+"""The proposals of a part's images, from wherever the settings say, in one tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tasks.od.fast_rcnn import imported, selective_search
+from tasks.od.fast_rcnn.selective_search import Kept, Search
+from tasks.voc import Part
+from tmsgd_bench.data import cache
+from tmsgd_bench.data.contents import FOLDER
+from tmsgd_bench.engine.spec import check_whole
+from tmsgd_bench.engine.workers import cores
+from tmsgd_bench.errors import ConfigError, DataError
+
+OWN = "selective_search"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where proposals come from, and which of them are used.
+
+    Args:
+        kind: "selective_search", or a name that importing a file printed.
+        search: the settings of selective search.
+        limit: at most so many of each image, the first ones.
+        min_side: those of a smaller width or height, in pixels, are left out.
+    """
+
+    kind: str
+    search: Search
+    limit: int
+    min_side: int
+
+    @classmethod
+    def of(cls, options: Any) -> Source:
+        """From ``model.proposals``.
+
+        Raises:
+            ConfigError: an option is missing, unknown, or out of its range.
+        """
+        names = [field.name for field in fields(Search)]
+        wanted = {"kind", "limit", "min_side", *names}
+        if not isinstance(options, Mapping) or set(options) != wanted:
+            raise ConfigError(f"model.proposals must have the settings {', '.join(sorted(wanted))}, not {options!r}.")
+        check_whole("model.proposals.limit", options["limit"], 1)
+        check_whole("model.proposals.min_side", options["min_side"], 0)
+        kind = options["kind"]
+        if kind != OWN and not (isinstance(kind, str) and imported.NAME.fullmatch(kind)):
+            raise ConfigError(
+                f"model.proposals.kind must be {OWN} or a name such as imported-0123456789abcdef, which importing a "
+                f"file prints, not {kind!r}."
+            )
+        search = Search(**{name: options[name] for name in names})
+        return cls(kind, search, options["limit"], options["min_side"])
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """Boxes of several images.
+
+    Args:
+        boxes: float32, shape (proposals of all images, 4), in pixels of the image as published.
+        ends: int64, shape (images,): where each image's end.
+    """
+
+    boxes: Tensor
+    ends: Tensor
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, number: int) -> Tensor:
+        """One image's, float32, shape (proposals, 4): a view, not to be written to."""
+        start = int(self.ends[number - 1]) if number else 0
+        return self.boxes[start : int(self.ends[number])]
+
+
+def folder(data_folder: Path) -> Path:
+    """Where the proposals of a data set's images are kept."""
+    return data_folder.parent / FOLDER / "proposals"
+
+
+def proposals(part: Part, source: Source, jobs: int | None = None, progress: bool | None = None) -> Proposals:
+    """The proposals of every image of a part; computed where they are not there yet.
+
+    Args:
+        jobs: processes that compute; None for as many as there are cores.
+        progress: show a bar; None for one on a terminal only.
+
+    Raises:
+        DataError: they are not there and cannot be computed, or do not belong to the images.
+    """
+    names = part.names
+    options = {"version": VERSION, "source": asdict(source), "names": names}
+    kept = cache.tensors(
+        part.settings,
+        "-".join(["proposals", *dict.fromkeys(images.split for images in part.images)]),
+        options,
+        lambda: _tensors(list(_chosen(part, source, jobs, progress))),
+    )
+    return Proposals(kept["boxes"], kept["ends"])
+
+
+def _tensors(boxes: Sequence[Tensor]) -> dict[str, Tensor]:
+    ends = torch.tensor([len(own) for own in boxes], dtype=torch.int64).cumsum(0)
+    return {"boxes": torch.cat([torch.zeros(0, 4), *boxes]), "ends": ends}
+
+
+def _chosen(part: Part, source: Source, jobs: int | None, progress: bool | None) -> Iterator[Tensor]:
+    """Of each image, those that are large enough, up to the limit."""
+    for boxes in _found(part, source, jobs, progress):
+        own = torch.from_numpy(np.asarray(boxes, dtype=np.float32))
+        large = ((own[:, 2:] - own[:, :2]) >= source.min_side).all(dim=1)
+        yield own[large][: source.limit]
+
+
+def _found(part: Part, source: Source, jobs: int | None, progress: bool | None) -> Sequence[np.ndarray]:
+    if source.kind != OWN:
+        return _imported(part, source.kind)
+    kept = Kept(folder(part.settings.data_folder) / source.search.key, part.names, part.photos, source.search)
+    return selective_search.proposals(kept, cores() if jobs is None else jobs, progress)
+
+
+def _imported(part: Part, kind: str) -> list[np.ndarray]:
+    sets = imported.load(folder(part.settings.data_folder), kind)
+    found = []
+    for number, name in enumerate(part.names):
+        if name not in sets:
+            raise DataError(f"{kind} has no proposals of the image {name}: import all files that a run needs at once.")
+        height, width = part.photos[number].shape[1:]
+        if (sets[name][:, 2:] > np.array([width, height])).any():
+            raise DataError(f"{kind} has a proposal outside the image {name}: import those of these very images.")
+        found.append(sets[name])
+    return found
