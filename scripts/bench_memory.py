@@ -4,8 +4,9 @@
     python scripts/bench_memory.py task=od model=rfbnet device=cuda task.precision=bfloat16
 
 Arguments are run.py's settings. The data are a stand-in (memory does not depend on what images show), and weights start
-from nothing. Three steps are made, so that both of the optimizer's buffers are there. On a CPU it is the most that the whole
-process has held, Python and torch included, and what it held before the first step; on a GPU, what torch has allocated.
+from nothing. Three steps are made, so that both of the optimizer's buffers are there. On a CPU it is the most that the
+whole process has held, Python and torch included, and what it held before the first step; on a GPU, what torch has
+allocated.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("README.md", "docs/optimizer.md")
+PAGES = ("README.md", "docs/optimizer.md", "docs/voc.md")
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PRINTED = re.compile(r"^print\(.*\)\s+# ([-\d. ]*\d)", re.MULTILINE)  # a comment that begins with numbers is a claim
 

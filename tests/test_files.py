@@ -215,3 +215,9 @@ def test_yaml_keeps_the_order_of_keys(tmp_path: Path) -> None:
 def test_a_missing_or_damaged_file_reads_as_none(tmp_path: Path, spoil: Callable[[Path], Any]) -> None:
     spoil(tmp_path / "file.json")
     assert read_json(tmp_path / "file.json") is None
+
+
+def test_a_file_in_the_place_of_the_folder_is_told(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(StoreError, match="taken"):
+        write_json(tmp_path / "taken/result.json", {})

@@ -22,12 +22,13 @@ from omegaconf import OmegaConf
 from tmsgd_bench import files
 from tmsgd_bench.data.catalog import catalog, find
 from tmsgd_bench.engine import compose, sweep
-from tmsgd_bench.engine.optimizers import build_optimizer
+from tmsgd_bench.engine.optimizers import build_optimizer, build_schedulers
 from tmsgd_bench.errors import DataError
 from tmsgd_bench.results import store
 
 ROOT = Path(__file__).parents[1]
 TASKS = sorted(path.stem for path in (ROOT / "conf/task").glob("*.yaml"))
+EXPERIMENTS = sorted(path.stem for path in (ROOT / "conf/experiment").glob("*.yaml"))
 OPTIMIZERS = sorted(path.stem for path in (ROOT / "conf/optimizer").glob("*.yaml"))
 # Table 2 of the paper, typed in once more: epochs, learning rate, batch size, switch epoch.
 TABLE2 = {
@@ -36,6 +37,8 @@ TABLE2 = {
     "ig": (120, 2e-3, 64, 50),
     "tc": (120, 1e-2, 5, 100),
     "ctr": (20, 1e-3, 256, 15),
+    "od": (210, 4e-3, 32, 10),
+    "seg": (30, 1e-4, 4, 200),
 }
 
 Runner = Callable[..., int]
@@ -86,9 +89,26 @@ def test_every_configuration_composes_and_its_optimizer_can_be_built(task: str, 
     values = config(f"task={task}", f"optimizer={optimizer}", f"protocol={protocol}")
     built = build_optimizer(values["optimizer"], [torch.nn.Parameter(torch.ones(2))], steps_per_epoch=7)
     assert built.param_groups[0]["lr"] == values["lr"]
+    per_update, per_epoch = build_schedulers(values["optimizer"], values["schedule"], built, steps_per_epoch=7)
+    assert len(per_update) + len(per_epoch) == bool(values["optimizer"].get("warmup")) + bool(values["schedule"])
     if "switch_epoch" in values["optimizer"]:
         expected = "auto" if "auto_switch" in values["optimizer"] else 7 * values["switch_epoch"]
         assert built.param_groups[0]["switch_step"] == expected
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_composes_and_has_a_make_target(experiment: str) -> None:
+    """A sweep on real data by a protocol of its own, over optimizers and seeds."""
+    with initialize_config_dir(str(ROOT / "conf")):
+        composed = hydra_compose("config", overrides=[f"experiment={experiment}"], return_hydra_config=True)
+    sweeps = composed.hydra.sweeper.params
+    assert str(composed.hydra.mode) == "RunMode.MULTIRUN" and composed.data.kind == "real"
+    assert composed.protocol in ("table2", "corrected")
+    assert {"tmsgd", "sgd"} <= set(sweeps.optimizer.split(",")) and sweeps.seed == "range(0,3)"
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert f"\n{experiment}: setup ##" in makefile
+    if composed.protocol != "table2":  # what is trained is what is shown
+        assert f"TABLE,{experiment},{composed.protocol})" in makefile
 
 
 def test_top_level_settings_override_table_2() -> None:
@@ -137,7 +157,7 @@ def test_a_run_knows_which_protocols_it_follows(run: Runner, tmp_path: Path) -> 
 
 
 BAD_INPUTS = [
-    ("task=nope", "unknown task 'nope': choose one of ctr, fkpd, ic, ig, tc"),
+    ("task=nope", "unknown task 'nope': choose one of ctr, fkpd, ic, ig, od, seg, tc"),
     ("optimizer=nope", "unknown optimizer 'nope': choose one of adam, apollo, sgd, sgdm, tmsgd, tmsgd_auto, tmsgdm"),
     ("protocol=nope", "unknown protocol 'nope'"),
     ("data=nope", "unknown data 'nope': choose one of real, synthetic"),
@@ -155,6 +175,17 @@ BAD_INPUTS = [
     ("device=tpu", "device must be auto, cpu or cuda, not 'tpu'"),
     ("progress=loud", "progress must be auto, bar or log"),
     ("threads=0", "threads must be a whole number >= 1"),
+    ("workers=-1", "workers must be a whole number >= 0, not -1"),
+    ("workers=true", "workers must be a whole number >= 0, not True"),
+    ("data.years=2007", "data.years must be null, for this task's data set has none, not 2007"),
+    ("task=seg data.years=2008", "data.years must be one of 2007, 2012, 2007+2012, not 2008"),
+    ("task=seg data.years=2012 data.name=voc2007", "data.name=voc2007 and data.years=2012 name two data sets"),
+    ("task=seg protocol=smoke data.years=2012 task.splits=trainval/test", "use task.splits=train/val"),
+    ("task=seg model.weights=absent.pth", "model.weights names absent.pth, which cannot be read"),
+    (
+        "task=seg protocol=smoke schedule={_target_:torch.optim.lr_scheduler.StepLR,every:batch}",
+        "schedule.every must be",
+    ),
     ("checkpoint_seconds=-5", "checkpoint_seconds must be"),
     ("log_sharpness=0", "log_sharpness must be a whole number >= 1, not 0"),
     ("log_sharpness=true", "log_sharpness must be a whole number >= 1, not True"),

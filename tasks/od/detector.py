@@ -52,6 +52,7 @@ class Detector(ABC):
         """A function from an image's number to an augmented training example, of CPU tensors.
 
         Raises:
+            ConfigError: the settings do not fit the images.
             DataError: something that the examples need is missing or damaged.
         """
 

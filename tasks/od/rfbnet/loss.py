@@ -33,7 +33,7 @@ def match(boxes: Tensor, labels: Tensor, priors: Tensor) -> tuple[Tensor, Tensor
     if objects == 0:
         return boxes.new_zeros(images, len(priors), 4), labels.new_zeros(images, len(priors))
     overlaps = box_iou(boxes.reshape(-1, 4), corners(priors)).view(images, objects, len(priors))
-    overlaps = overlaps.nan_to_num().masked_fill(labels[..., None] == 0, -1.0)
+    overlaps = overlaps.masked_fill(labels[..., None] == 0, -1.0)
     best, owner = overlaps.max(dim=1)
     forced, number = _forced(overlaps, labels)
     owner = torch.where(forced, number, owner)
