@@ -4,9 +4,9 @@
     python scripts/bench_memory.py task=od model=rfbnet device=cuda task.precision=bfloat16
 
 Arguments are run.py's settings. The data are a stand-in (memory does not depend on what images show), and weights start
-from nothing. Three steps are made, so that both of the optimizer's buffers are there. On a CPU it is the most that the
-whole process has held, Python and torch included, and what it held before the first step; on a GPU, what torch has
-allocated.
+from nothing. Two steps without a gradient come first, so that both of the optimizer's buffers are there. On a CPU it is
+the most that the whole process has held, Python and torch included, and what it held before the step; on a GPU, what
+torch has allocated.
 """
 
 from __future__ import annotations
@@ -15,10 +15,8 @@ import resource
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
-from itertools import count, islice
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -35,7 +33,6 @@ from tmsgd_bench.errors import BenchError
 from tmsgd_bench.task import Task
 
 ROOT = Path(__file__).resolve().parents[1]
-STEPS = 3
 GIB = 2**30
 
 
@@ -61,19 +58,22 @@ def measure(task: Task, device: torch.device) -> str:
     """One line: batch, weights, memory before and at most."""
     optimizers = {name: TMSGD(module.parameters(), lr=1e-6) for name, module in task.modules.items()}
     weights = sum(p.numel() for module in task.modules.values() for p in module.parameters())
+    for _ in range(2):
+        _step_without_gradient(optimizers)
     before = held(device)
-    for batch in islice(_endless(task), STEPS):
-        task.training_step(batch, optimizers)
+    task.training_step(next(iter(task.batches(0))), optimizers)
     words = "allocated on the GPU" if device.type == "cuda" else "resident, the whole process"
     return (
         f"{type(task).__name__}: batch {task.settings.batch_size}, {weights:,} weights: {held(device) / GIB:.2f} GiB "
-        f"{words}; {before / GIB:.2f} GiB before the first step"
+        f"{words}; {before / GIB:.2f} GiB before it"
     )
 
 
-def _endless(task: Task) -> Iterator[Any]:
-    for epoch in count():
-        yield next(iter(task.batches(epoch)))  # the first batch of an epoch is a full one
+def _step_without_gradient(optimizers: Mapping[str, TMSGD]) -> None:
+    for optimizer in optimizers.values():
+        for parameter in (p for group in optimizer.param_groups for p in group["params"]):
+            parameter.grad = torch.zeros_like(parameter)
+        optimizer.step()
 
 
 def held(device: torch.device) -> int:

@@ -15,8 +15,9 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from tasks.ig.features import FeatureNetwork
+from tmsgd_bench.data import weights
 from tmsgd_bench.data.catalog import data_root
-from tmsgd_bench.data.sources import DataFile, download
+from tmsgd_bench.data.sources import DataFile
 from tmsgd_bench.errors import BenchError, DataError
 from tmsgd_bench.task import Metric
 
@@ -98,16 +99,7 @@ def fetch(folder: Path) -> Path:
     Raises:
         DataError: the download fails or is not what was published, or the folder cannot be written.
     """
-    path = folder / WEIGHTS.name
-    if path.exists() and WEIGHTS.problem(path):
-        raise DataError(f"{WEIGHTS.problem(path)}: delete it and {remedy(folder)}.")
-    if not path.exists():
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise DataError(f"cannot make {folder} ({error.strerror}): choose another folder with --root.") from error
-        download(WEIGHTS, path, f"put it there yourself as {path}.")
-    return path
+    return weights.fetch(WEIGHTS, folder, "train without FID, with task.features=random")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -428,7 +428,7 @@ def test_weights_can_be_downloaded(
     assert "delete it" in capsys.readouterr().err
     path.unlink()
     assert inception.main(["--root", str(tmp_path / "root")]) == 2
-    assert f"put it there yourself as {path}" in capsys.readouterr().err
+    assert f"there yourself as {path}, or train without FID" in capsys.readouterr().err
 
 
 def test_torch_fidelitys_network_is_wired_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
