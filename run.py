@@ -33,7 +33,8 @@ def run_job(config: DictConfig) -> str:
     if plan.wanted(config):
         print(plan.describe([plan.of_config(config, in_sweep=False)]))
         return "planned"
-    spec, options = compose.run_spec(config, fetch=True), compose.run_options(config, in_sweep=sweep.in_sweep())
+    options = compose.run_options(config, in_sweep=sweep.in_sweep())  # first: to know the run, data may be downloaded
+    spec = compose.run_spec(config, fetch=True)
     spec = spec.following(compose.followed_protocols(config, spec, HydraConfig.get().runtime.choices))
     # Imported only now: torch takes seconds, which a wrong setting need not wait for.
     import tasks

@@ -60,8 +60,9 @@ class Detector(ABC):
     def test_examples(self, part: Part) -> Callable[[int], Example]:
         """The same for images to test on, without anything random."""
 
+    @staticmethod
     @abstractmethod
-    def collate(self, examples: Sequence[Any]) -> Batch:
+    def collate(examples: Sequence[Any]) -> Batch:
         """Several examples as one batch."""
 
     @abstractmethod

@@ -6,6 +6,7 @@ import copy
 import io
 import math
 import os
+import pickle
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -696,3 +697,17 @@ def test_the_real_data_set_has_its_published_sizes() -> None:
     task = make(folder, batch_size=32, fingerprint="real")
     assert (task.train_size, len(task.test), task.steps_per_epoch) == (5011, 4952, 157)
     assert int((~task.truth.difficult).sum()) == 12_032
+
+
+def test_what_makes_batches_can_be_handed_to_a_worker_that_is_not_forked(few: Path) -> None:
+    """Which is how workers start on macOS, on Windows, and on Linux from Python 3.14 on. The network stays behind."""
+    task = ObjectDetection(settings(few), **OPTIONS)
+    for make_one in (task.detector.training_examples(task.train), task.detector.test_examples(task.test)):
+        packed = pickle.dumps((make_one, task.detector.collate))
+        again, collate = pickle.loads(packed)
+        batches = []
+        for function, together in ((make_one, task.detector.collate), (again, collate)):
+            torch.manual_seed(0)
+            batches.append(together([function(1), function(2)]))
+        assert all(torch.equal(value, batches[1][name]) for name, value in batches[0].items())
+        assert b"RFBNet" not in packed

@@ -90,6 +90,6 @@ class _Examples(Dataset[Any]):
 
 
 def end_with_parent(worker: int) -> None:
-    """Let a worker die with the run: until it does, it holds the run's lock, which it has inherited."""
+    """Let a worker die with the run, at once: until then it may hold locks that it has inherited."""
     if sys.platform == "linux":  # elsewhere torch's own watch ends it, after some seconds
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

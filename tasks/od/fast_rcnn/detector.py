@@ -79,7 +79,8 @@ class FastRCNN(Detector):
         """See :class:`~tasks.od.detector.Detector`; an example has all proposals of its image."""
         return _TestExamples(part.photos, proposals(part, self.source), self.scale)
 
-    def collate(self, examples: Sequence[Any]) -> Batch:
+    @staticmethod
+    def collate(examples: Sequence[Any]) -> Batch:
         """Images padded at the right and at the bottom to the size of the largest, and the regions of all of them.
 
         Returns:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,10 +19,11 @@ from tasks.od.rfbnet.loss import multi_box
 from tasks.od.rfbnet.network import RFBNet
 from tasks.od.rfbnet.priors import SIDE, decode, priors
 from tasks.voc import Part
+from tmsgd_bench.data.packed import Chosen
 from tmsgd_bench.engine.spec import check_choice, check_whole
 from tmsgd_bench.errors import ConfigError
 from tmsgd_bench.task import TaskSettings
-from tmsgd_bench.voc import CLASSES
+from tmsgd_bench.voc import CLASSES, Objects
 
 LEAST_SCORE = 0.01
 SUPPRESSED = 0.45
@@ -71,35 +73,14 @@ class RFBDetector(Detector):
                 "which RFBNet cannot normalise: choose another batch_size or data.limit."
             )
         transform = ssd_augmentation() if self.augment == "ssd" else _resize()
-        photos, objects = part.photos, part.objects
-
-        def make(number: int) -> Example:
-            image = tv_tensors.Image(photos[number])
-            boxes = tv_tensors.BoundingBoxes(
-                objects[number].boxes,
-                format=tv_tensors.BoundingBoxFormat.XYXY,
-                canvas_size=tuple(image.shape[1:]),
-            )
-            made = transform({"image": image, "boxes": boxes, "labels": objects[number].labels + 1})
-            return {
-                "image": made["image"].as_subclass(Tensor),
-                "boxes": made["boxes"].as_subclass(Tensor) / SIDE,
-                "labels": made["labels"],
-            }
-
-        return make
+        return partial(_training_example, transform, part.photos, part.objects)
 
     def test_examples(self, part: Part) -> Callable[[int], Example]:
         """See :class:`Detector`."""
-        transform, photos = _resize(), part.photos
+        return partial(_test_example, _resize(), part.photos)
 
-        def make(number: int) -> Example:
-            image = photos[number]
-            return {"image": transform(tv_tensors.Image(image)), "size": torch.tensor(image.shape[1:])}
-
-        return make
-
-    def collate(self, examples: Sequence[Any]) -> Batch:
+    @staticmethod
+    def collate(examples: Sequence[Any]) -> Batch:
         """Images (uint8, (images, 3, 300, 300)) with padded boxes and labels, or with their sizes as published."""
         batch = {"images": torch.stack([example["image"].as_subclass(Tensor) for example in examples])}
         if "size" in examples[0]:
@@ -132,6 +113,29 @@ class RFBDetector(Detector):
         rows, columns = batch["sizes"][found.images].unbind(dim=1)
         scale = torch.stack([columns, rows, columns, rows], dim=1)
         return Found(found.images, found.labels, found.boxes * scale, found.scores)
+
+
+# Functions of the module, with what they need: a worker that is not forked gets them pickled.
+
+
+def _training_example(transform: v2.Transform, photos: Chosen, objects: Sequence[Objects], number: int) -> Example:
+    image = tv_tensors.Image(photos[number])
+    boxes = tv_tensors.BoundingBoxes(
+        objects[number].boxes,
+        format=tv_tensors.BoundingBoxFormat.XYXY,
+        canvas_size=tuple(image.shape[1:]),
+    )
+    made = transform({"image": image, "boxes": boxes, "labels": objects[number].labels + 1})
+    return {
+        "image": made["image"].as_subclass(Tensor),
+        "boxes": made["boxes"].as_subclass(Tensor) / SIDE,
+        "labels": made["labels"],
+    }
+
+
+def _test_example(transform: v2.Transform, photos: Chosen, number: int) -> Example:
+    image = photos[number]
+    return {"image": transform(tv_tensors.Image(image)), "size": torch.tensor(image.shape[1:])}
 
 
 def select(boxes: Tensor, scores: Tensor) -> Found:
