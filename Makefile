@@ -30,7 +30,7 @@ demo: setup ## all six optimizers on synthetic data, offline, in under 3 minutes
 	$(PY) -m tmsgd_bench table 5 --results results/demo --data synthetic --protocol smoke
 
 test: setup ## all tests, offline, without a GPU
-	$(PY) -m pytest
+	$(PY) -m pytest -n $(JOBS) --dist loadfile
 
 table1 table2: setup ## the settings themselves, printed and as read, into results/settings
 	$(PY) scripts/settings.py

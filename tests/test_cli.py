@@ -539,7 +539,7 @@ def test_every_command_and_option_has_a_help_text() -> None:
                 assert action.help, (parser.prog, action.dest)
 
 
-COMMANDS = ["runs", "show", "table", "compare", "claims", "report", "figure", "export", "data"]
+COMMANDS = ["runs", "show", "table", "compare", "claims", "report", "figure", "export", "voc-eval", "data"]
 HELPED = [[], *([name] for name in COMMANDS)]
 
 
