@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -58,7 +59,11 @@ class Images:
     @property
     def fix(self) -> str:
         """What to do about a bad file, as the end of a sentence."""
-        return f"delete it if it is there and run 'python -m tmsgd_bench data prepare voc{self.year}'."
+        root = self.folder.parents[2]
+        if root.name == "synthetic":
+            return f"delete {root / f'voc{self.year}'}: the stand-in is made anew."
+        command = f"python -m tmsgd_bench data prepare voc{self.year} --root {shlex.quote(str(root))}"
+        return f"mend it if the data are your own, or delete it and run '{command}'."
 
 
 @dataclass(frozen=True)
@@ -102,22 +107,19 @@ class Part:
         Raises:
             DataError: an annotation is missing or damaged, or a box leaves its image; names the file.
         """
-        found = []
+        found: list[Objects] = []
         for images in self.images:
             for name in images.chosen_names:
-                found.append(read_objects(images.folder / "Annotations" / f"{name}.xml", images.fix))
-        self._check_boxes(found)
+                path = images.folder / "Annotations" / f"{name}.xml"
+                annotated = read_objects(path, images.fix)
+                self._check_boxes(annotated, len(found), path, images.fix)
+                found.append(annotated)
         return found
 
-    def _check_boxes(self, objects: Sequence[Objects]) -> None:
-        for number, (name, annotated) in enumerate(zip(self.names, objects, strict=True)):
-            height, width = self.photos[number].shape[1:]
-            limit = torch.tensor([width, height, width, height])
-            if (annotated.boxes > limit).any():
-                raise DataError(
-                    f"the annotation of VOC image {name} has a box outside its {width} × {height} pixels, so that both "
-                    f"do not belong together: {self.images[0].fix}"
-                )
+    def _check_boxes(self, annotated: Objects, number: int, path: Path, fix: str) -> None:
+        height, width = self.photos[number].shape[1:]
+        if (annotated.boxes > torch.tensor([width, height, width, height])).any():
+            raise DataError(f"{path} has a box outside the {width} × {height} pixels of its image: {fix}")
 
 
 def parts(settings: TaskSettings, lists: Lists, splits: str) -> tuple[Part, Part]:
@@ -134,7 +136,7 @@ def parts(settings: TaskSettings, lists: Lists, splits: str) -> tuple[Part, Part
     """
     check_choice("task.splits", splits, SPLITS)
     train, test = splits.split("/")
-    years = [name.removeprefix("voc") for name in settings.data_folder.name.split("+")]
+    years = _years(settings)
     if years[0] != "2007" and test == "test":
         raise ConfigError(f"VOC{years[0]} has no public annotations of its test images: use task.splits=train/val.")
     tested = _list(settings, years[0], lists, test)
@@ -144,10 +146,17 @@ def parts(settings: TaskSettings, lists: Lists, splits: str) -> tuple[Part, Part
     return Part(settings, _limited(trained, settings.data_limit)), Part(settings, (tested,))
 
 
+def _years(settings: TaskSettings) -> list[str]:
+    return [name.removeprefix("voc") for name in settings.data_folder.name.split("+")]
+
+
 def _list(settings: TaskSettings, year: str, lists: Lists, split: str) -> Images:
     folder = settings.data_folder.parent / f"voc{year}" / "VOCdevkit" / f"VOC{year}"
     images = Images(year, folder, lists, split, (), torch.arange(0))
-    names = read_split(folder, lists, split, images.fix)
+    fix = images.fix
+    if split == "test" and not (folder / "ImageSets" / lists / "test.txt").exists():
+        fix = f"without test images use task.splits=train/val; or {fix}"
+    names = read_split(folder, lists, split, fix)
     return Images(year, folder, lists, split, tuple(names), torch.arange(len(names)))
 
 
@@ -178,8 +187,15 @@ def _kept(settings: TaskSettings, images: Images, what: Literal["photos", "masks
     options = {"version": VERSION, "year": images.year, "lists": images.lists, "split": images.split, "what": what}
     decode = decode_photos if what == "photos" else decode_masks
     name = f"{images.year}-{images.lists.lower()}-{images.split}-{what}"
-    kept = cache.tensors(settings, name, options, lambda: decode(images).tensors(what))
+    kept = cache.tensors(_of_year(settings, images.year), name, options, lambda: decode(images).tensors(what))
     return Packed.of_tensors(kept, what, channels)
+
+
+def _of_year(settings: TaskSettings, year: str) -> TaskSettings:
+    """The settings of a run on one of its years alone, with which it shares what is kept."""
+    prints = dict(zip(_years(settings), settings.fingerprint.split("+"), strict=False))
+    folder = settings.data_folder.parent / f"voc{year}"
+    return replace(settings, data_folder=folder, fingerprint=prints.get(year, settings.fingerprint))
 
 
 def decode_photos(images: Images) -> Packed:

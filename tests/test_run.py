@@ -406,3 +406,22 @@ def test_other_data_than_the_published_follow_no_protocol(tmp_path: Path) -> Non
         assert compose.followed_protocols(config, compose.run_spec(config), chosen) == ()
         with pytest.raises(DataError, match=r"holds 1 of 7,049 .*data\.verify=false"):
             compose.run_spec(hydra_compose("config", overrides=given))
+
+
+def test_a_finished_run_says_what_it_did_not_keep(
+    run: Runner, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    short = ("protocol=smoke", "epochs=1", "switch_epoch=1", "data.limit=20")
+    assert run(*short) == 0
+    capsys.readouterr()
+    assert run(*short, "save_weights=true", "save_predictions=true") == 0
+    said = capsys.readouterr().err
+    assert "its weights were not kept: force=true" in said and "its predictions were not kept: force=true" in said
+    assert run(*short, "save_weights=true", "force=true") == 0
+    assert run(*short, "save_weights=true") == 0
+    assert "not kept" not in capsys.readouterr().err
+
+
+def test_a_model_of_another_task_is_told(run: Runner, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("task=od", "model=lraspp", "protocol=smoke") == 2
+    assert "error: model=lraspp is of another task than task=od: leave model= away" in capsys.readouterr().err

@@ -18,11 +18,9 @@ from tmsgd_bench.data.loading import Loader
 from tmsgd_bench.engine.seeding import epoch_order
 from tmsgd_bench.engine.spec import check_choice, check_whole
 from tmsgd_bench.results.figure_boxes import SHOWN, Boxes, Shown
+from tmsgd_bench.results.store import PREDICTIONS
 from tmsgd_bench.task import Metric, Task, TaskSettings
 from tmsgd_bench.voc import CLASSES, Detections, as_truth, average_precisions, detection_files, mean_average_precision
-
-FOLDER = "detections"
-"""Of the official files of what was found, in a run's folder."""
 
 
 class ObjectDetection(Task):
@@ -113,7 +111,7 @@ class ObjectDetection(Task):
         """
         self.shown().draw(folder)
         if self.settings.save_predictions:
-            detection_files.write(folder / FOLDER, self.test_split, self.test.names, self.detections())
+            detection_files.write(folder / PREDICTIONS, self.test_split, self.test.names, self.detections())
 
     @torch.no_grad()
     def shown(self) -> Boxes:

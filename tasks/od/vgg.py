@@ -56,7 +56,7 @@ def initial_weights(settings: TaskSettings, width: int) -> tuple[Weights, Path] 
         DataError: the file is missing, cannot be downloaded, or is damaged.
     """
     wanted = settings.model["weights"]
-    if wanted in (None, "none"):
+    if wanted == "none":
         return None
     is_path = names_weights_file(wanted)
     if not is_path and wanted not in NAMES:

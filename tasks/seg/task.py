@@ -62,8 +62,9 @@ class Segmentation(Task):
         channels_last: bool,
     ) -> None:
         super().__init__(settings)
-        for name, value in (("base_size", base_size), ("crop", crop), ("evaluate_every", evaluate_every)):
-            check_whole(f"task.{name}", value, 1)
+        for name, value in (("base_size", base_size), ("crop", crop)):
+            check_whole(f"task.{name}", value, 16)  # one of the last features
+        check_whole("task.evaluate_every", evaluate_every, 1)
         self.autocast = lambda: autocast(precision, settings.device)
         self.autocast()  # refuses a bad value at once
         self.memory_format = memory_format(channels_last)

@@ -230,3 +230,17 @@ def test_workers_die_with_a_killed_run_and_its_lock_is_free(
         time.sleep(0.01)
     assert time.monotonic() - started < 1.0
     lock.release()
+
+
+def batches_in_a_worker(workers: int) -> list[int]:
+    """What a run in a worker of joblib sees of a loader with workers of its own."""
+    loader = Loader(int, list, settings(workers))
+    return [number for batch in loader.batches(torch.arange(4), 2, 0) for number in batch]
+
+
+def test_a_worker_of_joblib_can_have_workers_of_its_own() -> None:
+    """As runs of a sweep with hydra/launcher=cores have."""
+    joblib = pytest.importorskip("joblib")
+    with joblib.parallel_config(backend="loky"):
+        found = joblib.Parallel(n_jobs=2)(joblib.delayed(batches_in_a_worker)(workers) for workers in (1, 0))
+    assert found == [[0, 1, 2, 3], [0, 1, 2, 3]]

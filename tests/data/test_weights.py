@@ -201,7 +201,7 @@ def without(name: str) -> dict[str, Tensor]:
         ({**without("0.weight"), "0.bias": torch.ones(4)}, r"'0.bias' has the shape \(4,\), not \(3,\)"),  # the first
         ({}, "lacks '0.bias'"),
     ],
-    ids=str,
+    ids=["one lacking", "an average lacking", "one more", "another shape", "the first of two", "none"],
 )
 def test_the_first_tensor_that_does_not_fit_is_named_and_nothing_is_loaded(
     found: dict[str, Tensor], message: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -239,7 +240,12 @@ def test_files_are_decoded_once(small: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 # --- damaged files -------------------------------------------------------------------------------------------------
 
-FIX = "delete it if it is there and run 'python -m tmsgd_bench data prepare voc2007'."
+
+def fix(folder: Path) -> str:
+    """The end of a sentence about a file of the year in a folder."""
+    root = shlex.quote(str(folder.parents[2]))
+    command = f"python -m tmsgd_bench data prepare voc2007 --root {root}"
+    return f"mend it if the data are your own, or delete it and run '{command}'."
 
 
 def folder_instead(path: Path) -> None:
@@ -264,7 +270,7 @@ def test_a_damaged_image_or_mask_is_named_with_the_fix(small: Path, damage: str,
     with pytest.raises(DataError) as raised:
         getattr(of(small)[0], kind)
     said = str(raised.value)
-    assert said.startswith(f"cannot use {path} (") and said.endswith(f": {FIX}") and "\n" not in said
+    assert said.startswith(f"cannot use {path} (") and said.endswith(f": {fix(small)}") and "\n" not in said
 
 
 @pytest.mark.parametrize("damage", ["missing", "empty", "text", "folder"])
@@ -274,7 +280,7 @@ def test_a_damaged_annotation_is_named_with_the_fix(small: Path, damage: str) ->
     with pytest.raises(DataError) as raised:
         _ = of(small)[0].objects
     said = str(raised.value)
-    assert said.startswith(f"cannot use {path} (") and said.endswith(f": {FIX}") and "\n" not in said
+    assert said.startswith(f"cannot use {path} (") and said.endswith(f": {fix(small)}") and "\n" not in said
 
 
 @pytest.mark.parametrize(
@@ -293,14 +299,14 @@ def test_a_damaged_list_is_named_with_the_fix(small: Path, text: str | None, wor
         path.write_text(text)
     with pytest.raises(DataError, match=words) as raised:
         of(small)
-    assert str(path) in str(raised.value) and str(raised.value).endswith(FIX)
+    assert str(path) in str(raised.value) and str(raised.value).endswith(fix(small))
 
 
 def test_the_fix_names_the_year_of_the_file(years: Path, tmp_path: Path) -> None:
     shutil.copytree(years / "voc2012", tmp_path / "voc2012")
     path = tmp_path / "voc2012/VOCdevkit/VOC2012/ImageSets/Main/train.txt"
     path.unlink()
-    with pytest.raises(DataError, match=r"data prepare voc2012'\.$"):
+    with pytest.raises(DataError, match=r"data prepare voc2012 --root .*'\.$"):
         parts(settings(tmp_path, "voc2012"), "Main", "train/val")
 
 
@@ -321,7 +327,9 @@ def test_a_mask_that_holds_no_classes_is_refused_by_name(small: Path, spoil: Cal
     spoil(mask).save(path)
     with pytest.raises(DataError) as raised:
         _ = of(small)[0].masks
-    assert str(raised.value) == (f"{path} is no mask: its pixels must be 0 to 20 or 255, with a palette or gray: {FIX}")
+    assert str(raised.value) == (
+        f"{path} is no mask: its pixels must be 0 to 20 or 255, with a palette or gray: {fix(small)}"
+    )
 
 
 def test_every_class_and_the_border_make_a_good_mask(small: Path) -> None:
@@ -336,7 +344,7 @@ def test_a_mask_of_another_size_is_refused_by_name(small: Path, size: tuple[int,
     save_mask(small, "000001", np.zeros(size, np.uint8))
     with pytest.raises(DataError) as raised:
         _ = of(small)[0].masks
-    assert str(raised.value) == f"{small / 'SegmentationClass/000001.png'} is not as large as its image: {FIX}"
+    assert str(raised.value) == f"{small / 'SegmentationClass/000001.png'} is not as large as its image: {fix(small)}"
 
 
 @pytest.mark.parametrize("box", [[1, 1, 10, 4], [1, 1, 9, 5], [10, 5, 12, 6]], ids=str)
@@ -345,9 +353,9 @@ def test_a_box_outside_its_image_is_refused_by_name(small: Path, box: list[int])
     annotate(small, "000001", [1, 1, 9, 4], (20, 20))
     assert of(small)[0].objects[1].boxes.tolist() == [[0, 0, 9, 4]]
     annotate(small, "000001", box, (20, 20))
-    with pytest.raises(DataError, match=r"VOC image 000001 has a box outside its 9 × 4 pixels") as raised:
+    with pytest.raises(DataError, match=r"000001\.xml has a box outside the 9 × 4 pixels of its image") as raised:
         _ = of(small)[0].objects
-    assert str(raised.value).endswith(FIX) and "\n" not in str(raised.value)
+    assert str(raised.value).endswith(fix(small)) and "\n" not in str(raised.value)
 
 
 # --- several years as one data set ---------------------------------------------------------------------------------
@@ -463,3 +471,28 @@ def test_beside_a_gpu_nearly_every_core_has_a_worker(
     assert environment.workers("auto", torch.device("cuda")) == expected
     assert environment.workers("auto", torch.device("cpu")) == 1
     assert [environment.workers(3, torch.device(name)) for name in ("cpu", "cuda")] == [3, 3]
+
+
+def test_a_list_of_test_images_that_is_not_there_can_be_done_without(small: Path) -> None:
+    (small / "ImageSets/Main/test.txt").unlink()
+    with pytest.raises(DataError, match=r"without test images use task\.splits=train/val; or mend it") as raised:
+        parts(settings(small.parents[2]), "Main", "trainval/test")
+    assert "\n" not in str(raised.value)
+
+
+def test_a_damaged_stand_in_is_made_anew(years: Path, tmp_path: Path) -> None:
+    shutil.copytree(years / "voc2007", tmp_path / "synthetic/voc2007")
+    (tmp_path / "synthetic/voc2007/VOCdevkit/VOC2007/ImageSets/Main/train.txt").unlink()
+    with pytest.raises(DataError, match=r"delete .*voc2007: the stand-in is made anew\.$"):
+        parts(settings(tmp_path / "synthetic"), "Main", "train/val")
+
+
+def test_several_years_share_what_is_kept_with_each_alone(years: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone, _ = parts(settings(years, fingerprint="a"), "Main", "train/val")
+    first = alone.photos[0].clone()
+    together, _ = parts(settings(years, "voc2007+voc2012", fingerprint="a+b"), "Main", "train/val")
+    asked: list[str] = []
+    own = voc.decode_photos
+    monkeypatch.setattr(voc, "decode_photos", lambda images: asked.append(images.year) or own(images))
+    assert torch.equal(together.photos[0], first)
+    assert asked == ["2012"]

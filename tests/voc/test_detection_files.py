@@ -151,3 +151,13 @@ def test_images_and_labels_without_a_name_are_refused(tmp_path: Path, column: st
     with pytest.raises(ValueError, match="images and labels must be from 0"):
         detection_files.write(tmp_path, "test", NAMES, found)
     assert not list(tmp_path.iterdir())
+
+
+def test_blank_lines_at_the_end_are_passed_over_and_others_are_not(tmp_path: Path) -> None:
+    path = tmp_path / "comp4_det_test_cat.txt"
+    line = "000001 0.5 1 1 10 10\n"
+    path.write_text(f"{line}\n\n")
+    assert len(detection_files.read(tmp_path, "test", ["000001"])) == 1
+    path.write_text(f"{line}\n{line}")
+    with pytest.raises(DataError, match="line 2"):
+        detection_files.read(tmp_path, "test", ["000001"])

@@ -48,8 +48,9 @@ def tensors(settings: TaskSettings, name: str, options: Mapping[str, Any], make:
         return make()
     try:
         if (kept := _load(path)) is None:
-            kept = make()
-            _keep(kept, path)
+            made = make()
+            _keep(made, path)
+            kept = _load(path) or made  # mapped like what was found, so that the memory is free again
         return kept
     finally:
         lock.release()

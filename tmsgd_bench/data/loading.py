@@ -23,6 +23,8 @@ from tmsgd_bench.task import TaskSettings
 Key = tuple[int, int]
 """Where an example's random stream begins, and its number."""
 PR_SET_PDEATHSIG = 1
+START = "fork" if sys.platform == "linux" else "spawn"
+"""How workers start. Named, because inside a worker of joblib's the default is a way that torch cannot use."""
 
 
 class Loader:
@@ -51,6 +53,7 @@ class Loader:
             pin_memory=settings.device.type == "cuda",
             persistent_workers=keep and settings.workers > 0,
             worker_init_fn=end_with_parent,
+            multiprocessing_context=START if settings.workers else None,
             generator=torch.Generator(),  # torch draws from it when workers start; not from the global stream, then
         )
 

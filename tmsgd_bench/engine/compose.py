@@ -12,7 +12,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 from tmsgd_bench.data.catalog import Combined, Dataset, data_root, find_all
 from tmsgd_bench.data.sources import file_digest
@@ -89,6 +89,7 @@ def run_options(config: DictConfig, in_sweep: bool) -> RunOptions:
         sharpness=_sharpness_log(values),
         share_prefix=_shares(values["prefix"], in_sweep),
         keep_trunks=values["prefix"]["keep"],
+        save_predictions=values["save_predictions"],
         tracker=values["tracker"],
         verified_data=values["data"]["kind"] == "synthetic" or values["data"]["verify"],
         results_root=Path(str(values["results"]["root"])).expanduser(),
@@ -234,6 +235,13 @@ def _plain(config: DictConfig) -> dict[str, Any]:
     )  # some of Hydra's has no value yet
     try:
         values = OmegaConf.to_container(own, resolve=True, throw_on_missing=True)
+    except InterpolationKeyError as error:
+        if str(error.full_key).startswith("model."):  # models look up what the task's protocol says of them
+            raise ConfigError(
+                f"model={config.model.name} is of another task than task={config.task.name}: leave model= away, or "
+                "choose one that docs/tasks.md names for that task."
+            ) from error
+        raise ConfigError(" ".join(str(error).split())) from error
     except OmegaConfBaseException as error:
         raise ConfigError(" ".join(str(error).split())) from error
     assert isinstance(values, dict)
@@ -283,7 +291,10 @@ def _weights_identity(model: Mapping[str, Any]) -> dict[str, Any]:
     try:
         return {"weights": f"sha256:{file_digest(Path(str(weights)).expanduser())}"}
     except OSError as error:
-        raise DataError(f"model.weights names {weights}, which cannot be read ({error.strerror}).") from error
+        raise DataError(
+            f"model.weights names {weights}, which cannot be read ({error.strerror}): correct the path, or choose "
+            "model.weights=none."
+        ) from error
 
 
 def _data_folder(values: dict[str, Any], dataset: Dataset | Combined) -> Path:

@@ -81,6 +81,13 @@ def _skipped(spec: RunSpec, options: RunOptions, result: dict[str, Any]) -> Outc
     note = f"already {result['status']}: {result['note']}"
     if options.sharpness and result.get("log_sharpness") != asdict(options.sharpness):
         note += "; its history lacks the sharpness asked for: force=true trains it again and records it"
+    folder = RunFolder(options.results_root, spec.run_id).final
+    for wanted, name, what in (
+        (options.save_weights, store.WEIGHTS, "weights"),
+        (options.save_predictions, store.PREDICTIONS, "predictions"),
+    ):
+        if wanted and not (folder / name).exists():
+            note += f"; its {what} were not kept: force=true trains it again and keeps them, where the task can"
     return Outcome(spec.run_id, "skipped", note)
 
 
@@ -212,10 +219,10 @@ def _publish(trainer: Trainer, options: RunOptions, folder: RunFolder, failure: 
 
 def _save_weights(trainer: Trainer, folder: RunFolder) -> None:
     try:
-        files.write_atomically(folder.work / "weights.pt", lambda path: torch.save(trainer.weights(), path))
+        files.write_atomically(folder.work / store.WEIGHTS, lambda path: torch.save(trainer.weights(), path))
     except RuntimeError as error:  # torch's word for a full disk
         raise StoreError(
-            f"could not write weights.pt into {folder.work} ({files.os_reason(error)}): free some space, then "
+            f"could not write {store.WEIGHTS} into {folder.work} ({files.os_reason(error)}): free some space, then "
             "start the same command again."
         ) from error
 

@@ -76,7 +76,7 @@ class WarmupSteps(FactorSchedule):
         milestones: Sequence[float],
         gamma: float,
     ) -> None:
-        if warmup_epochs < 0 or start_lr <= 0 or gamma <= 0:
+        if not (warmup_epochs >= 0 and start_lr > 0 and gamma > 0):  # this way round, NaN is refused too
             raise ValueError(f"warmup_epochs >= 0, start_lr > 0, gamma > 0: not {warmup_epochs}, {start_lr}, {gamma}")
         self.warmup_epochs, self.start_lr = warmup_epochs, start_lr
         self.milestones, self.gamma = list(milestones), gamma
@@ -112,7 +112,7 @@ class WarmupPoly(FactorSchedule):
         start_factor: float,
         power: float,
     ) -> None:
-        if warmup_epochs < 0 or not 0 < start_factor <= 1 or power <= 0:
+        if not (warmup_epochs >= 0 and 0 < start_factor <= 1 and power > 0):
             raise ValueError(
                 f"warmup_epochs >= 0, start_factor in (0, 1], power > 0: not {warmup_epochs}, {start_factor}, {power}"
             )

@@ -130,6 +130,7 @@ class RunOptions:
         checkpoint_seconds: least time between two checkpoints; 0 writes one after each epoch.
         force: train again although the result is there; the old one is replaced once the new one is complete.
         save_weights: keep the final weights as ``weights.pt``.
+        save_predictions: keep what they predict on the test split, where the task can.
         sharpness: what of the sharpness to record in the history; None records nothing.
         share_prefix: share the epochs before the switch with other runs of the store.
         keep_trunks: keep the shared states when no run needs them any more.
@@ -146,6 +147,7 @@ class RunOptions:
     checkpoint_seconds: float = 30.0
     force: bool = False
     save_weights: bool = False
+    save_predictions: bool = False
     sharpness: SharpnessLog | None = None
     share_prefix: bool = False
     keep_trunks: bool = False

@@ -33,6 +33,8 @@ HISTORY = "history.parquet"
 ENVIRONMENT = "environment.json"
 FAILURE = "failure.json"
 PREFIX = "prefix.json"
+WEIGHTS = "weights.pt"
+PREDICTIONS = "detections"
 SCORE = "fid.json"
 """What a run could not measure itself, measured afterwards (tasks/ig/score.py)."""
 LOCK_SECONDS = 1.0  # read_runs() tries locks for an instant, which must not turn a starting run away

@@ -106,7 +106,10 @@ def _paths(folder: Path, split: str) -> dict[str, Path]:
 def _read(path: Path, split: str, numbers: Mapping[str, int]) -> list[Row]:
     try:
         with path.open(encoding="utf-8") as file:
-            return [_row(path, line, text, split, numbers) for line, text in enumerate(file, 1)]
+            lines = [*enumerate(file, 1)]
+        while lines and not lines[-1][1].strip():  # blank lines at the end, which other tools leave
+            lines.pop()
+        return [_row(path, line, text, split, numbers) for line, text in lines]
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read {path} ({getattr(error, 'strerror', None) or error}): {FIX}") from error
 

@@ -198,8 +198,8 @@ def _factors(photo: Tensor, image: Tensor) -> Tensor:
 def _check_options(options: Mapping[str, Any]) -> None:
     if set(options) != set(OPTIONS):
         raise ConfigError(f"model=fast_rcnn has the settings {', '.join(OPTIONS)}, not {', '.join(sorted(options))}.")
-    for name in ("width", "short_side", "long_side"):
-        check_whole(f"model.{name}", options[name], 1)
+    for name, least in (("width", 1), ("short_side", 16), ("long_side", 16)):  # pixels of one of the last features
+        check_whole(f"model.{name}", options[name], least)
     check_choice("model.frozen_stages", options["frozen_stages"], range(STAGES + 1))
     if options["long_side"] < options["short_side"]:
         raise ConfigError(

@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from tmsgd_bench import files
+from tmsgd_bench.data.loading import START
 from tmsgd_bench.engine.spec import check_choice, check_whole
 from tmsgd_bench.errors import ConfigError, DataError, StoreError
 
@@ -259,6 +260,7 @@ def _compute(kept: Kept, missing: Sequence[int], jobs: int, progress: bool | Non
         rows,
         batch_size=None,
         num_workers=workers,
+        multiprocessing_context=START if workers else None,
         collate_fn=_as_it_is,
         worker_init_fn=_finish_first,
         in_order=False,
