@@ -24,7 +24,6 @@ import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -253,24 +252,30 @@ class Made(Dataset[Any]):
         return self.make(number)
 
 
-def from_files(part: Part) -> Any:
+class FromFiles:
     """The same images, boxes and masks as a part's, without what is kept decoded."""
-    photos, masks = Files(part, "JPEGImages", ".jpg", "RGB"), Files(part, "SegmentationClass", ".png", None)
-    return SimpleNamespace(photos=photos, masks=masks, objects=part.objects)
+
+    def __init__(self, part: Part) -> None:
+        self.photos = Files(part, "JPEGImages", ".jpg", "RGB")
+        self.masks = Files(part, "SegmentationClass", ".png", None)
+        self.objects, self.count = part.objects, len(part)
+
+    def __len__(self) -> int:
+        return self.count
 
 
 def segmented(bench: Bench) -> Examples:
     """Images and masks from files, with the task's transforms."""
     task = bench.task
     assert isinstance(task, Segmentation)
-    return Made(training_examples(from_files(task.train), task.base_size, task.crop), len(task.train)), stack
+    return Made(training_examples(FromFiles(task.train), task.base_size, task.crop), len(task.train)), stack
 
 
 def detected(bench: Bench) -> Examples:
     """Images from files with their boxes, with the detector's transforms."""
     task = bench.task
     assert isinstance(task, ObjectDetection)
-    examples = task.detector.training_examples(from_files(task.train))
+    examples = task.detector.training_examples(FromFiles(task.train))
     return Made(examples, len(task.train)), task.detector.collate
 
 

@@ -53,6 +53,15 @@ FORMATS = (torch.contiguous_format, torch.channels_last)
 
 
 @pytest.fixture(scope="module", autouse=True)
+def without_onednn() -> Iterator[None]:
+    """With convolutions of a few channels oneDNN, as torch 2.15 has it, corrupts the heap on some processors."""
+    before = torch.backends.mkldnn.enabled
+    torch.backends.mkldnn.enabled = False
+    yield
+    torch.backends.mkldnn.enabled = before
+
+
+@pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
     """As a run has it by default: on networks this small several threads wait for each other most of the time."""
     before = torch.get_num_threads()

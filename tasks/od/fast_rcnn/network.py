@@ -87,7 +87,7 @@ def region_maxima(features: Tensor, boxes: Tensor, owners: Tensor) -> Tensor:
     """RoI max-pooling: the largest value in each of 7 × 7 parts of a region, shape (regions, channels, 7, 7).
 
     The value of :func:`torchvision.ops.roi_pool`, whose operator also says where each maximum is. It is picked from
-    there, so that the loss can be differentiated twice, for its curvature, and deterministically on a GPU; roi_pool's
+    there, so that the loss can be differentiated twice, and deterministically on a GPU; roi_pool's
     own derivative allows neither.
 
     Args:
