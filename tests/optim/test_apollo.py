@@ -41,7 +41,7 @@ def test_apollo_follows_its_recurrences(steps: int) -> None:
     gradients = [torch.randn(7, 5, dtype=torch.float64) * 0.1 for _ in range(steps)]
     parameter = torch.nn.Parameter(start.clone())
     optimizer = build_optimizer(SPEC, [parameter], steps_per_epoch=1)
-    (warmup,), _ = build_schedulers(SPEC, None, optimizer)
+    (warmup,), _ = build_schedulers(SPEC, None, optimizer, steps_per_epoch=1)
     for gradient in gradients:
         parameter.grad = gradient.clone()
         optimizer.step()

@@ -116,7 +116,6 @@ def test_a_file_of_an_unknown_class_is_refused(tmp_path: Path) -> None:
         ("000021 0.5 1 2 3 four", "is not an image's name and five finite numbers"),
         ("000021 nan 1 2 3 4", "is not an image's name and five finite numbers"),
         ("000021 0.5 1 2 inf 4", "is not an image's name and five finite numbers"),
-        ("", "is not an image's name and five finite numbers"),
         ("000021", "is not an image's name and five finite numbers"),
         ("000022 0.5 1 2 3 4", "is of '000022', which is no image of the split 'test'"),
     ],
