@@ -157,12 +157,12 @@ def _list(settings: TaskSettings, year: str, lists: Lists, split: str) -> Images
     if split == "test" and not (folder / "ImageSets" / lists / "test.txt").exists():
         fix = f"without test images use task.splits=train/val; or {fix}"
     names = read_split(folder, lists, split, fix)
-    return Images(year, folder, lists, split, tuple(names), torch.arange(len(names)))
+    return replace(images, names=tuple(names), chosen=torch.arange(len(names)))
 
 
 def _without(images: Images, seen: set[str]) -> Images:
     chosen = [number for number, name in enumerate(images.names) if name not in seen]
-    return Images(images.year, images.folder, images.lists, images.split, images.names, torch.tensor(chosen).long())
+    return replace(images, chosen=torch.tensor(chosen).long())
 
 
 def _limited(years: Sequence[Images], limit: int | None) -> tuple[Images, ...]:
@@ -170,8 +170,7 @@ def _limited(years: Sequence[Images], limit: int | None) -> tuple[Images, ...]:
     found, first = [], 0
     for images in years:
         own = kept[(kept >= first) & (kept < first + len(images.chosen))] - first
-        chosen = images.chosen[own]
-        found.append(Images(images.year, images.folder, images.lists, images.split, images.names, chosen))
+        found.append(replace(images, chosen=images.chosen[own]))
         first += len(images.chosen)
     return tuple(found)
 

@@ -5,17 +5,27 @@ from __future__ import annotations
 import hashlib
 import os
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tmsgd_bench.data.synthetic import r8
 from tmsgd_bench.files import write_json, write_yaml
 from tmsgd_bench.results import store
 
 LABELS = {"sgd": "SGD", "tmsgd": "TM-SGD", "sgdm": "SGD-M", "tmsgdm": "TM-SGD-M", "adam": "Adam", "apollo": "Apollo"}
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """As a run has it by default: on small networks several threads wait for each other most of the time."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

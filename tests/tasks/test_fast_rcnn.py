@@ -46,6 +46,7 @@ from tmsgd_bench.errors import BenchError, ConfigError, DataError, StoreError
 from tmsgd_bench.task import TaskSettings
 from tmsgd_bench.voc import Objects
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 ROOT = Path(__file__).resolve().parents[2]
 PROPOSALS: dict[str, Any] = {
     "kind": "selective_search",
@@ -75,15 +76,6 @@ def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder.mkdir()
     voc2007.write(folder)
     return folder
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """The networks here are too small for several."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

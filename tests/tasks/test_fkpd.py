@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ from tmsgd_bench.results import store
 from tmsgd_bench.results.figure_keypoints import FACES, FILE, PICTURE, KeyPoints
 from tmsgd_bench.task import TaskSettings
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 CONF = Path(__file__).parents[2] / "conf"
 SMALL = {"blocks": [1, 1, 1, 1], "width": 4, "hidden": 8}
 LARGE = {"blocks": [3, 4, 6, 3], "width": 64, "hidden": 512}
@@ -46,15 +47,6 @@ LISTS = {"train": "training_frames_keypoints.csv", "test": "test_frames_keypoint
 FOLDERS = {"train": "training", "test": "test"}
 FIX = "run 'python -m tmsgd_bench data prepare fkpd'"
 Rgb = tuple[int, int, int]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """The tensors are small: several threads would spend their time waiting for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

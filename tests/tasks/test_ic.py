@@ -43,6 +43,7 @@ from tmsgd_bench.optim import sharpness
 from tmsgd_bench.results import store
 from tmsgd_bench.task import TaskSettings
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 CONF = Path(__file__).parents[2] / "conf"
 DATASETS = ("cifar10", "cifar100")
 CPU = torch.device("cpu")
@@ -59,15 +60,6 @@ def without_onednn() -> Iterator[None]:
     torch.backends.mkldnn.enabled = False
     yield
     torch.backends.mkldnn.enabled = before
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """As a run has it by default: on networks this small several threads wait for each other most of the time."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ import io
 import math
 import os
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ from tmsgd_bench.results.figure_boxes import PICTURE, SHOWN
 from tmsgd_bench.task import TaskSettings
 from tmsgd_bench.voc import CLASSES, read_objects
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 CONF = Path(__file__).resolve().parents[2] / "conf"
 MODEL: dict[str, Any] = {"detector": "rfbnet", "width": 8, "weights": "none", "augment": "ssd"}
 OPTIONS: dict[str, Any] = {
@@ -53,15 +54,6 @@ DRAWN = ("aeroplane", "bicycle", "bottle", "cat")
 TRAINED, TESTED = 6, 3
 """Images of the fixture ``few``."""
 YEAR = Path("VOCdevkit/VOC2007")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """As a run has it by default: the networks here are too narrow for several."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

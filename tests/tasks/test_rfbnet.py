@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,20 +31,12 @@ from tmsgd_bench.errors import ConfigError, DataError
 from tmsgd_bench.task import TaskSettings
 from tmsgd_bench.voc import Objects
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 MODEL: dict[str, Any] = {"detector": "rfbnet", "width": 8, "weights": "none", "augment": "none"}
 CELLS = (38, 19, 10, 5, 3, 1)
 BOXES = (6, 6, 6, 6, 4, 4)
 COUNT = 11_620
 HUGE = torch.finfo(torch.float32).max
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """The networks here are too narrow for several."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
