@@ -1,4 +1,4 @@
-"""The memory of one training step with TM-SGD at the paper's batch size, after its switch.
+"""Memory and time of one training step with TM-SGD at the paper's batch size, after its switch.
 
     python scripts/bench_memory.py task=seg
     python scripts/bench_memory.py task=od model=rfbnet device=cuda task.precision=bfloat16
@@ -6,14 +6,17 @@
 Arguments are run.py's settings. The data are a stand-in (memory does not depend on what images show), and weights start
 from nothing. Two steps without a gradient come first, so that both of the optimizer's buffers are there. On a CPU it is
 the most that the whole process has held, Python and torch included, and what it held before the step; on a GPU, what
-torch has allocated.
+torch has allocated. The time, on a GPU alone, is that of the same batch again and again, so without making batches;
+beside it that with torch's SGD, the two in turns: medians of rounds.
 """
 
 from __future__ import annotations
 
 import resource
+import statistics
 import sys
 import tempfile
+import time
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,6 +37,7 @@ from tmsgd_bench.task import Task
 
 ROOT = Path(__file__).resolve().parents[1]
 GIB = 2**30
+ROUNDS, STEPS = 5, 10
 
 
 def main() -> int:
@@ -45,9 +49,10 @@ def main() -> int:
             config = compose_config("config", overrides=own)
             if "weights" in config.model:
                 config.model.weights = "none"
-            device = environment.resolve_device(str(config.device))
+            device = environment.prepare_process(compose.run_options(config, in_sweep=False))
             seed_globally(0, "weights")
-            print(measure(compose.make_task(config, device, tasks.build), device))
+            task = compose.make_task(config, device, tasks.build)
+            print(measure(task, device) + (timed(task) if device.type == "cuda" else ""))
         except BenchError as error:
             print(f"error: {error}", file=sys.stderr)
             return 2
@@ -74,6 +79,31 @@ def _step_without_gradient(optimizers: Mapping[str, TMSGD]) -> None:
         for parameter in (p for group in optimizer.param_groups for p in group["params"]):
             parameter.grad = torch.zeros_like(parameter)
         optimizer.step()
+
+
+def timed(task: Task) -> str:
+    """Milliseconds of a step with TM-SGD and with torch's SGD, and examples a second with TM-SGD."""
+    batch = next(iter(task.batches(0)))
+    ours, theirs = (
+        {name: kind(module.parameters(), lr=1e-6) for name, module in task.modules.items()}
+        for kind in (TMSGD, torch.optim.SGD)
+    )
+    seconds: dict[str, list[float]] = {"TM-SGD": [], "SGD": []}
+    for turn in range(ROUNDS + 1):
+        for name, optimizers in zip(seconds, (ours, theirs), strict=True):
+            torch.cuda.synchronize()
+            start = time.perf_counter()
+            for _ in range(STEPS):
+                task.training_step(batch, optimizers)
+            torch.cuda.synchronize()
+            if turn:  # the first warms up
+                seconds[name].append((time.perf_counter() - start) / STEPS)
+    step, other = (statistics.median(values) for values in seconds.values())
+    ratio = statistics.median(a / b for a, b in zip(*seconds.values(), strict=True))
+    return (
+        f"; {1000 * step:.2f} ms a step, {task.settings.batch_size / step:,.0f} examples a second "
+        f"(SGD {1000 * other:.2f} ms, ratio {ratio:.3f})"
+    )
 
 
 def held(device: torch.device) -> int:

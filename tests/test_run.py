@@ -251,7 +251,7 @@ def test_a_results_folder_that_cannot_be_written(
 
 
 @pytest.mark.parametrize("word", ["yes", "no", "1"])
-@pytest.mark.parametrize("flag", ["force", "save_weights", "deterministic", "data.verify"])
+@pytest.mark.parametrize("flag", ["force", "save_weights", "deterministic", "tf32", "data.verify"])
 def test_a_flag_is_true_or_false(flag: str, word: str, run: Runner, capsys: pytest.CaptureFixture[str]) -> None:
     """Hydra reads no as a word, and words count as true."""
     assert run(f"{flag}={word}") == 2

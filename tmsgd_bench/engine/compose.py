@@ -76,7 +76,7 @@ def run_options(config: DictConfig, in_sweep: bool) -> RunOptions:
     progress = values["progress"]
     if progress not in ("auto", "bar", "log"):
         raise ConfigError(f"progress must be auto, bar or log, not {progress!r}.")
-    _check_flags("", values, ("force", "save_weights", "save_predictions", "deterministic"))
+    _check_flags("", values, ("force", "save_weights", "save_predictions", "deterministic", "tf32"))
     _check_keys("tracker", values["tracker"], ("_target_",))
     if values["workers"] != "auto":
         check_whole("workers", values["workers"], 0)
@@ -96,7 +96,7 @@ def run_options(config: DictConfig, in_sweep: bool) -> RunOptions:
         progress="log" if in_sweep and progress == "auto" else progress,
         **{
             key: values[key]
-            for key in ("device", "threads", "deterministic", "checkpoint_seconds", "force", "save_weights")
+            for key in ("device", "threads", "deterministic", "tf32", "checkpoint_seconds", "force", "save_weights")
         },
     )
 

@@ -45,12 +45,14 @@ def workers(wanted: int | str, device: torch.device) -> int:
 
 
 def prepare_process(options: RunOptions) -> torch.device:
-    """Apply threads and determinism to this process and return the device."""
+    """Apply threads, determinism and precision to this process and return the device."""
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     if options.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(options.deterministic)
+    # PyTorch's own default lets convolutions and recurrent networks round, and matrix products not.
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = options.tf32
     return resolve_device(options.device)
 
 
@@ -67,6 +69,7 @@ def describe(device: torch.device) -> dict[str, Any]:
         "accelerator": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
         "threads": torch.get_num_threads(),
         "deterministic": torch.are_deterministic_algorithms_enabled() or device.type == "cpu",
+        "tf32": device.type == "cuda" and torch.backends.cudnn.allow_tf32,
         "arguments": [a for a in sys.argv[1:] if "root=" not in a and not Path(a).is_absolute()],
     }
 

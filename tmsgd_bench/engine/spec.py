@@ -127,6 +127,7 @@ class RunOptions:
         device: "auto", "cpu" or "cuda".
         threads: CPU threads of a run; None leaves torch's choice.
         deterministic: ask torch for deterministic algorithms (always the case on the CPU).
+        tf32: let a GPU round the factors of convolutions and products to 10 bits of mantissa, which is faster.
         checkpoint_seconds: least time between two checkpoints; 0 writes one after each epoch.
         force: train again although the result is there; the old one is replaced once the new one is complete.
         save_weights: keep the final weights as ``weights.pt``.
@@ -144,6 +145,7 @@ class RunOptions:
     device: str = "auto"
     threads: int | None = 1
     deterministic: bool = False
+    tf32: bool = False
     checkpoint_seconds: float = 30.0
     force: bool = False
     save_weights: bool = False

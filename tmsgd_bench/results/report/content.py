@@ -350,7 +350,9 @@ def _run_marks(run: pd.Series) -> tuple[str, ...]:
 
 def _environment(recorded: Mapping[str, Any], known: dict[str, Environment]) -> str:
     """The name of an environment; a new one is added."""
-    facts = {key: recorded.get(key) for key in ("processor", "accelerator", "device", "threads", "deterministic")}
+    facts = {
+        key: recorded.get(key) for key in ("processor", "accelerator", "device", "threads", "deterministic", "tf32")
+    }
     facts |= {key: recorded.get(key) for key in ("system", "python")} | (recorded.get("packages") or {})
     command = "python run.py " + shlex.join(recorded.get("arguments") or [])
     values = tuple((key, str(value)) for key, value in facts.items() if value is not None)
