@@ -121,7 +121,7 @@ def build(name: str, options: argparse.Namespace, scratch: str) -> Bench:
 
 
 def hidden_share(task: Task, rounds: int) -> float:
-    """Fastest epoch over fastest epoch on its first batch, repeated."""
+    """Fastest epoch over fastest epoch on its first batch, repeated; an epoch that follows another, as in a run."""
     optimizers = {name: torch.optim.SGD(module.parameters(), lr=1e-6) for name, module in task.modules.items()}
     full = list(task.batches(0))
     fixed = [full[0]] * len(full)
@@ -132,9 +132,15 @@ def hidden_share(task: Task, rounds: int) -> float:
         for batch in batches:
             task.training_step(batch, optimizers)
 
-    contestants = {"epoch": lambda: train(task.batches(1)), "fixed": lambda: train(fixed)}
-    best = fastest(contestants, rounds, task.settings.device)
-    return best["epoch"] / best["fixed"]
+    device = task.settings.device
+    found = []
+    for turn in range(rounds + 1):  # the first warms up
+        train(task.batches(10 * turn))  # begins from nothing, since it follows no other
+        found.append(
+            (seconds(lambda e=10 * turn + 1: train(task.batches(e)), device), seconds(lambda: train(fixed), device))
+        )
+    epochs, repeats = zip(*found[1:], strict=True)
+    return float(min(epochs) / min(repeats))
 
 
 def _size(batch: Any) -> int:
@@ -161,16 +167,24 @@ def path_rates(bench: Bench, rounds: int) -> dict[str, float]:
 
 def fastest(contestants: dict[str, Callable[[], None]], rounds: int, device: torch.device) -> dict[str, float]:
     """Each contestant's fastest round in seconds; they take turns, and the first round warms up."""
-    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    taken: dict[str, list[float]] = {name: [] for name in contestants}
     for turn in range(rounds + 1):
         for name, run in contestants.items():
-            start = time.perf_counter()
-            run()
-            if device.type == "cuda":
-                torch.cuda.synchronize()
+            spent = seconds(run, device)
             if turn:
-                seconds[name].append(time.perf_counter() - start)
-    return {name: min(values) for name, values in seconds.items()}
+                taken[name].append(spent)
+    return {name: min(values) for name, values in taken.items()}
+
+
+def seconds(run: Callable[[], None], device: torch.device) -> float:
+    """On the clock, until a GPU has done it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    run()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
 
 
 class Images(Dataset[tuple[Tensor, Tensor]]):

@@ -40,8 +40,9 @@ class Images:
         folder: ``VOCdevkit/VOC2007``.
         lists: whose lists the images are from.
         split: the list they are from.
-        names: of all images of that list.
+        names: of all images of that list, or of those that ``data_limit`` leaves of it; what is decoded.
         chosen: int64: which of them are used.
+        cut: whether some of the list are left out of ``names``.
     """
 
     year: str
@@ -50,6 +51,7 @@ class Images:
     split: str
     names: tuple[str, ...]
     chosen: Tensor
+    cut: bool = False
 
     @property
     def chosen_names(self) -> list[str]:
@@ -170,9 +172,15 @@ def _limited(years: Sequence[Images], limit: int | None) -> tuple[Images, ...]:
     found, first = [], 0
     for images in years:
         own = kept[(kept >= first) & (kept < first + len(images.chosen))] - first
-        found.append(replace(images, chosen=images.chosen[own]))
+        found.append(_cut(images, images.chosen[own]) if len(own) < len(images.chosen) else images)
         first += len(images.chosen)
     return tuple(found)
+
+
+def _cut(images: Images, chosen: Tensor) -> Images:
+    """Some images of a list, without the others: they are not even decoded."""
+    names = tuple(images.names[number] for number in chosen.tolist())
+    return replace(images, names=names, chosen=torch.arange(len(names)), cut=True)
 
 
 def _choose(packs: Sequence[Packed], years: Sequence[Images]) -> Chosen:
@@ -182,10 +190,15 @@ def _choose(packs: Sequence[Packed], years: Sequence[Images]) -> Chosen:
 
 
 def _kept(settings: TaskSettings, images: Images, what: Literal["photos", "masks"], channels: int) -> Packed:
-    """Photos or masks of all images of a list, from the disk if they were decoded before."""
+    """Photos or masks of the images of a list, from the disk if they were decoded before.
+
+    Those of a part of a list have another name than those of all of it, which many small parts are not to replace.
+    """
     options = {"version": VERSION, "year": images.year, "lists": images.lists, "split": images.split, "what": what}
-    decode = decode_photos if what == "photos" else decode_masks
     name = f"{images.year}-{images.lists.lower()}-{images.split}-{what}"
+    if images.cut:
+        options, name = {**options, "names": images.names}, f"{name}-part"
+    decode = decode_photos if what == "photos" else decode_masks
     kept = cache.tensors(_of_year(settings, images.year), name, options, lambda: decode(images).tensors(what))
     return Packed.of_tensors(kept, what, channels)
 
@@ -198,7 +211,7 @@ def _of_year(settings: TaskSettings, year: str) -> TaskSettings:
 
 
 def decode_photos(images: Images) -> Packed:
-    """Every image of a list in RGB, whatever its file's format and kind of colours.
+    """The images in RGB, whatever its file's format and kind of colours.
 
     Raises:
         DataError: a file is missing or cannot be decoded; names it.
@@ -208,7 +221,7 @@ def decode_photos(images: Images) -> Packed:
 
 
 def decode_masks(images: Images) -> Packed:
-    """The mask of every image of a list.
+    """The mask of every image.
 
     Raises:
         DataError: a file is missing or cannot be decoded, or holds colours or other numbers in place of classes.

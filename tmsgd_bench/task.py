@@ -101,8 +101,12 @@ class Task(ABC):
     def loss(self, batch: Any) -> Tensor:
         """The scalar training loss of a batch, a mean over its examples.
 
-        Tasks with several losses override ``training_step``.
+        Tasks with several losses override ``losses`` if one of them is minimised, and else ``training_step``.
         """
+
+    def losses(self, batch: Any) -> dict[str, Tensor]:
+        """``loss``, which is minimised, and the scalars that are recorded beside it, by name; of one evaluation."""
+        return {"loss": self.loss(batch)}
 
     @abstractmethod
     def evaluate(self) -> dict[str, float]:
@@ -113,13 +117,13 @@ class Task(ABC):
 
         Exactly one: the engine counts an optimizer's steps in batches, to tell where its switch epoch begins.
         """
-        loss = self.loss(batch)
+        losses = self.losses(batch)
         for optimizer in optimizers.values():
             optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        losses["loss"].backward()
         for optimizer in optimizers.values():
             optimizer.step()
-        return {"loss": loss.detach()}
+        return {name: loss.detach() for name, loss in losses.items()}
 
     def probe(self, examples: int) -> Iterable[tuple[Any, int]]:
         """A fixed sample of training examples, to measure the loss's curvature on.

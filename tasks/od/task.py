@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
 from tasks import voc
 from tasks.compute import autocast, memory_format
@@ -51,34 +51,28 @@ class ObjectDetection(Task):
         self.modules = {"detector": network}
         self.train, self.test = voc.parts(settings, "Main", splits)
         self.train_size, self.evaluate_every, self.test_split = len(self.train), evaluate_every, splits.split("/")[1]
-        self.truth = as_truth(self.test.objects)
         collate = self.detector.collate
+        # First: a detector may refuse the images by their number, before any of them is decoded.
         self.train_loader = Loader(self.detector.training_examples(self.train), collate, settings)
+        self.truth = as_truth(self.test.objects)
         self.test_example = self.detector.test_examples(self.test)
         self.test_loader = Loader(self.test_example, collate, settings, keep=False)
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         """The detector's batches, on the run's device."""
-        order = epoch_order(self.train_size, self.settings.seed, epoch)
-        for batch in self.train_loader.batches(order, self.settings.batch_size, epoch):
+        order = partial(epoch_order, self.train_size, self.settings.seed)
+        for batch in self.train_loader.epoch(order, self.settings.batch_size, epoch):
             yield to_device(batch, self.settings.device)
 
     def loss(self, batch: Batch) -> Tensor:
         """The sum of the detector's losses."""
-        return torch.stack(list(self._losses(batch).values())).sum()
+        return self.losses(batch)["loss"]
 
-    def _losses(self, batch: Batch) -> dict[str, Tensor]:
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """The sum of the detector's losses, and each of them."""
         with self.autocast():
-            return self.detector.losses(batch)
-
-    def training_step(self, batch: Batch, optimizers: Mapping[str, Optimizer]) -> dict[str, Tensor]:
-        """A step on the sum of the detector's losses, which are recorded beside it."""
-        losses = self._losses(batch)
-        total = torch.stack(list(losses.values())).sum()
-        optimizers["detector"].zero_grad(set_to_none=True)
-        total.backward()
-        optimizers["detector"].step()
-        return {name: loss.detach() for name, loss in {"loss": total, **losses}.items()}
+            parts = self.detector.losses(batch)
+        return {"loss": torch.stack(list(parts.values())).sum(), **parts}
 
     def evaluate(self) -> dict[str, float]:
         """Mean average precision, and each class's, in percent; NaN for one without objects, left out of the mean."""

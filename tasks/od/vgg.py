@@ -67,7 +67,7 @@ def initial_weights(settings: TaskSettings, width: int) -> tuple[Weights, Path] 
         path = Path(wanted).expanduser()
     else:
         file = published.published(str(VGG16_Weights.IMAGENET1K_V1.url))
-        path = published.fetch(file, settings.weights_folder, "start from nothing with model.weights=none")
+        path = published.fetch(file, settings.weights_folder, published.OTHERWISE)
     return published.read(path), path
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision.models import MobileNet_V3_Large_Weights
 from torchvision.models.segmentation import LRASPP_MobileNet_V3_Large_Weights, lraspp_mobilenet_v3_large
 
@@ -24,6 +27,42 @@ BACKBONE = "features."
 """What the names of a classifier's weights begin with that the backbone takes over."""
 
 
+class _HardSigmoid(torch.autograd.Function):
+    """torch's, with a derivative that can be differentiated."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return F.hardsigmoid(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return _TimesSlope.apply(gradient, x)
+
+
+class _TimesSlope(torch.autograd.Function):
+    """A gradient times the slope at x, to torch's bits; it does not depend on x, but for the two kinks."""
+
+    @staticmethod
+    def forward(ctx: Any, gradient: Tensor, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return torch.ops.aten.hardsigmoid_backward(gradient, x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (x,) = ctx.saved_tensors
+        return _TimesSlope.apply(gradient, x), None
+
+
+class HardSigmoid(nn.Module):
+    """min(max(x + 3, 0), 6) / 6, which can be differentiated twice, so that the sharpness can be measured."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The same shape."""
+        return _HardSigmoid.apply(x)
+
+
 def build(settings: TaskSettings) -> tuple[nn.Module, bool]:
     """The network, with the weights that ``model.weights`` names, and whether it can segment already.
 
@@ -36,6 +75,7 @@ def build(settings: TaskSettings) -> tuple[nn.Module, bool]:
         raise ConfigError(f"a model of task=seg has the settings weights and norm_momentum, not {', '.join(options)}.")
     network = lraspp_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=len(NAMES))
     _set_momentum(network, options["norm_momentum"])
+    _make_twice_differentiable(network)
     path = _weights_file(settings)
     if path is None:
         return network, False
@@ -56,7 +96,7 @@ def _weights_file(settings: TaskSettings) -> Path | None:
     if wanted == "none":
         return None
     file = published.published(str(PUBLISHED[wanted].url))
-    return published.fetch(file, settings.weights_folder, "start from nothing with model.weights=none")
+    return published.fetch(file, settings.weights_folder, published.OTHERWISE)
 
 
 def _set_momentum(network: nn.Module, momentum: object) -> None:
@@ -66,3 +106,10 @@ def _set_momentum(network: nn.Module, momentum: object) -> None:
     for layer in network.modules():
         if isinstance(layer, nn.BatchNorm2d):
             layer.momentum = float(momentum)
+
+
+def _make_twice_differentiable(network: nn.Module) -> None:
+    for module in list(network.modules()):
+        for name, layer in module.named_children():
+            if isinstance(layer, nn.Hardsigmoid):
+                setattr(module, name, HardSigmoid())

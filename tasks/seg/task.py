@@ -80,8 +80,8 @@ class Segmentation(Task):
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         """Pairs of images (float32, (batch, 3, crop, crop), normalised) and masks (int64, (batch, crop, crop))."""
-        order = epoch_order(self.train_size, self.settings.seed, epoch)
-        for batch in self.train_loader.batches(order, self.settings.batch_size, epoch):
+        order = partial(epoch_order, self.train_size, self.settings.seed)
+        for batch in self.train_loader.epoch(order, self.settings.batch_size, epoch):
             yield self._on_device(batch)
 
     def _on_device(self, batch: Batch) -> Batch:
@@ -95,7 +95,9 @@ class Segmentation(Task):
         images, masks = batch
         with self.autocast():
             logits = self.model(images)["out"]
-        total = F.cross_entropy(logits.float(), masks, ignore_index=IGNORED, reduction="sum")
+        # As a list of pixels: of masks as they are, torch has no deterministic loss on a GPU.
+        pixels = logits.float().movedim(1, -1).flatten(0, -2)
+        total = F.cross_entropy(pixels, masks.flatten(), ignore_index=IGNORED, reduction="sum")
         return total / (masks != IGNORED).sum().clamp(min=1)  # of padding alone there is no mean
 
     def evaluate(self) -> dict[str, float]:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from tmsgd_bench.data.loading import Loader
 from tmsgd_bench.engine.seeding import derive, generator
+from tmsgd_bench.errors import BenchError, ConfigError, DataError
 from tmsgd_bench.task import TaskSettings
 
 ROOT = Path(__file__).parents[2]
@@ -119,6 +121,49 @@ def test_an_abandoned_pass_leaves_nothing_for_the_next(workers: int, seen: int) 
         assert torch.equal(found, torch.stack([expected(number, epoch) for number in (8, 1, 5)]))
 
 
+# --- epoch after epoch ---------------------------------------------------------------------------------------------
+
+
+def order_of(epoch: int) -> Tensor:
+    return torch.randperm(5, generator=generator(0, "order", epoch))
+
+
+def epoch_expected(epoch: int) -> Tensor:
+    return torch.stack([expected(number, epoch) for number in order_of(epoch).tolist()])
+
+
+@pytest.mark.parametrize("workers", WORKERS)
+def test_epochs_follow_each_other_begin_anywhere_and_repeat_as_asked(workers: int) -> None:
+    made = loader(workers)
+    for epoch in (0, 1, 2, 7, 8, 3, 3, 4):
+        batches = list(made.epoch(order_of, 2, epoch))
+        assert [len(batch) for batch in batches] == [2, 2, 1]
+        assert torch.equal(torch.cat(batches), epoch_expected(epoch))
+
+
+@pytest.mark.parametrize("workers", WORKERS)
+def test_an_epoch_that_was_broken_off_begins_anew_and_other_passes_may_come_between(workers: int) -> None:
+    made = loader(workers)
+    next(made.epoch(order_of, 2, 0))
+    assert torch.equal(torch.cat(list(made.epoch(order_of, 2, 0))), epoch_expected(0))
+    assert torch.equal(torch.cat(list(made.batches(torch.tensor([3]), 1, "other"))), expected(3, "other")[None])
+    assert torch.equal(torch.cat(list(made.epoch(order_of, 2, 1))), epoch_expected(1))
+
+
+def numbered_file(folder: Path, number: int) -> Tensor:
+    (folder / str(number)).touch()
+    return torch.tensor([number])
+
+
+def test_the_next_epochs_first_batches_are_made_before_they_are_asked_for(tmp_path: Path) -> None:
+    made = loader(1, partial(numbered_file, tmp_path))
+    list(made.epoch(lambda epoch: torch.arange(4) + 10 * epoch, 2, 0))
+    waiting = time.monotonic() + 20.0
+    while not (tmp_path / "13").exists() and time.monotonic() < waiting:
+        time.sleep(0.01)
+    assert (tmp_path / "13").exists()
+
+
 # --- workers -------------------------------------------------------------------------------------------------------
 
 
@@ -136,6 +181,29 @@ def test_an_exception_in_the_making_reaches_the_caller(workers: int) -> None:
     assert torch.equal(
         torch.cat(list(made.batches(torch.arange(2), 2, 0))), torch.stack([expected(0, 0), expected(1, 0)])
     )
+
+
+SENTENCE = "photo 2 is damaged: delete it."
+
+
+def refusing(kind: type[BenchError], number: int) -> Tensor:
+    if number == 2:
+        raise kind(SENTENCE)
+    return noisy(number)
+
+
+@pytest.mark.parametrize("workers", WORKERS)
+@pytest.mark.parametrize("kind", [DataError, ConfigError])
+def test_what_a_person_can_mend_is_told_in_the_same_words_by_workers(workers: int, kind: type[BenchError]) -> None:
+    """Its batch and those behind it are not made; those before it, and later passes, are as ever."""
+    made = loader(workers, partial(refusing, kind))
+    batches = made.batches(torch.arange(6), 2, 0)
+    assert torch.equal(next(batches), torch.stack([expected(0, 0), expected(1, 0)]))
+    with pytest.raises(BenchError) as raised:
+        next(batches)
+    assert type(raised.value) is kind and str(raised.value) == SENTENCE
+    assert next(batches, None) is None
+    assert torch.equal(torch.cat(list(made.batches(torch.tensor([3]), 2, 1))), torch.stack([expected(3, 1)]))
 
 
 def worker_of(number: int) -> Tensor:

@@ -6,6 +6,8 @@ import hashlib
 import io
 import logging
 import os
+import subprocess
+import sys
 import tarfile
 import threading
 import zipfile
@@ -16,10 +18,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 from tmsgd_bench.data import cache, contents
 from tmsgd_bench.data.catalog import Dataset, catalog, find
+from tmsgd_bench.data.kept import KEPT
 from tmsgd_bench.data.sources import Archive, DataFile, DataFolder
 from tmsgd_bench.errors import DataError
 from tmsgd_bench.task import TaskSettings
@@ -288,3 +292,103 @@ def test_what_goes_wrong_in_the_making_is_not_hidden(settings: TaskSettings) -> 
 
     with pytest.raises(DataError, match=r"a\.jpg"):
         cache.tensors(settings, "frames", {}, fail)
+
+
+class Kept:
+    """Tensors of many options, and the files that they lie in."""
+
+    def __init__(self, settings: TaskSettings) -> None:
+        self.settings = settings
+        self.folder = settings.data_folder.parent / contents.FOLDER
+        self.folder.mkdir()
+
+    @property
+    def names(self) -> set[str]:
+        """Of all files but the locks, which stay."""
+        return {path.name for path in self.folder.iterdir() if path.suffix != ".lock"}
+
+    def use(self, side: int, name: str = "frames") -> dict[str, Tensor]:
+        """The tensors of some options, which are in use as long as the result is."""
+        return cache.tensors(self.settings, name, {"side": side}, Maker())
+
+    def file(self, side: int, name: str = "frames") -> str:
+        """The file of the same."""
+        before = self.names
+        self.use(side, name)
+        (made,) = self.names - before
+        return made
+
+
+@pytest.fixture
+def kept(settings: TaskSettings) -> Kept:
+    return Kept(settings)
+
+
+def test_of_many_options_the_tensors_used_last_are_kept(kept: Kept) -> None:
+    first = kept.file(0)
+    others = []
+    for side in range(1, 6):
+        others.append(kept.file(side))
+        kept.use(0)  # again and again
+    assert kept.names == {first, *others[-2:]} and KEPT == 3
+
+
+def test_tensors_in_use_are_not_deleted(kept: Kept) -> None:
+    """However many others are made; and once they are let go, they are."""
+    file, held = kept.file(0), kept.use(0)
+    part = held["frames"][1:]
+    del held
+    for side in range(1, 6):
+        kept.use(side)
+    assert file in kept.names and len(kept.names) == KEPT + 1
+    assert torch.equal(part, Maker()()["frames"][1:])
+    del part
+    kept.use(6)
+    assert file not in kept.names and len(kept.names) == KEPT
+
+
+def test_tensors_that_another_process_uses_are_not_deleted(kept: Kept) -> None:
+    file = kept.file(0)
+    hold = (
+        "import sys; from pathlib import Path; from tmsgd_bench.data.kept import hold; held = hold(Path(sys.argv[1]))"
+    )
+    command = [sys.executable, "-c", f"{hold}; print(flush=True); sys.stdin.read()", str(kept.folder / file)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None and other.stdout.readline() == b"\n"
+        for side in range(1, 6):
+            kept.use(side)
+        assert file in kept.names and len(kept.names) == KEPT + 1
+    kept.use(6)  # it has ended, and its lock with it
+    assert file not in kept.names and len(kept.names) == KEPT
+
+
+def test_tensors_that_somebody_is_about_to_use_are_not_deleted(kept: Kept) -> None:
+    file = kept.file(0)
+    with FileLock((kept.folder / file).with_suffix(".lock")):
+        for side in range(1, 6):
+            kept.use(side)
+        assert file in kept.names
+    kept.use(6)
+    assert file not in kept.names
+
+
+def test_nothing_of_another_name_is_deleted(kept: Kept) -> None:
+    """Nor of another data set; a name may be the beginning of another."""
+    others = {kept.file(side, name) for side in range(KEPT) for name in ("frames-part", "masks")}
+    for name in ("large-frames-0123456789abcdef.pt", "small-frames-0.pt", "small-frames-contents.json"):
+        (kept.folder / name).touch()
+        others.add(name)
+    for side in range(6):
+        kept.use(side)
+    assert others < kept.names and len(kept.names) == len(others) + KEPT
+
+
+def test_what_killed_processes_left_is_deleted(kept: Kept) -> None:
+    """Also of the very tensors that are made now, but not what is being written."""
+    own, other, busy = (kept.file(side) for side in range(3))
+    (kept.folder / own).unlink()
+    for name in (own, other, busy):
+        (kept.folder / f".{name}.123.456.tmp").touch()
+    with FileLock((kept.folder / busy).with_suffix(".lock")):
+        kept.use(0)
+    assert kept.names == {own, other, busy, f".{busy}.123.456.tmp"}

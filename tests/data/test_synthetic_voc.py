@@ -21,7 +21,7 @@ from torchvision.datasets.voc import DATASET_YEAR_DICT
 
 from tmsgd_bench import cli
 from tmsgd_bench.data.catalog import Dataset, find
-from tmsgd_bench.data.sources import Archive, DataFile, file_digest
+from tmsgd_bench.data.sources import DataFile, DataFolder, file_digest
 from tmsgd_bench.data.synthetic import _voc, voc2007, voc2012
 from tmsgd_bench.errors import DataError
 from tmsgd_bench.voc import CLASSES, colour_map
@@ -350,6 +350,8 @@ def test_the_published_counts_agree_with_each_other(year: int) -> None:
     assert counts["Segmentation", "trainval"] + counts.get(("Segmentation", "test"), 0) == masks
     if year == 2007:
         assert counts["Main", "trainval"] + counts["Main", "test"] == images
+        trained = [folder.count for folder in entry.without_test().folders]
+        assert trained == [counts["Main", "trainval"]] * 2 + [counts["Segmentation", "trainval"]]
 
 
 def test_prepare_writes_the_stand_in(tmp_path: Path, drawn: dict[int, Path]) -> None:
@@ -369,7 +371,7 @@ def published(tmp_path: Path, folder: Path) -> Dataset:
             for file in sorted(one for one in folder.rglob("*") if one.is_file()):
                 if (file.stem in test or file.name == "test.txt") == wanted:
                     archive.add(file, file.relative_to(folder).as_posix())
-        archives.append(Archive(path.as_uri(), old.members, md5=file_digest(path, "md5")))
+        archives.append(replace(old, url=path.as_uri(), md5=file_digest(path, "md5")))
     return replace(scaled(folder), archives=tuple(archives))
 
 
@@ -377,7 +379,12 @@ def scaled(folder: Path) -> Dataset:
     """VOC2007's entry with the counts of what is in a folder."""
     entry = find("voc2007")
     files = tuple(replace(file, lines=_lines(file, folder)) for file in entry.files)
-    return replace(entry, files=files, folders=tuple(replace(f, count=len(f.paths(folder))) for f in entry.folders))
+    return replace(entry, files=files, folders=tuple(_counted(one, folder) for one in entry.folders))
+
+
+def _counted(one: DataFolder, folder: Path) -> DataFolder:
+    trained = replace(one, **one.without_test).paths(folder)
+    return replace(one, count=len(one.paths(folder)), without_test={**one.without_test, "count": len(trained)})
 
 
 def _lines(file: DataFile, folder: Path) -> int:
@@ -413,6 +420,39 @@ def test_a_part_is_refused_with_what_is_missing_and_the_way_to_use_it(part: Path
     assert f"{root / 'ImageSets/Main/test.txt'} is missing" in message
     assert f"{root / 'JPEGImages'} holds 56 of 72 files named *.jpg" in message
     assert "data prepare voc2007" in message and "data.verify=false" in message
+
+
+def test_without_its_test_part_the_rest_is_whole_and_the_same(part: Path, drawn: dict[int, Path]) -> None:
+    """Whether the test part lies in the folder as well or not."""
+    trained = scaled(drawn[2007]).without_test()
+    assert trained.problems(part) == trained.problems(drawn[2007]) == []
+    prints = {trained.fingerprint(folder, "real", verify=True) for folder in (part, drawn[2007])}
+    assert len(prints) == 1 and not prints & {scaled(drawn[2007]).fingerprint(drawn[2007], "real", verify=True)}
+    (base(part, 2007) / "JPEGImages/other.jpg").touch()
+    assert trained.problems(part) == []  # nobody reads what is in no list
+
+
+@pytest.mark.parametrize("where", ["JPEGImages", "Annotations"])
+def test_of_what_is_trained_on_nothing_may_be_missing(part: Path, drawn: dict[int, Path], where: str) -> None:
+    name = listed(part, 2007, "Main", "val")[0]
+    (path,) = base(part, 2007).glob(f"{where}/{name}.*")
+    path.unlink()
+    with pytest.raises(DataError) as raised:
+        scaled(drawn[2007]).without_test().verify(part)
+    message = str(raised.value)
+    assert f"{path.parent} holds 55 of 56 files named *{path.suffix} and listed in " in message
+    assert "start again (delete a damaged file first), or put" in message
+    assert "VOCtest" not in message and "test.txt" not in message
+
+
+def test_only_what_the_splits_need_is_downloaded(tmp_path: Path, drawn: dict[int, Path]) -> None:
+    dataset, asked = published(tmp_path, drawn[2007]), []
+    trained, _ = (Path(archive.url).name for archive in dataset.archives)
+    folder = dataset.without_test().prepare(tmp_path / "root", "real", asked.append)
+    assert [Path(line).name for line in asked] == [trained]
+    assert not (base(folder, 2007) / "ImageSets/Main/test.txt").exists()
+    dataset.prepare(tmp_path / "root", "real")  # and the rest when it is wanted
+    assert dataset.problems(folder) == []
 
 
 def test_a_list_cut_to_a_part_is_refused(drawn: dict[int, Path], tmp_path: Path) -> None:

@@ -273,3 +273,14 @@ def test_warm_up_and_schedule_both_act_on_the_learning_rate(tmp_path: Path) -> N
     warm = [0.001 + 0.999 * min(updates, 10) / 10 for updates in range(4, 28, 4)]
     drops = [1.0, 0.5, 0.5, 0.25, 0.25, 0.25]
     torch.testing.assert_close(rates.tolist(), [w * d for w, d in zip(warm, drops, strict=True)])
+
+
+def test_a_setting_that_cannot_be_used_is_told_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Without a word on a switch of a run that is not to be."""
+
+    def refuse(device: torch.device) -> ToyTask:
+        raise ConfigError("model.width must be a multiple of 8: set it to 64.")
+
+    with caplog.at_level(logging.WARNING), pytest.raises(ConfigError):
+        run(make_spec("tmsgd", switch_epoch=6), make_options(tmp_path), refuse)
+    assert caplog.text == ""

@@ -46,7 +46,6 @@ from tmsgd_bench.errors import BenchError, ConfigError, DataError, StoreError
 from tmsgd_bench.task import TaskSettings
 from tmsgd_bench.voc import Objects
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 ROOT = Path(__file__).resolve().parents[2]
 PROPOSALS: dict[str, Any] = {
     "kind": "selective_search",
@@ -1108,3 +1107,38 @@ def test_found_has_the_interfaces_types(stand_in: Path) -> None:
     kinds = [found.images.dtype, found.labels.dtype, found.boxes.dtype, found.scores.dtype]
     assert kinds == [torch.int64, torch.int64, torch.float32, torch.float32]
     assert issubclass(DataError, BenchError)
+
+
+def test_images_of_which_none_has_a_proposal_are_refused(fresh: Path, searched: list[int]) -> None:
+    """There would be no background to train on, and nothing to be found."""
+    train, test = parts(settings(fresh), "Main", "train/val")
+    detector = make(fresh, {"proposals": PROPOSALS | {"min_side": 9999}})
+    for examples, part in ((detector.training_examples, train), (detector.test_examples, test)):
+        with pytest.raises(ConfigError) as raised:
+            examples(part)
+        assert str(raised.value) == (
+            f"none of the {len(part)} images of {part.images[0].split} has a proposal of at least 9999 pixels each "
+            "way: lower model.proposals.min_side."
+        )
+
+
+def test_an_import_without_a_proposal_is_refused(fresh: Path) -> None:
+    part = train_part(fresh)
+    file = write_npz(fresh.parent / "none.npz", dict.fromkeys(part.names, np.zeros((0, 4), np.float32)))
+    with pytest.raises(ConfigError, match=rf"^none of the {IMAGES} .* has a proposal: choose another .*kind\.$"):
+        regions.proposals(part, source(kind=imported.keep(regions.folder(fresh), [file])), 1)
+
+
+def test_images_without_a_proposal_among_others_are_counted(fresh: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """They are trained on with the boxes of their objects, and nothing is found in them."""
+    part = train_part(fresh)
+    sets = some_sets(part) | {part.names[0]: np.zeros((0, 4), np.float32)}
+    kind = imported.keep(regions.folder(fresh), [write_npz(fresh.parent / "some.npz", sets)])
+    made = make(fresh, {"proposals": PROPOSALS | {"kind": kind}})
+    labels = made.training_examples(part)(0)["labels"]
+    assert f"1 of {IMAGES} images of train have no proposal" in caplog.text
+    assert (labels == 0).sum() == 0 and (labels > 0).sum() == (~part.objects[0].difficult).sum() > 0
+    batch = made.collate([made.test_examples(part)(0)])
+    made.network.eval()
+    with torch.no_grad():
+        assert len(made.detect(batch).boxes) == 0

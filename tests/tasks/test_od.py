@@ -30,17 +30,15 @@ from tasks.od.rfbnet import RFBDetector
 from tasks.od.rfbnet.priors import MAPS
 from tmsgd_bench import cli, files
 from tmsgd_bench.data.synthetic import voc2007
-from tmsgd_bench.engine import prefix
 from tmsgd_bench.engine.optimizers import build_optimizer, build_schedulers
 from tmsgd_bench.engine.runner import Outcome, run
-from tmsgd_bench.engine.spec import RunOptions, RunSpec
+from tmsgd_bench.engine.spec import RunOptions, RunSpec, SharpnessLog
 from tmsgd_bench.errors import ConfigError, StoreError
 from tmsgd_bench.results import store
 from tmsgd_bench.results.figure_boxes import PICTURE, SHOWN
 from tmsgd_bench.task import TaskSettings
 from tmsgd_bench.voc import CLASSES, read_objects
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 CONF = Path(__file__).resolve().parents[2] / "conf"
 MODEL: dict[str, Any] = {"detector": "rfbnet", "width": 8, "weights": "none", "augment": "ssd"}
 OPTIONS: dict[str, Any] = {
@@ -563,10 +561,8 @@ class Killable(ObjectDetection):
 
 
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody pulls the plug in these tests, nobody else is busy, and one picture is enough."""
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
-    monkeypatch.setattr(prefix, "POLL_SECONDS", 0.05)
+def one_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One is enough."""
     monkeypatch.setattr("tasks.od.task.SHOWN", 1)
 
 
@@ -619,7 +615,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("alone")
 
 
-@pytest.mark.usefixtures("quick", "glance")
+@pytest.mark.usefixtures("one_picture", "glance")
 def test_a_run_records_its_losses_and_writes_its_pictures(
     few: Path, alone: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -638,7 +634,7 @@ def test_a_run_records_its_losses_and_writes_its_pictures(
     assert any(path.stat().st_size for path in (folder / "detections").iterdir())
 
 
-@pytest.mark.usefixtures("quick", "glance")
+@pytest.mark.usefixtures("one_picture", "glance")
 @pytest.mark.parametrize("optimizer", ["tmsgdm", "adam"])
 def test_a_killed_run_goes_on_with_the_same_bits(few: Path, tmp_path: Path, alone: Path, optimizer: str) -> None:
     """In the first epoch, and in the middle of the one after the switch; the last part of one with a worker."""
@@ -651,7 +647,7 @@ def test_a_killed_run_goes_on_with_the_same_bits(few: Path, tmp_path: Path, alon
     assert outcome(tmp_path, one) == outcome(alone, one)
 
 
-@pytest.mark.usefixtures("quick", "glance")
+@pytest.mark.usefixtures("one_picture", "glance")
 @pytest.mark.parametrize("first", ["sgd", "tmsgd"])
 def test_runs_that_share_their_beginning_have_the_bits_of_runs_alone(
     few: Path, tmp_path: Path, alone: Path, first: str
@@ -666,7 +662,7 @@ def test_runs_that_share_their_beginning_have_the_bits_of_runs_alone(
     assert len({outcome(alone, one)["weights_sha256"] for one in pair}) == 2
 
 
-@pytest.mark.usefixtures("quick")
+@pytest.mark.usefixtures("one_picture")
 def test_rfbnet_itself_goes_on_with_the_same_bits(few: Path, tmp_path: Path, alone: Path) -> None:
     """Its weights, running averages and detections, over a death in the first epoch of the multi-step rule."""
     one = replace(spec("tmsgd", images=2), epochs=2)
@@ -703,3 +699,33 @@ def test_what_makes_batches_can_be_handed_to_a_worker_that_is_not_forked(few: Pa
             batches.append(together([function(1), function(2)]))
         assert all(torch.equal(value, batches[1][name]) for name, value in batches[0].items())
         assert b"RFBNet" not in packed
+
+
+@pytest.mark.usefixtures("glance")
+def test_images_are_refused_by_their_number_before_any_is_decoded(few: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the whole of VOC that would take minutes."""
+    for name in ("decode_photos", "read_objects"):
+        monkeypatch.setattr(f"tasks.voc.{name}", lambda *_: pytest.fail("something was read"))
+    with pytest.raises(ConfigError, match=r"batch_size=5 makes a batch of a single one of 6 training images"):
+        make(few, batch_size=5, fingerprint="not decoded yet")
+
+
+@pytest.mark.usefixtures("one_picture", "glance")
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_run_whose_sharpness_is_recorded_has_the_bits_of_one_alone(
+    few: Path, tmp_path: Path, alone: Path, workers: int
+) -> None:
+    """With normalised layers and drawn examples, of which a measurement leaves no trace."""
+    one = spec("tmsgd")
+    train(few, alone, one)
+
+    def task(device: torch.device) -> ObjectDetection:
+        own = settings(few, data_limit=4, save_predictions=True, workers=workers)
+        return ObjectDetection(own, **(OPTIONS | {"evaluate_every": 2}))
+
+    options = RunOptions(results_root=tmp_path, device="cpu", progress="log", sharpness=SharpnessLog(1, 4))
+    assert run(one, options, task).status == "done"
+    recorded = history(tmp_path, one)
+    assert (recorded["sharpness"] > 0).all() and recorded["sharpness"].nunique() == EPOCHS
+    assert recorded.drop(columns=["sharpness", "lr_times_sharpness"]).equals(history(alone, one))
+    assert outcome(tmp_path, one)["weights_sha256"] == outcome(alone, one)["weights_sha256"]

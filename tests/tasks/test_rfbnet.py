@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -1115,3 +1117,26 @@ def test_a_file_of_weights_that_cannot_be_used_is_named(file: Path, tmp_path: Pa
     (tmp_path / "text.pth").write_text("no weights")
     with pytest.raises(DataError, match=r"text\.pth holds no weights"):
         make(width=64, weights=str(tmp_path / "text.pth"))
+
+
+def test_without_a_network_one_sentence_names_every_way_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable(*_: Any, **__: Any) -> None:
+        raise urllib.error.URLError("no network")
+
+    monkeypatch.setattr(urllib.request, "urlopen", unreachable)
+    with pytest.raises(DataError) as raised:
+        vgg.initial_weights(settings(tmp_path / "voc2007", {"weights": "imagenet"}), vgg.FULL_WIDTH)
+    said = str(raised.value)
+    assert f"yourself as {tmp_path / 'weights'}" in said and said.count("\n") == 0
+    assert said.endswith("with model.weights=PATH, or start from nothing with model.weights=none.")
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_the_loss_can_be_differentiated_twice(seed: int) -> None:
+    offsets, logits, boxes, labels, near = random_batch(seed, counts=(2, 0), near=6)
+    inputs = [part.double().requires_grad_() for part in (offsets, logits)]
+    assert torch.autograd.gradgradcheck(
+        lambda *own: sum(multi_box(*own, boxes.double(), labels, near.double())), inputs
+    )

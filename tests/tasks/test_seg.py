@@ -8,7 +8,7 @@ import pickle
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -43,8 +43,8 @@ from tmsgd_bench.data.synthetic import voc2007
 from tmsgd_bench.engine import compose, prefix
 from tmsgd_bench.engine.optimizers import build_optimizer
 from tmsgd_bench.engine.runner import Outcome, run
-from tmsgd_bench.engine.seeding import epoch_order
-from tmsgd_bench.engine.spec import RunOptions, RunSpec
+from tmsgd_bench.engine.seeding import epoch_order, generator
+from tmsgd_bench.engine.spec import RunOptions, RunSpec, SharpnessLog
 from tmsgd_bench.errors import ConfigError, DataError
 from tmsgd_bench.results import store
 from tmsgd_bench.task import TaskSettings
@@ -60,15 +60,6 @@ OPTIONS: dict[str, Any] = {
     "precision": "float32",
     "channels_last": False,
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def single_thread() -> Iterator[None]:
-    """As runs have it: for images this small, threads wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -547,6 +538,7 @@ def test_without_a_network_one_sentence_names_file_address_and_folder(
     said, url = str(raised.value), model.PUBLISHED[name].url
     assert url.startswith("https://download.pytorch.org/models/")
     assert f"could not download {url}" in said and str(tmp_path / "weights" / url.rpartition("/")[2]) in said
+    assert "with model.weights=PATH, or" in said
     assert said.endswith("or start from nothing with model.weights=none.") and "\n" not in said
 
 
@@ -778,12 +770,6 @@ def outcome(root: Path, optimizer: str, weights: str = "none") -> dict[str, Any]
     return {**{name: result[name] for name in names}, "history": repr(history.to_dict("list")), "predicted": predicted}
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody pulls the plug in these tests."""
-    monkeypatch.setattr("os.fsync", lambda descriptor: None)
-
-
 @pytest.fixture(scope="module")
 def undisturbed(voc: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, Any]]:
     """The outcome of a run that nothing disturbs, each trained once for all tests."""
@@ -869,3 +855,37 @@ def test_the_smoke_recipe_learns(tmp_path: Path) -> None:
     background = sum(int((mask == 0).sum()) for mask in masks) / sum(int((mask != 255).sum()) for mask in masks)
     constant = 100 * background / len({label for mask in masks for label in mask.unique().tolist()} - {255})
     assert found["miou"] > constant + 10 and found["pixel_accuracy"] > 100 * background
+
+
+# --- the sharpness -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_the_hard_sigmoid_is_torchs_to_the_bit(dtype: torch.dtype) -> None:
+    x = torch.cat([4 * torch.randn(10_000, generator=generator(0)), torch.tensor([-3.0, 3.0, math.inf, math.nan])])
+    inputs = [x.to(dtype).requires_grad_() for _ in range(2)]
+    outputs = [model.HardSigmoid()(inputs[0]), F.hardsigmoid(inputs[1])]
+    along = torch.randn(len(x), generator=generator(1)).to(dtype)
+    gradients = [torch.autograd.grad(y, x, along)[0] for x, y in zip(inputs, outputs, strict=True)]
+    assert torch.equal(outputs[0].nan_to_num(9), outputs[1].nan_to_num(9)) and torch.equal(*gradients)
+
+
+def test_the_hard_sigmoid_can_be_differentiated_twice() -> None:
+    x = torch.tensor([-4.0, -2.5, 0.1, 2.9, 5.0], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(lambda x: model.HardSigmoid()(x).pow(2), x)
+
+
+def test_no_layer_of_the_network_lacks_a_second_derivative(voc: Path) -> None:
+    layers = list(make(voc).model.modules())
+    assert not any(isinstance(layer, nn.Hardsigmoid) for layer in layers)
+    assert sum(isinstance(layer, model.HardSigmoid) for layer in layers) == 8
+
+
+def test_a_run_whose_sharpness_is_recorded_has_the_bits_of_one_alone(
+    voc: Path, tmp_path: Path, undisturbed: Callable[[str], dict[str, Any]]
+) -> None:
+    """With normalised layers and drawn examples, of which a measurement leaves no trace."""
+    train(voc, tmp_path, "tmsgd", sharpness=SharpnessLog(EPOCHS, 2))
+    recorded = pd.read_parquet(tmp_path / spec("tmsgd").run_id / store.HISTORY)["sharpness"]
+    assert recorded.iloc[-1] > 0 and recorded.iloc[:-1].isna().all()
+    assert outcome(tmp_path, "tmsgd")["weights_sha256"] == undisturbed("tmsgd")["weights_sha256"]

@@ -185,6 +185,22 @@ def test_a_limit_keeps_a_seeded_subset_in_order_and_the_test_split_whole(years: 
         assert torch.equal(train.objects[at].boxes, whole[0].objects[number].boxes)
 
 
+def test_a_limit_has_only_what_is_used_decoded(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each subset has a pack of its own, and none hides that of the whole list."""
+    decoded: list[str] = []
+    for name in ("_photo", "_mask"):
+        own = getattr(voc, name)
+        monkeypatch.setattr(voc, name, lambda path, fix, own=own: decoded.append(path.stem) or own(path, fix))
+    root, whole = small.parents[2], SPLITS["trainval"]
+    for limit in (2, 1, None, 2):
+        train, _ = parts(settings(root, limit=limit), "Segmentation", "trainval/test")
+        for kind, folder in (("photos", "JPEGImages/{}.jpg"), ("masks", "SegmentationClass/{}.png")):
+            for number, name in enumerate(train.names):
+                assert torch.equal(getattr(train, kind)[number], opened(small / folder.format(name)))
+    chosen = [[whole[number] for number in subset(3, limit).tolist()] for limit in (2, 1)]
+    assert decoded == [*chosen[0] * 2, *chosen[1] * 2, *whole * 2]
+
+
 # --- pixels --------------------------------------------------------------------------------------------------------
 
 
@@ -436,6 +452,27 @@ def test_years_that_name_none_are_refused(hydra: Callable[..., DictConfig], give
     with pytest.raises(ConfigError, match=message.replace("+", r"\+")) as raised:
         compose.run_spec(hydra(*given))
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "asked"),
+    [
+        (["task=seg"], False),
+        (["task=seg", "data.years=2007+2012"], False),
+        (["task=seg", "task.splits=trainval/test"], True),
+        (["task=od"], True),
+        (["task=od", "task.splits=train/val"], False),
+    ],
+    ids=str,
+)
+def test_a_run_asks_for_test_images_only_where_its_splits_need_them(
+    hydra: Callable[..., DictConfig], tmp_path: Path, given: list[str], asked: bool
+) -> None:
+    with pytest.raises(DataError) as raised:
+        compose.run_spec(hydra("data=real", f"data.root={tmp_path}", *given))
+    message = str(raised.value)
+    assert "trainval.txt is missing" in message and "VOCtrainval_06-Nov-2007.tar" in message
+    assert ("test.txt is missing" in message) is ("VOCtest_06-Nov-2007.tar" in message) is asked
 
 
 # --- workers -------------------------------------------------------------------------------------------------------

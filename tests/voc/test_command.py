@@ -135,6 +135,12 @@ def test_damaged_files_are_named(capsys: Capture, devkit: Path, folder: Path) ->
     assert "'lion'" in refusal(capsys, folder, "--devkit", devkit)
 
 
+def test_an_inverted_box_is_named(capsys: Capture, devkit: Path, folder: Path) -> None:
+    path = folder / "comp3_det_test_cat.txt"
+    path.write_text("000002 0.1 20 20 40 40\n000002 0.1 40 40 20 20\n")
+    assert f"{path}, line 2, has the inverted box 40 40 20 20" in refusal(capsys, folder, "--devkit", devkit)
+
+
 @pytest.mark.parametrize("iou", ["0", "1.01", "nan", "-1"])
 def test_a_threshold_that_makes_no_sense_is_refused(capsys: Capture, devkit: Path, folder: Path, iou: str) -> None:
     assert "--iou" in refusal(capsys, folder, "--devkit", devkit, f"--iou={iou}")

@@ -117,6 +117,8 @@ def test_a_file_of_an_unknown_class_is_refused(tmp_path: Path) -> None:
         ("000021 nan 1 2 3 4", "is not an image's name and five finite numbers"),
         ("000021 0.5 1 2 inf 4", "is not an image's name and five finite numbers"),
         ("000021", "is not an image's name and five finite numbers"),
+        ("000021 0.5 30 2 20 4", "has the inverted box 30 2 20 4, with xmax < xmin or ymax < ymin"),
+        ("000021 0.5 1 8 3 6.5", "has the inverted box 1 8 3 6.5, with xmax < xmin or ymax < ymin"),
         ("000022 0.5 1 2 3 4", "is of '000022', which is no image of the split 'test'"),
     ],
 )
@@ -126,6 +128,25 @@ def test_a_line_that_cannot_be_used_is_named(tmp_path: Path, line: str, words: s
     with pytest.raises(DataError) as raised:
         detection_files.read(tmp_path, "test", NAMES)
     assert str(raised.value).startswith(f"{path}, line 2, {words}: ") and str(raised.value).endswith(".")
+
+
+def test_a_box_of_a_pixel_or_less_is_no_inverted_one(tmp_path: Path) -> None:
+    (tmp_path / "comp4_det_test_dog.txt").write_text("000021 0.5 3 4 3 4\n")
+    assert detection_files.read(tmp_path, "test", NAMES).boxes.tolist() == [[2.0, 3.0, 3.0, 4.0]]
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_whatever_a_detector_may_find_is_read_again(tmp_path_factory: pytest.TempPathFactory, seed: int) -> None:
+    """Boxes of all sizes down to nothing, the smallest ones at places of all magnitudes."""
+    rng = np.random.default_rng(seed)
+    corners = 10.0 ** rng.uniform(-20, 3, (200, 2))
+    extents = rng.choice([0.0, 1e-20, 1e-9, 0.3, 1.0, 50.0], (200, 2))
+    boxes = np.concatenate([corners, corners + extents], axis=1).astype(np.float32)
+    folder = tmp_path_factory.mktemp("files")
+    found = Detections(np.zeros(200, int), np.sort(rng.integers(0, 20, 200)), boxes, rng.random(200))
+    detection_files.write(folder, "test", NAMES, found)
+    np.testing.assert_allclose(detection_files.read(folder, "test", NAMES).boxes, boxes, rtol=0, atol=1e-15)
 
 
 def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:

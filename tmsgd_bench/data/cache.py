@@ -1,17 +1,24 @@
-"""Prepared tensors kept on disk, so that nothing is decoded twice."""
+"""Prepared tensors kept on disk, so that nothing is decoded twice.
+
+Of the same name those used last are kept, and those that somebody uses; see :mod:`tmsgd_bench.data.kept`.
+"""
 
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from filelock import FileLock
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from tmsgd_bench import files
+from tmsgd_bench.data import kept as on_disk
 from tmsgd_bench.data.contents import FOLDER
 from tmsgd_bench.errors import StoreError
 from tmsgd_bench.task import TaskSettings
@@ -19,13 +26,16 @@ from tmsgd_bench.task import TaskSettings
 log = logging.getLogger(__name__)
 
 Tensors = dict[str, Tensor]
+_held = WeakTensorKeyDictionary()
+"""The open file of each tensor that was read and is there still."""
 
 
 def tensors(settings: TaskSettings, name: str, options: Mapping[str, Any], make: Callable[[], Tensors]) -> Tensors:
     """What ``make`` returns, from the disk if it was made before from the same data with the same options.
 
-    Two processes that need the same tensors wait for each other. Where the folder cannot be written, or the disk is
-    full, they are made anew, with a warning.
+    Two processes that need the same tensors wait for each other. When some are made, others of that name that nobody
+    uses are deleted, but for those used last: of other data, with other options, or by older versions. Where the
+    folder cannot be written, or the disk is full, they are made anew, with a warning.
 
     Args:
         settings: the run's; the tensors are kept beside its data folder.
@@ -38,7 +48,8 @@ def tensors(settings: TaskSettings, name: str, options: Mapping[str, Any], make:
     """
     key = files.digest({"fingerprint": settings.fingerprint, "options": dict(options)})
     folder = settings.data_folder.parent / FOLDER
-    path = folder / f"{settings.data_folder.name}-{name}-{key[:16]}.pt"
+    stem = f"{settings.data_folder.name}-{name}"
+    path = folder / f"{stem}-{key[:16]}.pt"
     lock = FileLock(path.with_suffix(".lock"))
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -50,6 +61,7 @@ def tensors(settings: TaskSettings, name: str, options: Mapping[str, Any], make:
         if (kept := _load(path)) is None:
             made = make()
             _keep(made, path)
+            _tidy(path, stem)
             kept = _load(path) or made  # mapped like what was found, so that the memory is free again
         return kept
     finally:
@@ -68,8 +80,40 @@ def _load(path: Path) -> Tensors | None:
     if not path.exists():
         return None
     try:
+        file = on_disk.hold(path)
         kept: Tensors = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        for tensor in kept.values():
+            _held[tensor] = file
         return kept
     except Exception as error:  # torch raises many kinds for a damaged file
         log.warning("%s is damaged (%s) and is made anew", path, type(error).__name__)
         return None
+
+
+def _tidy(made: Path, stem: str) -> None:
+    """Delete what no run will use again, and what was left by processes that were killed while they wrote.
+
+    Args:
+        made: what has just been written, by a process that has its lock.
+        stem: what the names of all of the same kind begin with.
+    """
+    own = re.compile(rf"(\.?)({re.escape(stem)}-[0-9a-f]{{16}}\.pt)(\.\d+\.\d+\.tmp)?")
+    found = [(path, match) for path in made.parent.iterdir() if (match := own.fullmatch(path.name))]
+    for path, match in found:
+        if match[1]:
+            with suppress(OSError):  # somebody is writing it
+                _delete(path, path.with_name(match[2]), made)
+    on_disk.delete_surplus(
+        (path for path, match in found if not match[1]), lambda path: _delete(path, of=path, made=made)
+    )
+
+
+def _delete(path: Path, of: Path, made: Path) -> None:
+    """Delete a file while nobody else makes, or looks for, the tensors that it is of.
+
+    Raises:
+        OSError: somebody does, or it cannot be deleted.
+    """
+    with nullcontext() if of == made else FileLock(of.with_suffix(".lock"), timeout=0):
+        path.unlink()
+        log.info("deleted %s, which is not needed any more", path)

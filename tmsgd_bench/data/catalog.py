@@ -10,7 +10,7 @@ import os
 import shlex
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -38,6 +38,7 @@ class Dataset:
         files, folders: what it consists of.
         archives: where those that have no address of their own come from.
         obtain: how to get what cannot be downloaded, as the end of a sentence.
+        whole: false for what :meth:`without_test` returns.
     """
 
     name: str
@@ -54,6 +55,21 @@ class Dataset:
     folders: tuple[DataFolder, ...] = ()
     archives: tuple[Archive, ...] = ()
     obtain: str = ""
+    whole: bool = True
+
+    def without_test(self) -> Dataset:
+        """The same without what serves testing alone, for those who test on a part of the training data.
+
+        It has the same folder, and the same fingerprint whether or not the rest lies in it too.
+        """
+        folders = (replace(folder, **folder.without_test, without_test={}) for folder in self.folders)
+        return replace(
+            self,
+            files=tuple(file for file in self.files if file.split != "test"),
+            folders=tuple(folder for folder in folders if folder.split != "test"),
+            archives=tuple(archive for archive in self.archives if archive.split != "test"),
+            whole=False,
+        )
 
     def folder(self, root: Path, kind: str) -> Path:
         """Where the data set, or its stand-in, lives under a data root."""
@@ -87,8 +103,9 @@ class Dataset:
         places += [f"what {archive.url} holds into {folder}" for archive in self.archives]
         if not places:
             return f"{self.obtain.format(folder=folder)}."
-        command = f"python -m tmsgd_bench data prepare {self.name} --root {shlex.quote(str(folder.parent))}"
-        return f"run '{command}' (delete a damaged file first), or put {' and '.join(places)}."
+        command = f"run 'python -m tmsgd_bench data prepare {self.name} --root {shlex.quote(str(folder.parent))}'"
+        again = command if self.whole else "start again"  # the command would fetch all of it
+        return f"{again} (delete a damaged file first), or put {' and '.join(places)}."
 
     def fingerprint(self, folder: Path, kind: str, verify: bool) -> str:
         """What identifies the contents in a run's identity.
@@ -109,7 +126,8 @@ class Dataset:
         try:
             if not self.folders:
                 return join(contents.digest(file.path(folder), file) for file in self.files)
-            return contents.fingerprint(folder, [part.paths(folder) for part in self.folders], self.files)
+            name = folder.name if self.whole else f"{folder.name}-without-test"
+            return contents.fingerprint(folder, [part.paths(folder) for part in self.folders], self.files, name)
         except OSError as error:
             raise DataError(
                 f"{self.name}: cannot read {error.filename} ({error.strerror}): {self.remedy(folder)}"
@@ -192,6 +210,10 @@ class Combined:
     def pinned(self) -> bool:
         """See :attr:`Dataset.pinned`."""
         return all(part.pinned for part in self.parts)
+
+    def without_test(self) -> Combined:
+        """See :meth:`Dataset.without_test`."""
+        return Combined(tuple(part.without_test() for part in self.parts))
 
     def folder(self, root: Path, kind: str) -> Path:
         """A path beside the parts' folders that ends in its name; there is nothing there."""

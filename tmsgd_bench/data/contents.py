@@ -36,10 +36,16 @@ def _digest(path: Path, algorithm: str, size: int, changed: int) -> str:
     return file_digest(path, algorithm)
 
 
-def fingerprint(folder: Path, parts: Iterable[Sequence[Path]], files: Iterable[DataFile]) -> str:
+def fingerprint(folder: Path, parts: Iterable[Sequence[Path]], files: Iterable[DataFile], name: str) -> str:
     """Digest (16 hexadecimal digits) of names and bytes of all files of a data set that are there.
 
     Of a part of a data set, which is used unverified, some may be missing: what needs them will say so.
+
+    Args:
+        folder: the data set's.
+        parts: the files in each of its folders.
+        files: its other ones.
+        name: what it is kept under, beside the data.
 
     Raises:
         OSError: a file cannot be read, or none is there.
@@ -52,6 +58,6 @@ def fingerprint(folder: Path, parts: Iterable[Sequence[Path]], files: Iterable[D
     for path in paths:
         state = path.stat()
         key.update(f"{path.relative_to(folder)}\0{state.st_size}\0{state.st_mtime_ns}\n".encode())
-    kept = folder.parent / FOLDER / f"{folder.name}-contents.json"
+    kept = folder.parent / FOLDER / f"{name}-contents.json"
     digests = lambda: join(f"{path.relative_to(folder)}:{file_digest(path)}" for path in paths)  # noqa: E731
     return str(recall(kept, key.hexdigest(), lambda: {"fingerprint": digests()})["fingerprint"])

@@ -8,9 +8,12 @@ nor initial weights notice them.
 from __future__ import annotations
 
 import ctypes
+import itertools
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from tmsgd_bench.engine.seeding import derive
+from tmsgd_bench.errors import BenchError
 from tmsgd_bench.task import TaskSettings
 
 Key = tuple[int, int]
@@ -45,11 +49,12 @@ class Loader:
         keep: bool = True,
     ) -> None:
         self.seed, self.keys = settings.seed, _Keys()
+        self.ahead: tuple[int, Iterator[Any]] | None = None
         self.loader: DataLoader[Any] = DataLoader(
             _Examples(make),
             batch_sampler=self.keys,
             num_workers=settings.workers,
-            collate_fn=collate,
+            collate_fn=partial(_collate, collate),
             pin_memory=settings.device.type == "cuda",
             persistent_workers=keep and settings.workers > 0,
             worker_init_fn=end_with_parent,
@@ -62,23 +67,61 @@ class Loader:
 
         Args:
             purpose: what distinguishes this pass's random streams: the epoch, say.
+
+        Raises:
+            BenchError: an example cannot be made; as it was raised, in whatever process.
+            Exception: anything else that was raised; from a worker it has that worker's traceback as its message.
         """
+        self.ahead = None  # a pass takes the workers from whatever was begun before
+        self.keys.batches = self._keys(order, size, *purpose)
+        for batch in self.loader:
+            yield _made(batch)
+
+    def epoch(self, order_of: Callable[[int], Tensor], size: int, epoch: int) -> Iterator[Any]:
+        """The batches of one training epoch, as of :meth:`batches`; the first of the next epoch are begun meanwhile.
+
+        So the next epoch does not wait for its first batch. It is begun anew where another one is asked for, or where
+        this one was broken off.
+
+        Args:
+            order_of: an epoch's order, by its number.
+        """
+        number, stream = self.ahead or (None, iter(()))
+        if number != epoch:
+            keys = (self._keys(order_of(later), size, later) for later in itertools.count(epoch))
+            self.keys.batches = itertools.chain.from_iterable(keys)
+            stream = iter(self.loader)
+        self.ahead = None
+        for batch in itertools.islice(stream, len(order_of(epoch).split(size))):
+            yield _made(batch)
+        self.ahead = (epoch + 1, stream)
+
+    def _keys(self, order: Tensor, size: int, *purpose: object) -> list[list[Key]]:
         keys = [(derive(self.seed, "example", *purpose, number), number) for number in order.tolist()]
-        self.keys.batches = [keys[start : start + size] for start in range(0, len(keys), size)]
-        yield from self.loader
+        return [keys[start : start + size] for start in range(0, len(keys), size)]
+
+
+def _made(batch: Any) -> Any:
+    if isinstance(batch, _Refused):
+        raise batch.error
+    return batch
+
+
+@dataclass(frozen=True)
+class _Refused:
+    """In place of an example or a batch: what a person can mend. Raised, torch would add the worker's traceback."""
+
+    error: BenchError
 
 
 class _Keys(Sampler[list[Key]]):
-    """The batches of the pass that comes next."""
+    """The batches of the pass that comes next; in training it has no end."""
 
     def __init__(self) -> None:
-        self.batches: Sequence[list[Key]] = ()
+        self.batches: Iterable[list[Key]] = ()
 
     def __iter__(self) -> Iterator[list[Key]]:
         return iter(self.batches)
-
-    def __len__(self) -> int:
-        return len(self.batches)
 
 
 class _Examples(Dataset[Any]):
@@ -89,7 +132,15 @@ class _Examples(Dataset[Any]):
         stream, number = key
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(stream)  # torch.manual_seed would start a GPU's stream anew as well
-            return self.make(number)
+            try:
+                return self.make(number)
+            except BenchError as error:
+                return _Refused(error)
+
+
+def _collate(collate: Callable[[list[Any]], Any], examples: list[Any]) -> Any:
+    """The batch, or what is wrong with the first example that cannot be made."""
+    return next((example for example in examples if isinstance(example, _Refused)), None) or collate(examples)
 
 
 def end_with_parent(worker: int) -> None:

@@ -53,9 +53,10 @@ def pack(sizes: Sequence[tuple[int, int]], images: Iterable[np.ndarray], channel
         sizes: height and width of each.
         images: uint8, each of shape (height, width, channels), or (height, width) for one channel.
     """
-    lengths = channels * torch.tensor(sizes, dtype=torch.int64).view(-1, 2).prod(dim=1)
+    extents = torch.tensor(sizes, dtype=torch.int64).view(-1, 2)  # also of no images at all
+    lengths = channels * extents.prod(dim=1)
     starts = lengths.cumsum(0) - lengths
-    packed = Packed(torch.empty(int(lengths.sum()), dtype=torch.uint8), starts, torch.tensor(sizes), channels)
+    packed = Packed(torch.empty(int(lengths.sum()), dtype=torch.uint8), starts, extents, channels)
     for number, image in enumerate(images):
         planes = torch.from_numpy(np.array(image, copy=True)).view(*sizes[number], channels).permute(2, 0, 1)
         packed[number].copy_(planes)

@@ -95,24 +95,44 @@ class DataFolder:
         pattern: which of its files count, as a shell pattern.
         count: how many there are.
         split: "train" or "test"; empty for a folder that serves both.
+        listed: path in the data set's folder of a list of the files that count, by their names without an ending; empty
+            if all do.
+        without_test: ``count`` and ``listed`` of what is not for testing, in a folder that serves both.
     """
 
     name: str
     pattern: str
     count: int
     split: str = ""
+    listed: str = ""
+    without_test: dict[str, Any] = field(default_factory=dict)
 
     def paths(self, folder: Path) -> list[Path]:
         """Its files beneath the data set's folder, sorted; hidden ones are not among them."""
         found = (folder / self.name).glob(self.pattern)
-        return sorted(path for path in found if path.is_file() and not path.name.startswith("."))
+        names = self._names(folder)
+        return sorted(
+            path
+            for path in found
+            if not path.name.startswith(".") and (names is None or path.stem in names) and path.is_file()
+        )
+
+    def _names(self, folder: Path) -> set[str] | None:
+        """Those listed; None if all files count. A list that cannot be read is a problem of its own."""
+        if not self.listed:
+            return None
+        try:
+            return set((folder / self.listed).read_text(encoding="utf-8").split())
+        except (OSError, UnicodeDecodeError):
+            return set()
 
     def problem(self, folder: Path) -> str:
         """What is wrong with it: a phrase, or an empty string."""
         found = len(self.paths(folder))
         if found == self.count:
             return ""
-        return f"{folder / self.name} holds {found:,} of {self.count:,} files named {self.pattern}"
+        which = f" and listed in {self.listed}" if self.listed else ""
+        return f"{folder / self.name} holds {found:,} of {self.count:,} files named {self.pattern}{which}"
 
 
 @dataclass(frozen=True)
@@ -123,12 +143,14 @@ class Archive:
         url: its address.
         members: what of it goes where: a path's beginning in the archive → its beginning in the folder.
         sha256, md5: its digest, where it is known; otherwise what comes out of it is checked alone.
+        split: "test" for one that holds nothing else.
     """
 
     url: str
     members: dict[str, str] = field(default_factory=dict)
     sha256: str | None = None
     md5: str | None = None
+    split: str = ""
 
     def fetch(self, folder: Path, remedy: str) -> None:
         """Download it and lay out what is not there yet; a file that is there is left as it is.

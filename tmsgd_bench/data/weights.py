@@ -12,6 +12,8 @@ from tmsgd_bench.data.sources import DataFile, download
 from tmsgd_bench.errors import ConfigError, DataError
 
 Weights = dict[str, Tensor]
+OTHERWISE = "use a file that you have with model.weights=PATH, or start from nothing with model.weights=none"
+"""What to do without published weights that a model begins with, as the end of a sentence."""
 
 
 def published(url: str) -> DataFile:

@@ -262,6 +262,16 @@ def _check_keys(name: str, value: Any, keys: tuple[str, ...]) -> None:
 
 
 def _dataset(values: dict[str, Any]) -> Dataset | Combined:
+    """The data set that the run needs: verified, without what serves testing alone if it tests on training data.
+
+    Of unverified data whatever is there makes up the contents.
+    """
+    chosen = _chosen_dataset(values)
+    needs_test = values["task"].get("splits") != "train/val"
+    return chosen if needs_test or not values["data"]["verify"] else chosen.without_test()
+
+
+def _chosen_dataset(values: dict[str, Any]) -> Dataset | Combined:
     """The task's data set, or the one of those it can use that ``data.name`` or ``data.years`` names."""
     own, chosen = values["task"]["dataset"], values["data"]["name"]
     usable = values["task"].get("datasets", [own])

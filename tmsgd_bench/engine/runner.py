@@ -64,7 +64,6 @@ def run(spec: RunSpec, options: RunOptions, make_task: MakeTask) -> Outcome:
     if (result := folder.finished()) and not options.force:
         return _skipped(spec, options, result)
     device = environment.prepare_process(options)
-    _announce_switch(spec)
     with folder.locked(wait=options.wait):
         if (result := folder.finished()) and not options.force:
             return _skipped(spec, options, result)
@@ -110,6 +109,7 @@ def _plain(spec: RunSpec) -> str:
 def _train(spec: RunSpec, options: RunOptions, make_task: MakeTask, device: torch.device, folder: RunFolder) -> Outcome:
     watched = Watched(build_tracker(options.tracker))
     trainer = Trainer.build(spec, lambda: make_task(device), device, options.sharpness)
+    _announce_switch(spec)  # only now: a setting that cannot be used is told alone
     resumed_at = _resume(trainer, options, folder)
     if not trainer.epoch:  # whatever an earlier process of the run had taken over is lost
         (folder.work / store.PREFIX).unlink(missing_ok=True)

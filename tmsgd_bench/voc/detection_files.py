@@ -71,7 +71,7 @@ def read(folder: Path, split: str, names: Sequence[str]) -> Detections:
 
     Raises:
         DataError: there is no file, or files of several competitions; a file's class is unknown, or a line is not the
-            name of an image of the split and five finite numbers; names the file and the line.
+            name of an image of the split and five finite numbers, or has an inverted box; names the file and the line.
     """
     paths = _paths(folder, split)
     numbers = {name: number for number, name in enumerate(names)}
@@ -115,6 +115,11 @@ def _read(path: Path, split: str, numbers: Mapping[str, int]) -> list[Row]:
 
 
 def _row(path: Path, line: int, text: str, split: str, numbers: Mapping[str, int]) -> Row:
+    """A line's image, score, and box in VOC's coordinates.
+
+    VOC's own program reads an inverted box like any other and counts it as wrong. What is inverted is seen by VOC's
+    extents, xmax − xmin + 1: they are from 0 to 1 for what :func:`write` makes of a box narrower than a pixel.
+    """
     try:
         name, *values = text.split()
         score, *box = map(float, values)
@@ -122,6 +127,10 @@ def _row(path: Path, line: int, text: str, split: str, numbers: Mapping[str, int
             raise ValueError
     except ValueError:
         raise DataError(f"{path}, line {line}, is not an image's name and five finite numbers: {FIX}") from None
+    if any(last + 1.0 < first for first, last in zip(box[:2], box[2:], strict=True)):
+        raise DataError(
+            f"{path}, line {line}, has the inverted box {' '.join(values[1:])}, with xmax < xmin or ymax < ymin: {FIX}"
+        )
     if name not in numbers:
         raise DataError(
             f"{path}, line {line}, is of {name!r}, which is no image of the split {split!r}: choose the split that the "

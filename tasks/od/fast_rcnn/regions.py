@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -19,6 +20,8 @@ from tmsgd_bench.data.contents import FOLDER
 from tmsgd_bench.engine.spec import check_whole
 from tmsgd_bench.engine.workers import cores
 from tmsgd_bench.errors import ConfigError, DataError
+
+log = logging.getLogger(__name__)
 
 OWN = "selective_search"
 VERSION = 1
@@ -92,22 +95,39 @@ def folder(data_folder: Path) -> Path:
 def proposals(part: Part, source: Source, jobs: int | None = None, progress: bool | None = None) -> Proposals:
     """The proposals of every image of a part; computed where they are not there yet.
 
+    Some images may have none, which the log says: in training there are the boxes of their objects, which join the
+    proposals, and in a test nothing is found in them.
+
     Args:
         jobs: processes that compute; None for as many as there are cores.
         progress: show a bar; None for one on a terminal only.
 
     Raises:
+        ConfigError: no image has any: without background a detector learns nothing, and none can be tested.
         DataError: they are not there and cannot be computed, or do not belong to the images.
     """
-    names = part.names
-    options = {"version": VERSION, "source": asdict(source), "names": names}
+    splits = list(dict.fromkeys(images.split for images in part.images))
+    options = {"version": VERSION, "source": asdict(source), "names": part.names}
     kept = cache.tensors(
         part.settings,
-        "-".join(["proposals", *dict.fromkeys(images.split for images in part.images)]),
+        "-".join(["proposals", *splits]),
         options,
         lambda: _tensors(list(_chosen(part, source, jobs, progress))),
     )
-    return Proposals(kept["boxes"], kept["ends"])
+    found = Proposals(kept["boxes"], kept["ends"])
+    _check_some(found, source, " and ".join(splits))
+    return found
+
+
+def _check_some(found: Proposals, source: Source, splits: str) -> None:
+    """Refuse images of which none has a proposal; say of how many that is so."""
+    without = int((found.ends.diff(prepend=found.ends.new_zeros(1)) == 0).sum())
+    size = f" of at least {source.min_side} pixels each way" if source.min_side else ""
+    if without == len(found):
+        fix = "lower model.proposals.min_side" if source.min_side else "choose another model.proposals.kind"
+        raise ConfigError(f"none of the {len(found):,} images of {splits} has a proposal{size}: {fix}.")
+    if without:
+        log.warning("%s of %s images of %s have no proposal%s", f"{without:,}", f"{len(found):,}", splits, size)
 
 
 def _tensors(boxes: Sequence[Tensor]) -> dict[str, Tensor]:

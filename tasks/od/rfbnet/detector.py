@@ -15,6 +15,7 @@ from torchvision.transforms import v2
 from tasks.compute import normalise
 from tasks.od import vgg
 from tasks.od.detector import Batch, Detector, Example, Found
+from tasks.od.rfbnet.augmentation import resize, ssd_augmentation
 from tasks.od.rfbnet.loss import multi_box
 from tasks.od.rfbnet.network import RFBNet
 from tasks.od.rfbnet.priors import SIDE, decode, priors
@@ -72,12 +73,12 @@ class RFBDetector(Detector):
                 f"batch_size={self.batch_size} makes a batch of a single one of {len(part)} training images, over "
                 "which RFBNet cannot normalise: choose another batch_size or data.limit."
             )
-        transform = ssd_augmentation() if self.augment == "ssd" else _resize()
+        transform = ssd_augmentation() if self.augment == "ssd" else resize()
         return partial(_training_example, transform, part.photos, part.objects)
 
     def test_examples(self, part: Part) -> Callable[[int], Example]:
         """See :class:`Detector`."""
-        return partial(_test_example, _resize(), part.photos)
+        return partial(_test_example, resize(), part.photos)
 
     @staticmethod
     def collate(examples: Sequence[Any]) -> Batch:
@@ -161,22 +162,3 @@ def _first_of_each(images: Tensor, count: int) -> Tensor:
     ranks = torch.empty_like(order)
     ranks[order] = torch.arange(len(order), device=order.device) - torch.searchsorted(sorted_, sorted_)
     return ranks < count
-
-
-def _resize() -> v2.Transform:
-    return v2.Resize((SIDE, SIDE), antialias=True)
-
-
-def ssd_augmentation() -> v2.Transform:
-    """SSD's augmentation (Liu et al. 2016, section 2.2 and 3.6), of torchvision's parts."""
-    fill = {tv_tensors.Image: [round(255 * mean) for mean in vgg.MEAN]}
-    return v2.Compose(
-        [
-            v2.RandomPhotometricDistort(p=0.5),
-            v2.RandomZoomOut(fill=fill, side_range=(1.0, 4.0), p=0.5),
-            v2.RandomIoUCrop(),
-            v2.RandomHorizontalFlip(0.5),
-            _resize(),
-            v2.SanitizeBoundingBoxes(),
-        ]
-    )
