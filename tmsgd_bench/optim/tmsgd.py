@@ -10,6 +10,7 @@ import functools
 import math
 import warnings
 from collections.abc import Callable, Iterable
+from itertools import compress
 from numbers import Integral
 from typing import Any, Literal
 
@@ -102,6 +103,7 @@ class TMSGD(Optimizer):
             "differentiable": False,  # torch adds it to every state that is loaded
         }
         _check_options(defaults)
+        self._divisions: dict[int, one_pass.Divisions] = {}  # by a group's id; checked before use
         super().__init__(params, _plain(defaults))
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -130,6 +132,7 @@ class TMSGD(Optimizer):
         """
         _check_loaded(state, getattr(self, "defaults", None) or state["defaults"])
         present = [dict(group) for group in getattr(self, "param_groups", ())]
+        self._divisions = {}
         super().__setstate__(state)
         for index, group in enumerate(self.param_groups):
             own = present[index] if index < len(present) else self.defaults
@@ -147,13 +150,14 @@ class TMSGD(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        if any(p.grad is not None and p.grad.layout != torch.strided for g in self.param_groups for p in g["params"]):
+        grads = [[p.grad for p in group["params"]] for group in self.param_groups]
+        if {grad.layout for of_group in grads for grad in of_group if grad is not None} - {torch.strided}:
             raise RuntimeError(
                 "TMSGD does not support sparse gradients, because its history moves every weight: "
                 "build the embedding with sparse=False."
             )
-        for group in self.param_groups:
-            self._step_group(group)
+        for group, of_group in zip(self.param_groups, grads, strict=True):
+            self._step_group(group, of_group)
         return loss
 
     def switch(self) -> None:
@@ -162,33 +166,41 @@ class TMSGD(Optimizer):
             if not _switched(group):
                 group["switch_step"] = group["step"]
 
-    def _step_group(self, group: dict[str, Any]) -> None:
+    def _step_group(self, group: dict[str, Any], grads: list[Tensor | None]) -> None:
         if _restarts(group):
             self._forget(group["params"])
-        for phase, (params, states) in self._by_phase(group).items():
+        for phase, (params, states) in self._by_phase(group, grads).items():
             rule = _rule(group, phase)
             if _wants_fused(group) and not rule.in_place:
-                params, states = one_pass.step(params, states, rule, _fused_devices(group))
+                known = self._divisions.setdefault(id(group), {})
+                params, states = one_pass.step(params, states, rule, _fused_devices(group), known)
             if params:
                 kernel = foreach_step if _uses_foreach(group, params) else loop_step
                 kernel(params, states, rule)
         group["step"] += 1
 
-    def _by_phase(self, group: dict[str, Any]) -> dict[Phase, tuple[list[Tensor], list[State]]]:
+    def _by_phase(
+        self, group: dict[str, Any], grads: list[Tensor | None]
+    ) -> dict[Phase, tuple[list[Tensor], list[State]]]:
         """Parameters with a gradient, and their states, by what their history allows: one that joined late starts."""
-        switched = _switched(group)
-        batches: dict[Phase, tuple[list[Tensor], list[State]]] = {}
-        for p in group["params"]:
-            if p.grad is None:
-                continue
-            state = self.state[p]
-            phase = Phase.PLAIN if not switched else Phase.HISTORY if OLDER in state else Phase.START
-            if not switched and NEWEST in state:  # the switch was put off again: what moved then is not the last move
-                self._forget([p])
-            params, states = batches.setdefault(phase, ([], []))
-            params.append(p)
-            states.append(state)
-        return batches
+        params = [p for p, grad in zip(group["params"], grads, strict=True) if grad is not None]
+        if not params:
+            return {}
+        all_states = self.state
+        states = [all_states[p] for p in params]
+        if not _switched(group):
+            if any([NEWEST in state for state in states]):  # noqa: C419 - a list is faster
+                self._forget(params)  # the switch was put off again: what moved then is not the last move
+            return {Phase.PLAIN: (params, states)}
+        complete = [OLDER in state for state in states]
+        if all(complete):
+            return {Phase.HISTORY: (params, states)}
+        batches = {Phase.START: [not done for done in complete], Phase.HISTORY: complete}
+        return {
+            phase: (list(compress(params, chosen)), list(compress(states, chosen)))
+            for phase, chosen in batches.items()
+            if any(chosen)
+        }
 
     def _forget(self, params: list[Tensor]) -> None:
         for p in params:
@@ -222,7 +234,7 @@ def _recorded(group: dict[str, Any], phase: Phase) -> bool:
     """Whether torch.compile or a CUDA graph records this step, to repeat it on the same tensors."""
     if torch.compiler.is_compiling():
         return True
-    if not (torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()):
+    if not (torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()):
         return False
     if phase is Phase.START or (phase is Phase.HISTORY and group["restart_every"] is not None):
         raise RuntimeError(

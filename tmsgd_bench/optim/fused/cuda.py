@@ -1,27 +1,29 @@
 """The fused step on a GPU: one Triton kernel, launched once for all tensors of a dtype.
 
 Triton comes with PyTorch's CUDA builds. The kernel is handed a table of addresses, so that sixty small tensors cost
-one launch and not sixty; the table goes to the GPU again only when an address in it has changed.
+one launch and not sixty; the table goes to the GPU again only when an address in it has changed. The GPU may wait while
+the host collects them, so they are collected in columns, which is faster than by rows.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib.util
-from collections import OrderedDict
+import itertools
+import operator
+from array import array
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from tmsgd_bench.optim.fused.cpu import row
-from tmsgd_bench.optim.kernels import DIRECTION, Phase, Rule, State, exchange, remember
+from tmsgd_bench.optim.kernels import DIRECTION, NEWEST, OLDER, Phase, Rule, State, exchange, remember
 
 BLOCK = 4096  # elements of one program
 WARPS = 8
 ALIGNMENT = 16  # bytes; tensors that begin there are read four floats at a time
 COLUMNS = 6  # of the table: number of elements, then the addresses of parameter, gradient, u, u₋₁, momentum buffer
-TABLES = 8  # kept on the GPU: the two names of the displacements change places, so at least two recur
+TABLES = 64  # kept on the GPU, some kB each: two for each parameter group recur, as the displacements change places
 
 
 def unavailable() -> str:
@@ -52,38 +54,47 @@ def step(params: list[Tensor], states: list[State], rule: Rule, first: bool) -> 
     Args:
         first: the momentum buffers are still to be made.
     """
+    if first or rule.phase is Phase.START:
+        _allocate(params, states, rule, first)
+    device, sizes = params[0].device, tuple([param.numel() for param in params])
+    blocks = _blocks(sizes, device)
+    if not len(blocks):
+        return
+    table, aligned = _table(sizes, _addresses(params, states, rule), device)
+    variant = (
+        *(int(rule.phase), rule.weight_decay != 0, rule.momentum != 0, first, rule.maximize, aligned),
+        params[0].dtype,
+    )
+    rate = -float(rule.lr)
+    numbers = (rate, rule.weight_decay, rule.momentum, rule.alpha, rule.beta, rate * rule.gain)
+    with torch.cuda.device(device):
+        _launch(variant, device, (len(blocks), 1, 1), (table, blocks, *numbers))
+    if rule.phase is Phase.HISTORY:
+        for state in states:
+            exchange(state)
+
+
+def _allocate(params: list[Tensor], states: list[State], rule: Rule, first: bool) -> None:
     for param, state in zip(params, states, strict=True):
         if rule.phase is Phase.START:
             remember(state, torch.empty_like(param, requires_grad=False))
         if first:
             state[DIRECTION] = torch.empty_like(param, requires_grad=False)
-    rows = tuple(row(param, state, rule) for param, state in zip(params, states, strict=True))
-    device = params[0].device
-    blocks = _blocks(tuple(row[0] for row in rows), device)
-    if not len(blocks):
-        return
-    lr, dtype = float(rule.lr), params[0].dtype
-    with torch.cuda.device_of(params[0]):
-        _kernel()[(len(blocks),)](
-            _table(rows, device),
-            blocks,
-            *(-lr, rule.weight_decay, rule.momentum, rule.alpha, rule.beta, -lr * rule.gain),
-            PHASE=int(rule.phase),
-            DECAY=rule.weight_decay != 0,
-            MOMENTUM=rule.momentum != 0,
-            FIRST=first,
-            MAXIMIZE=rule.maximize,
-            ALIGNED=all(address % ALIGNMENT == 0 for row in rows for address in row[1:]),
-            DTYPE=_triton_dtype(dtype),
-            ARITHMETIC=_triton_dtype(torch.float64 if dtype is torch.float64 else torch.float32),
-            COLUMNS=COLUMNS,
-            BLOCK=BLOCK,
-            num_warps=WARPS,
-            enable_fp_fusion=True,
-        )
-    if rule.phase is Phase.HISTORY:
-        for state in states:
-            exchange(state)
+
+
+Columns = tuple[tuple[int, ...], ...]
+
+
+def _addresses(params: list[Tensor], states: list[State], rule: Rule) -> Columns:
+    """Of the parameters, gradients, u, u₋₁ and momentum buffers; 0 for those that the step does not use."""
+    unused = (0,) * len(params)
+    return (
+        tuple([param.data_ptr() for param in params]),
+        tuple([param.grad.data_ptr() for param in params]),  # type: ignore[union-attr]
+        unused if rule.phase is Phase.PLAIN else tuple([state[NEWEST].data_ptr() for state in states]),
+        tuple([state[OLDER].data_ptr() for state in states]) if rule.phase is Phase.HISTORY else unused,
+        tuple([state[DIRECTION].data_ptr() for state in states]) if rule.momentum else unused,
+    )
 
 
 @functools.lru_cache(maxsize=TABLES)
@@ -96,32 +107,47 @@ def _blocks(sizes: tuple[int, ...], device: torch.device) -> Tensor:
     return torch.stack([rows, within], dim=1).to(torch.int32).to(device)
 
 
-_tables: OrderedDict[tuple[Any, ...], Tensor] = OrderedDict()
-
-
-def _table(rows: tuple[tuple[int, ...], ...], device: torch.device) -> Tensor:
-    """The addresses on the GPU, int64, shape (tensors, COLUMNS).
+@functools.lru_cache(maxsize=TABLES)
+def _table(sizes: tuple[int, ...], addresses: Columns, device: torch.device) -> tuple[Tensor, bool]:
+    """Sizes and addresses on the GPU, int64, shape (tensors, COLUMNS), and whether every address is aligned.
 
     The copy is queued behind the work before it, and the pages it comes from stay in use until it is done, so nothing
     waits.
     """
-    key = (device, rows)
-    if key not in _tables:
-        host = torch.tensor(rows, dtype=torch.int64)
-        _tables[key] = host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host
-        while len(_tables) > TABLES:
-            _tables.popitem(last=False)
-    _tables.move_to_end(key)
-    return _tables[key]
+    aligned = functools.reduce(operator.or_, itertools.chain.from_iterable(addresses)) % ALIGNMENT == 0
+    rows = array("q", itertools.chain.from_iterable(zip(sizes, *addresses, strict=True)))
+    host = torch.frombuffer(rows, dtype=torch.int64).view(len(sizes), COLUMNS)
+    return (host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host), aligned
+
+
+_compiled: dict[tuple[Any, ...], Any] = {}
+
+
+def _launch(variant: tuple[Any, ...], device: torch.device, grid: tuple[int, int, int], arguments: Any) -> None:
+    """Launch the kernel; a variant's first launch compiles it, and later ones skip Triton's own look at each argument.
+
+    They may: no argument but the constants is specialised. Triton's interpreter has nothing to keep.
+    """
+    *flags, dtype = variant
+    kernel = _compiled.get((device, variant))
+    if kernel is None:
+        kernel = _kernel()[grid](*arguments, *flags, *_constants(dtype), num_warps=WARPS, enable_fp_fusion=True)
+        if kernel is not None:
+            _compiled[device, variant] = kernel
+        return
+    kernel[grid](*arguments, *flags, *_constants(dtype))
+
+
+@functools.cache
+def _constants(dtype: torch.dtype) -> tuple[Any, ...]:
+    """The kernel's DTYPE, ARITHMETIC, COLUMNS and BLOCK."""
+    import triton.language as tl
+
+    stored = {torch.float32: tl.float32, torch.float64: tl.float64, torch.bfloat16: tl.bfloat16}[dtype]
+    return stored, tl.float64 if dtype is torch.float64 else tl.float32, COLUMNS, BLOCK
 
 
 def _kernel() -> Any:
     from tmsgd_bench.optim.fused.triton_kernel import tmsgd_step
 
     return tmsgd_step
-
-
-def _triton_dtype(dtype: torch.dtype) -> Any:
-    import triton.language as tl
-
-    return {torch.float32: tl.float32, torch.float64: tl.float64, torch.bfloat16: tl.bfloat16}[dtype]

@@ -63,7 +63,7 @@ def _step_block(
     _store(param_at, offsets, param, size, FULL, DTYPE)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["table", "blocks"])  # so that a compiled kernel can be launched again as it is
 def tmsgd_step(
     table, blocks,
     lr: tl.float64, decay: tl.float64, mu: tl.float64, alpha: tl.float64, beta: tl.float64, rate: tl.float64,
