@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tasks.ctr.text import FIELDS
+from tasks.ctr.text import FIELDS, characters, hexadecimal
 
 RARE = 0
 """The first number of each field, for all of its values that are too rare or unknown."""
@@ -57,35 +57,61 @@ def weekday(hours: np.ndarray) -> np.ndarray:
 class Tally:
     """How often each value of a field occurs; lists are merged when they have doubled what is held.
 
+    Values of eight hexadecimal digits are held as one word with their count, which is sorted about twice as fast as
+    values of any kind with their counts beside them.
+
     Args:
         pending: entries that are gathered at least before they are merged.
     """
 
     def __init__(self, pending: int = 1 << 18) -> None:
         self.least = pending
+        self.words: list[np.ndarray] = [np.zeros(0, np.uint64)]
         self.keys: list[np.ndarray] = [np.zeros(0, np.int64)]
-        self.counts: list[np.ndarray] = [np.zeros(0, np.int32)]
+        self.counts: list[np.ndarray] = [np.zeros(0, np.uint32)]
         self.waiting = 0
 
     def add(self, keys: np.ndarray, counts: np.ndarray) -> None:
         """Count some values (int64, shape (values,)), which may occur in the list several times (int32, the same)."""
-        self.keys.append(keys)
-        self.counts.append(counts)
+        found, valid = hexadecimal(keys)
+        self.words.append(_words(found[valid], counts[valid]))
+        self.keys.append(keys[~valid])
+        self.counts.append(counts[~valid].astype(np.uint32))
         self.waiting += len(keys)
-        if self.waiting >= max(self.least, len(self.keys[0])):
+        if self.waiting >= max(self.least, len(self.keys[0]) + len(self.words[0])):
             self._merge()
 
     def frequent(self, min_count: int) -> np.ndarray:
         """The values that occur at least so often, sorted."""
         self._merge()
-        return self.keys[0][self.counts[0] >= min_count]
+        found, counts = _unpacked(self.words[0])
+        own = [characters(found[counts >= min_count]), self.keys[0][self.counts[0] >= min_count]]
+        return np.sort(np.concatenate(own))
 
     def _merge(self) -> None:
+        words = np.concatenate(self.words)
+        words.sort()
+        self.words = [_words(*_summed(*_unpacked(words)))]
         keys, counts = np.concatenate(self.keys), np.concatenate(self.counts)
         order = keys.argsort()
-        keys, counts = keys[order], counts[order]
-        first = np.flatnonzero(np.concatenate([keys[:1] == keys[:1], keys[1:] != keys[:-1]]))
-        self.keys, self.counts, self.waiting = [keys[first]], [np.add.reduceat(counts, first)], 0
+        keys, counts = _summed(keys[order], counts[order])
+        self.keys, self.counts, self.waiting = [keys], [counts], 0
+
+
+def _words(numbers: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """A number (uint32) and its count in one word (uint64), in the order of the numbers."""
+    return numbers.astype(np.uint64) << 32 | counts.astype(np.uint64)
+
+
+def _unpacked(words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return (words >> 32).astype(np.uint32), words.astype(np.uint32)
+
+
+def _summed(keys: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Each of some sorted keys once, with the sum of its counts (uint32)."""
+    last = np.flatnonzero(np.concatenate([keys[1:] != keys[:-1], keys[:1] == keys[:1]]))
+    so_far = counts.cumsum(dtype=np.uint32).take(last)  # no sum is above 2 ** 32, so differences are right beyond it
+    return keys.take(last), np.diff(so_far, prepend=np.uint32(0))
 
 
 def numbers(vocabulary: np.ndarray, keys: np.ndarray) -> np.ndarray:

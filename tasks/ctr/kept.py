@@ -1,28 +1,23 @@
 """What the preparation leaves on the disk: whether it is whole, who uses it, and what is deleted.
 
-A run keeps the rows that it uses open with a shared lock of the operating system, which ends with the run, however it
-ends. Rows are deleted by a preparation alone, and only if it can lock them for itself.
+Rows are deleted by a preparation alone, and never those in use; see :mod:`tmsgd_bench.data.kept`.
 """
 
 from __future__ import annotations
 
-import fcntl
 import logging
-import os
 import shutil
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from tmsgd_bench import files
+from tmsgd_bench.data import kept
 from tmsgd_bench.data.sources import file_digest
 
 log = logging.getLogger(__name__)
 
 META = "rows.json"
-KEPT = 3
-"""Prepared rows that are kept of a data set: for so many choices of options, those used last."""
 PARTS = ".parts"
 
 
@@ -45,12 +40,7 @@ def hold(folder: Path) -> Rows:
     Raises:
         OSError: it is not there.
     """
-    mark = (folder / META).open("rb")
-    with suppress(OSError):  # a file system without locks, on which nothing is deleted either
-        fcntl.flock(mark, fcntl.LOCK_SH)
-    with suppress(OSError):  # one that may only be read
-        os.utime(folder / META)
-    return Rows(folder, mark)
+    return Rows(folder, kept.hold(folder / META))
 
 
 def hold_whole(folder: Path) -> Rows | None:
@@ -79,7 +69,7 @@ def is_whole(folder: Path) -> bool:
 def tidy(folder: Path, stem: str, parts: Path) -> None:
     """Delete what no run will use again; to be called by one process at a time.
 
-    Kept are the given parts, the ``KEPT`` folders of rows that were used last, and all that are in use.
+    Kept are the given parts, a few folders of rows, those used last, and all that are in use.
 
     Args:
         folder: where it lies.
@@ -94,28 +84,7 @@ def tidy(folder: Path, stem: str, parts: Path) -> None:
     for path in own:
         if path.suffix == PARTS and path != parts:
             _delete(path)
-    rows = [path for path in own if path.suffix != PARTS]
-    for path in sorted(rows, key=_used, reverse=True)[KEPT:]:
-        _delete_unused(path)
-
-
-def _used(rows: Path) -> int:
-    """When they were used last; 0 for a folder that cannot be used."""
-    try:
-        return (rows / META).stat().st_mtime_ns
-    except OSError:
-        return 0
-
-
-def _delete_unused(rows: Path) -> None:
-    try:
-        with (rows / META).open("r+b") as mark:
-            fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _delete(rows)
-    except FileNotFoundError:  # nobody can use it
-        _delete(rows)
-    except OSError as error:  # somebody uses it, or it cannot be known
-        log.debug("%s is kept (%s)", rows, error.strerror)
+    kept.delete_surplus((path for path in own if path.suffix != PARTS), _delete, lambda rows: rows / META)
 
 
 def _delete(path: Path) -> None:

@@ -1,29 +1,36 @@
 """Parsed blocks of Avazu's text, kept on the disk: every column as places in the block's own list of its values.
 
 They hold all that any choice of rare values or of fields needs, so the text is parsed once. What each block's list has,
-and how often each value occurs in the training split, is kept with it.
+and how often each value occurs in the training split, is kept with it. Rows stand split by split, as they are used.
 """
 
 from __future__ import annotations
 
+import io
 import logging
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
-from tasks.ctr.split import TRAIN, split
+from tasks.ctr.split import TRAIN, grouped
 from tasks.ctr.text import FIELDS, Block, encode, parse
 from tmsgd_bench import files
 
 log = logging.getLogger(__name__)
 
-VERSION = 2  # to be raised when what is kept changes
+VERSION = 3  # to be raised when what is kept changes
 LIST = "parts.json"
-UNREADABLE = (OSError, zipfile.BadZipFile, KeyError, ValueError, EOFError, NotImplementedError)
+UNREADABLE = (OSError, zipfile.BadZipFile, KeyError, ValueError, EOFError, NotImplementedError, struct.error)
 """What reading a damaged or missing part raises."""
+
+LENGTHS = 26
+"""Where a file's header in a ZIP archive has the lengths of its name and of its extra field, which end it."""
 
 Lists = dict[str, tuple[np.ndarray, np.ndarray]]
 """Of each column some different values (int64), and how often each occurs in the training split (int32)."""
@@ -53,7 +60,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Columns:
-    """A part's columns.
+    """A part's columns, with the rows for training first, then those for validation, then those for testing.
 
     Args:
         clicks: uint8, shape (rows,): 0 or 1.
@@ -107,7 +114,7 @@ class Parts:
 
         Raises:
             DataError: see :func:`tasks.ctr.text.parse`.
-            StoreError: it cannot be written.
+            OSError: it cannot be written.
         """
         path = self._path(block.name)
         if path.exists():
@@ -117,7 +124,7 @@ class Parts:
             except UNREADABLE:
                 log.warning("%s is damaged and is made anew", path)
         arrays = _parsed(block)
-        files.write_atomically(path, lambda temporary: _save(temporary, arrays))
+        _keep(path, arrays)
         return _described(block, arrays), _lists(arrays)
 
     def lists(self, part: Part) -> Lists:
@@ -158,16 +165,17 @@ places have so many bytes. Fewer and longer arrays are read faster than one for 
 
 def _parsed(block: Block) -> Arrays:
     rows = parse(block)
-    held_out = np.flatnonzero(split(block.first, block.rows) != TRAIN)  # fewer to gather than those for training
+    order, sizes = grouped(block.first, block.rows)
     keys, counts, places = [], [], []
     for name in FIELDS:
         own, values = encode(rows.values[name])
-        held = np.bincount(own[held_out], minlength=len(values))
-        counts.append((np.bincount(own, minlength=len(values)) - held).astype(np.int32))
+        if name == "hour":
+            hours = _hours(values[own])
+        own = own.take(order)
+        counts.append(np.bincount(own[: sizes[TRAIN]], minlength=len(values)).astype(np.int32))
         keys.append(values)
         places.append(own)
-    hour = FIELDS.index("hour")
-    made = {"clicks": rows.clicks, "hours": _hours(keys[hour][places[hour]])}
+    made = {"clicks": rows.clicks.take(order), "hours": hours}
     made |= {"keys": np.concatenate(keys), "counts": np.concatenate(counts)}
     made["sizes"] = np.array([len(values) for values in keys])
     for width in (1, 2, 4):
@@ -205,12 +213,40 @@ def _columns(arrays: Arrays) -> Columns:
     return Columns(arrays["clicks"], values)
 
 
+def _keep(path: Path, arrays: Arrays) -> None:
+    """Write a part; nobody waits for the disk, since one that a crash leaves damaged is known by its CRC."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        _save(temporary, arrays)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def _save(path: Path, arrays: Arrays) -> None:
-    with path.open("wb") as file:
-        np.savez(file, allow_pickle=False, **arrays)
+    """What ``numpy.savez`` does, without its copies."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w") as file:
+                np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+                file.write(array.data)
 
 
 def _load(path: Path, names: Sequence[str] | None = None) -> Arrays:
     """Some arrays, or all."""
-    with np.load(path) as kept:
-        return {name: kept[name] for name in names or kept.files}
+    with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+        found = names or [Path(name).stem for name in archive.namelist()]
+        return {name: _array(file, archive.getinfo(f"{name}.npy")) for name in found}
+
+
+def _array(file: IO[bytes], info: zipfile.ZipInfo) -> np.ndarray:
+    """What ``numpy.load`` does, without its copies; the array cannot be written to."""
+    file.seek(info.header_offset + LENGTHS)
+    file.seek(sum(struct.unpack("<HH", file.read(4))), io.SEEK_CUR)
+    content = file.read(info.file_size)
+    if zlib.crc32(content) != info.CRC:
+        raise zipfile.BadZipFile(f"{info.filename} does not have the bytes that were written")
+    header = io.BytesIO(content)
+    np.lib.format.read_magic(header)
+    shape, _, dtype = np.lib.format.read_array_header_1_0(header)
+    return np.frombuffer(content, dtype, offset=header.tell()).reshape(shape)

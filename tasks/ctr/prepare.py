@@ -8,13 +8,14 @@ has parsed, and one with other options of the same text finds all of them: only 
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import shutil
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -29,11 +30,10 @@ from tasks.ctr.fields import Field, Tally, fields, numbers
 from tasks.ctr.kept import META, PARTS, Rows, hold, hold_whole, tidy
 from tasks.ctr.parts import VERSION as PARTS_VERSION
 from tasks.ctr.parts import Columns, DamagedError, Lists, Part, Parts
-from tasks.ctr.split import SPLITS, sizes_before, split
+from tasks.ctr.split import SPLITS, sizes_before
 from tasks.ctr.text import fault, read_blocks
 from tmsgd_bench import files
 from tmsgd_bench.data.catalog import find
-from tmsgd_bench.data.sources import file_digest
 from tmsgd_bench.data.texts import FOLDER
 from tmsgd_bench.engine.progress import LOG_SECONDS, duration
 from tmsgd_bench.errors import DataError, StoreError
@@ -132,13 +132,14 @@ def _prepare(source: Source, parts: Parts, folder: Path, min_count: int, chosen:
         log.info(
             "%s has %s rows (the whole of Avazu: %s)", source.path, f"{rows:,}", f"{find('avazu').files[0].examples:,}"
         )
-        vocabularies = [tally.frequent(min_count) for tally in tallies]
+        vocabularies = list(pool.map(lambda tally: tally.frequent(min_count), tallies))
         temporary = folder.with_name(f".{folder.name}.tmp")  # one process at a time, so a killed one's is found
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         try:
-            _translate_all(pool, parsed, Translation(chosen, vocabularies, parts, temporary))
-            _describe(pool, temporary, rows, {f.name: 1 + len(v) for f, v in zip(chosen, vocabularies, strict=True)})
+            digests = _translate_all(pool, parsed, Translation(chosen, vocabularies, parts, temporary))
+            sizes = {field.name: 1 + len(own) for field, own in zip(chosen, vocabularies, strict=True)}
+            _describe(temporary, rows, sizes, digests)
             shutil.rmtree(folder, ignore_errors=True)
             temporary.rename(folder)
         finally:
@@ -175,8 +176,9 @@ class Progress:
 def _in_order(
     pool: ThreadPoolExecutor, work: Callable[[Item], Made], items: Iterable[Item]
 ) -> Generator[tuple[Item, Made], None, None]:
-    """Items with what ``work`` makes of them, in their order; one more of them is held than there are threads."""
-    ahead = _threads() + 1
+    """Items with what ``work`` makes of them, in their order; two more of them are held than there are threads, so that
+    these have work while the caller is busy with what it got."""
+    ahead = _threads() + 2
     waiting: deque[tuple[Item, Future[Made]]] = deque()
     try:
         for item in items:
@@ -281,56 +283,57 @@ class Translation:
     parts: Parts
     folder: Path
 
-    def write(self, part: Part) -> None:
-        """Write a part's rows where they belong in the files of the three splits: ids (int32, shape (rows, fields)) and
-        clicks (uint8, shape (rows,))."""
-        kept, member, before = self.parts.columns(part), split(part.first, part.rows), sizes_before(part.first)
-        ids: list[list[np.ndarray]] = [[] for _ in SPLITS]
-        for first, rows in self._rows(kept):
-            own = member[first : first + len(rows)]
-            for number, gathered in enumerate(ids):
-                gathered.append(rows.take(np.flatnonzero(own == number), axis=0))
-        for number, name in enumerate(SPLITS):
-            _write_at(self.folder / f"{name}.ids", ids[number], before[number])
-            _write_at(self.folder / f"{name}.clicks", [kept.clicks[member == number]], before[number])
+    def write(self, part: Part) -> dict[str, np.ndarray]:
+        """Write a part's rows where they belong in the files of the three splits, and return what was written into
+        each: ids (int32, shape (rows, fields)) and clicks (uint8, shape (rows,))."""
+        kept, written = self.parts.columns(part), {}
+        before, behind = sizes_before(part.first), sizes_before(part.first + part.rows)
+        ends = (behind - before).cumsum()[:-1]
+        for kind, rows in (("ids", self._ids(kept)), ("clicks", kept.clicks)):
+            for number, own in enumerate(np.split(rows, ends)):
+                name = f"{SPLITS[number]}.{kind}"
+                _write_at(self.folder / name, own, before[number])
+                written[name] = own
+        return written
 
-    def _rows(self, kept: Columns) -> Iterator[tuple[int, np.ndarray]]:
-        """The ids of some rows after the others, and the number of the first of them; overwritten by the next ones."""
-        columns, start, rows = [], 0, len(kept.clicks)
+    def _ids(self, kept: Columns) -> np.ndarray:
+        columns, start = [], 0
         for field, vocabulary in zip(self.fields, self.vocabularies, strict=True):
             places, keys = kept.values[field.column]
             columns.append((numbers(vocabulary, field.key(keys)) + np.int32(start), places))
             start += 1 + len(vocabulary)
-        ids = np.empty((CACHED, len(columns)), np.int32)
-        for first in range(0, rows, CACHED):
+        ids = np.empty((len(kept.clicks), len(columns)), np.int32)
+        for first in range(0, len(ids), CACHED):
             for column, (table, places) in enumerate(columns):
-                ids[: rows - first, column] = table.take(places[first : first + CACHED])
-            yield first, ids[: rows - first]
+                ids[first : first + CACHED, column] = table.take(places[first : first + CACHED])
+        return ids
 
 
-def _translate_all(pool: ThreadPoolExecutor, parts: list[Part], translation: Translation) -> None:
-    for name in SPLITS:
-        for kind in ("ids", "clicks"):
-            (translation.folder / f"{name}.{kind}").touch()
+def _translate_all(pool: ThreadPoolExecutor, parts: list[Part], translation: Translation) -> dict[str, str]:
+    """Write all rows; returns the digest of every file."""
+    digests = {f"{name}.{kind}": hashlib.sha256() for name in SPLITS for kind in ("ids", "clicks")}
+    for name in digests:
+        (translation.folder / name).touch()
     width = 4 * len(translation.fields)  # bytes of a row
     progress = Progress("writing avazu", width * (parts[-1].first + parts[-1].rows))
     try:
-        for part, _ in _in_order(pool, translation.write, parts):
+        for part, written in _in_order(pool, translation.write, parts):
+            for name, rows in written.items():
+                digests[name].update(rows.ravel().data)
             progress.reach(width * (part.first + part.rows))
     finally:
         progress.close()
+    return {name: digest.hexdigest() for name, digest in digests.items()}
 
 
-def _write_at(path: Path, rows: Sequence[np.ndarray], before: int) -> None:
+def _write_at(path: Path, rows: np.ndarray, before: int) -> None:
     """Write rows behind those that come before, which another thread may write later."""
     with path.open("r+b") as file:
-        file.seek(int(before) * rows[0].itemsize * int(np.prod(rows[0].shape[1:])))
-        for some in rows:
-            file.write(some.data)
+        file.seek(int(before) * rows.itemsize * int(np.prod(rows.shape[1:])))
+        file.write(rows.data)
 
 
-def _describe(pool: ThreadPoolExecutor, folder: Path, rows: int, sizes: Mapping[str, int]) -> None:
-    paths = sorted(folder.iterdir())
-    digests = dict(zip([path.name for path in paths], pool.map(file_digest, paths), strict=True))
+def _describe(folder: Path, rows: int, sizes: Mapping[str, int], digests: Mapping[str, str]) -> None:
     counts: dict[str, Any] = dict(zip(SPLITS, sizes_before(rows).tolist(), strict=True))
+    digests = dict(sorted(digests.items()))
     files.write_json(folder / META, {"rows": counts, "sizes": dict(sizes), "sha256": digests})

@@ -28,6 +28,16 @@ def split(first: int, rows: int) -> np.ndarray:
     return np.concatenate([_members(stream) for stream in streams])[start : start + rows]
 
 
+def grouped(first: int, rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """Some consecutive rows, split by split, and in each in their order.
+
+    Returns:
+        Their places among the given ones: int64, shape (rows,). How many belong to each split: int64, shape (3,).
+    """
+    member = split(first, rows)
+    return member.argsort(kind="stable"), np.bincount(member, minlength=len(SPLITS))
+
+
 @lru_cache(maxsize=4)
 def _members(stream: int) -> np.ndarray:
     """The same of all rows whose draws come from one stream."""

@@ -9,12 +9,13 @@ a carriage return may stand. A byte-order mark at the beginning and blank lines 
 from __future__ import annotations
 
 import codecs
+import mmap
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from functools import lru_cache
-from mmap import mmap
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import IO
 
@@ -40,8 +41,10 @@ HEADER_LINES = 1
 NEW_LINE = ord("\n")
 NARROW = 1 << 16
 """How far apart whole numbers may be that are kept as their distance from the least."""
-COUNTED = 1 << 18
-"""Bytes whose lines are counted at once: they stay in the processor's cache."""
+HUGE_PAGE = 2 << 20
+"""Bytes; memory of a multiple of it begins at one."""
+CACHED = 1 << 18
+"""Bytes that are counted or parsed at once: they stay in the processor's cache."""
 SAMPLE = 2048
 """Rows by which it is judged whether a column has very many values: nearly all of these differ."""
 TYPES = {name: pa.binary(8) if name in HEXADECIMAL else pa.int32() for name in COLUMNS[1:]}
@@ -70,7 +73,7 @@ class Block:
     text: memoryview
     position: int
 
-    @property
+    @cached_property
     def name(self) -> str:
         """A name that is the same for the same bytes at the same place alone."""
         return f"{self.number:05d}-{self.first}-{zlib.crc32(self.text):08x}"
@@ -115,14 +118,13 @@ def read_blocks(path: Path) -> Iterator[Block]:
 def _whole_lines(file: IO[bytes]) -> Iterator[memoryview]:
     """Lines, as many as ``BLOCK_BYTES`` hold, but one at least; blank ones come before others only.
 
-    What is behind the last of them is put before what is read next, so that nothing else is copied; and memory of the
-    system's own is not filled with zeros first.
+    What is behind the last of them is put before what is read next, so that nothing else is copied.
     """
     rest = b""
     while True:
-        text = mmap(-1, len(rest) + BLOCK_BYTES)
+        text = _memory(len(rest) + BLOCK_BYTES)
         text[: len(rest)] = rest
-        end = len(rest) + file.readinto(memoryview(text)[len(rest) :])  # type: ignore[attr-defined]
+        end = len(rest) + file.readinto(memoryview(text)[len(rest) : len(rest) + BLOCK_BYTES])  # type: ignore[attr-defined]
         is_last = end == len(rest)
         cut = _end_of_rows(text, end if is_last else text.rfind(b"\n", 0, end) + 1)
         if cut:
@@ -132,7 +134,16 @@ def _whole_lines(file: IO[bytes]) -> Iterator[memoryview]:
         rest = text[cut:end]
 
 
-def _end_of_rows(text: mmap, end: int) -> int:
+def _memory(size: int) -> mmap.mmap:
+    """So many bytes at least, in huge pages if the system has them: one fault for each in place of hundreds."""
+    memory = mmap.mmap(-1, -(-size // HUGE_PAGE) * HUGE_PAGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # not for shared
+    if hasattr(mmap, "MADV_HUGEPAGE"):  # Linux
+        with suppress(OSError):  # a kernel without them
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    return memory
+
+
+def _end_of_rows(text: mmap.mmap, end: int) -> int:
     """Where the last line before ``end`` that is not blank ends; 0 if all are blank."""
     while end:
         start = text.rfind(b"\n", 0, end - 1) + 1
@@ -144,7 +155,7 @@ def _end_of_rows(text: mmap, end: int) -> int:
 
 def _lines(text: memoryview) -> int:
     found = np.frombuffer(text, np.uint8)
-    ends = sum(int(np.count_nonzero(found[k : k + COUNTED] == NEW_LINE)) for k in range(0, len(found), COUNTED))
+    ends = sum(int(np.count_nonzero(found[k : k + CACHED] == NEW_LINE)) for k in range(0, len(found), CACHED))
     return ends + int(found[-1] != NEW_LINE)
 
 
@@ -176,7 +187,8 @@ def parse(block: Block) -> Rows:
     except pa.ArrowInvalid as error:
         raise _find_fault(block, str(error)) from error
     clicks, values = _numbers(table["click"].chunk(0)), {name: _array(table[name].chunk(0)) for name in FIELDS}
-    if table.num_rows != block.rows or ((clicks != 0) & (clicks != 1)).any() or not _are_hours(values["hour"]):
+    are_clicks, are_hours = not (clicks & ~1).any(), _are_hours(_numbers(values["hour"]))
+    if table.num_rows != block.rows or not are_clicks or not are_hours:
         raise _find_fault(block, "its rows cannot be told apart")
     return Rows(clicks.astype(np.uint8), values)
 
@@ -185,7 +197,7 @@ def _read(text: bytes | memoryview, header: Sequence[str], types: Mapping[str, p
     return pc.read_csv(
         pa.BufferReader(text),
         # Threads would interleave the blocks of several calls; the caller has one thread for each call.
-        pc.ReadOptions(use_threads=False, column_names=list(header)),
+        pc.ReadOptions(use_threads=False, block_size=CACHED, column_names=list(header)),
         pc.ParseOptions(quote_char=False, ignore_empty_lines=False),
         pc.ConvertOptions(check_utf8=False, column_types=types, include_columns=list(types), null_values=[]),
     )
@@ -211,8 +223,10 @@ def encode(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
         longer than the column; each value stands in it once, and some may not occur in the column.
     """
     values = _numbers(column)
-    if column.type == pa.int32() and int(values.max()) - int(values.min()) < min(len(values), NARROW):
-        places, keys = values - values.min(), np.arange(values.min(), int(values.max()) + 1)
+    is_whole_number = column.type == pa.int32()  # text is never near other text
+    least, most = (int(values.min()), int(values.max())) if is_whole_number else (0, NARROW)
+    if most - least < min(len(values), NARROW):
+        places, keys = values - np.int32(least), np.arange(least, most + 1)
     elif len(np.unique(values[:SAMPLE])) > SAMPLE * 15 // 16:  # a hash table of so many would not stay in the cache
         places, keys = _ranked(values)
     else:
@@ -231,8 +245,45 @@ def _ranked(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return places, ranked[first]
 
 
-def _are_hours(column: pa.Array) -> bool:
-    return all(is_hour(value) for value in column.unique().to_pylist())
+def hexadecimal(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Eight characters each as the number that they write, the last digit being the highest, which keeps their order.
+
+    Args:
+        keys: int64, shape (values,): eight characters, the first of them in the lowest byte.
+
+    Returns:
+        The numbers: uint32, shape (values,). Whether a key has nothing but 0 to 9 and a to f: bool, shape (values,);
+        where it has not, the number means nothing.
+    """
+    written = keys.astype("<u8")
+    found = (written & _each(0x0F)) + (written >> 6 & _each(1)) * 9  # of each byte
+    valid = (_characters(found) == written) & (found & _each(0xF0) == 0)
+    for bits, mask in ((4, 0x00FF00FF00FF00FF), (8, 0x0000FFFF0000FFFF), (16, 0x00000000FFFFFFFF)):
+        found = (found | found >> bits) & np.uint64(mask)
+    return found.astype(np.uint32), valid
+
+
+def characters(numbers: np.ndarray) -> np.ndarray:
+    """The other way round: uint32 to int64."""
+    found = numbers.astype("<u8")
+    for bits, mask in ((16, 0x0000FFFF0000FFFF), (8, 0x00FF00FF00FF00FF), (4, 0x0F0F0F0F0F0F0F0F)):
+        found = (found | found << bits) & np.uint64(mask)
+    return _characters(found).astype(np.int64)
+
+
+def _characters(digits: np.ndarray) -> np.ndarray:
+    """What writes the numbers below 16 in each byte of a word."""
+    return digits + _each(ord("0")) + (digits + _each(6) >> 4 & _each(1)) * (ord("a") - ord("0") - 10)
+
+
+def _each(byte: int) -> np.uint64:
+    """A word of eight such bytes."""
+    return np.uint64(0x0101010101010101 * byte)
+
+
+def _are_hours(values: np.ndarray) -> bool:
+    changes = np.flatnonzero(values[1:] != values[:-1]) + 1  # few: the file is in order of time
+    return all(is_hour(value) for value in {int(values[0]), *values[changes].tolist()})
 
 
 def is_hour(value: int) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import csv
+import errno
 import gc
 import gzip
 import hashlib
@@ -41,16 +42,17 @@ from tasks.ctr import kept as on_disk
 from tasks.ctr.auc import area_under_curve
 from tasks.ctr.fields import RARE, Tally, fields, hour_of_day, numbers, weekday
 from tasks.ctr.model import WideDeep, build
-from tasks.ctr.split import GROUPS, SPLITS, TEN, TEST, TRAIN, sizes_before, split
+from tasks.ctr.split import GROUPS, SPLITS, TEN, TEST, TRAIN, grouped, sizes_before, split
 from tmsgd_bench import TMSGD, files
 from tmsgd_bench.data.catalog import find
+from tmsgd_bench.data.kept import KEPT
 from tmsgd_bench.data.synthetic import avazu
 from tmsgd_bench.engine import plan, prefix
 from tmsgd_bench.engine.plan import Job
 from tmsgd_bench.engine.runner import run
 from tmsgd_bench.engine.seeding import subset
 from tmsgd_bench.engine.spec import RunOptions, RunSpec
-from tmsgd_bench.errors import ConfigError, DataError, StoreError
+from tmsgd_bench.errors import ConfigError, DataError
 from tmsgd_bench.results import store
 from tmsgd_bench.task import TaskSettings
 
@@ -151,6 +153,16 @@ def test_a_rows_split_depends_on_its_number_alone(first: int, rows: int) -> None
     whole = split(first, rows)
     assert whole.shape == (rows,) and whole.dtype == np.uint8
     assert (np.concatenate([split(first + row, 1) for row in range(rows)]) == whole).all()
+
+
+@given(first=st.integers(0, 400), rows=st.integers(1, 50))
+@hypothesis_settings(deadline=None)
+def test_rows_are_brought_together_by_split(first: int, rows: int) -> None:
+    """Each of them once, those of a split in their order."""
+    order, sizes = grouped(first, rows)
+    member = split(first, rows)
+    assert order.tolist() == [row for number in range(3) for row in range(rows) if member[row] == number]
+    assert (sizes == sizes_before(first + rows) - sizes_before(first)).all()
 
 
 @given(first=st.integers(0, 400))
@@ -371,6 +383,46 @@ def test_a_tally_counts_as_a_counter_does(lists: list[list[tuple[int, int]]], mi
             for key, count in entries:
                 counter[key] += count
         assert tally.frequent(min_count).tolist() == sorted(k for k, n in counter.items() if n >= min_count)
+
+
+written = st.text("0123456789abcdef", min_size=8, max_size=8).map(str.encode)
+"""Eight hexadecimal digits."""
+
+
+def words(texts: list[bytes]) -> np.ndarray:
+    """What columns of eight characters are read as."""
+    return np.frombuffer(b"".join(texts), np.int64)
+
+
+@given(st.lists(written | st.binary(min_size=8, max_size=8)))
+def test_hexadecimal_digits_are_known_and_lead_back_to_the_text(texts: list[bytes]) -> None:
+    """In the same order as the text's words; nothing else, capitals among it, is taken for them."""
+    keys = words(texts)
+    found, valid = text.hexadecimal(keys)
+    assert valid.tolist() == [re.fullmatch(rb"[0-9a-f]{8}", own) is not None for own in texts]
+    assert found[valid].tolist() == [int(own[::-1], 16) for own, good in zip(texts, valid, strict=True) if good]
+    assert (text.characters(found[valid]) == keys[valid]).all()
+    assert (np.sort(found[valid]) == text.hexadecimal(np.sort(keys[valid]))[0]).all()
+
+
+def test_every_byte_is_told_from_a_hexadecimal_digit() -> None:
+    """At the first place and at the last."""
+    every = [bytes([byte]) for byte in range(256)]
+    for texts in ([byte + b"0f9a0f9" for byte in every], [b"0f9a0f9" + byte for byte in every]):
+        _, valid = text.hexadecimal(words(texts))
+        assert valid.tolist() == [byte in b"0123456789abcdef" for byte in every]
+
+
+@given(st.lists(st.lists(st.tuples(written | st.sampled_from([b"0" * 8, b"F" * 8, b"site-abc"]), st.integers(1, 5)))))
+def test_a_tally_of_texts_counts_as_a_counter_does(lists: list[list[tuple[bytes, int]]]) -> None:
+    """Whether they are hexadecimal digits or not."""
+    tally, counter = Tally(20), Counter[int]()
+    for entries in lists:
+        keys = words([own for own, _ in entries])
+        tally.add(keys, np.array([n for _, n in entries], np.int32))
+        for key, (_, count) in zip(keys.tolist(), entries, strict=True):
+            counter[key] += count
+    assert tally.frequent(3).tolist() == sorted(key for key, n in counter.items() if n >= 3)
 
 
 @given(st.sets(st.integers(-9, 9)), st.lists(st.integers(-12, 12)))
@@ -643,7 +695,7 @@ def test_of_many_options_the_last_used_are_kept(tmp_path: Path, lines: list[str]
         found[count] = prepare.prepared(settings(folder), count, "value").folder.name
         prepare.prepared(settings(folder), 2, "value")  # used again and again
     (parsed,) = (tmp_path / ".cache").glob("*.parts")
-    assert names(tmp_path / ".cache") == {parsed.name, found[2], found[6], found[7]} and on_disk.KEPT == 3
+    assert names(tmp_path / ".cache") == {parsed.name, found[2], found[6], found[7]} and KEPT == 3
 
 
 def test_rows_in_use_are_not_deleted(tmp_path: Path, lines: list[str]) -> None:
@@ -653,11 +705,11 @@ def test_rows_in_use_are_not_deleted(tmp_path: Path, lines: list[str]) -> None:
     for count in range(3, 9):
         prepare.prepared(settings(folder), count, "value")
     used = task.loaded.rows.folder
-    assert on_disk.is_whole(used) and len(names(tmp_path / ".cache")) == 1 + on_disk.KEPT + 1
+    assert on_disk.is_whole(used) and len(names(tmp_path / ".cache")) == 1 + KEPT + 1
     del task
     gc.collect()
     prepare.prepared(settings(folder), 9, "value")
-    assert not used.exists() and len(names(tmp_path / ".cache")) == 1 + on_disk.KEPT
+    assert not used.exists() and len(names(tmp_path / ".cache")) == 1 + KEPT
 
 
 def test_parts_of_contents_that_are_no_more_are_deleted(tmp_path: Path, lines: list[str]) -> None:
@@ -780,7 +832,8 @@ def flipped(part: Path, array: str) -> None:
     with zipfile.ZipFile(part) as archive:
         info = archive.getinfo(f"{array}.npy")
     content = bytearray(part.read_bytes())
-    content[info.header_offset + 30 + len(info.filename) + 20 + info.file_size - 1] ^= 1
+    extra = int.from_bytes(content[info.header_offset + 28 : info.header_offset + 30], "little")
+    content[info.header_offset + 30 + len(info.filename) + extra + info.file_size - 1] ^= 1
     part.write_bytes(content)
 
 
@@ -833,14 +886,17 @@ def test_a_disk_that_keeps_nothing_right_is_told(
 
 
 def test_a_full_disk_is_told_with_the_fix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: list[str]) -> None:
-    def full(path: Path, write: Any) -> None:
-        raise StoreError("No space left on device")
+    def full(path: Path, arrays: Any) -> None:
+        path.write_bytes(b"some of it")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(files, "write_atomically", full)
+    monkeypatch.setattr(parts, "_save", full)
     with pytest.raises(
-        DataError, match=r"cannot keep the rows of avazu .*free some space or choose another data\.root"
+        DataError,
+        match=r"cannot keep the rows of avazu .*\(No space left on device\): free some space or choose another",
     ):
         kept(put(tmp_path, lines))
+    assert not list((tmp_path / ".cache").glob("*.parts/*"))
 
 
 # --- the exact AUC -------------------------------------------------------------------------------------------------

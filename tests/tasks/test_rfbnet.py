@@ -681,7 +681,7 @@ def rows_of(found: Found, image: int, boxes: Tensor) -> list[tuple[float, int, i
 
 
 @pytest.mark.parametrize(("candidates", "kept"), [(400, 200), (10, 200), (400, 25), (7, 3)])
-@pytest.mark.parametrize("images", [1, 3])
+@pytest.mark.parametrize("images", [1, detector.AT_ONCE, 2 * detector.AT_ONCE + 1])
 def test_what_is_selected_agrees_with_loops_over_classes(
     images: int, candidates: int, kept: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -98,7 +98,8 @@ def region_maxima(features: Tensor, boxes: Tensor, owners: Tensor) -> Tensor:
     # The operator counts the cell that a box's lower right corner is in as part of it, as Caffe's boxes do.
     last = boxes - boxes.new_tensor([0.0, 0.0, 1.0, 1.0])
     rois = torch.cat([owners[:, None].to(boxes.dtype), last], dim=1)
-    with torch.no_grad():
+    # Autocast would have the operator answer in its own dtype, the places too, which have to stay whole numbers.
+    with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
         numbers = features.to(rois.dtype)  # which may be coarser ones
         _, places = torch.ops.torchvision.roi_pool(numbers, rois, 1.0 / STRIDE, GRID, GRID)
     channels, cells = features.shape[1], features.shape[2] * features.shape[3]

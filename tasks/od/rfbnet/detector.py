@@ -31,6 +31,9 @@ SUPPRESSED = 0.45
 """IoU with a surer box of the same class from which a box is left out."""
 CANDIDATES = 400
 """Boxes of each image and class that come to non-maximum suppression, as in SSD: an untrained network has thousands."""
+AT_ONCE = 3
+"""Images whose boxes come to suppression together. Up to 25,000 boxes torchvision compares in one go on a GPU; more it
+takes class by class of each image, waiting for each: most of the time of testing a network that is not sure of much."""
 KEPT = 200
 """Boxes of an image at most."""
 
@@ -140,12 +143,19 @@ def _test_example(transform: v2.Transform, photos: Chosen, number: int) -> Examp
 
 
 def select(boxes: Tensor, scores: Tensor) -> Found:
-    """The boxes that are left after thresholds and non-maximum suppression, of all images and classes at once.
+    """The boxes that are left after thresholds and non-maximum suppression, of all classes at once.
 
     Args:
         boxes: float, shape (images, priors, 4): x1, y1, x2, y2 in shares of the image.
         scores: float, shape (images, priors, 20).
     """
+    parts = [_select(*part) for part in zip(boxes.split(AT_ONCE), scores.split(AT_ONCE), strict=True)]
+    images = [part.images + number * AT_ONCE for number, part in enumerate(parts)]
+    others = (torch.cat([getattr(part, name) for part in parts]) for name in ("labels", "boxes", "scores"))
+    return Found(torch.cat(images), *others)
+
+
+def _select(boxes: Tensor, scores: Tensor) -> Found:
     best, priors_ = scores.transpose(1, 2).topk(min(CANDIDATES, scores.shape[1]), dim=2)
     images, labels, ranks = (best > LEAST_SCORE).nonzero(as_tuple=True)
     near = boxes[images, priors_[images, labels, ranks]]
