@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -37,7 +37,8 @@ from tmsgd_bench.task import Task
 
 ROOT = Path(__file__).resolve().parents[1]
 GIB = 2**30
-ROUNDS, STEPS = 5, 10
+ROUNDS = 5
+ROUND = 0.5  # seconds of each contestant, about
 
 
 def main() -> int:
@@ -88,22 +89,26 @@ def timed(task: Task) -> str:
         {name: kind(module.parameters(), lr=1e-6) for name, module in task.modules.items()}
         for kind in (TMSGD, torch.optim.SGD)
     )
-    seconds: dict[str, list[float]] = {"TM-SGD": [], "SGD": []}
-    for turn in range(ROUNDS + 1):
-        for name, optimizers in zip(seconds, (ours, theirs), strict=True):
-            torch.cuda.synchronize()
-            start = time.perf_counter()
-            for _ in range(STEPS):
-                task.training_step(batch, optimizers)
-            torch.cuda.synchronize()
-            if turn:  # the first warms up
-                seconds[name].append((time.perf_counter() - start) / STEPS)
-    step, other = (statistics.median(values) for values in seconds.values())
-    ratio = statistics.median(a / b for a, b in zip(*seconds.values(), strict=True))
+    contestants = [lambda: task.training_step(batch, ours), lambda: task.training_step(batch, theirs)]
+    for _ in range(3):  # warms up
+        first = [_seconds(run, 1) for run in contestants]
+    steps = max(1, int(ROUND / max(first)))
+    rounds = [[_seconds(run, steps) for run in contestants] for _ in range(ROUNDS)]
+    step, other = (statistics.median(values) for values in zip(*rounds, strict=True))
+    ratio = statistics.median(mine / its for mine, its in rounds)
     return (
         f"; {1000 * step:.2f} ms a step, {task.settings.batch_size / step:,.0f} examples a second "
         f"(SGD {1000 * other:.2f} ms, ratio {ratio:.3f})"
     )
+
+
+def _seconds(run: Callable[[], object], times: int) -> float:
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    for _ in range(times):
+        run()
+    torch.cuda.synchronize()
+    return (time.perf_counter() - start) / times
 
 
 def held(device: torch.device) -> int:

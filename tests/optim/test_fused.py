@@ -706,6 +706,26 @@ def test_fused_and_foreach_together_are_refused() -> None:
         TMSGD([{"params": [param], "foreach": True}], 0.1, fused=True)
 
 
+@pytest.mark.parametrize(
+    ("weights", "options", "taken"),
+    [
+        (tmsgd.LARGE, {}, True),
+        (tmsgd.LARGE - 1, {}, False),
+        (1, {"fused": True}, True),
+        (tmsgd.LARGE, {"fused": False}, False),
+        (tmsgd.LARGE, {"foreach": True}, False),
+    ],
+)
+def test_on_a_gpu_large_groups_take_the_fused_step_unless_told_otherwise(
+    weights: int, options: dict[str, bool], taken: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked of the decision itself, which needs no GPU: tensors on the meta device hold no memory."""
+    monkeypatch.setattr(tmsgd, "_reported", lambda device: "")
+    halves = [Parameter(torch.empty(size, device="meta")) for size in (weights - weights // 2, weights // 2)]
+    (group,) = TMSGD(halves, 0.1, **options).param_groups
+    assert (tmsgd._wants_fused(group) and tmsgd._fused_devices(group)("cuda")) is taken
+
+
 def test_the_library_is_kept_in_the_cache_and_not_built_again(compiler: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected, warned = weights_and_warnings(fused=True)
     built = files(compiler / "cache")

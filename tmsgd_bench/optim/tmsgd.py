@@ -24,6 +24,8 @@ from tmsgd_bench.optim.schemes import MultistepScheme
 
 INSTANTS = 3  # W, W₋₁ and W₋₂
 AUTO = "auto"
+LARGE = 1 << 24
+"""Weights of a group from which on the fused step is the default on a GPU; below, ``foreach`` is about as fast."""
 COUNTS = ("switch_step", "restart_every", "step")
 REALS = ("lr", "momentum", "weight_decay")
 
@@ -56,9 +58,9 @@ class TMSGD(Optimizer):
         restart_every: forget the history at every multiple of this many steps; None never does.
         foreach: one call for many tensors, instead of a loop; None chooses as torch does.
         fused: one pass over memory for all tensors. None uses it on the CPU, where step.c can be compiled (once for
-            each machine, at the first step, in about half a second); True also on a GPU, with Triton; where it cannot
-            be had, a warning says why and the loop or ``foreach`` steps. The CPU's gives the loop's bits in float32
-            and float64 on processors with a fused multiply-add.
+            each machine, at the first step, in about half a second), and on a GPU, with Triton, for groups of 2²⁴
+            weights and more; True for all. Where it cannot be had, a warning says why and the loop or ``foreach``
+            steps. The CPU's gives the loop's bits in float32 and float64 on processors with a fused multiply-add.
         maximize: ascend instead of descend.
 
     Raises:
@@ -255,9 +257,13 @@ def _wants_fused(group: dict[str, Any]) -> bool:
 
 
 def _fused_devices(group: dict[str, Any]) -> Callable[[str], bool]:
-    """Which device types take the fused step. On a GPU ``foreach`` stays the default, as in torch."""
-    asked = bool(group["fused"])
-    return lambda device: (asked or device == "cpu") and not _reported(device)
+    """Which device types take the fused step: the CPU, and a GPU for a group that is asked to or large."""
+
+    def serves(device: str) -> bool:
+        fits = group["fused"] or device == "cpu" or sum(p.numel() for p in group["params"]) >= LARGE
+        return fits and not _reported(device)
+
+    return serves
 
 
 @functools.cache
