@@ -18,9 +18,11 @@ from torch import Tensor
 from tmsgd_bench.optim.fused import cpu
 from tmsgd_bench.optim.kernels import Phase, Rule, State, fresh
 
-try:  # torch's own look at many tensors in one call. It is private: in a version without it, steps are slower
+# torch's own look at many tensors in one call. It is private, and wrong arguments crash the process: so it is used in
+# the versions alone that it was tried in, and in others steps are slower.
+if (2, 11) <= tuple(map(int, torch.__version__.split(".")[:2])) <= (2, 15):
     from torch._C._dynamo.guards import TensorGuards
-except ImportError:
+else:
     TensorGuards = None  # type: ignore[assignment, misc]
 
 Batch = tuple[torch.device, torch.dtype, bool]  # what one call shares; the last: whether momentum buffers are new
