@@ -13,15 +13,39 @@ import pytest
 import torch
 
 from tmsgd_bench.data.synthetic import r8
+from tmsgd_bench.engine import prefix
 from tmsgd_bench.files import write_json, write_yaml
 from tmsgd_bench.results import store
 
+FIRST = ("test_launchers.py", "test_run.py", "test_sweep.py")
+"""They wait for other processes for minutes: started last, they would be waited for alone."""
 LABELS = {"sgd": "SGD", "tmsgd": "TM-SGD", "sgdm": "SGD-M", "tmsgdm": "TM-SGD-M", "adam": "Adam", "apollo": "Apollo"}
 
 
-@pytest.fixture(scope="module")
+def pytest_configure(config: pytest.Config) -> None:
+    """Let pytest-xdist hand out the files in their order, not those with the most tests first."""
+    config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in FIRST)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick() -> Iterator[None]:
+    """Nobody pulls the plug in tests of this process, and where one run waits for another, it looks often."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        patch.setattr(prefix, "POLL_SECONDS", 0.05)
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
-    """As a run has it by default: on small networks several threads wait for each other most of the time."""
+    """As a run has it by default: on small networks several threads wait for each other most of the time.
+
+    The more so where several processes test at once.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -32,14 +30,6 @@ ONE, TWO, THREE = (make_spec("tmsgd", EPOCHS, switch_epoch=switch) for switch in
 
 class Killed(BaseException):
     """Stands for a signal."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick() -> Iterator[None]:
-    """Nobody pulls the plug in these tests."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda descriptor: None)
-        yield
 
 
 def train(job: Job, kill_at: int | None = None) -> int:

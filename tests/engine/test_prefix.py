@@ -6,7 +6,6 @@ The runs that share are registered beforehand, as a sweep does; a run that comes
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import os
 import signal
 import threading
@@ -20,6 +19,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from commands import FORKS
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -127,15 +127,6 @@ class Sweep:
 
 
 Alone = Callable[..., dict[str, Any]]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick() -> Iterator[None]:
-    """Nobody pulls the plug in these tests, and nobody else is busy."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda descriptor: None)
-        patch.setattr(prefix, "POLL_SECONDS", 0.05)
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -410,21 +401,16 @@ def die(epoch: int, step: int) -> None:
     dawdle(epoch, step)
 
 
-PRELOADED = ["pytest", "hypothesis", "pyarrow.parquet", "torch._dynamo", "tmsgd_bench.engine.runner"]  # for speed alone
-
-
 class Processes:
     """Starts runs in processes of their own on one store."""
 
     def __init__(self, root: Path) -> None:
-        self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(PRELOADED)
         self.root, self.log = root, root / "epochs.log"
         self.log.touch()
         self.started: list[Any] = []
 
     def start(self, spec: RunSpec, hook: Hook = dawdle) -> Any:
-        process = self.context.Process(target=train_in_process, args=(self.root, self.log, spec, hook))
+        process = FORKS.Process(target=train_in_process, args=(self.root, self.log, spec, hook))
         process.start()
         self.started.append(process)
         return process

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 import xml.etree.ElementTree as ElementTree
@@ -173,13 +174,12 @@ def test_sample_pictures_are_inlined_with_their_run(page: Page) -> None:
 
 def test_the_same_tables_are_there_as_files(root: Path, written: Path) -> None:
     runs = store.read_runs(root)
+    expected = {f"table-{number}": tables.build(runs, number) for number in paper()["tables"]}
+    expected["table-5-synthetic-smoke"] = tables.build(runs, "5", "synthetic", "smoke")
+    verdicts = claims.evaluate(runs, numerical.read_numerics(NUMERICS))
     for suffix, render in tables.FORMATS.items():
-        for number in paper()["tables"]:
-            text = (written / f"table-{number}.{suffix}").read_text(encoding="utf-8")
-            assert text == render(tables.build(runs, number))
-        synthetic = tables.build(runs, "5", "synthetic", "smoke")
-        assert (written / f"table-5-synthetic-smoke.{suffix}").read_text(encoding="utf-8") == render(synthetic)
-        verdicts = claims.evaluate(runs, numerical.read_numerics(NUMERICS))
+        for name, table in expected.items():
+            assert (written / f"{name}.{suffix}").read_text(encoding="utf-8") == render(table)
         assert (written / f"claims.{suffix}").read_text(encoding="utf-8") == claim_forms.FORMATS[suffix](verdicts)
 
 
@@ -306,6 +306,7 @@ def curve(optimizer: str, label: str, *columns: list[float], diverged: tuple[lis
     return Curve(optimizer, label, *frames)
 
 
+@functools.cache
 def charts() -> dict[str, Chart]:
     sgd = curve("sgd", "SGD", [50.0, 60.0, 70.0], [52.0, 62.0, 74.0])
     tmsgd = curve("tmsgd", "TM-SGD", [50.0, 61.0, 75.0], [52.0, 64.0, 75.0])

@@ -39,7 +39,6 @@ from tmsgd_bench.results import store
 from tmsgd_bench.results.figure_keypoints import FACES, FILE, PICTURE, KeyPoints
 from tmsgd_bench.task import TaskSettings
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 CONF = Path(__file__).parents[2] / "conf"
 SMALL = {"blocks": [1, 1, 1, 1], "width": 4, "hidden": 8}
 LARGE = {"blocks": [3, 4, 6, 3], "width": 64, "hidden": 512}

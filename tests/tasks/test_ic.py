@@ -33,7 +33,7 @@ from tasks.ic.task import CHANNELS_LAST_FROM
 from tmsgd_bench import TMSGD, files
 from tmsgd_bench.data import synthetic
 from tmsgd_bench.data.catalog import find
-from tmsgd_bench.engine import plan, prefix
+from tmsgd_bench.engine import plan
 from tmsgd_bench.engine.plan import Job
 from tmsgd_bench.engine.runner import run
 from tmsgd_bench.engine.seeding import epoch_order, seed_globally, subset
@@ -43,7 +43,6 @@ from tmsgd_bench.optim import sharpness
 from tmsgd_bench.results import store
 from tmsgd_bench.task import TaskSettings
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 CONF = Path(__file__).parents[2] / "conf"
 DATASETS = ("cifar10", "cifar100")
 CPU = torch.device("cpu")
@@ -727,13 +726,6 @@ class Killable(ImageClassification):
             raise Killed
 
 
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody pulls the plug in these tests, and nobody else is busy."""
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
-    monkeypatch.setattr(prefix, "POLL_SECONDS", 0.05)
-
-
 def make_spec(optimizer: str, variant: str, **options: Any) -> RunSpec:
     own = {"name": optimizer, "label": optimizer, "lr": 0.05, **OPTIMIZERS[optimizer], **options}
     schedule = {"_target_": "torch.optim.lr_scheduler.MultiStepLR", "milestones": [1, SWITCH], "gamma": 0.5}
@@ -762,9 +754,7 @@ def outcome(root: Path, spec: RunSpec) -> dict[str, Any]:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("optimizer", ["tmsgd", "tmsgdm"])
-def test_a_killed_run_ends_with_the_same_bits(
-    optimizer: str, variant: str, stand_ins: Path, tmp_path: Path, quick: None
-) -> None:
+def test_a_killed_run_ends_with_the_same_bits(optimizer: str, variant: str, stand_ins: Path, tmp_path: Path) -> None:
     """Killed in the middle of an epoch, at the end of one, at the switch, and in the middle of the one after it."""
     spec, folder = make_spec(optimizer, variant), stand_ins / "cifar10"
     train(tmp_path / "whole", folder, spec)
@@ -776,9 +766,7 @@ def test_a_killed_run_ends_with_the_same_bits(
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_runs_that_share_a_prefix_end_as_those_trained_alone(
-    variant: str, stand_ins: Path, tmp_path: Path, quick: None
-) -> None:
+def test_runs_that_share_a_prefix_end_as_those_trained_alone(variant: str, stand_ins: Path, tmp_path: Path) -> None:
     specs = [make_spec("sgd", variant), *(make_spec("tmsgd", variant, switch_epoch=epoch) for epoch in (1, 2, 3))]
     plan.register([Job(spec, run_options(tmp_path / "shared", share=True)) for spec in specs])
     for spec in specs:

@@ -716,12 +716,6 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody pulls the plug in these tests."""
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
-
-
 class Killed(BaseException):
     """Stands for a signal: no handler of the engine may catch it."""
 
@@ -774,7 +768,6 @@ def kill_at(epoch: int, step: int) -> Callable[[int, int], None]:
     return hook
 
 
-@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_a_resumed_run_ends_with_the_same_bits(optimizer: str, few: Path, tmp_path: Path) -> None:
     """Killed at the end of an epoch and in the middle of others, before, at and after the switch."""
@@ -792,7 +785,6 @@ def test_a_resumed_run_ends_with_the_same_bits(optimizer: str, few: Path, tmp_pa
     }
 
 
-@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("plain", ["sgd", "sgdm"])
 def test_a_shared_prefix_gives_the_same_bits_as_separate_runs(plain: str, few: Path, tmp_path: Path) -> None:
     """Both networks, both optimizers, history and images."""
