@@ -25,6 +25,7 @@ from tmsgd_bench.version import BENCHMARK_VERSION
         {"seed": 1},
         {"epochs": 7},
         {"batch_size": 6},
+        {"tf32": True},
         {"schedule": None},
         {"task": {"name": "other", "dataset": "none"}},
         {"model": {"name": "wide"}},

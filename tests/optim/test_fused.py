@@ -707,23 +707,15 @@ def test_fused_and_foreach_together_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("weights", "options", "taken"),
-    [
-        (tmsgd.LARGE, {}, True),
-        (tmsgd.LARGE - 1, {}, False),
-        (1, {"fused": True}, True),
-        (tmsgd.LARGE, {"fused": False}, False),
-        (tmsgd.LARGE, {"foreach": True}, False),
-    ],
+    ("device", "weights", "taken"),
+    [("cpu", 1, True), ("cuda", tmsgd.LARGE, True), ("cuda", tmsgd.LARGE - 1, False), ("mps", tmsgd.LARGE, False)],
 )
-def test_on_a_gpu_large_groups_take_the_fused_step_unless_told_otherwise(
-    weights: int, options: dict[str, bool], taken: bool, monkeypatch: pytest.MonkeyPatch
+def test_the_fused_step_is_the_default_on_the_cpu_and_for_large_groups_on_a_gpu(
+    device: str, weights: int, taken: bool
 ) -> None:
-    """Asked of the decision itself, which needs no GPU: tensors on the meta device hold no memory."""
-    monkeypatch.setattr(tmsgd, "_reported", lambda device: "")
-    halves = [Parameter(torch.empty(size, device="meta")) for size in (weights - weights // 2, weights // 2)]
-    (group,) = TMSGD(halves, 0.1, **options).param_groups
-    assert (tmsgd._wants_fused(group) and tmsgd._fused_devices(group)("cuda")) is taken
+    """Asked of the decision itself, which needs no GPU; tensors on the meta device hold nothing."""
+    halves: list[Tensor] = [torch.empty(size, device="meta") for size in (weights - weights // 2, weights // 2)]
+    assert tmsgd._fused_by_default(device, halves) is taken
 
 
 def test_the_library_is_kept_in_the_cache_and_not_built_again(compiler: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,6 +47,7 @@ def run_spec(config: DictConfig, fetch: bool = False) -> RunSpec:
     """
     values = _plain(config)
     _check_flags("data", values["data"], ("verify",))
+    _check_flags("", values, ("tf32",))
     _check_keys("optimizer.warmup", values["optimizer"].get("warmup"), ("updates", "start_factor"))
     _check_keys("schedule", values["schedule"], ("_target_",))
     dataset = _dataset(values)
@@ -66,6 +67,7 @@ def run_spec(config: DictConfig, fetch: bool = False) -> RunSpec:
             batch_size=values["batch_size"],
             schedule=values["schedule"],
             seed=values["seed"],
+            tf32=values["tf32"],
         )
     )
 
@@ -76,7 +78,7 @@ def run_options(config: DictConfig, in_sweep: bool) -> RunOptions:
     progress = values["progress"]
     if progress not in ("auto", "bar", "log"):
         raise ConfigError(f"progress must be auto, bar or log, not {progress!r}.")
-    _check_flags("", values, ("force", "save_weights", "save_predictions", "deterministic", "tf32"))
+    _check_flags("", values, ("force", "save_weights", "save_predictions", "deterministic"))
     _check_keys("tracker", values["tracker"], ("_target_",))
     if values["workers"] != "auto":
         check_whole("workers", values["workers"], 0)

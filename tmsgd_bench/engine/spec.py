@@ -58,6 +58,7 @@ class RunSpec:
         schedule: learning-rate schedule stepped each epoch (``_target_`` and options), or None for a constant.
         seed: of initial weights, order and augmentation.
         protocols: the protocols this run follows to the letter. A label: it follows from the rest.
+        tf32: a GPU may round the factors of convolutions and products to 10 bits of mantissa, which is faster.
     """
 
     task: dict[str, Any]
@@ -69,6 +70,7 @@ class RunSpec:
     schedule: dict[str, Any] | None
     seed: int
     protocols: tuple[str, ...] = ()
+    tf32: bool = False
 
     @property
     def determinants(self) -> dict[str, Any]:
@@ -76,6 +78,8 @@ class RunSpec:
         values = asdict(self)
         del values["protocols"]
         del values["optimizer"]["label"]
+        if not self.tf32:  # runs from before there was this setting keep their identity
+            del values["tf32"]
         return {"benchmark_version": BENCHMARK_VERSION, **values}
 
     @property
@@ -120,14 +124,14 @@ class RunSpec:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Where and how a run happens; nothing here changes its result.
+    """Where and how a run happens; nothing here changes its result, but for ``tf32``, which its spec has too.
 
     Args:
         results_root: folder that holds one folder for each run.
         device: "auto", "cpu" or "cuda".
         threads: CPU threads of a run; None leaves torch's choice.
         deterministic: ask torch for deterministic algorithms (always the case on the CPU).
-        tf32: let a GPU round the factors of convolutions and products to 10 bits of mantissa, which is faster.
+        tf32: see :class:`RunSpec`.
         checkpoint_seconds: least time between two checkpoints; 0 writes one after each epoch.
         force: train again although the result is there; the old one is replaced once the new one is complete.
         save_weights: keep the final weights as ``weights.pt``.

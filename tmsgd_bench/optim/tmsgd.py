@@ -173,9 +173,9 @@ class TMSGD(Optimizer):
             self._forget(group["params"])
         for phase, (params, states) in self._by_phase(group, grads).items():
             rule = _rule(group, phase)
-            if _wants_fused(group) and not rule.in_place:
+            if _wants_fused(group, params) and not rule.in_place:
                 known = self._divisions.setdefault(id(group), {})
-                params, states = one_pass.step(params, states, rule, _fused_devices(group), known)
+                params, states = one_pass.step(params, states, rule, _serves, known)
             if params:
                 kernel = foreach_step if _uses_foreach(group, params) else loop_step
                 kernel(params, states, rule)
@@ -252,18 +252,19 @@ def _uses_foreach(group: dict[str, Any], params: list[Tensor]) -> bool:
     return bool(_default_to_fused_or_foreach(params, differentiable=False, use_fused=False)[1])
 
 
-def _wants_fused(group: dict[str, Any]) -> bool:
-    return bool(group["fused"]) or (group["fused"] is None and group["foreach"] is None)
+def _wants_fused(group: dict[str, Any], params: list[Tensor]) -> bool:
+    """Whether these are to take the fused step where there is one; those of a group are nearly always on one device."""
+    if group["fused"] is None and group["foreach"] is None:
+        return _fused_by_default(params[0].device.type, params)
+    return bool(group["fused"])
 
 
-def _fused_devices(group: dict[str, Any]) -> Callable[[str], bool]:
-    """Which device types take the fused step: the CPU, and a GPU for a group that is asked to or large."""
+def _fused_by_default(device: str, params: list[Tensor]) -> bool:
+    return device == "cpu" or (device == "cuda" and sum([p.numel() for p in params]) >= LARGE)
 
-    def serves(device: str) -> bool:
-        fits = group["fused"] or device == "cpu" or sum(p.numel() for p in group["params"]) >= LARGE
-        return fits and not _reported(device)
 
-    return serves
+def _serves(device: str) -> bool:
+    return not _reported(device)
 
 
 @functools.cache

@@ -57,10 +57,11 @@ def step(params: list[Tensor], states: list[State], rule: Rule, first: bool) -> 
     if first or rule.phase is Phase.START:
         _allocate(params, states, rule, first)
     device, sizes = params[0].device, tuple([param.numel() for param in params])
-    blocks = _blocks(sizes, device)
+    place = device, _stream(device)
+    blocks = _blocks(sizes, place)
     if not len(blocks):
         return
-    table, aligned = _table(sizes, _addresses(params, states, rule), device)
+    table, aligned = _table(sizes, _addresses(params, states, rule), place)
     variant = (
         *(int(rule.phase), rule.weight_decay != 0, rule.momentum != 0, first, rule.maximize, aligned),
         params[0].dtype,
@@ -83,6 +84,12 @@ def _allocate(params: list[Tensor], states: list[State], rule: Rule, first: bool
 
 
 Columns = tuple[tuple[int, ...], ...]
+Place = tuple[torch.device, int]
+"""A device and a stream of it. What is made on one stream is used on no other, where nothing waits for its copy."""
+
+
+def _stream(device: torch.device) -> int:
+    return torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
 
 
 def _addresses(params: list[Tensor], states: list[State], rule: Rule) -> Columns:
@@ -98,17 +105,17 @@ def _addresses(params: list[Tensor], states: list[State], rule: Rule) -> Columns
 
 
 @functools.lru_cache(maxsize=TABLES)
-def _blocks(sizes: tuple[int, ...], device: torch.device) -> Tensor:
+def _blocks(sizes: tuple[int, ...], place: Place) -> Tensor:
     """Which block each program steps, as (row of the table, block within its tensor), int32, shape (programs, 2)."""
     counts = torch.tensor([-(-size // BLOCK) for size in sizes])
     rows = torch.repeat_interleave(torch.arange(len(sizes)), counts)
     starts = torch.repeat_interleave(counts.cumsum(0) - counts, counts)
     within = torch.arange(len(rows)) - starts
-    return torch.stack([rows, within], dim=1).to(torch.int32).to(device)
+    return torch.stack([rows, within], dim=1).to(torch.int32).to(place[0])
 
 
 @functools.lru_cache(maxsize=TABLES)
-def _table(sizes: tuple[int, ...], addresses: Columns, device: torch.device) -> tuple[Tensor, bool]:
+def _table(sizes: tuple[int, ...], addresses: Columns, place: Place) -> tuple[Tensor, bool]:
     """Sizes and addresses on the GPU, int64, shape (tensors, COLUMNS), and whether every address is aligned.
 
     The copy is queued behind the work before it, and the pages it comes from stay in use until it is done, so nothing
@@ -117,6 +124,7 @@ def _table(sizes: tuple[int, ...], addresses: Columns, device: torch.device) -> 
     aligned = functools.reduce(operator.or_, itertools.chain.from_iterable(addresses)) % ALIGNMENT == 0
     rows = array("q", itertools.chain.from_iterable(zip(sizes, *addresses, strict=True)))
     host = torch.frombuffer(rows, dtype=torch.int64).view(len(sizes), COLUMNS)
+    device, _ = place
     return (host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host), aligned
 
 
