@@ -8,15 +8,23 @@ Two measurements for each task, whose contestants take turns:
 - hidden: seconds of a training epoch over seconds of as many steps on one fixed batch. 1.00 means that making and
   moving batches costs nothing.
 - path: images a second that the task's own batches come at, beside a torchvision-style Dataset with a DataLoader (0 and
-  2 workers) that does the same transforms one image at a time, from the files.
+  2 workers, started for each epoch, as is torch's default) that does the same transforms one image at a time, from the
+  files.
+
+The task's own batches are measured as a run meets them, in epochs without a break between them: what its workers had
+made ahead is consumed first, then as many epochs are timed as hold at least three times what they can have under way,
+and the other contestants begin when the workers have made all that they may make ahead.
 
 Real data where they are found (TMSGD_DATA), else the stand-in, with a word of warning. Batches of Table 2. On a CPU
-the VOC tasks take minutes a step at their full size: --set makes them smaller.
+the VOC tasks take minutes a step at their full size: --set makes them smaller. Threads, workers and precision are those
+of a run, unless --set says otherwise.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
+import math
 import sys
 import tempfile
 import time
@@ -57,12 +65,30 @@ NAMES = ("ic", "fkpd", "ig", "seg", "od")
 OF_VOC = ("data.verify=false", "model.weights=none", "task.splits=train/val")
 """Speed depends neither on weights nor on which images there are."""
 WORKERS = (0, 2)
+AHEAD = 2
+"""Batches that a DataLoader has under way for each worker: torch's prefetch_factor."""
 TENSOR = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
 
 
-def main() -> None:
+def main() -> int:
     # version_base exists in Hydra 1.3 alone; see run.py.
     warnings.filterwarnings("ignore", message=r"\s*The version_base parameter")
+    options = arguments()
+    try:
+        found = {name: measure(name, options) for name in options.tasks}
+        if options.out:
+            files.write_json(options.out, {"environment": environment.describe(torch.device(options.device)), **found})
+    except Exception as error:
+        sentence = compose.explain(error, ROOT / "conf")
+        if sentence is None:
+            raise
+        print(f"error: {sentence}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def arguments() -> argparse.Namespace:
+    """What the command line asks for."""
     parser = argparse.ArgumentParser(description="What the input path of the image tasks costs.")
     parser.add_argument("--tasks", nargs="+", choices=NAMES, default=NAMES)
     parser.add_argument("--examples", type=int, default=200, help="of an epoch (default: 200)")
@@ -71,10 +97,11 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--out", type=Path, metavar="FILE", help="also write the numbers as JSON")
     options = parser.parse_args()
-    torch.set_num_threads(1)
-    found = {name: measure(name, options) for name in options.tasks}
-    if options.out:
-        files.write_json(options.out, {"environment": environment.describe(torch.device(options.device)), **found})
+    if min(options.examples, options.rounds) < 1:
+        parser.error("--examples and --rounds must be at least 1")
+    if any(setting.lstrip("+~").partition("=")[0] == "device" for setting in options.set):
+        parser.error("the device is not chosen by --set: use --device cpu or --device cuda")
+    return options
 
 
 @dataclass(frozen=True)
@@ -91,8 +118,9 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
     """Both measurements of one task; prints them."""
     with tempfile.TemporaryDirectory() as scratch:
         bench = build(name, options, scratch)
-        hidden = hidden_share(bench.task, options.rounds)
-        rates = path_rates(bench, options.rounds)
+        stream = Stream(bench.task)
+        hidden = hidden_share(stream, options.rounds)
+        rates = path_rates(bench, stream, options.rounds)
     others = ", ".join(f"DataLoader with {count} workers {rates[f'loader {count}']:,.0f}" for count in WORKERS)
     print(
         f"{name} ({bench.kind} data, batch {bench.task.settings.batch_size}, {bench.task.train_size} images an epoch)"
@@ -103,10 +131,10 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def build(name: str, options: argparse.Namespace, scratch: str) -> Bench:
-    """The task at Table 2's settings on a subset."""
+    """The task at Table 2's settings on a subset, in a process prepared as for a run."""
     own = [f"task={name}", f"data.limit={options.examples}", *(OF_VOC if name in ("seg", "od") else ())]
     with initialize_config_dir(str(ROOT / "conf")):
-        config = compose_config("config", overrides=[*own, *options.set])
+        config = compose_config("config", overrides=[*own, *options.set, f"device={options.device}"])
     dataset = find(str(config.task.dataset))
     real = dataset.folder(data_root(None), "real")
     if real.exists():
@@ -115,15 +143,47 @@ def build(name: str, options: argparse.Namespace, scratch: str) -> Bench:
         print(f"real {dataset.name} is not here: SYNTHETIC stand-in")
         settings = {"kind": "synthetic", "root": scratch}
     OmegaConf.update(config, "data", {**config.data, **settings})
+    device = environment.prepare_process(compose.run_options(config, in_sweep=False))
     seed_globally(0, "weights")
-    task = compose.make_task(config, torch.device(options.device), tasks.build)
+    task = compose.make_task(config, device, tasks.build)
     return Bench(name, settings["kind"], task, task.settings.data_folder)
 
 
-def hidden_share(task: Task, rounds: int) -> float:
-    """Fastest epoch over fastest epoch on its first batch, repeated; an epoch that follows another, as in a run."""
+class Stream:
+    """A task's training epochs, one after the other.
+
+    A pause in between would be measured as well: workers make batches ahead, during it too. And one that is broken off
+    would be paid for: the workers finish what was begun.
+
+    Args:
+        task: whose; nothing else may ask for its batches.
+    """
+
+    def __init__(self, task: Task) -> None:
+        self.task, self.numbers = task, itertools.count()
+        ahead = AHEAD * task.settings.workers
+        self.skipped = math.ceil(ahead / task.steps_per_epoch)
+        self.timed = max(1, math.ceil(3 * ahead / task.steps_per_epoch))
+
+    def epoch(self) -> Iterable[Any]:
+        """The next epoch's batches, to be consumed to their end."""
+        return self.task.batches(next(self.numbers))
+
+    def epoch_seconds(self, use: Callable[[Iterable[Any]], None]) -> float:
+        """Seconds of an epoch whose batches are used so; afterwards the workers have nothing left to do."""
+        for _ in range(self.skipped):
+            for _ in self.epoch():
+                pass
+        spent = seconds(lambda: [use(self.epoch()) for _ in range(self.timed)], self.task.settings.device)
+        time.sleep(spent / 2)  # what they make ahead is a third of what they have just made, at most
+        return spent / self.timed
+
+
+def hidden_share(stream: Stream, rounds: int) -> float:
+    """Fastest epoch over fastest epoch on its first batch, repeated."""
+    task = stream.task
     optimizers = {name: torch.optim.SGD(module.parameters(), lr=1e-6) for name, module in task.modules.items()}
-    full = list(task.batches(0))
+    full = list(stream.epoch())
     fixed = [full[0]] * len(full)
     if _size(full[-1]) != _size(full[0]):
         fixed[-1] = full[-1]  # the last batch may be smaller
@@ -132,15 +192,12 @@ def hidden_share(task: Task, rounds: int) -> float:
         for batch in batches:
             task.training_step(batch, optimizers)
 
-    device = task.settings.device
-    found = []
-    for turn in range(rounds + 1):  # the first warms up
-        train(task.batches(10 * turn))  # begins from nothing, since it follows no other
-        found.append(
-            (seconds(lambda e=10 * turn + 1: train(task.batches(e)), device), seconds(lambda: train(fixed), device))
-        )
-    epochs, repeats = zip(*found[1:], strict=True)
-    return float(min(epochs) / min(repeats))
+    contestants = {
+        "epoch": lambda: stream.epoch_seconds(train),
+        "fixed": lambda: seconds(lambda: train(fixed), task.settings.device),
+    }
+    best = fastest(contestants, rounds)
+    return best["epoch"] / best["fixed"]
 
 
 def _size(batch: Any) -> int:
@@ -148,7 +205,7 @@ def _size(batch: Any) -> int:
     return len(next(iter(batch.values())) if isinstance(batch, dict) else batch[0])
 
 
-def path_rates(bench: Bench, rounds: int) -> dict[str, float]:
+def path_rates(bench: Bench, stream: Stream, rounds: int) -> dict[str, float]:
     """Images a second by contestant."""
     data, collate = DATASETS[bench.name](bench)
     size, device = bench.task.settings.batch_size, bench.task.settings.device
@@ -158,25 +215,25 @@ def path_rates(bench: Bench, rounds: int) -> dict[str, float]:
         for batch in batches:
             (batch["images"] if isinstance(batch, dict) else batch[0]).to(device)
 
-    contestants: dict[str, Callable[[], None]] = {"own": lambda: consume(bench.task.batches(1))}
+    contestants = {"own": lambda: stream.epoch_seconds(consume)}
     for count, loader in loaders.items():
-        contestants[f"loader {count}"] = lambda loader=loader: consume(loader)  # type: ignore[misc]
-    best = fastest(contestants, rounds, device)
+        contestants[f"loader {count}"] = lambda loader=loader: seconds(lambda: consume(loader), device)  # type: ignore[misc]
+    best = fastest(contestants, rounds)
     return {name: (bench.task.train_size if name == "own" else len(data)) / best[name] for name in contestants}
 
 
-def fastest(contestants: dict[str, Callable[[], None]], rounds: int, device: torch.device) -> dict[str, float]:
-    """Each contestant's fastest round in seconds; they take turns, and the first round warms up."""
+def fastest(contestants: dict[str, Callable[[], float]], rounds: int) -> dict[str, float]:
+    """Each contestant's fastest round, of the seconds they tell; they take turns, and the first round warms up."""
     taken: dict[str, list[float]] = {name: [] for name in contestants}
     for turn in range(rounds + 1):
         for name, run in contestants.items():
-            spent = seconds(run, device)
+            spent = run()
             if turn:
                 taken[name].append(spent)
     return {name: min(values) for name, values in taken.items()}
 
 
-def seconds(run: Callable[[], None], device: torch.device) -> float:
+def seconds(run: Callable[[], object], device: torch.device) -> float:
     """On the clock, until a GPU has done it."""
     if device.type == "cuda":
         torch.cuda.synchronize()
@@ -302,4 +359,4 @@ DATASETS: dict[str, Callable[[Bench], Examples]] = {
 }
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -6,6 +6,7 @@ configuration, the results store or an optimizer's name.
 
 from __future__ import annotations
 
+import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
@@ -87,6 +88,7 @@ class Task(ABC):
 
     def __init__(self, settings: TaskSettings) -> None:
         self.settings = settings
+        self._sample: list[tuple[Any, int]] = []
 
     @property
     def steps_per_epoch(self) -> int:
@@ -129,18 +131,17 @@ class Task(ABC):
         """A fixed sample of training examples, to measure the loss's curvature on.
 
         Pairs of a batch that ``loss`` takes and the number of examples in it, by which the batches' losses are
-        weighted. Here: epoch 0's first batches, until there are ``examples``. A task whose loss does not depend on
-        the batch size (no batch normalisation) may hand out the same examples in fewer, larger batches: that is
+        weighted. Here: epoch 0's first batches, until there are ``examples``; made once and kept, since asking for
+        epoch 0 in the midst of training throws away what a Loader has begun ahead. A task whose loss does not depend
+        on the batch size (no batch normalisation) may hand out the same examples in fewer, larger batches: that is
         faster.
         """
-        left = min(examples, self.train_size)
-        unseen = self.train_size
-        for batch in self.batches(0):
-            size = min(self.settings.batch_size, unseen)
-            yield batch, size
-            left, unseen = left - size, unseen - size
-            if left <= 0:
-                return
+        size = self.settings.batch_size
+        count = math.ceil(min(examples, self.train_size) / size)
+        if len(self._sample) < count:
+            first = itertools.islice(self.batches(0), count)
+            self._sample = [(batch, min(size, self.train_size - size * step)) for step, batch in enumerate(first)]
+        return self._sample[:count]
 
     def after_epoch(self, epoch: int) -> None:  # noqa: B027 - most tasks remember nothing
         """Called after each epoch's evaluation, in evaluation mode and without gradients; changes no weights."""

@@ -72,10 +72,11 @@ def build(options: Mapping[str, Any], rows: int, fields: int) -> WideDeep:
         )
     check_whole("model.embedding", options["embedding"], 1)
     hidden = options["hidden"]
-    if not isinstance(hidden, list | tuple):
-        raise ConfigError(f"model.hidden must be a list of whole numbers, such as [256,128], not {hidden!r}.")
-    for units in hidden:
-        check_whole("each of model.hidden", units, 1)
+    if not isinstance(hidden, list | tuple) or not all(type(units) is int and units >= 1 for units in hidden):
+        raise ConfigError(
+            f"model.hidden must be a list of whole numbers >= 1, not {hidden!r}: set it with model.hidden=[256,128], "
+            "say."
+        )
     return WideDeep(rows, fields, options["embedding"], tuple(hidden), _init_std(options.get("init_std", INIT_STD)))
 
 

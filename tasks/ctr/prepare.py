@@ -76,7 +76,8 @@ def prepared(settings: TaskSettings, min_count: int, hour: str) -> Rows:
         hour: see :func:`fields`.
 
     Raises:
-        DataError: the file is missing, damaged or has changed, or the folder cannot be written.
+        DataError: the file is missing, damaged, has changed, or is so small that a split has no rows; or the folder
+            cannot be written.
     """
     avazu = find("avazu")
     source = Source(
@@ -132,6 +133,7 @@ def _prepare(source: Source, parts: Parts, folder: Path, min_count: int, chosen:
         log.info(
             "%s has %s rows (the whole of Avazu: %s)", source.path, f"{rows:,}", f"{find('avazu').files[0].examples:,}"
         )
+        _check_splits(source.path, rows)
         vocabularies = list(pool.map(lambda tally: tally.frequent(min_count), tallies))
         temporary = folder.with_name(f".{folder.name}.tmp")  # one process at a time, so a killed one's is found
         shutil.rmtree(temporary, ignore_errors=True)
@@ -146,6 +148,13 @@ def _prepare(source: Source, parts: Parts, folder: Path, min_count: int, chosen:
             shutil.rmtree(temporary, ignore_errors=True)
     spent = time.monotonic() - start
     log.info("prepared %s rows of avazu in %s, %s rows/s", f"{rows:,}", duration(spent), f"{rows / spent:,.0f}")
+
+
+def _check_splits(path: Path, rows: int) -> None:
+    """Refuse a file too small to be of use, before anything that was prepared from another one makes way for it."""
+    for name, size in zip(SPLITS, sizes_before(rows), strict=True):
+        if not size:
+            raise DataError(f"the {name} split has no rows, since {path} has only {rows:,}: use a file with more rows.")
 
 
 def _threads() -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -249,6 +249,28 @@ def test_the_sample_is_the_first_batches_of_epoch_0(examples: int, batch_size: i
     sizes = [size for _, size in pairs]
     assert sizes == [len(batch[2]) for batch, _ in pairs]
     assert sum(sizes) >= min(examples, SIZE) and sum(sizes[:-1]) < examples
+
+
+@pytest.mark.parametrize(("first", "then"), [(7, 20), (20, 7), (7, 7)])
+def test_the_sample_does_not_depend_on_what_was_asked_for_before(first: int, then: int) -> None:
+    task, fresh = maker()(torch.device("cpu")), maker()(torch.device("cpu"))
+    task.probe(first)
+    ours, theirs = list(task.probe(then)), list(fresh.probe(then))
+    assert [size for _, size in ours] == [size for _, size in theirs]
+    assert all(torch.equal(mine[2], its[2]) for (mine, _), (its, _) in zip(ours, theirs, strict=True))
+
+
+def test_the_sample_is_made_once_in_a_run(tmp_path: Path) -> None:
+    """Epoch 0 is asked for to be trained and for the first measurement; no later one breaks the order of epochs."""
+    asked: list[int] = []
+
+    class Watching(ToyTask):
+        def batches(self, epoch: int) -> Iterable[tuple[int, int, Tensor]]:
+            asked.append(epoch)
+            return super().batches(epoch)
+
+    run(make_spec("sgd"), make_options(tmp_path, sharpness=EVERY), maker(Watching))
+    assert asked == [0, 0, 1, 2, 3, 4, 5]
 
 
 # --- what cannot be measured ---------------------------------------------------------------------------------------

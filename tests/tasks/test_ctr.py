@@ -42,7 +42,7 @@ from tasks.ctr import kept as on_disk
 from tasks.ctr.auc import area_under_curve
 from tasks.ctr.fields import RARE, Tally, fields, hour_of_day, numbers, weekday
 from tasks.ctr.model import WideDeep, build
-from tasks.ctr.split import GROUPS, SPLITS, TEN, TEST, TRAIN, grouped, sizes_before, split
+from tasks.ctr.split import GROUPS, SPLITS, TEN, TEST, TRAIN, VALID, grouped, sizes_before, split
 from tmsgd_bench import TMSGD, files
 from tmsgd_bench.data.catalog import find
 from tmsgd_bench.data.kept import KEPT
@@ -655,10 +655,21 @@ def test_rows_of_one_kind_alone_are_refused(tmp_path: Path, lines: list[str], cl
         make(folder)
 
 
-def test_too_few_rows_for_a_test_split_are_refused(tmp_path: Path, lines: list[str]) -> None:
-    first = int(np.flatnonzero(split(0, 10) == TEST)[0])
-    with pytest.raises(DataError, match=r"(test split has no rows|only clicks or none)"):
-        make(put(tmp_path, lines[: first + 1]))
+def test_too_few_rows_for_every_split_are_refused(tmp_path: Path, lines: list[str]) -> None:
+    """As few as it takes to lack one; before what was prepared from a better file makes way for theirs."""
+    folder = put(tmp_path, lines)
+    before = kept(folder, fingerprint=contents(folder))
+    found = names(tmp_path / ".cache")
+    enough = next(rows for rows in range(1, TEN + 1) if set(split(0, rows)) == {TRAIN, VALID, TEST})
+    for rows in range(1, enough):
+        put(tmp_path, lines[: 1 + rows])
+        with pytest.raises(DataError, match=rf"^the \w+ split has no rows, since .*train\.csv has only {rows}: use"):
+            kept(folder, fingerprint=contents(folder))
+        assert found < names(tmp_path / ".cache")
+    put(tmp_path, lines)
+    assert kept(folder, fingerprint=contents(folder)) == before
+    put(tmp_path, lines[: 1 + enough])
+    kept(folder, fingerprint=contents(folder))
 
 
 # --- what is kept on the disk --------------------------------------------------------------------------------------
@@ -1024,7 +1035,13 @@ def test_vectors_start_at_the_scale_that_is_asked_for(std: float) -> None:
         ({"embedding": 3, "hidden": [2], "dropout": 0.1}, "not dropout, embedding, hidden"),
         ({"embedding": 0, "hidden": [2]}, r"model\.embedding must be a whole number >= 1"),
         ({"embedding": 3, "hidden": 5}, r"model\.hidden must be a list"),
-        ({"embedding": 3, "hidden": [5, 0]}, r"each of model\.hidden must be"),
+        *(
+            (
+                {"embedding": 3, "hidden": hidden},
+                r"whole numbers >= 1, not .*: set it with model\.hidden=\[256,128\], say\.$",
+            )
+            for hidden in ([5, 0], [-3], [True], [2.0], ["5"], [None])
+        ),
     ],
 )
 def test_settings_of_the_model_that_cannot_be_used_are_refused(options: dict[str, Any], named: str) -> None:

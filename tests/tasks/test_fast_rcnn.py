@@ -24,6 +24,8 @@ import pytest
 import scipy.io
 import torch
 import yaml
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -39,9 +41,12 @@ from tasks.od.fast_rcnn.network import LAYERS, Network, region_maxima
 from tasks.od.fast_rcnn.regions import Source
 from tasks.od.fast_rcnn.sampling import FOREGROUND, REGIONS, UNUSED, Sample, sample
 from tasks.od.fast_rcnn.selective_search import Kept, Search, mixed
-from tasks.voc import Part, parts
+from tasks.voc import SPLITS, Part, parts
+from tmsgd_bench.data.catalog import Dataset
 from tmsgd_bench.data.contents import FOLDER
+from tmsgd_bench.data.kept import KEPT
 from tmsgd_bench.data.synthetic import voc2007
+from tmsgd_bench.engine import compose
 from tmsgd_bench.errors import BenchError, ConfigError, DataError, StoreError
 from tmsgd_bench.task import TaskSettings
 from tmsgd_bench.voc import Objects
@@ -739,6 +744,15 @@ def test_nothing_is_searched_twice(fresh: Path, searched: list[int]) -> None:
     assert len(searched) == len({*part.names, *train_part(fresh, data_limit=IMAGES - 2).names})
 
 
+def test_those_of_parts_of_a_list_do_not_replace_those_of_all_of_it(fresh: Path, searched: list[int]) -> None:
+    regions.proposals(train_part(fresh, data_limit=None), source(), 1)
+    (whole,) = (fresh.parent / FOLDER).glob("voc2007-proposals-*.pt")
+    for limit in range(1, KEPT + 2):
+        regions.proposals(train_part(fresh, data_limit=limit), source(), 1)
+    found = set((fresh.parent / FOLDER).glob("voc2007-proposals-*.pt"))
+    assert whole in found and len(found) == 1 + KEPT
+
+
 def test_other_settings_search_anew_but_a_limit_does_not(fresh: Path, searched: list[int]) -> None:
     part = train_part(fresh)
     for changes in ({}, {"base_k": 100}, {"increment_k": 100}, {"sigma": 0.5}, {"mode": "quality"}, {"limit": 2}):
@@ -850,7 +864,7 @@ def test_a_killed_command_goes_on_where_it_was(tmp_path: Path, capsys: pytest.Ca
     for split, count in (("train", 12), ("val", 2)):
         path = tmp_path / "voc2007/VOCdevkit/VOC2007/ImageSets/Main" / f"{split}.txt"
         path.write_text("".join(path.read_text().splitlines(keepends=True)[:count]))
-    wanted = ["compute", "--root", str(tmp_path), "--splits", "train/val", "--jobs", "2"]
+    wanted = ["compute", "--root", str(tmp_path), "--splits", "train/val", "--jobs", "2", "--no-verify"]
     folder = tmp_path / FOLDER / "proposals" / Search().key
     started = multiprocessing.get_context("fork").Process(target=_compute_apart, args=(wanted, tmp_path / "said"))
     started.start()
@@ -866,6 +880,26 @@ def test_a_killed_command_goes_on_where_it_was(tmp_path: Path, capsys: pytest.Ca
     assert {path: path.stat().st_mtime_ns for path in done} == done
     assert len(list(folder.glob("*.npy"))) == 14
     assert re.search(r"proposals of 12 images are in .*\n.*proposals of 2 images are in", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("given", [(), ("--no-verify",), ("--synthetic",)], ids=str)
+@pytest.mark.parametrize("splits", SPLITS)
+def test_the_command_takes_the_data_as_a_run_does(
+    stand_in: Path, tmp_path: Path, splits: str, given: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that a run finds the images that the command has decoded: of test images both know, or neither."""
+    shutil.copytree(stand_in, tmp_path / "voc2007")
+    monkeypatch.setattr(Dataset, "verify", lambda *_: None)  # as published, but for the number of images
+    monkeypatch.setattr(Dataset, "_lacks_members", lambda *_: False)
+    asked = proposals._parser().parse_args(["compute", f"--root={tmp_path}", f"--splits={splits}", *given])
+    own = ["data=synthetic"] if "--synthetic" in given else [f"data.verify={'--no-verify' not in given}"]
+    wanted = ["task=od", f"data.root={tmp_path}", f"task.splits={splits}", *own]
+    with initialize_config_dir(str(ROOT / "conf"), version_base=None):
+        config = hydra_compose("config", overrides=wanted)
+    told: list[TaskSettings] = []
+    compose.make_task(config, torch.device("cpu"), lambda _, settings, __: told.append(settings))  # type: ignore[arg-type,func-returns-value]
+    found = proposals._settings(asked)
+    assert (found.data_folder, found.fingerprint) == (told[0].data_folder, told[0].fingerprint)
 
 
 def _compute_apart(arguments: Sequence[str], said: Path) -> None:

@@ -144,3 +144,9 @@ def test_an_inverted_box_is_named(capsys: Capture, devkit: Path, folder: Path) -
 @pytest.mark.parametrize("iou", ["0", "1.01", "nan", "-1"])
 def test_a_threshold_that_makes_no_sense_is_refused(capsys: Capture, devkit: Path, folder: Path, iou: str) -> None:
     assert "--iou" in refusal(capsys, folder, "--devkit", devkit, f"--iou={iou}")
+
+
+@pytest.mark.parametrize("split", ["../Main/test", "", ".", "..", "/etc/passwd", "a b", "a/b", "test\n"])
+def test_a_split_is_a_plain_name(capsys: Capture, devkit: Path, folder: Path, split: str) -> None:
+    """Even where the path that it would make leads to a list."""
+    assert f"the split cannot be {split!r}: " in refusal(capsys, folder, "--devkit", devkit, f"--split={split}")

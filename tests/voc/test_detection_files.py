@@ -114,6 +114,8 @@ def test_a_file_of_an_unknown_class_is_refused(tmp_path: Path) -> None:
         ("000021 0.5 1 2 3", "is not an image's name and five finite numbers"),
         ("000021 0.5 1 2 3 4 5", "is not an image's name and five finite numbers"),
         ("000021 0.5 1 2 3 four", "is not an image's name and five finite numbers"),
+        ("000021 0.5 1_0 2 30 4", "is not an image's name and five finite numbers"),
+        ("000021 0.5 1 2 3 ٤", "is not an image's name and five finite numbers"),
         ("000021 nan 1 2 3 4", "is not an image's name and five finite numbers"),
         ("000021 0.5 1 2 inf 4", "is not an image's name and five finite numbers"),
         ("000021", "is not an image's name and five finite numbers"),

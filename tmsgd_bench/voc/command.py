@@ -12,7 +12,7 @@ import pandas as pd
 from tmsgd_bench.errors import ConfigError
 from tmsgd_bench.voc import detection_files
 from tmsgd_bench.voc.average_precision import Points, average_precisions, mean_average_precision
-from tmsgd_bench.voc.devkit import CLASSES, as_truth, read_objects, read_split
+from tmsgd_bench.voc.devkit import CLASSES, NAME, as_truth, read_objects, read_split
 
 FIX = "name the folder of a VOC year with --devkit, and with --split a split whose annotations are there."
 COUNTS = ["objects", "difficult", "detections"]
@@ -54,11 +54,13 @@ def evaluate(folder: Path, devkit: Path, split: str, threshold: float, points: P
         points: see :meth:`~tmsgd_bench.voc.average_precision.Curve.average`.
 
     Raises:
-        ConfigError: the threshold is out of range.
+        ConfigError: the threshold is out of range, or the split's name is none.
         DataError: a file is missing or damaged; names it.
     """
     if not 0.0 < threshold <= 1.0:
         raise ConfigError(f"the threshold of IoU cannot be {threshold:g}: choose --iou above 0 and at most 1.")
+    if not NAME.fullmatch(split):
+        raise ConfigError(f"the split cannot be {split!r}: name one of ImageSets/Main with --split, such as val.")
     names = read_split(devkit, "Main", split, FIX)
     found = detection_files.read(folder, split, names)
     truth = as_truth([read_objects(devkit / "Annotations" / f"{name}.xml", FIX) for name in names])

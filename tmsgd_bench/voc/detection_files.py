@@ -7,7 +7,6 @@ A line is ``image score xmin ymin xmax ymax`` in VOC's own coordinates, which co
 from __future__ import annotations
 
 import glob
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import numpy as np
 from tmsgd_bench import files
 from tmsgd_bench.errors import DataError
 from tmsgd_bench.voc.average_precision import Detections
-from tmsgd_bench.voc.devkit import CLASSES
+from tmsgd_bench.voc.devkit import CLASSES, finite
 
 SHIFT = np.array([1.0, 1.0, 0.0, 0.0])
 """From our coordinates of a box to VOC's."""
@@ -122,8 +121,8 @@ def _row(path: Path, line: int, text: str, split: str, numbers: Mapping[str, int
     """
     try:
         name, *values = text.split()
-        score, *box = map(float, values)
-        if len(box) != 4 or not all(map(math.isfinite, (score, *box))):
+        score, *box = map(finite, values)
+        if len(box) != 4:
             raise ValueError
     except ValueError:
         raise DataError(f"{path}, line {line}, is not an image's name and five finite numbers: {FIX}") from None

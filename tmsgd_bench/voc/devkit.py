@@ -47,7 +47,8 @@ CLASSES = (
 )
 """The classes in VOC's order; a label is a position in it."""
 FIX = "unpack it again from the archive of its VOC year."
-IMAGE_NAME = re.compile(r"\w[\w.-]*")  # no path: it becomes part of one
+NAME = re.compile(r"\w[\w.-]*")
+"""Of an image or a list: no path, for it becomes part of one."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,8 @@ def read_objects(path: Path, fix: str = FIX) -> Objects:
 
     Raises:
         DataError: the file is missing or damaged, declares a document type (which can make a small file expand without
-            bound), or has an object of an unknown class, without a box, or with an empty one; names the file.
+            bound), or has an object of an unknown class, without a box, or with an inverted or empty one; names the
+            file.
     """
     try:
         root = _parse(path)
@@ -120,9 +122,11 @@ def _object(element: Element, size: tuple[float, ...]) -> tuple[tuple[float, ...
         raise ValueError(f"it has an object of the class {name!r}, which is none of VOC's 20")
     xmin, ymin, xmax, ymax = _numbers(element, "bndbox", ("xmin", "ymin", "xmax", "ymax"))
     box = (max(xmin - 1.0, 0.0), max(ymin - 1.0, 0.0), min(xmax, size[0]), min(ymax, size[1]))
-    # In VOC's own numbers first: a box with xmax = xmin − ½ would still have an extent.
-    if xmax < xmin or ymax < ymin or box[2] <= box[0] or box[3] <= box[1]:
-        raise ValueError(f"its {name} has the box {xmin:g} {ymin:g} {xmax:g} {ymax:g}, which is empty in its image")
+    numbers = f"{xmin:g} {ymin:g} {xmax:g} {ymax:g}"
+    if xmax < xmin or ymax < ymin:  # in VOC's own numbers: a box with xmax = xmin − ½ would still have an extent
+        raise ValueError(f"its {name} has the inverted box {numbers}, with xmax < xmin or ymax < ymin")
+    if box[2] <= box[0] or box[3] <= box[1]:
+        raise ValueError(f"its {name} has the box {numbers}, which is empty in its image")
     difficult = "0" if element.find("difficult") is None else _text(element, "difficult")
     if difficult not in ("0", "1"):
         raise ValueError(f"its {name} is {difficult!r} difficult, which is neither 0 nor 1")
@@ -138,12 +142,22 @@ def _numbers(element: Element, within: str, names: tuple[str, ...]) -> tuple[flo
     for name in names:
         text = _text(child, name)
         try:
-            values.append(float(text))
+            values.append(finite(text))
         except ValueError:
-            values.append(math.nan)
-        if not math.isfinite(values[-1]):
-            raise ValueError(f"its <{within}> has {text!r} as {name}, which is no number")
+            raise ValueError(f"its <{within}> has {text!r} as {name}, which is no number") from None
     return tuple(values)
+
+
+def finite(text: str) -> float:
+    """A finite number as VOC's files write it; Python alone would take 1_0, and the digits of any script, as well.
+
+    Raises:
+        ValueError: it is none.
+    """
+    number = float(text)
+    if "_" in text or not text.isascii() or not math.isfinite(number):
+        raise ValueError(f"{text!r} is no finite number")
+    return number
 
 
 def _text(element: Element, name: str) -> str:
@@ -187,7 +201,7 @@ def read_split(folder: Path, part: Literal["Main", "Segmentation"], split: str, 
     seen: dict[str, int] = {}
     for number, line in enumerate(lines, 1):
         name = line.strip()
-        if not IMAGE_NAME.fullmatch(name):
+        if not NAME.fullmatch(name):
             raise DataError(f"{path}, line {number}, is not the name of one image: {fix}")
         if seen.setdefault(name, number) != number:
             raise DataError(f"{path}, line {number}, lists {name} again after line {seen[name]}: {fix}")

@@ -19,6 +19,7 @@ from tasks.od.fast_rcnn.regions import OWN, Source
 from tasks.od.fast_rcnn.selective_search import MODES, Search
 from tasks.voc import SPLITS, parts
 from tmsgd_bench.data.catalog import data_root, find_all
+from tmsgd_bench.engine import compose
 from tmsgd_bench.engine.spec import check_whole
 from tmsgd_bench.errors import BenchError
 from tmsgd_bench.task import TaskSettings
@@ -31,7 +32,8 @@ def compute(options: argparse.Namespace) -> None:
     """Selective search in every image that a run trains or tests on.
 
     Raises:
-        DataError: the data are not there, or OpenCV's selective search is not installed.
+        DataError: the data are missing and cannot be downloaded, are not as published, or OpenCV's selective search is
+            not installed.
     """
     if options.jobs is not None:
         check_whole("--jobs", options.jobs, 1)
@@ -44,10 +46,12 @@ def compute(options: argparse.Namespace) -> None:
 
 
 def _settings(options: argparse.Namespace) -> TaskSettings:
-    """What a run on the same data is told."""
-    kind, root = _kind(options), data_root(options.root)
-    dataset = find_all("+".join(f"voc{year}" for year in options.years.split("+")))
-    folder = dataset.prepare(root, kind) if kind == "synthetic" else dataset.folder(root, kind)
+    """What a run on the same data is told: with another fingerprint it would decode the images once more."""
+    name = "+".join(f"voc{year}" for year in options.years.split("+"))
+    data = {"kind": _kind(options), "root": options.root, "verify": options.verify, "name": None, "years": None}
+    values = {"task": {"dataset": name, "splits": options.splits}, "data": data}
+    dataset = compose._dataset(values)
+    folder = compose._ready(values, dataset)
     return TaskSettings(
         data_folder=folder,
         data_limit=None,
@@ -55,7 +59,7 @@ def _settings(options: argparse.Namespace) -> TaskSettings:
         seed=0,
         device=torch.device("cpu"),
         model={},
-        fingerprint=dataset.fingerprint(folder, kind, verify=False),
+        fingerprint=dataset.fingerprint(folder, data["kind"], data["verify"]),
     )
 
 
@@ -86,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
         choices = MODES if field.name == "mode" else None
         ahead.add_argument(flag, type=type(field.default), default=field.default, choices=choices, help="%(default)s")
     ahead.set_defaults(action=compute)
+    ahead.add_argument("--no-verify", dest="verify", action="store_false", help="as data.verify=false")
     ahead.add_argument("--years", choices=YEARS, default=YEARS[0], help="as data.years; default %(default)s")
     other = commands.add_parser("import", help="proposals that were computed elsewhere: .mat or .npz")
     other.add_argument("files", type=Path, nargs="+", metavar="FILE", help="those of all images of a run")

@@ -95,6 +95,8 @@ def folder(data_folder: Path) -> Path:
 def proposals(part: Part, source: Source, jobs: int | None = None, progress: bool | None = None) -> Proposals:
     """The proposals of every image of a part; computed where they are not there yet.
 
+    Those of a part of a list are kept under another name than those of all of it, as its photos are.
+
     Some images may have none, which the log says: in training there are the boxes of their objects, which join the
     proposals, and in a test nothing is found in them.
 
@@ -108,9 +110,10 @@ def proposals(part: Part, source: Source, jobs: int | None = None, progress: boo
     """
     splits = list(dict.fromkeys(images.split for images in part.images))
     options = {"version": VERSION, "source": asdict(source), "names": part.names}
+    cut = ["part"] if any(images.cut for images in part.images) else []
     kept = cache.tensors(
         part.settings,
-        "-".join(["proposals", *splits]),
+        "-".join(["proposals", *splits, *cut]),
         options,
         lambda: _tensors(list(_chosen(part, source, jobs, progress))),
     )
