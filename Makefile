@@ -9,7 +9,7 @@ PY := $(VENV)/bin/python
 PARALLEL := hydra/launcher=cores hydra.launcher.n_jobs=$(JOBS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test table1 table2 table3 table4 table5 ic fig1 fig2 ig seg ctr switch paper claims report numerics bench bench-input bench-step lint clean
+.PHONY: help setup demo test test-gpu table1 table2 table3 table4 table5 ic fig1 fig2 ig seg ctr switch paper claims report numerics bench bench-input bench-step lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -31,6 +31,9 @@ demo: setup ## all six optimizers on synthetic data, offline, in under 3 minutes
 
 test: setup ## all tests, offline, without a GPU
 	$(PY) -m pytest -n $(JOBS) --dist loadfile
+
+test-gpu: setup ## the tests that need a GPU, on a machine with one
+	$(PY) -m pytest tests/optim/test_fused_gpu.py tests/engine/test_environment.py tests/tasks/test_on_gpu.py
 
 table1 table2: setup ## the settings themselves, printed and as read, into results/settings
 	$(PY) scripts/settings.py
