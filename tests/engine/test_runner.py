@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,12 +13,10 @@ import torch
 from toy import OPTIMIZERS, STEPS, ToyTask, make_options, make_spec, task_maker
 
 from tmsgd_bench import files
-from tmsgd_bench.data.loading import Loader
 from tmsgd_bench.engine.runner import run
 from tmsgd_bench.engine.spec import RunSpec
-from tmsgd_bench.errors import BenchError, ConfigError, DataError, RunIsBusy, StoreError
+from tmsgd_bench.errors import ConfigError, DataError, RunIsBusy, StoreError
 from tmsgd_bench.results import store
-from tmsgd_bench.task import TaskSettings
 
 
 class Killed(BaseException):
@@ -167,27 +163,6 @@ def test_a_failed_run_keeps_its_exception_and_is_retried(tmp_path: Path) -> None
     assert kept is not None and "Traceback" in kept["error"]
     assert run(spec, make_options(tmp_path), task_maker()).status == "done"
     assert list(store.read_runs(tmp_path)["status"]) == ["done"]
-
-
-def killed_worker(number: int) -> torch.Tensor:
-    if number == 5:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return torch.tensor([number])
-
-
-def test_a_killed_worker_is_told_in_a_sentence_and_the_run_goes_on_where_it_was(tmp_path: Path) -> None:
-    """As when the kernel ends a process for want of memory; torch tells it in the midst of whatever the run does."""
-    settings = TaskSettings(Path(), None, 1, 0, torch.device("cpu"), {}, workers=1)
-
-    def fail(epoch: int, step: int) -> None:
-        if epoch == 3:
-            list(Loader(killed_worker, torch.stack, settings).batches(torch.arange(20), 1))
-
-    spec = make_spec()
-    with pytest.raises(BenchError, match=r"^a process that makes batches was killed.* smaller workers="):
-        run(spec, make_options(tmp_path), task_maker(on_step=fail))
-    assert store.read_runs(tmp_path).iloc[0]["status"] == "failed"
-    assert run(spec, make_options(tmp_path), task_maker()).status == "done"
 
 
 @pytest.mark.parametrize("error", [ConfigError("no"), DataError("no")])

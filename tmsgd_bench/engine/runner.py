@@ -71,25 +71,8 @@ def run(spec: RunSpec, options: RunOptions, make_task: MakeTask) -> Outcome:
         try:
             return _train(spec, options, make_task, device, folder)
         except Exception as error:
-            known = _in_words(error)
-            _record_failure(folder, known or error)
-            if known:
-                raise known from error
+            _record_failure(folder, error)
             raise
-
-
-def _in_words(error: Exception) -> BenchError | None:
-    """What to do about an error of torch's that a person can mend; None for any other.
-
-    A worker's end is told by torch in the midst of whatever the run is doing, so only here all its places meet.
-    """
-    text = str(error)
-    if "DataLoader worker" in text and any(end in text for end in ("by signal: Killed", "exited unexpectedly")):
-        return BenchError(
-            "a process that makes batches was killed, likely for want of memory: start again with a smaller workers=, "
-            "and the run goes on where it was."
-        )
-    return None
 
 
 def _skipped(spec: RunSpec, options: RunOptions, result: dict[str, Any]) -> Outcome:
