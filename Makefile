@@ -30,7 +30,7 @@ demo: setup ## all six optimizers on synthetic data, offline, in under 3 minutes
 	$(PY) -m tmsgd_bench table 5 --results results/demo --data synthetic --protocol smoke
 
 test: setup ## all tests, offline, without a GPU
-	$(PY) -m pytest -n $(JOBS) --dist loadfile
+	$(PY) -m pytest -n $$(( $(JOBS) + 1 )) --dist loadfile  # one more than cores: some tests wait for processes
 
 test-gpu: setup ## the tests that need a GPU, on a machine with one
 	$(PY) -m pytest tests/optim/test_fused_gpu.py tests/engine/test_environment.py tests/tasks/test_on_gpu.py
