@@ -143,7 +143,7 @@ def build(name: str, options: argparse.Namespace, scratch: str) -> Bench:
         print(f"real {dataset.name} is not here: SYNTHETIC stand-in")
         settings = {"kind": "synthetic", "root": scratch}
     OmegaConf.update(config, "data", {**config.data, **settings})
-    device = environment.prepare_process(compose.run_options(config, in_sweep=False))
+    device = environment.prepare_process(compose.run_options(config, in_sweep=False), config.tf32)
     seed_globally(0, "weights")
     task = compose.make_task(config, device, tasks.build)
     return Bench(name, settings["kind"], task, task.settings.data_folder)

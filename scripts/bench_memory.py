@@ -50,7 +50,7 @@ def main() -> int:
             config = compose_config("config", overrides=own)
             if "weights" in config.model:
                 config.model.weights = "none"
-            device = environment.prepare_process(compose.run_options(config, in_sweep=False))
+            device = environment.prepare_process(compose.run_options(config, in_sweep=False), config.tf32)
             seed_globally(0, "weights")
             task = compose.make_task(config, device, tasks.build)
             print(measure(task, device) + (timed(task) if device.type == "cuda" else ""))

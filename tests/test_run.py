@@ -232,13 +232,10 @@ def test_cuda_asked_for_and_absent(run: Runner, capsys: pytest.CaptureFixture[st
     assert "use device=auto or device=cpu" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("no_network")
 def test_missing_real_data_says_what_to_put_where(
-    run: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    run: Runner, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def unreachable(*_: Any, **__: Any) -> None:
-        raise OSError("no network")
-
-    monkeypatch.setattr("urllib.request.urlopen", unreachable)
     assert run("data=real") == 2
     said = capsys.readouterr().err
     assert "could not download https://" in said and f"{tmp_path}/data/r8/r8-train-all-terms.txt" in said

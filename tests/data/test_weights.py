@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import pickle
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -88,13 +86,8 @@ def test_an_address_that_has_something_else_now_is_refused(tmp_path: Path) -> No
     assert list((tmp_path / "weights").iterdir()) == []
 
 
-def test_without_a_network_one_sentence_names_file_address_and_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def unreachable(*_: Any, **__: Any) -> None:
-        raise urllib.error.URLError("no network")
-
-    monkeypatch.setattr(urllib.request, "urlopen", unreachable)
+@pytest.mark.usefixtures("no_network")
+def test_without_a_network_one_sentence_names_file_address_and_folder(tmp_path: Path) -> None:
     file = weights.published("https://example.org/vgg16-397923af.pth")
     with pytest.raises(DataError) as raised:
         weights.fetch(file, tmp_path / "weights", OTHERWISE)

@@ -23,7 +23,7 @@ def precision_as_before() -> object:
 
 @pytest.mark.parametrize("tf32", [False, True])
 def test_convolutions_and_products_round_their_factors_only_if_asked_to(tf32: bool, tmp_path: Path) -> None:
-    environment.prepare_process(RunOptions(tmp_path, device="cpu", tf32=tf32))
+    environment.prepare_process(RunOptions(tmp_path, device="cpu"), tf32)
     assert torch.backends.cudnn.allow_tf32 is tf32
     assert torch.backends.cuda.matmul.allow_tf32 is tf32
 
@@ -31,7 +31,7 @@ def test_convolutions_and_products_round_their_factors_only_if_asked_to(tf32: bo
 @needs_gpu
 @pytest.mark.parametrize("tf32", [False, True])
 def test_on_a_gpu_float32_has_24_bits_unless_tf32_is_asked_for(tf32: bool, tmp_path: Path) -> None:
-    device = environment.prepare_process(RunOptions(tmp_path, device="cuda", tf32=tf32))
+    device = environment.prepare_process(RunOptions(tmp_path, device="cuda"), tf32)
     images, kernels = torch.rand(8, 64, 32, 32, device=device), torch.rand(64, 64, 3, 3, device=device)
     exact = F.conv2d(images.double(), kernels.double())
     error = float(((F.conv2d(images, kernels) - exact) / exact).abs().max())

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,18 +14,12 @@ from torch import Tensor
 
 from tmsgd_bench.task import Task, TaskSettings
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "bench_input.py"
 STEP = 1.0  # seconds
 
 
 @pytest.fixture(scope="module")
-def bench() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("bench_input", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["bench_input"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+def bench(script: Callable[[str], ModuleType]) -> ModuleType:
+    return script("bench_input")
 
 
 class Counted(Task):

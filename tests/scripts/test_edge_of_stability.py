@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import math
 import os
 import pickle
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,17 +19,10 @@ from torch import nn
 
 from tmsgd_bench.errors import DataError
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "edge_of_stability.py"
-
 
 @pytest.fixture(scope="module")
-def study() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("edge_of_stability", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["edge_of_stability"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+def study(script: Callable[[str], ModuleType]) -> ModuleType:
+    return script("edge_of_stability")
 
 
 def write(folder: Path, value: Any) -> Path:

@@ -65,17 +65,6 @@ STAND_IN = find("avazu").fingerprint(Path(), "synthetic", verify=False)
 """Of contents that are not looked at; :func:`contents` looks."""
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick() -> Iterator[None]:
-    """One thread, as a run has it by default; and nobody pulls the plug in these tests."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda descriptor: None)
-        yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def lines(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """A small file's header and rows."""

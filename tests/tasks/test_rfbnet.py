@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,7 +31,6 @@ from tmsgd_bench.errors import ConfigError, DataError
 from tmsgd_bench.task import TaskSettings
 from tmsgd_bench.voc import Objects
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 MODEL: dict[str, Any] = {"detector": "rfbnet", "width": 8, "weights": "none", "augment": "none"}
 CELLS = (38, 19, 10, 5, 3, 1)
 BOXES = (6, 6, 6, 6, 4, 4)
@@ -1119,13 +1116,8 @@ def test_a_file_of_weights_that_cannot_be_used_is_named(file: Path, tmp_path: Pa
         make(width=64, weights=str(tmp_path / "text.pth"))
 
 
-def test_without_a_network_one_sentence_names_every_way_to_go_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def unreachable(*_: Any, **__: Any) -> None:
-        raise urllib.error.URLError("no network")
-
-    monkeypatch.setattr(urllib.request, "urlopen", unreachable)
+@pytest.mark.usefixtures("no_network")
+def test_without_a_network_one_sentence_names_every_way_to_go_on(tmp_path: Path) -> None:
     with pytest.raises(DataError) as raised:
         vgg.initial_weights(settings(tmp_path / "voc2007", {"weights": "imagenet"}), vgg.FULL_WIDTH)
     said = str(raised.value)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import math
 import pickle
-import urllib.error
-import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -526,14 +524,9 @@ def test_weights_of_another_network_are_refused_by_name(
     assert str(path) in str(raised.value) and "\n" not in str(raised.value)
 
 
+@pytest.mark.usefixtures("no_network")
 @pytest.mark.parametrize("name", ["coco", "backbone"])
-def test_without_a_network_one_sentence_names_file_address_and_folder(
-    voc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    def unreachable(*_: Any, **__: Any) -> None:
-        raise urllib.error.URLError("no network")
-
-    monkeypatch.setattr(urllib.request, "urlopen", unreachable)
+def test_without_a_network_one_sentence_names_file_address_and_folder(voc: Path, tmp_path: Path, name: str) -> None:
     with pytest.raises(DataError) as raised:
         make(voc, model=NOTHING | {"weights": name}, weights_folder=tmp_path / "weights")
     said, url = str(raised.value), model.PUBLISHED[name].url

@@ -50,12 +50,12 @@ def run_spec(config: DictConfig, fetch: bool = False) -> RunSpec:
     _check_flags("", values, ("tf32",))
     _check_keys("optimizer.warmup", values["optimizer"].get("warmup"), ("updates", "start_factor"))
     _check_keys("schedule", values["schedule"], ("_target_",))
-    dataset = _dataset(values)
+    dataset = dataset_of(values)
     task = {key: value for key, value in values["task"].items() if key not in NOT_OF_THE_TASK}
     task["dataset"] = dataset.name
     data, model = values["data"], values["model"]
     if fetch and data["kind"] == "real" and data["verify"] and not dataset.pinned:
-        _ready(values, dataset)
+        ready_folder(values, dataset)
     fingerprint = dataset.fingerprint(_data_folder(values, dataset), data["kind"], data["verify"])
     return validate(
         RunSpec(
@@ -98,7 +98,7 @@ def run_options(config: DictConfig, in_sweep: bool) -> RunOptions:
         progress="log" if in_sweep and progress == "auto" else progress,
         **{
             key: values[key]
-            for key in ("device", "threads", "deterministic", "tf32", "checkpoint_seconds", "force", "save_weights")
+            for key in ("device", "threads", "deterministic", "checkpoint_seconds", "force", "save_weights")
         },
     )
 
@@ -164,8 +164,8 @@ def make_task(config: DictConfig, device: torch.device, build: BuildTask) -> Tas
     from tmsgd_bench.task import TaskSettings
 
     values = _plain(config)
-    dataset, data = _dataset(values), values["data"]
-    folder = _ready(values, dataset)
+    dataset, data = dataset_of(values), values["data"]
+    folder = ready_folder(values, dataset)
     settings = TaskSettings(
         data_folder=folder,
         data_limit=data["limit"],
@@ -263,7 +263,7 @@ def _check_keys(name: str, value: Any, keys: tuple[str, ...]) -> None:
         raise ConfigError(f"{name} must be null or have the keys {', '.join(keys)}, not {value!r}.")
 
 
-def _dataset(values: dict[str, Any]) -> Dataset | Combined:
+def dataset_of(values: dict[str, Any]) -> Dataset | Combined:
     """The data set that the run needs: verified, without what serves testing alone if it tests on training data.
 
     Of unverified data whatever is there makes up the contents.
@@ -316,7 +316,7 @@ def _data_folder(values: dict[str, Any], dataset: Dataset | Combined) -> Path:
     return dataset.folder(data_root(data["root"]), data["kind"])
 
 
-def _ready(values: dict[str, Any], dataset: Dataset | Combined) -> Path:
+def ready_folder(values: dict[str, Any], dataset: Dataset | Combined) -> Path:
     """The data set's folder, verified or written, unless verification was turned off."""
     data = values["data"]
     if data["kind"] == "real" and not data["verify"]:

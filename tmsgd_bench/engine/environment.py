@@ -44,15 +44,19 @@ def workers(wanted: int | str, device: torch.device) -> int:
     return 1 if device.type == "cpu" else min(12, max(1, (os.cpu_count() or 2) - 1))
 
 
-def prepare_process(options: RunOptions) -> torch.device:
-    """Apply threads, determinism and precision to this process and return the device."""
+def prepare_process(options: RunOptions, tf32: bool = False) -> torch.device:
+    """Apply threads, determinism and precision to this process and return the device.
+
+    Args:
+        tf32: see :class:`~tmsgd_bench.engine.spec.RunSpec`.
+    """
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     if options.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(options.deterministic)
     # PyTorch's own default lets convolutions and recurrent networks round, and matrix products not.
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = options.tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
     return resolve_device(options.device)
 
 

@@ -63,7 +63,7 @@ def run(spec: RunSpec, options: RunOptions, make_task: MakeTask) -> Outcome:
     folder = RunFolder(options.results_root, spec.run_id)
     if (result := folder.finished()) and not options.force:
         return _skipped(spec, options, result)
-    device = environment.prepare_process(options)
+    device = environment.prepare_process(options, spec.tf32)
     with folder.locked(wait=options.wait):
         if (result := folder.finished()) and not options.force:
             return _skipped(spec, options, result)

@@ -124,14 +124,13 @@ class RunSpec:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Where and how a run happens; nothing here changes its result, but for ``tf32``, which its spec has too.
+    """Where and how a run happens; nothing here changes its result.
 
     Args:
         results_root: folder that holds one folder for each run.
         device: "auto", "cpu" or "cuda".
         threads: CPU threads of a run; None leaves torch's choice.
         deterministic: ask torch for deterministic algorithms (always the case on the CPU).
-        tf32: see :class:`RunSpec`.
         checkpoint_seconds: least time between two checkpoints; 0 writes one after each epoch.
         force: train again although the result is there; the old one is replaced once the new one is complete.
         save_weights: keep the final weights as ``weights.pt``.
@@ -149,7 +148,6 @@ class RunOptions:
     device: str = "auto"
     threads: int | None = 1
     deterministic: bool = False
-    tf32: bool = False
     checkpoint_seconds: float = 30.0
     force: bool = False
     save_weights: bool = False

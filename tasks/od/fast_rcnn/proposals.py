@@ -50,8 +50,8 @@ def _settings(options: argparse.Namespace) -> TaskSettings:
     name = "+".join(f"voc{year}" for year in options.years.split("+"))
     data = {"kind": _kind(options), "root": options.root, "verify": options.verify, "name": None, "years": None}
     values = {"task": {"dataset": name, "splits": options.splits}, "data": data}
-    dataset = compose._dataset(values)
-    folder = compose._ready(values, dataset)
+    dataset = compose.dataset_of(values)
+    folder = compose.ready_folder(values, dataset)
     return TaskSettings(
         data_folder=folder,
         data_limit=None,
