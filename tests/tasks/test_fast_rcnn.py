@@ -351,10 +351,11 @@ def test_the_network_has_as_many_weights_as_the_paper_s() -> None:
     assert sum(weight.numel() for weight in whole.parameters() if not weight.requires_grad) == 260_160
 
 
-def test_weights_begin_as_the_paper_says() -> None:
+def test_the_last_layers_begin_as_the_paper_says_and_hidden_ones_keep_the_signal() -> None:
     torch.manual_seed(0)
     network = Network(8, 2)
-    for layer, spread in ((network.fc6, 0.01), (network.fc7, 0.01), (network.classes, 0.01), (network.boxes, 0.001)):
+    hidden = [(layer, math.sqrt(2.0 / layer.in_features)) for layer in (network.fc6, network.fc7)]  # He et al. 2015
+    for layer, spread in (*hidden, (network.classes, 0.01), (network.boxes, 0.001)):
         assert layer.weight.std().item() == pytest.approx(spread, rel=0.05)
         assert abs(layer.weight.mean().item()) < spread / 20
         assert (layer.bias == 0).all()

@@ -20,8 +20,8 @@ GRID = 7
 OUTPUTS = len(CLASSES) + 1
 """The background and the classes."""
 DROPOUT = 0.5
-SPREAD, BOX_SPREAD = 0.01, 0.001
-"""Standard deviations of the initial weights of fully connected layers, and of the one for boxes."""
+CLASS_SPREAD, BOX_SPREAD = 0.01, 0.001
+"""Standard deviations of the initial weights of the two last layers."""
 LAYERS = {"fc6": "classifier.0.", "fc7": "classifier.3."}
 """How torchvision's names of the hidden layers' weights begin."""
 
@@ -50,9 +50,14 @@ class Network(nn.Module):
             stage.requires_grad_(False)  # autograd then keeps none of their activations either
 
     def _start(self) -> None:
+        """Initial weights of the last layers are the paper's. Its hidden layers come from ImageNet; without them He et
+        al. 2015 (arXiv 1502.01852) by inputs, since a spread of 0.01 leaves narrow ones next to no signal."""
         vgg.start(self.stages)
+        for layer in (self.fc6, self.fc7):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+        nn.init.normal_(self.classes.weight, 0.0, CLASS_SPREAD)
+        nn.init.normal_(self.boxes.weight, 0.0, BOX_SPREAD)
         for layer in (self.fc6, self.fc7, self.classes, self.boxes):
-            nn.init.normal_(layer.weight, 0.0, BOX_SPREAD if layer is self.boxes else SPREAD)
             nn.init.zeros_(layer.bias)
 
     def load_published(self, weights: Weights, source: Path) -> None:
