@@ -12,7 +12,7 @@ PARALLEL := hydra/launcher=cores hydra.launcher.n_jobs=$(JOBS)
 .PHONY: help setup demo test test-gpu table1 table2 table3 table4 table5 ic fig1 fig2 ig seg ctr switch paper claims report numerics bench bench-input bench-step lint clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9 -]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' Makefile
 	@echo "  options: JOBS=$(JOBS) parallel runs, SEEDS=$(SEEDS), ARGS='more settings for run.py'"
 
 setup: $(VENV)/.ready ## make the virtual environment (needs Python 3.11 or newer; the only step that needs the network)

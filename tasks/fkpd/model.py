@@ -91,10 +91,12 @@ def build(options: Mapping[str, Any], side: int, outputs: int) -> PreActResNet:
     if set(options) != {"blocks", "width", "hidden"}:
         raise ConfigError(f"a model of task=fkpd has the settings blocks, width and hidden, not {', '.join(options)}.")
     blocks = options["blocks"]
-    if not isinstance(blocks, list | tuple) or len(blocks) != 4:
-        raise ConfigError(f"model.blocks must be four whole numbers, such as [3,4,6,3], not {blocks!r}.")
-    for count in blocks:
-        check_whole("each of model.blocks", count, 1)
+    if not isinstance(blocks, list | tuple) or len(blocks) != 4 or not all(_is_count(count) for count in blocks):
+        raise ConfigError(f"model.blocks must be four whole numbers >= 1, such as [3,4,6,3], not {blocks!r}.")
     check_whole("model.width", options["width"], 2)
     check_whole("model.hidden", options["hidden"], 1)
     return PreActResNet(tuple(blocks), options["width"], options["hidden"], side, outputs)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
