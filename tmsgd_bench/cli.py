@@ -370,6 +370,8 @@ def print_table(options: argparse.Namespace) -> int:
     runs = _read(options.results)
     table = tables.build(runs, options.number, options.data, options.protocol)
     print(tables.FORMATS[options.format](table), end="")
+    if not table.run_ids and (others := tables.other_conditions(runs, options.number)):
+        print(f"no run has these conditions; finished runs of this table here: {others}", file=sys.stderr)
     if options.out is not None:
         _write_table(table, runs, options.out)
     return 0

@@ -144,7 +144,7 @@ def test_p_is_corrected_over_the_claims_of_the_task() -> None:
 
 def test_runs_of_another_task_change_no_verdict() -> None:
     rows = [*seeds("sgd", SGD), *seeds("tmsgd", BETTER)]
-    own = {"task": "seg", "model": "lraspp", "metric": "miou"}
+    own = {"task": "seg", "model": "lraspp", "metric": "miou", "dataset": "voc2007"}
     others = [row for name in ("sgd", "tmsgd", "adam") for row in seeds(name, WORSE, **own)]
     before, after = numbers(evaluate(*rows)), numbers(evaluate(*rows, *others))
     assert {key: after[key] for key in before if key.startswith("tc/")} == {
@@ -153,10 +153,19 @@ def test_runs_of_another_task_change_no_verdict() -> None:
     assert after["seg/lraspp tmsgd/sgd"][0] == "undecided"
 
 
+def test_a_claim_without_evidence_says_that_other_settings_were_tried() -> None:
+    own = {"task": "seg", "model": "lraspp", "metric": "miou", "dataset": "voc2007", "protocols": ("corrected",)}
+    rows = [*seeds("sgd", SGD, **own), *seeds("tmsgd", BETTER, **own), a_run("sgd", 9, 1.0, **own, data="synthetic")]
+    claim = the(evaluate(*rows), "seg/lraspp tmsgd/sgd")
+    assert (claim.verdict, claim.marks) == ("not yet tested", ("10 runs of protocol corrected",))
+    assert "SEG LRASPP (10 runs of protocol corrected)" in " ".join(claim_forms.to_text(evaluate(*rows)).split())
+    assert the(evaluate(*rows, protocol="corrected"), "seg/lraspp tmsgd/sgd").verdict == "supported"
+
+
 def test_the_halves_of_table_3_are_one_family() -> None:
     rows = []
     for model in ("fast_rcnn", "rfbnet"):
-        own = {"task": "od", "model": model, "metric": "map", "context": model}
+        own = {"task": "od", "model": model, "dataset": "voc2007", "metric": "map", "context": model}
         rows += [*seeds("sgd", SGD, **own), *seeds("tmsgd", BETTER, **own)]
     comparison = the(evaluate(*rows), "od/rfbnet tmsgd/sgd").comparison
     assert comparison is not None and comparison.family == 2

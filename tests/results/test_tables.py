@@ -26,7 +26,7 @@ from tmsgd_bench.results.statistics import (
     paired_p_value,
 )
 from tmsgd_bench.results.store import COLUMNS
-from tmsgd_bench.results.tables import Row, Table, build
+from tmsgd_bench.results.tables import Row, Table, build, other_conditions
 
 PRINTED = {"SGD": "90.6", "TM-SGD": "90.9", "SGD-M": "90.4", "TM-SGD-M": None, "Adam": "90.1", "Apollo": "89.4"}
 NEVER = "never switches: eq. (8) is not used"
@@ -530,12 +530,36 @@ def test_every_table_can_be_filled(number: str) -> None:
 def test_the_halves_of_a_table_are_told_apart_and_are_one_family() -> None:
     rows = []
     for model in ("fast_rcnn", "rfbnet"):
-        own = {"task": "od", "model": model, "context": model, "metric": "map"}
+        own = {"task": "od", "model": model, "dataset": "voc2007", "context": model, "metric": "map"}
         rows += [*seeds("sgd", SGD, setting=model, **own), *seeds("tmsgd", TMSGD, setting=f"tm {model}", **own)]
     table = build(frame(*rows), "3")
     cells = [line[0] for line in markdown_cells(table)[1:]]
     assert cells[:2] == ["Fast-RCNN: SGD", "Fast-RCNN: TM-SGD"] and cells[6] == "RFBNet: SGD"
     assert {row.comparison.family for row in table.rows if row.comparison} == {2}
+
+
+def test_runs_on_other_data_than_the_papers_do_not_replace_its_table() -> None:
+    """data.years=2012 follows Table 2 as well, but is another table."""
+    own = {"task": "seg", "model": "lraspp", "metric": "miou"}
+    newer = {"dataset": "voc2007+2012", "context": "newer", "setting": "newer", "started": "2027-01-01T00:00:00+00:00"}
+    runs = frame(*seeds("sgd", SGD, **own, dataset="voc2007"), *seeds("sgd", TMSGD, **own, **newer))
+    table = build(runs, "seg")
+    assert row(table, "SGD").final.mean == pytest.approx(sum(SGD) / 5)
+    assert table.conditions.startswith("real data (voc2007), protocol table2")
+
+
+def test_the_store_says_which_other_tables_it_has() -> None:
+    runs = frame(
+        *seeds("sgd", SGD, data="synthetic", protocols=("smoke",)),
+        *seeds("tmsgd", TMSGD, protocols=()),
+        a_run("sgd", 9, None, status="running", protocols=("corrected",)),
+        a_run("sgd", 0, 1.0, task="seg"),
+    )
+    assert other_conditions(runs, "5") == (
+        "5 on real data at other settings or on unverified data, which 'compare' shows; "
+        "5 with --data synthetic --protocol smoke"
+    )
+    assert other_conditions(frame(), "5") == ""
 
 
 def test_a_run_with_another_metric_than_the_papers_is_refused() -> None:

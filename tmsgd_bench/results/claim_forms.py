@@ -89,7 +89,8 @@ def _in_short(claims: Sequence[Claim]) -> list[str]:
     """One line for each statement, with all it is about."""
     about: dict[str, list[str]] = {}
     for claim in claims:
-        about.setdefault(claim.statement, []).append(subject(claim.experiment) or claim.place)
+        tried = f" ({'; '.join(claim.marks)})" if claim.marks else ""
+        about.setdefault(claim.statement, []).append((subject(claim.experiment) or claim.place) + tried)
     lines = [f"{statement}: {', '.join(where)}" for statement, where in about.items()]
     return [textwrap.fill(line, WIDTH, initial_indent="  ", subsequent_indent="    ") for line in lines]
 

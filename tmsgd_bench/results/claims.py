@@ -160,6 +160,12 @@ def _compared(runs: pd.DataFrame, protocol: str) -> dict[str, Claim]:
     }
 
 
+def _elsewhere(runs: pd.DataFrame, experiment: Experiment) -> tuple[str, ...]:
+    """That the paper's other settings have been tried, for a claim without any evidence."""
+    found = selection.elsewhere(runs, experiment)
+    return tuple(f"{count} runs of protocol {name}" for (data, name), count in found.items() if data == "real" and name)
+
+
 def _compare(
     entry: Mapping[str, Any], experiment: Experiment, pair: Pair, runs: pd.DataFrame, chosen: pd.DataFrame
 ) -> Claim:
@@ -174,7 +180,9 @@ def _compare(
         experiment=experiment,
         comparison=comparison,
         printed=_printed(pair, experiment, comparison),
-        marks=_marks(dict(zip(labels, sides.values(), strict=True)), comparison),
+        marks=_marks(dict(zip(labels, sides.values(), strict=True)), comparison)
+        if len(chosen)
+        else _elsewhere(runs, experiment),
         run_ids=tuple(run_id for own in sides.values() for run_id in own["run_id"])
         if comparison.pairs + comparison.void
         else (),

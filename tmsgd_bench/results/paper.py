@@ -40,10 +40,11 @@ class Experiment:
     """One model on one task, and the numbers that the paper prints of it.
 
     Args:
+        key: its name in ``claims.yaml``: task/model, or task/model/dataset where its table has several data sets.
         table: key of the table it stands in.
         place: where that is in the paper.
         task, model: as their YAMLs name them.
-        dataset: the task's data set; None if it has only one.
+        dataset: the data set that the paper used; None if the task has only one.
         label: of the model, as the paper names it.
         metric: the task's primary metric.
         metric_label: as the paper names it.
@@ -54,6 +55,7 @@ class Experiment:
         stand_ins: metrics that a run reports where it cannot measure ``metric``; such a run is left out.
     """
 
+    key: str
     table: str
     place: str
     task: str
@@ -68,11 +70,6 @@ class Experiment:
     labels: Mapping[str, str]
     printed: Mapping[str, Printed]
     stand_ins: tuple[str, ...] = ()
-
-    @property
-    def key(self) -> str:
-        """Its name in ``claims.yaml``: task/model, or task/model/dataset."""
-        return "/".join(filter(None, (self.task, self.model, self.dataset)))
 
     @property
     def better(self) -> str:
@@ -122,9 +119,10 @@ def every_experiment() -> Iterator[Experiment]:
 def _experiment(number: str, table: Mapping[str, Any], block: Mapping[str, Any]) -> Experiment:
     rows = block["rows"]
     return Experiment(
+        key="/".join(filter(None, (table["task"], block["model"], block.get("dataset")))),
         table=number,
         model=block["model"],
-        dataset=block.get("dataset"),
+        dataset=block.get("dataset", table.get("dataset")),
         label=block["label"],
         metric_label=table["name"],
         labels={row["optimizer"]: row["label"] for row in rows},

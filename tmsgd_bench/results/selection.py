@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 
 import pandas as pd
 
@@ -30,15 +31,32 @@ def select(runs: pd.DataFrame, experiment: Experiment, data: str, protocol: str)
         StoreError: such a run reports another metric than the paper's table asks for.
     """
     follows = runs["protocols"].map(lambda names: protocol in names).astype(bool)
-    of_task = (runs["task"] == experiment.task) & (runs["model"] == experiment.model) & (runs["data"] == data)
-    if experiment.dataset is not None:
-        of_task &= runs["dataset"] == experiment.dataset
-    chosen = runs[of_task & follows]
+    chosen = runs[_of(runs, experiment) & (runs["data"] == data) & follows]
     unmeasured = chosen["metric"].isin(experiment.stand_ins)
     _check_metric(chosen[~unmeasured], experiment)
     others = chosen[unmeasured].assign(has_result=False, left_out=True, copy=False, unmeasured=True)
     comparable = _comparable(chosen[~unmeasured]).assign(unmeasured=False)
     return pd.concat([comparable, others]).sort_values("run_id", kind="stable") if len(others) else comparable
+
+
+def _of(runs: pd.DataFrame, experiment: Experiment) -> pd.Series:
+    own = (runs["task"] == experiment.task) & (runs["model"] == experiment.model)
+    return own if experiment.dataset is None else own & (runs["dataset"] == experiment.dataset)
+
+
+def elsewhere(runs: pd.DataFrame, experiment: Experiment) -> dict[tuple[str, str], int]:
+    """How many finished runs of an experiment follow each protocol: those that a table of other conditions would show.
+
+    Args:
+        runs: from :func:`tmsgd_bench.results.store.read_runs`.
+        experiment: task, model and data set.
+
+    Returns:
+        For each kind of data and protocol, in the order of their names. A run that follows none is under "".
+    """
+    own = runs[_of(runs, experiment) & runs["status"].isin(FINISHED)]
+    pairs = zip(own["data"], own["protocols"], strict=True)
+    return dict(sorted(Counter((data, name) for data, names in pairs for name in names or ("",)).items()))
 
 
 def counted(selected: pd.DataFrame, optimizer: str) -> pd.DataFrame:

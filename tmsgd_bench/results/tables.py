@@ -6,6 +6,7 @@ A table is a pure function of the frame of runs and of the paper's numbers (``pa
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -120,14 +121,36 @@ def build(runs: pd.DataFrame, number: str, data: str = "real", protocol: str = "
         rows += [_row(name, chosen, experiment, table["reference"]) for name in experiment.labels]
         rows += _before_training(chosen, experiment)
     version = " and ".join(map(str, sorted(versions))) or "none yet"
+    names = {experiment.dataset for experiment in parts}
+    kind = f"{data} data" + (f" ({names.pop()})" if len(names) == 1 and None not in names else "")
     return Table(
         number=number,
         title=table["title"] if len(parts) > 1 else f"{table['title']} with {parts[0].label}",
         metric=table["name"],
         reference=parts[0].labels[table["reference"]],
-        conditions=f"{data} data, protocol {protocol}, benchmark version {version}",
+        conditions=f"{kind}, protocol {protocol}, benchmark version {version}",
         rows=tuple(_corrected(rows)),
         **{key: table[key] for key in ("place", "unit", "direction", "digits")},
+    )
+
+
+def other_conditions(runs: pd.DataFrame, number: str) -> str:
+    """In words, which finished runs of a table's experiments the store has, for a reader whose table is empty; empty if
+    it has none.
+
+    Args:
+        runs: from :func:`tmsgd_bench.results.store.read_runs`.
+        number: the table's key in ``paper.yaml``.
+
+    Raises:
+        ConfigError: the paper has no such table here.
+    """
+    counts = sum((Counter(selection.elsewhere(runs, one)) for one in experiments(number)), Counter[tuple[str, str]]())
+    return "; ".join(
+        f"{count} with --data {data} --protocol {protocol}"
+        if protocol
+        else f"{count} on {data} data at other settings or on unverified data, which 'compare' shows"
+        for (data, protocol), count in counts.items()
     )
 
 
