@@ -113,10 +113,32 @@ def test_optimizers_of_one_name_with_other_options_are_told_apart(root: Path, wr
     assert group.entries[0].comparison is None and group.entries[0].final.mean == pytest.approx(sum(SGD) / 3)
 
 
-def test_groups_that_a_heading_cannot_tell_apart_have_a_digest(root: Path, write_run: WriteRun) -> None:
+def test_groups_that_a_heading_cannot_tell_apart_name_the_settings_that_differ(root: Path, write_run: WriteRun) -> None:
     write_run(root, "sgd", 0, final=50.0, setting="wider", model={"name": "lstm", "hidden": 99})
+    headings = sorted(group.heading for group in comparison.build(read_runs(root)))
+    assert [heading.partition("is better); ")[2] for heading in headings] == ["model.hidden=99", "model.hidden=None"]
+
+
+def test_groups_that_differ_in_many_settings_have_a_digest(root: Path, write_run: WriteRun) -> None:
+    write_run(root, "sgd", 0, final=50.0, setting="other", model={"name": "lstm", **dict.fromkeys("abcde", 1)})
     headings = [group.heading for group in comparison.build(read_runs(root))]
-    assert len(headings) == len(set(headings)) == 2 and all(" #" in heading for heading in headings)
+    assert len(headings) == len(set(headings)) == 2 and all("; #" in heading for heading in headings)
+
+
+def test_a_limit_above_the_number_of_examples_is_not_shown_as_that_many(root: Path, write_run: WriteRun) -> None:
+    """Only the result knows how many there are."""
+    folder = write_run(root, "sgd", 0, setting="limited", data={"kind": "real", "limit": 300, "fingerprint": "f"})
+    write_json(folder / store.RESULT, {**(read_json(folder / store.RESULT) or {}), "training_examples": 209})
+    runs = read_runs(root).set_index("run_id")
+    assert runs.loc[folder.name, "limit"] == 209
+    assert any("(209 training examples)" in group.heading for group in comparison.build(read_runs(root)))
+
+
+def test_the_heading_says_how_many_examples_there_are_if_results_do(root: Path, write_run: WriteRun) -> None:
+    for folder in root.glob("tc-*"):
+        write_json(folder / store.RESULT, {**(read_json(folder / store.RESULT) or {}), "training_examples": 23_937})
+    (group,) = comparison.build(read_runs(root))
+    assert "(23,937 training examples)" in group.heading
 
 
 def test_a_metric_that_is_not_finite_counts_as_worse_than_any_number(root: Path, write_run: WriteRun) -> None:

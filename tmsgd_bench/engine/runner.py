@@ -239,6 +239,7 @@ def _result(trainer: Trainer, failure: Diverged | None) -> dict[str, Any]:
         "initial": trainer.initial.get(primary.name),
         "epochs_done": trainer.epoch,
         "steps_per_epoch": trainer.task.steps_per_epoch,
+        "training_examples": trainer.task.train_size,
         "parameters": sum(p.numel() for m in trainer.task.modules.values() for p in m.parameters()),
         "training_seconds": clocks.seconds["training"],
         "clocks": clocks.state_dict(),

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from tmsgd_bench.errors import ConfigError
-from tmsgd_bench.results import selection, tables
+from tmsgd_bench.results import selection, store, tables
 from tmsgd_bench.results.statistics import Comparison, Summary, compare, correct, summarise
 
 HEAD = ("Optimizer", "Final epoch", "Difference, paired", "p", "p, Holm", "Detectable²", "Best epoch¹", "Marks")
 SAME = ["task", "model", "dataset", "context", "metric"]
+SHOWN = 4
+"""Settings at most by which groups are told apart in words."""
 
 
 @dataclass(frozen=True)
@@ -73,16 +76,37 @@ def build(runs: pd.DataFrame, reference: str = "sgd") -> list[Group]:
         raise ConfigError(f"no finished run has the optimizer {reference!r}: choose --reference from {known}.")
     metrics = finished.groupby("context")["metric"].transform("first")  # a diverged run's is its task's as well
     groups = finished.assign(metric=finished["metric"].fillna(metrics)).groupby(SAME, dropna=False, sort=True)
-    return _told_apart([(_group(own, reference), str(own["context"].iloc[0])) for _, own in groups])
+    return _told_apart([(_group(own, reference), own.iloc[0]) for _, own in groups])
 
 
-def _told_apart(groups: Sequence[tuple[Group, str]]) -> list[Group]:
-    """Groups whose headings are the same differ in settings that no heading shows: a digest of those is added."""
-    headings = [group.heading for group, _ in groups]
+def _told_apart(groups: Sequence[tuple[Group, pd.Series]]) -> list[Group]:
+    """Groups whose headings are the same differ in settings that no heading shows: they are added.
+
+    Args:
+        groups: each with one of its runs.
+    """
+    alike: dict[str, list[pd.Series]] = {}
+    for group, run in groups:
+        alike.setdefault(group.heading, []).append(run)
+    differences = {heading: _differences(runs) for heading, runs in alike.items() if len(runs) > 1}
     return [
-        group if headings.count(group.heading) == 1 else replace(group, heading=f"{group.heading} #{context[:4]}")
-        for group, context in groups
+        replace(group, heading=f"{group.heading}; {differences[group.heading][run['context']]}")
+        if group.heading in differences
+        else group
+        for group, run in groups
     ]
+
+
+def _differences(runs: Sequence[pd.Series]) -> dict[str, str]:
+    """What tells runs of different contexts apart, for each context; a digest where it is long or cannot be read."""
+    settings = {str(run["context"]): store.shared_settings(Path(str(run["folder"]))) for run in runs}
+    keys = sorted(set().union(*settings.values()))
+    differing = [
+        key for key in keys if any(own.get(key) != settings[runs[0]["context"]].get(key) for own in settings.values())
+    ]
+    if not 0 < len(differing) <= SHOWN or not all(settings.values()):
+        return {context: f"#{context[:4]}" for context in settings}
+    return {context: ", ".join(f"{key}={own.get(key)}" for key in differing) for context, own in settings.items()}
 
 
 def _group(runs: pd.DataFrame, reference: str) -> Group:
@@ -133,12 +157,13 @@ def _label(run: pd.Series) -> str:
 
 def _heading(runs: pd.DataFrame) -> str:
     run = runs.iloc[0]
-    limit = "" if pd.isna(run["limit"]) else f" ({run['limit']:.0f} training examples)"
+    examples = run["training_examples"] if pd.isna(run["limit"]) else run["limit"]  # the former is not always recorded
+    size = "" if pd.isna(examples) else f" ({examples:,.0f} training examples)"
     unit = f"{run['unit']}, " if run["unit"] else ""
     better = "larger" if run["direction"] == "max" else "smaller"
     settings = f"{run['epochs']:.0f} epochs, batch {run['batch_size']:.0f}, lr {run['lr']:g}"
     return (
-        f"{run['task']}, {run['model']}, {run['data']} {run['dataset']}{limit}; {settings}: "
+        f"{run['task']}, {run['model']}, {run['data']} {run['dataset']}{size}; {settings}: "
         f"{run['metric']} ({unit}{better} is better)"
     )
 

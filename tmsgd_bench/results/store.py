@@ -190,15 +190,46 @@ COLUMNS = (
     *("run_id", "status", "task", "model", "dataset", "optimizer", "label", "switch_epoch", "seed", "data", "limit"),
     *("fingerprint", "epochs", "batch_size", "lr", "protocols", "benchmark_version", "context", "variant", "setting"),
     *("metric", "unit", "direction", "final", "best", "best_epoch", "initial", "epochs_done", "examples_per_second"),
-    *("training_seconds", "parameters", "weights_sha256", "note", "verified", "started", "commit", "folder"),
+    *(
+        "training_examples",
+        "training_seconds",
+        "parameters",
+        "weights_sha256",
+        "note",
+        "verified",
+        "started",
+        "commit",
+        "folder",
+    ),
 )
 
 
+def shared_settings(folder: Path) -> dict[str, Any]:
+    """What runs must share with a finished one to be compared, by dotted key; empty if its settings cannot be read."""
+    try:
+        config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return dict(_leaves(_shared(config)))
+
+
+def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
 def _context(config: dict[str, Any]) -> str:
+    return digest(_shared(config))
+
+
+def _shared(config: dict[str, Any]) -> dict[str, Any]:
     """What runs must share to be compared: everything but optimizer and seed, and the learning rate."""
     own = ("optimizer", "seed", "protocols", "setting")
     shared = {key: value for key, value in config.items() if key not in own}
-    return digest({**shared, "lr": config["optimizer"].get("lr")})
+    return {**shared, "lr": config["optimizer"].get("lr")}
 
 
 def _variant(config: dict[str, Any]) -> str:
@@ -259,6 +290,12 @@ def _switch_epoch(config: dict[str, Any], result: dict[str, Any]) -> float | Non
     return math.inf if chosen is None and result.get("status") == "done" else chosen
 
 
+def _limit(config: dict[str, Any], result: dict[str, Any]) -> int | None:
+    """How many training examples a limited run takes: not more than there are, which only its result knows."""
+    limit, used = config["data"]["limit"], result.get("training_examples")  # earlier versions did not record it
+    return limit if limit is None or used is None else min(limit, used)
+
+
 def _row(folder: Path, result: dict[str, Any]) -> dict[str, Any] | None:
     """A frame's row, or None for a folder whose settings cannot be read."""
     try:
@@ -270,7 +307,7 @@ def _row(folder: Path, result: dict[str, Any]) -> dict[str, Any] | None:
             "label": config["optimizer"]["label"],
             "switch_epoch": _switch_epoch(config, result),
             "data": config["data"]["kind"],
-            "limit": config["data"]["limit"],
+            "limit": _limit(config, result),
             "protocols": tuple(config["protocols"]),
             "context": _context(config),
             "variant": _variant(config),
