@@ -260,7 +260,9 @@ def test_table_prints_the_papers_numbers_beside_ours(capsys: Capture, runs: Path
 
 
 def test_table_knows_other_data_and_protocols(capsys: Capture, trained: Path) -> None:
-    assert "few seeds" not in ask(capsys, "table", "5", "--results", trained)
+    assert cli.main(["table", "5", "--results", str(trained)]) == 0
+    out, err = capsys.readouterr()
+    assert "few seeds" not in out and "2 with --data synthetic --protocol smoke" in err
     text = ask(capsys, "table", "5", "--results", trained, "--data", "synthetic", "--protocol", "smoke")
     assert text.count("synthetic data; partial data (100 training examples); few seeds (n=1)") == 2
 

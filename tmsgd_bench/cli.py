@@ -337,6 +337,7 @@ def list_runs(options: argparse.Namespace) -> int:
     shown = runs[RUN_COLUMNS].copy()
     shown["protocols"] = shown["protocols"].map(lambda names: "+".join(names) or "custom")
     shown["data"] = shown["data"] + runs["limit"].map(lambda n: "" if pd.isna(n) else f", {n:.0f} examples")
+    shown["data"] += runs["split"].map(lambda split: "" if split == "test" else f", {split} split")
     shown["data"] += runs["verified"].map(lambda verified: "" if verified else ", unverified")
     shown["run_id"] = shown["run_id"].str.ljust(shown["run_id"].str.len().max())
     print(shown.to_string(index=False, na_rep="–", float_format=lambda x: f"{x:.6g}"))

@@ -161,6 +161,12 @@ def test_a_margin_outside_its_range_is_refused(margin: Any) -> None:
         AutoSwitch(waiting(), margin=margin)
 
 
+def test_a_momentum_with_which_no_step_is_stable_is_refused_before_training() -> None:
+    optimizer = TMSGD([nn.Parameter(torch.ones(2))], lr=0.1, momentum=1.5, switch_step="auto")
+    with pytest.raises(ValueError, match=r"momentum is 1\.5: it must be at least 0 and below 1"):
+        AutoSwitch(optimizer)
+
+
 @pytest.mark.parametrize("patience", [0, -1, 1.5, True, "3", None])
 def test_a_patience_that_is_not_a_count_is_refused(patience: Any) -> None:
     with pytest.raises(ValueError, match=r"Invalid patience: .*, must be an integer >= 1"):

@@ -340,6 +340,7 @@ def test_a_loss_without_a_sharpness_is_refused_with_the_reason(loss: Callable[[T
         ({"params": [torch.ones(2, dtype=torch.complex64, requires_grad=True)]}, "real floating-point"),
         ({"loss": []}, "at least one such function"),
         ({"loss": [torch.ones(())]}, "must be a function"),
+        ({"loss": torch.ones(())}, "must be a function"),
         ({"tolerance": 0.0}, "Invalid tolerance: 0.0"),
         ({"tolerance": math.nan}, "Invalid tolerance: nan"),
         ({"max_products": 0}, "Invalid max_products: 0"),

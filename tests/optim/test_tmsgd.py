@@ -854,6 +854,11 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         ({"restart_every": value}, "Invalid restart_every value: .*, must be an integer >= 1 or None")
         for value in (0, -3, 1.5, True, "3")
     ),
+    *(({name: None}, "Invalid .*: None, must be a finite number >= 0") for name in ("lr", "momentum", "weight_decay")),
+    ({"lr": "fast"}, "Invalid learning rate: 'fast', must be a finite number >= 0"),
+    *(({name: "yes"}, f"Invalid {name} value: 'yes', must be one of") for name in ("maximize", "foreach", "fused")),
+    ({"maximize": None}, "Invalid maximize value: None, must be one of True, False"),
+    *(({"scheme": value}, f"a scheme is a name, .* not {value}") for value in (3, None)),
     ({"scheme": "adams"}, "unknown scheme 'adams': choose one of euler, taylor3, nine_eighths"),
     ({"scheme": (1.5, -1.0, 0.4, 1.0)}, "not consistent: its weights sum to 0.9, not 1"),
     ({"scheme": (1.5, -1.0, 0.5, 0.5)}, r"not consistent: its gain must be 1 \+ a1 \+ 2 a2 = 1, not 0.5"),

@@ -134,6 +134,17 @@ def test_a_limit_above_the_number_of_examples_is_not_shown_as_that_many(root: Pa
     assert any("(209 training examples)" in group.heading for group in comparison.build(read_runs(root)))
 
 
+def test_numbers_of_a_validation_split_are_marked(
+    root: Path, write_run: WriteRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = {"name": "tc", "tokens": 32, "evaluate_on": "valid"}
+    run = write_run(root, "sgd", 0, setting="valid", task=task).name
+    marked = [entry for group in comparison.build(read_runs(root)) for entry in group.entries if run in entry.run_ids]
+    assert [one.marks for one in marked] == [("evaluated on the valid split", "few seeds (n=1)")]
+    cli.main(["runs", "--results", str(root)])
+    assert next(line for line in capsys.readouterr().out.splitlines() if "valid split" in line).startswith(run)
+
+
 def test_the_heading_says_how_many_examples_there_are_if_results_do(root: Path, write_run: WriteRun) -> None:
     for folder in root.glob("tc-*"):
         write_json(folder / store.RESULT, {**(read_json(folder / store.RESULT) or {}), "training_examples": 23_937})

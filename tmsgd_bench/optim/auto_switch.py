@@ -113,6 +113,8 @@ def _check(optimizer: Any, margin: Any, patience: Any) -> None:
         raise ValueError('AutoSwitch needs a TMSGD whose groups all wait for it: build it with switch_step="auto".')
     if any(group["maximize"] for group in optimizer.param_groups):
         raise ValueError("AutoSwitch cannot judge an ascent: use maximize=False and negate the loss.")
+    for group in optimizer.param_groups:
+        MultistepScheme.resolve(group["scheme"]).stability_limit(group["momentum"])  # refuses a momentum that has none
     if isinstance(margin, bool) or not isinstance(margin, int | float) or not 0.0 < margin <= 1.0:
         raise ValueError(f"Invalid margin: {margin}, must be a number in (0, 1]")
     if isinstance(patience, bool) or not isinstance(patience, int) or patience < 1:

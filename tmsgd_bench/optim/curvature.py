@@ -104,7 +104,7 @@ def sharpness(
         >>> round(float(sharpness(lambda: 0.5 * (curvatures * weight**2).sum(), [weight])), 4)
         3.0
     """
-    losses = [loss] if callable(loss) else list(loss)
+    losses = [] if isinstance(loss, Tensor) else [loss] if callable(loss) else list(loss)
     used = _differentiable(params)
     _check_arguments(losses, tolerance, max_products)
     with _same_function(used, list(buffers), seed) as rewind, _twice_differentiable_kernels():

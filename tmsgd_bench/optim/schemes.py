@@ -267,7 +267,8 @@ class MultistepScheme:
         """A scheme from its name, from another scheme, or from its coefficients (a₀, …, a_{k−1}, b) in one sequence.
 
         Raises:
-            ValueError: unknown name, fewer than two coefficients, or a rule that does not converge.
+            ValueError: unknown name, anything else than coefficients, fewer than two of them, or a rule that does not
+                converge.
         """
         if isinstance(scheme, cls):
             return scheme
@@ -275,7 +276,10 @@ class MultistepScheme:
             if scheme not in SCHEMES:
                 raise ValueError(f"unknown scheme {scheme!r}: choose one of {', '.join(SCHEMES)}.")
             return SCHEMES[scheme]
-        coefficients = tuple(float(value) for value in scheme)
+        try:
+            coefficients = tuple(float(value) for value in scheme)
+        except TypeError:
+            raise ValueError(f"a scheme is a name, a MultistepScheme or its coefficients, not {scheme!r}.") from None
         if len(coefficients) < 2:
             raise ValueError(
                 f"a scheme is at least two coefficients, the weights a0, a1, … and the gain b, not {len(coefficients)}."

@@ -305,6 +305,9 @@ def _check_options(options: dict[str, Any]) -> None:
     if options["restart_every"] is not None:
         _check_count("restart_every", options["restart_every"], least=1, other="or None")
     _check_count("step", options.get("step", 0), least=0)
+    for name, known in (("maximize", (True, False)), ("foreach", (True, False, None)), ("fused", (True, False, None))):
+        if not any(options[name] is one for one in known):
+            raise ValueError(f"Invalid {name} value: {options[name]!r}, must be one of {', '.join(map(str, known))}")
     if options["fused"] and options["foreach"]:
         raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
 
@@ -333,11 +336,13 @@ def _plain(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_number(label: str, value: Any) -> None:
-    if isinstance(value, str):
-        raise ValueError(f"Invalid {label}: {value!r}, must be a number")
+    try:
+        number = math.nan if isinstance(value, str) else float(value)
+    except TypeError:
+        number = math.nan
     # A NaN fails every comparison, so it is refused here together with negative values.
-    if not (float(value) >= 0.0 and math.isfinite(float(value))):
-        raise ValueError(f"Invalid {label}: {float(value)}")
+    if not (number >= 0.0 and math.isfinite(number)):
+        raise ValueError(f"Invalid {label}: {value!r}, must be a finite number >= 0")
 
 
 def _check_count(name: str, value: Any, least: int, other: str = "") -> None:

@@ -97,6 +97,7 @@ def marks(own: pd.DataFrame) -> list[str]:
         found.append("unverified data")
     if own["limit"].notna().any():
         found.append(f"partial data ({int(own['limit'].max())} training examples)")
+    found += [f"evaluated on the {split} split" for split in sorted(set(own["split"].dropna())) if split != "test"]
     for status in ("diverged", "failed", "running", "abandoned"):
         if count := int((own["status"] == status).sum()):
             found.append(f"{count} {status}")

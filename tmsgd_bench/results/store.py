@@ -190,17 +190,8 @@ COLUMNS = (
     *("run_id", "status", "task", "model", "dataset", "optimizer", "label", "switch_epoch", "seed", "data", "limit"),
     *("fingerprint", "epochs", "batch_size", "lr", "protocols", "benchmark_version", "context", "variant", "setting"),
     *("metric", "unit", "direction", "final", "best", "best_epoch", "initial", "epochs_done", "examples_per_second"),
-    *(
-        "training_examples",
-        "training_seconds",
-        "parameters",
-        "weights_sha256",
-        "note",
-        "verified",
-        "started",
-        "commit",
-        "folder",
-    ),
+    *("training_examples", "split", "training_seconds", "parameters", "weights_sha256", "note", "verified", "started"),
+    *("commit", "folder"),
 )
 
 
@@ -312,6 +303,7 @@ def _row(folder: Path, result: dict[str, Any]) -> dict[str, Any] | None:
             "context": _context(config),
             "variant": _variant(config),
             "dataset": config["task"].get("dataset"),
+            "split": config["task"].get("evaluate_on", "test"),
             "fingerprint": config["data"].get("fingerprint"),
             "lr": config["optimizer"].get("lr"),
             **{key: config[key] for key in ("seed", "epochs", "batch_size", "benchmark_version", "setting")},
