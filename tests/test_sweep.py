@@ -235,6 +235,12 @@ def test_a_plan_is_printed_and_nothing_is_written(
     assert trained == [] and list(tmp_path.iterdir()) == []
 
 
+def test_the_plan_says_which_runs_never_switch(run: Runner, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("-m", "optimizer=sgd,tmsgd", "switch_epoch=1,99", "epochs=2", *SHORT, "plan=true") == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if "never switches" in line]
+    assert len(lines) == 1 and "tmsgd-switch99" in lines[0]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -455,6 +455,11 @@ def test_a_failed_run_tells_its_error_and_an_abandoned_one_how_it_goes_on(tmp_pa
     assert rows[abandoned.name]["note"] == "resumes when the same command is started again"
 
 
+def test_an_abandoned_run_shows_how_far_it_was_known_to_be(tmp_path: Path, write_run: WriteRun) -> None:
+    write_json(write_run(tmp_path, status="abandoned") / heartbeat.NAME, {"epoch": 2, "pid": 1})
+    assert the_run(tmp_path)["epochs_done"] == 2
+
+
 def test_a_finished_run_that_is_trained_again_is_still_finished(tmp_path: Path, write_run: WriteRun) -> None:
     """With force=true the old result stands until the new one is complete."""
     final = write_run(tmp_path)

@@ -116,7 +116,8 @@ def describe(jobs: list[Job]) -> str:
     rows = _rows(jobs, frames)
     lines = [f"plan: {len(jobs)} runs, {sum(row['state'] == 'done' for row in rows)} of them done"]
     lines += [
-        f"  {row['state']:<9} {row['epochs']:>6} epochs  {_time(row['seconds']):>9}  {row['run']}" for row in rows
+        f"  {row['state']:<9} {row['epochs']:>6} epochs  {_time(row['seconds']):>9}  {row['run']}{row['note']}"
+        for row in rows
     ]
     epochs, alone = sum(row["epochs"] for row in rows), sum(row["alone"] for row in rows)
     lines.append(f"{epochs} epochs to train" + (f"; sharing saves {alone - epochs}" if alone > epochs else ""))
@@ -143,6 +144,9 @@ def _rows(jobs: list[Job], frames: dict[Path, pd.DataFrame]) -> list[dict[str, A
         rows.append(
             {
                 "run": job.spec.run_id,
+                "note": "  (never switches: eq. (8) is not used)"
+                if job.spec.switch_epoch is not None and job.spec.switches is False
+                else "",
                 "state": "done" if done else state,
                 "epochs": epochs,
                 "alone": alone,

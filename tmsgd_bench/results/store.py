@@ -255,7 +255,8 @@ def _unfinished(root: Path, folder: Path) -> dict[str, Any]:
     failure = read_json(folder / FAILURE)
     if failure:
         return {"status": "failed", **failure}
-    return {"status": "abandoned", "note": "resumes when the same command is started again"}
+    reached = heartbeat.read(folder).get("epoch")  # when it last gave a sign of life; a checkpoint may be newer
+    return {"status": "abandoned", "epochs_done": reached, "note": "resumes when the same command is started again"}
 
 
 def _is_locked(path: Path) -> bool:
