@@ -895,7 +895,7 @@ def test_the_command_takes_the_data_as_a_run_does(
     asked = proposals._parser().parse_args(["compute", f"--root={tmp_path}", f"--splits={splits}", *given])
     own = ["data=synthetic"] if "--synthetic" in given else [f"data.verify={'--no-verify' not in given}"]
     wanted = ["task=od", f"data.root={tmp_path}", f"task.splits={splits}", *own]
-    with initialize_config_dir(str(ROOT / "conf"), version_base=None):
+    with initialize_config_dir(str(ROOT / "conf")):
         config = hydra_compose("config", overrides=wanted)
     told: list[TaskSettings] = []
     compose.make_task(config, torch.device("cpu"), lambda _, settings, __: told.append(settings))  # type: ignore[arg-type,func-returns-value]

@@ -428,7 +428,7 @@ def test_a_folder_that_cannot_be_written_is_named(few: Path, tmp_path: Path) -> 
 
 
 def config(*overrides: str) -> dict[str, Any]:
-    with initialize_config_dir(str(CONF), version_base=None):
+    with initialize_config_dir(str(CONF)):
         values = OmegaConf.to_container(hydra_compose("config", overrides=["task=od", *overrides]), resolve=True)
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}

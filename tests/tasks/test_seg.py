@@ -585,7 +585,7 @@ def test_the_yaml_has_table_2_as_printed_and_as_read() -> None:
 
 def composed(*given: str) -> Any:
     """The configuration of a task=seg run on the stand-in."""
-    with initialize_config_dir(str(CONF), version_base=None):
+    with initialize_config_dir(str(CONF)):
         return hydra_compose("config", overrides=["task=seg", "data=synthetic", *given])
 
 

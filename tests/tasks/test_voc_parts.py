@@ -380,7 +380,7 @@ def test_a_box_outside_its_image_is_refused_by_name(small: Path, box: list[int])
 @pytest.fixture
 def hydra() -> Iterator[Callable[..., DictConfig]]:
     """A function that composes a configuration of task=seg."""
-    with initialize_config_dir(str(CONF), version_base=None):
+    with initialize_config_dir(str(CONF)):
         yield lambda *given: hydra_compose("config", overrides=["task=seg", "data=synthetic", *given])
 
 
