@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tmsgd_bench.engine.spec import check_whole
+from tmsgd_bench.engine.spec import check_whole, is_whole
 from tmsgd_bench.errors import ConfigError
 
 SHRINKS = 32
@@ -91,12 +91,8 @@ def build(options: Mapping[str, Any], side: int, outputs: int) -> PreActResNet:
     if set(options) != {"blocks", "width", "hidden"}:
         raise ConfigError(f"a model of task=fkpd has the settings blocks, width and hidden, not {', '.join(options)}.")
     blocks = options["blocks"]
-    if not isinstance(blocks, list | tuple) or len(blocks) != 4 or not all(_is_count(count) for count in blocks):
+    if not isinstance(blocks, list | tuple) or len(blocks) != 4 or not all(is_whole(count, 1) for count in blocks):
         raise ConfigError(f"model.blocks must be four whole numbers >= 1, such as [3,4,6,3], not {blocks!r}.")
     check_whole("model.width", options["width"], 2)
     check_whole("model.hidden", options["hidden"], 1)
     return PreActResNet(tuple(blocks), options["width"], options["hidden"], side, outputs)
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1

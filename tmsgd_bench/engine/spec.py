@@ -221,9 +221,14 @@ def check_choice(name: str, value: Any, choices: Sequence[Any]) -> None:
         raise ConfigError(f"{name} must be one of {words}, not {value!r}: set it with {name}={choices[0]}, say.")
 
 
+def is_whole(value: object, least: int) -> bool:
+    """Whether a setting is a whole number of at least ``least``."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
 def check_whole(name: str, value: Any, least: int) -> None:
     """Raise ConfigError unless a setting is a whole number of at least ``least``."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+    if not is_whole(value, least):
         raise ConfigError(
             f"{name} must be a whole number >= {least}, not {value!r}: set it with {name}={max(least, 1)}, say."
         )
