@@ -1,0 +1,90 @@
+"""Checksums of the files of one folder, so that a damaged or edited one is noticed and a foreign one is left alone.
+
+``manifest.json`` names the files that a command wrote into a folder, each with its SHA-256 and size. What reads the
+folder checks them; what writes the folder again deletes only what an earlier manifest names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from tmsgd_bench import files
+
+NAME = "manifest.json"
+VERSION = 1
+
+
+def write(folder: Path, names: Iterable[str]) -> None:
+    """Write the manifest of some files of a folder, in place of an earlier one.
+
+    Args:
+        folder: the folder.
+        names: paths relative to it, with "/" between their parts.
+
+    Raises:
+        StoreError: the folder cannot be written.
+        OSError: a named file cannot be read.
+    """
+    entries = {name: _entry(folder / name) for name in sorted(set(names))}
+    files.write_json(folder / NAME, {"version": VERSION, "files": entries})
+
+
+def read(folder: Path) -> dict[str, dict[str, Any]] | None:
+    """What the manifest of a folder says of each file (``sha256``, ``bytes``); None if it is missing or damaged."""
+    entries = (files.read_json(folder / NAME) or {}).get("files")
+    if not isinstance(entries, dict) or not all(_is_entry(name, entry) for name, entry in entries.items()):
+        return None
+    return entries
+
+
+def problems(folder: Path, names: Iterable[str] | None = None) -> list[str]:
+    """What is wrong with the files that a folder's manifest names, a short phrase each; empty if nothing is.
+
+    Args:
+        folder: the folder.
+        names: the files to look at; None for all that are named. A file that the manifest does not name is a problem.
+    """
+    entries = read(folder)
+    if entries is None:
+        return [f"{NAME} is {'damaged' if (folder / NAME).exists() else 'missing'}"]
+    found = []
+    for name in entries if names is None else names:
+        if name not in entries:
+            found.append(f"{name} is not in {NAME}")
+        elif problem := _problem(folder / name, entries[name]):
+            found.append(f"{name} {problem}")
+    return found
+
+
+def _problem(path: Path, entry: dict[str, Any]) -> str:
+    try:
+        state = path.stat()
+        if state.st_size == entry["bytes"] and _sha256(path, state.st_size, state.st_mtime_ns) == entry["sha256"]:
+            return ""
+    except FileNotFoundError:
+        return "is missing"
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    return "differs from its checksum"
+
+
+def _entry(path: Path) -> dict[str, Any]:
+    state = path.stat()
+    return {"sha256": _sha256(path, state.st_size, state.st_mtime_ns), "bytes": state.st_size}
+
+
+@lru_cache(maxsize=65536)
+def _sha256(path: Path, size: int, changed: int) -> str:
+    """Digest of a file, read again only if its size or time of change differs."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _is_entry(name: str, entry: object) -> bool:
+    """Whether an entry is one of ours and its name stays inside the folder."""
+    inside = bool(name) and not Path(name).is_absolute() and ".." not in Path(name).parts
+    return inside and isinstance(entry, dict) and {"sha256", "bytes"} <= set(entry)
