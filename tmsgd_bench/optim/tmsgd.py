@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer, _default_to_fused_or_foreach
 
 from tmsgd_bench.optim import fused as one_pass
+from tmsgd_bench.optim import portable
 from tmsgd_bench.optim.kernels import DIRECTION, NEWEST, OLDER, Phase, Rule, State, foreach_step, loop_step
 from tmsgd_bench.optim.schemes import MultistepScheme
 
@@ -136,10 +137,42 @@ class TMSGD(Optimizer):
         present = [dict(group) for group in getattr(self, "param_groups", ())]
         self._divisions = {}
         super().__setstate__(state)
+        self._settle([*self.state])
         for index, group in enumerate(self.param_groups):
             own = present[index] if index < len(present) else self.defaults
             for name in (*self.defaults, "step"):
                 group.setdefault(name, own.get(name, 0))
+
+    @torch.no_grad()
+    def state_dict(self) -> dict[str, Any]:
+        """The state as torch's optimizers give it.
+
+        Where a program has imported ``torch.distributed.checkpoint.state_dict``, it has the same tensors at any time,
+        with zeros in the place of those that there are none of yet; see :mod:`tmsgd_bench.optim.portable`.
+        """
+        if portable.in_use():
+            self._complete()
+        return super().state_dict()
+
+    @torch.no_grad()
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a state; of what it should hold and does not, a warning tells.
+
+        Raises:
+            ValueError: see :meth:`__setstate__`, or its groups are not of the sizes of this optimizer's.
+        """
+        super().load_state_dict(state_dict)
+        held = {name for state in self.state.values() for name in state}
+        for group in self.param_groups:
+            if lost := [name for name in _expected(group) if name not in held]:
+                warnings.warn(
+                    f"The loaded state of TMSGD is that of step {group['step']}, but holds no {' and no '.join(lost)}, "
+                    "so training does not go on exactly as it would have: load into what get_optimizer_state_dict "
+                    "gives for an optimizer with the same momentum.",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+                return
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -158,6 +191,9 @@ class TMSGD(Optimizer):
                 "TMSGD does not support sparse gradients, because its history moves every weight: "
                 "build the embedding with sparse=False."
             )
+        if not self.state and not _recording() and portable.initialises(self.param_groups):
+            self._complete()
+            return loss
         for group, of_group in zip(self.param_groups, grads, strict=True):
             self._step_group(group, of_group)
         return loss
@@ -188,11 +224,15 @@ class TMSGD(Optimizer):
         params = [p for p, grad in zip(group["params"], grads, strict=True) if grad is not None]
         if not params:
             return {}
-        all_states = self.state
-        states = [all_states[p] for p in params]
-        if not _switched(group):
-            if any([NEWEST in state for state in states]):  # noqa: C419 - a list is faster
+        switched = _switched(group)
+        states = self._states(params, group)
+        if any([portable.PRESENT in state for state in states]):  # noqa: C419 - a list is faster
+            self._settle(group["params"])
+            states = self._states(params, group)
+        if not switched:
+            if any([NEWEST in state for state in states]):  # noqa: C419
                 self._forget(params)  # the switch was put off again: what moved then is not the last move
+                states = self._states(params, group)
             return {Phase.PLAIN: (params, states)}
         complete = [OLDER in state for state in states]
         if all(complete):
@@ -204,10 +244,32 @@ class TMSGD(Optimizer):
             if any(chosen)
         }
 
+    def _states(self, params: list[Tensor], group: dict[str, Any]) -> list[State]:
+        """Their states. One that the step leaves empty stays out of ``self.state``, as under SGD: FSDP counts on it."""
+        all_states = self.state
+        if _switched(group) or group["momentum"] != 0:
+            return [all_states[p] for p in params]
+        return [all_states.get(p) or {} for p in params]
+
     def _forget(self, params: list[Tensor]) -> None:
+        self._keep(params, lambda state: {name: state[name] for name in state if name not in (NEWEST, OLDER)})
+
+    def _settle(self, params: list[Tensor]) -> None:
+        self._keep(params, portable.settled)
+
+    def _keep(self, params: list[Tensor], chosen: Callable[[State], State]) -> None:
         for p in params:
-            self.state[p].pop(NEWEST, None)
-            self.state[p].pop(OLDER, None)
+            if state := chosen(self.state.get(p, {})):
+                self.state[p] = state
+            else:
+                self.state.pop(p, None)
+
+    def _complete(self) -> None:
+        """Make a place for all that the state may ever hold; the next step gives those back that it does not need."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p in self.state or portable.has_place(p):
+                    self.state[p] = portable.completed(p, self.state[p], group["momentum"])
 
 
 def _coefficients(scheme: Any) -> tuple[float, ...]:
@@ -234,16 +296,22 @@ def _rule(group: dict[str, Any], phase: Phase) -> Rule:
 
 def _recorded(group: dict[str, Any], phase: Phase) -> bool:
     """Whether torch.compile or a CUDA graph records this step, to repeat it on the same tensors."""
+    if not _recording():
+        return False
     if torch.compiler.is_compiling():
         return True
-    if not (torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()):
-        return False
     if phase is Phase.START or (phase is Phase.HISTORY and group["restart_every"] is not None):
         raise RuntimeError(
             "a CUDA graph repeats one step, so capture TMSGD before its switch, or from the third step after it, "
             "with restart_every=None, and again after the switch."
         )
     return True
+
+
+def _recording() -> bool:
+    if torch.compiler.is_compiling():
+        return True
+    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
 
 
 def _uses_foreach(group: dict[str, Any], params: list[Tensor]) -> bool:
@@ -289,6 +357,15 @@ def _restarts(group: dict[str, Any]) -> bool:
     return every is not None and _switched(group) and bool(group["step"] % every == 0)
 
 
+def _expected(group: dict[str, Any]) -> list[str]:
+    """What parameters of a group keep at its step, if they have always had a gradient."""
+    step, momentum = group["step"], [DIRECTION] if group["momentum"] != 0 and group["step"] > 0 else []
+    if not _switched(group):
+        return momentum
+    restarted = (step - 1) // group["restart_every"] * group["restart_every"] if group["restart_every"] else 0
+    return momentum + [NEWEST, OLDER][: step - max(group["switch_step"], restarted)]
+
+
 def _check_options(options: dict[str, Any]) -> None:
     """Raise ValueError with the reason if an option is out of its range."""
     lr = options["lr"]
@@ -314,8 +391,8 @@ def _check_options(options: dict[str, Any]) -> None:
 
 def _check_loaded(state: dict[str, Any], defaults: dict[str, Any]) -> None:
     """Raise ValueError if a state is of another kind of optimizer, or holds what a constructor would refuse."""
-    foreign = {key for entry in state.get("state", {}).values() for key in entry} - {DIRECTION, NEWEST, OLDER}
-    if foreign:
+    known = {*portable.TENSORS, portable.PRESENT}
+    if foreign := {key for entry in state.get("state", {}).values() for key in entry} - known:
         raise ValueError(
             f"TMSGD cannot go on from a state that holds {', '.join(sorted(map(str, foreign)))}: it takes over its own "
             "and those of torch.optim.SGD."
