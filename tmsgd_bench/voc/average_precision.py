@@ -69,6 +69,9 @@ class Detections:
         return len(self.labels)
 
 
+ELEVEN = np.arange(0.0, 1.1, 0.1)
+"""0, 0.1, …, 1 in the reference program's floating-point numbers: 3 of 10 objects, 0.3, do not reach its fourth,
+0.30000000000000004."""
 KINDS = {"images": "iu", "labels": "iu", "boxes": "f", "difficult": "b", "scores": "f"}
 WORDS = {"iu": "integers", "f": "floating-point numbers", "b": "booleans"}
 
@@ -112,7 +115,8 @@ class Curve:
         """Average precision, 0 to 1; NaN where there is no object to find.
 
         The precision at a recall is the largest at that recall or above. "11", the rule up to VOC2009, is its mean at
-        the recalls 0, 0.1, …, 1; "all", the rule from VOC2010 on, is the area below it.
+        the recalls 0, 0.1, …, 1; "all", the rule from VOC2010 on, is the area below it. Both give the bits of the
+        reference program in Python, ``voc_eval`` of py-faster-rcnn, where a perfect "11" is 1 + 2e-16.
         """
         if points not in ("11", "all"):
             raise ValueError(f"points must be '11' or 'all', not {points!r}.")
@@ -120,11 +124,11 @@ class Curve:
             return float("nan")
         envelope = np.append(np.maximum.accumulate(self.precision[::-1])[::-1], 0.0)  # 0: a recall not reached
         if points == "all":
-            found = np.flatnonzero(np.diff(self.hits, prepend=0))
-            return float(envelope[found].sum() / self.positives)
-        # Recall ≥ k/10 in integers: in floating point, 3 of 10 objects can fall short of 0.3.
-        first = np.searchsorted(10 * self.hits, np.arange(11) * self.positives)
-        return float(envelope[first].sum() / 11.0)
+            widths = np.diff(self.recall, prepend=0.0, append=1.0)
+            found = np.flatnonzero(widths)
+            return float(np.sum(widths[found] * envelope[found]))
+        first = np.searchsorted(self.recall, ELEVEN)
+        return float(sum(envelope[first] / 11.0))  # one after the other, as in the reference program
 
 
 def average_precisions(
