@@ -123,6 +123,11 @@ def work(rank: int, folder: str) -> None:
         "divided": {name: divided(options) for name, options in VARIANTS.items()},
     }
     seen["resumed"] = resumed(seen["divided"]["plain"]["states"])
+    from sharded_states import travelled
+
+    seen["travelled"] = travelled(folder)
+    seen["divided, with places"] = {name: divided(options) for name, options in VARIANTS.items()}
+    seen["resumed, with places"] = resumed(seen["divided, with places"]["plain"]["states"])
     torch.save(seen, f"{folder}/{rank}.pt")
     dist.barrier()
     dist.destroy_process_group()
@@ -249,3 +254,44 @@ def test_a_consolidated_state_is_what_a_whole_optimizer_saves(
     for index, kept in alone["state"].items():
         assert sorted(together["state"][index]) == sorted(kept)
         assert_same_bits([together["state"][index][name] for name in kept], list(kept.values()))
+
+
+# ---------------------------------------------------------------- states that travel by name
+
+WRAPS = ("DDP", "FSDP2", "FSDP1", "FSDP1, original parameters")
+
+
+@pytest.mark.parametrize("wrap", WRAPS)
+def test_a_run_goes_on_with_the_same_bits_from_a_state_that_travelled(wrap: str, seen: list[dict[str, Any]]) -> None:
+    """Before, at and after the switch, into a new optimizer and into one that has stepped, without a warning."""
+    for process in seen:
+        cases = process["travelled"][wrap]["cases"]
+        assert len(cases) >= 4
+        assert not {name: wrong for name, wrong in cases.items() if wrong}
+
+
+@pytest.mark.parametrize("wrap", WRAPS[1:])
+def test_sharding_changes_no_more_than_the_rounding_of_a_mean(wrap: str, seen: list[dict[str, Any]]) -> None:
+    """Gradients are averaged in another order than under DDP."""
+    for variant, expected in seen[0]["travelled"]["DDP"]["weights"].items():
+        found = seen[0]["travelled"][wrap]["weights"][variant]
+        torch.testing.assert_close(torch.cat(found), torch.cat(expected), rtol=1e-12, atol=1e-12)
+
+
+def test_asking_a_new_optimizer_for_its_state_takes_no_step_and_keeps_nothing(seen: list[dict[str, Any]]) -> None:
+    fresh = seen[0]["travelled"]["fresh"]
+    assert (fresh["step"], fresh["weights moved"]) == (0, False)
+    assert fresh["places"] == ["displacement", "momentum_buffer", "present", "previous_displacement"]
+    assert fresh["kept before the switch"] == ["momentum_buffer"]
+    assert_same_bits(fresh["went on"], seen[0]["travelled"]["DDP"]["weights"]["momentum"])
+
+
+def test_a_divided_state_with_places_for_what_is_not_there_goes_on_with_the_same_bits(
+    seen: list[dict[str, Any]],
+) -> None:
+    for process in seen:
+        for variant in VARIANTS:
+            without, places = (process[name][variant]["visited"] for name in ("divided", "divided, with places"))
+            for ours, theirs in zip(places, without, strict=True):
+                assert_same_bits(ours, theirs)
+        assert_same_bits(process["resumed, with places"], process["resumed"])

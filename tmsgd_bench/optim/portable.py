@@ -31,19 +31,15 @@ def completed(param: Tensor, state: dict[str, Any], momentum: float) -> dict[str
     kept = settled(state)
     names = TENSORS if momentum != 0 or DIRECTION in kept else (NEWEST, OLDER)
     tensors = {name: kept[name] if name in kept else _zeros(param) for name in names}
-    return {**tensors, PRESENT: sum(1 << bit for bit, name in enumerate(TENSORS) if name in kept)}
+    present = float(sum(1 << bit for bit, name in enumerate(TENSORS) if name in kept))
+    return {**tensors, PRESENT: torch.tensor(present, dtype=torch.float32, device="cpu")}  # as Adam keeps its steps
 
 
 def settled(state: dict[str, Any]) -> dict[str, Any]:
     """What a state truly keeps: ``state`` without empty places, whether or not it was completed."""
-    present = state.get(PRESENT, (1 << len(TENSORS)) - 1)
+    present = int(state.get(PRESENT, (1 << len(TENSORS)) - 1))
     true = {name for bit, name in enumerate(TENSORS) if present >> bit & 1}
     return {name: value for name, value in state.items() if name in true and value is not None}
-
-
-def has_place(param: Tensor) -> bool:
-    """Whether a parameter that keeps nothing yet may ever keep something."""
-    return param.requires_grad and param.numel() > 0
 
 
 def initialises(groups: Iterable[dict[str, Any]]) -> bool:
@@ -56,11 +52,11 @@ def initialises(groups: Iterable[dict[str, Any]]) -> bool:
     if not in_use() or any(float(group["lr"]) != 0.0 for group in groups):
         return False
     params = [p for group in groups for p in group["params"] if p.requires_grad]
-    return all(p.grad is not None for p in params) and not any(_any(p.grad) for p in params)
+    return all(p.grad is not None for p in params) and not any(is_nonzero(p.grad) for p in params)
 
 
-def _any(tensor: Any) -> bool:
-    """Whether one number is not zero; of a tensor divided among processes, on any of them, so that all agree."""
+def is_nonzero(tensor: Any) -> bool:
+    """Whether a number of a tensor is not zero; if it is divided among processes, on any of them, so that all agree."""
     different = (tensor != 0).any()
     return bool(different.full_tensor() if hasattr(different, "full_tensor") else different)
 

@@ -27,6 +27,10 @@ INSTANTS = 3  # W, W₋₁ and W₋₂
 AUTO = "auto"
 LARGE = 1 << 24
 """Weights of a group from which on the fused step is the default on a GPU; below, ``foreach`` is about as fast."""
+_LOST = (
+    "The loaded state of TMSGD is that of step {step}, but holds no {lost}, so training does not go on exactly as it "
+    "would have: load into what get_optimizer_state_dict gives for an optimizer with the same momentum."
+)
 COUNTS = ("switch_step", "restart_every", "step")
 REALS = ("lr", "momentum", "weight_decay")
 
@@ -45,7 +49,8 @@ class TMSGD(Optimizer):
     for ε λ < 1, half of what SGD allows, which is why it is switched on late.
 
     State: nothing before the switch (a momentum buffer with ``momentum``), two tensors of the parameter's
-    shape and dtype for each parameter after it. The step count lives in the parameter groups, so a training
+    shape and dtype for each parameter after it. (Where ``torch.distributed.checkpoint`` asks for it, zeros take the
+    place of what there is not yet, up to the next step.) The step count lives in the parameter groups, so a training
     loop, a scheduler and ``state_dict`` need nothing special.
 
     Args:
@@ -162,15 +167,13 @@ class TMSGD(Optimizer):
             ValueError: see :meth:`__setstate__`, or its groups are not of the sizes of this optimizer's.
         """
         super().load_state_dict(state_dict)
+        for group in self.param_groups:
+            self._drop_unmarked(group)
         held = {name for state in self.state.values() for name in state}
         for group in self.param_groups:
             if lost := [name for name in _expected(group) if name not in held]:
                 warnings.warn(
-                    f"The loaded state of TMSGD is that of step {group['step']}, but holds no {' and no '.join(lost)}, "
-                    "so training does not go on exactly as it would have: load into what get_optimizer_state_dict "
-                    "gives for an optimizer with the same momentum.",
-                    RuntimeWarning,
-                    stacklevel=2,
+                    _LOST.format(step=group["step"], lost=" and no ".join(lost)), RuntimeWarning, stacklevel=2
                 )
                 return
 
@@ -191,7 +194,7 @@ class TMSGD(Optimizer):
                 "TMSGD does not support sparse gradients, because its history moves every weight: "
                 "build the embedding with sparse=False."
             )
-        if not self.state and not _recording() and portable.initialises(self.param_groups):
+        if closure is None and not self.state and not _recording() and portable.initialises(self.param_groups):
             self._complete()
             return loss
         for group, of_group in zip(self.param_groups, grads, strict=True):
@@ -264,11 +267,21 @@ class TMSGD(Optimizer):
             else:
                 self.state.pop(p, None)
 
+    def _drop_unmarked(self, group: dict[str, Any]) -> None:
+        """Drop zeros that no step can have made yet: torch leaves ``present`` out of some states it has flattened."""
+        early = {NEWEST, OLDER}.difference(_expected(group))
+        for p in group["params"]:
+            state = self.state.get(p, {})
+            for name in early.intersection(state):
+                if not portable.is_nonzero(state[name]):
+                    del state[name]
+        self._settle(group["params"])
+
     def _complete(self) -> None:
         """Make a place for all that the state may ever hold; the next step gives those back that it does not need."""
         for group in self.param_groups:
             for p in group["params"]:
-                if p in self.state or portable.has_place(p):
+                if p in self.state or p.requires_grad:
                     self.state[p] = portable.completed(p, self.state[p], group["momentum"])
 
 
