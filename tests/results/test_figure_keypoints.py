@@ -45,11 +45,9 @@ def add(tmp_path: Path, write_run: WriteRun) -> Callable[..., Path]:
     def add_run(optimizer: str = "sgd", points: KeyPoints | None = None, **changes: Any) -> Path:
         data = {"kind": "real", "limit": None, "fingerprint": "f"} | changes.pop("data", {})
         task = {"name": "fkpd", "dataset": "fkpd"} | changes.pop("task", {})
-        changes = {"final": 0.125, "setting": f"{optimizer} {data} {task} {changes}", **changes}
-        folder = write_run(tmp_path / "runs", optimizer, task=task, data=data, **changes)
         if changes.get("status", "done") == "done":
-            (points or key_points()).save(folder)
-        return folder
+            changes["extra"] = (points or key_points()).save
+        return write_run(tmp_path / "runs", optimizer, task=task, data=data, **{"final": 0.125, **changes})
 
     return add_run
 

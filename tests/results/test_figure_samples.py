@@ -12,7 +12,6 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from tmsgd_bench import files
 from tmsgd_bench.errors import StoreError
 from tmsgd_bench.results import figure_samples, store
 from tmsgd_bench.results.figure_runs import Wanted, choose
@@ -36,13 +35,10 @@ def add(tmp_path: Path, write_run: Callable[..., Path]) -> Add:
 
     def added(optimizer: str = "sgd", epochs: list[int] | None = None, metric: str = "fid", **changes: Any) -> Path:
         task = changes.pop("task", {"name": "ig", "features": "inception"})
-        folder = write_run(tmp_path / "runs", optimizer, task=task, **changes)
         if changes.get("status", "done") == "done":
-            values = files.read_json(folder / store.RESULT)
-            assert values is not None
-            files.write_json(folder / store.RESULT, {**values, "metric": metric, "direction": "min", "unit": ""})
-            samples([1, 5] if epochs is None else epochs).save(folder)
-        return folder
+            changes["outcome"] = {"metric": metric, "direction": "min", "unit": "", **changes.pop("outcome", {})}
+            changes["extra"] = samples([1, 5] if epochs is None else epochs).save
+        return write_run(tmp_path / "runs", optimizer, task=task, **changes)
 
     return added
 

@@ -13,10 +13,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
 
 from tmsgd_bench.errors import StoreError
-from tmsgd_bench.files import write_yaml
 from tmsgd_bench.results import claim_forms, claims, numerical, report, selection, store, tables
 from tmsgd_bench.results.paper import experiments, paper
 from tmsgd_bench.results.report import content, figures
@@ -71,10 +69,7 @@ class Page(HTMLParser):
 
 def write_from_start(root: Path, write_run: WriteRun, seed: int, final: float) -> None:
     """TM-SGD as in the protocol, but with switch epoch 0."""
-    folder = write_run(root, "tmsgd", seed, final=final, protocols=[], setting=f"from the start {seed}")
-    config = yaml.safe_load((folder / store.CONFIG).read_text())
-    config["optimizer"]["switch_epoch"] = 0
-    write_yaml(folder / store.CONFIG, config)
+    write_run(root, "tmsgd", seed, final=final, protocols=[], options={"switch_epoch": 0})
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +85,7 @@ def root(tmp_path_factory: pytest.TempPathFactory, write_run: WriteRun) -> Path:
     write_run(root, "adam", 1, status="failed")
     write_run(root, "apollo", 0, status="abandoned")
     synthetic = {"data": {"kind": "synthetic", "limit": 500, "fingerprint": "s"}, "protocols": ["smoke"]}
-    write_run(root, "sgd", 0, final=55.5, setting="synthetic", **synthetic)
+    write_run(root, "sgd", 0, final=55.5, **synthetic)
     sample = next(root.glob("tc-lstm-sgd-seed0-*"))
     (sample / "generated_images.png").write_bytes(PICTURE)
     return root
