@@ -112,11 +112,8 @@ def _write_run(
             ``result.json`` to replace in ``outcome``, and of ``environment.json`` in ``ran``; ``started`` of the
             latter; and ``extra``, which is called with the folder before it is sealed.
     """
-    ran = {
-        "started": changes.pop("started", "2026-01-01T00:00:00+00:00"),
-        "commit": "0123abc",
-        **changes.pop("ran", {}),
-    }
+    started = changes.pop("started", "2026-01-01T00:00:00+00:00")
+    ran = {"started": started, "commit": "0123abc", **changes.pop("ran", {})}
     outcome, extra = changes.pop("outcome", {}), changes.pop("extra", lambda folder: None)
     options = changes.pop("options", {})
     config = _config(optimizer, seed) | changes

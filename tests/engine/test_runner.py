@@ -252,7 +252,7 @@ def test_a_run_writes_its_settings_environment_history_and_result(tmp_path: Path
     run(spec, make_options(tmp_path, save_weights=True), task_maker())
     folder = tmp_path / spec.run_id
     assert {path.name for path in folder.iterdir()} == {
-        *("config.yaml", "environment.json", "history.parquet", "result.json", "weights.pt")
+        *("config.yaml", "environment.json", "history.parquet", "result.json", "weights.pt", "manifest.json")
     }
     found = result(tmp_path, spec)
     rows = history(tmp_path, spec)

@@ -11,8 +11,7 @@ import pytest
 
 from tmsgd_bench import cli
 from tmsgd_bench.errors import ConfigError
-from tmsgd_bench.files import read_json, write_json
-from tmsgd_bench.results import comparison, store
+from tmsgd_bench.results import comparison
 from tmsgd_bench.results.statistics import compare, correct
 from tmsgd_bench.results.store import read_runs
 
@@ -82,8 +81,8 @@ def test_unfinished_runs_are_left_out(root: Path, write_run: WriteRun) -> None:
 
 
 def test_unverified_and_partial_data_are_marked(root: Path, write_run: WriteRun) -> None:
-    folder = write_run(root, "sgd", 0, final=50.0, data={"kind": "real", "limit": 9, "fingerprint": "g"})
-    write_json(folder / store.ENVIRONMENT, {**(read_json(folder / store.ENVIRONMENT) or {}), "verified_data": False})
+    data = {"kind": "real", "limit": 9, "fingerprint": "g"}
+    write_run(root, "sgd", 0, final=50.0, data=data, ran={"verified_data": False})
     partial = next(group for group in comparison.build(read_runs(root)) if "(9 training examples)" in group.heading)
     assert {"unverified data", "partial data (9 training examples)"} <= set(partial.entries[0].marks)
 
@@ -123,8 +122,8 @@ def test_groups_that_differ_in_many_settings_have_a_digest(root: Path, write_run
 
 def test_a_limit_above_the_number_of_examples_is_not_shown_as_that_many(root: Path, write_run: WriteRun) -> None:
     """Only the result knows how many there are."""
-    folder = write_run(root, "sgd", 0, data={"kind": "real", "limit": 300, "fingerprint": "f"})
-    write_json(folder / store.RESULT, {**(read_json(folder / store.RESULT) or {}), "training_examples": 209})
+    data = {"kind": "real", "limit": 300, "fingerprint": "f"}
+    folder = write_run(root, "sgd", 0, data=data, outcome={"training_examples": 209})
     runs = read_runs(root).set_index("run_id")
     assert runs.loc[folder.name, "limit"] == 209
     assert any("(209 training examples)" in group.heading for group in comparison.build(read_runs(root)))
@@ -141,17 +140,15 @@ def test_numbers_of_a_validation_split_are_marked(
     assert next(line for line in capsys.readouterr().out.splitlines() if "valid split" in line).startswith(run)
 
 
-def test_the_heading_says_how_many_examples_there_are_if_results_do(root: Path, write_run: WriteRun) -> None:
-    for folder in root.glob("tc-*"):
-        write_json(folder / store.RESULT, {**(read_json(folder / store.RESULT) or {}), "training_examples": 23_937})
-    (group,) = comparison.build(read_runs(root))
+def test_the_heading_says_how_many_examples_there_are_if_results_do(tmp_path: Path, write_run: WriteRun) -> None:
+    write_run(tmp_path, outcome={"training_examples": 23_937})
+    (group,) = comparison.build(read_runs(tmp_path))
     assert "(23,937 training examples)" in group.heading
 
 
 def test_a_metric_that_is_not_finite_counts_as_worse_than_any_number(root: Path, write_run: WriteRun) -> None:
     write_run(root, "sgd", 3, final=91.0)
-    folder = write_run(root, "adam", 3)
-    write_json(folder / store.RESULT, {**(read_json(folder / store.RESULT) or {}), "final": None, "best": None})
+    write_run(root, "adam", 3, final=None)
     (group,) = comparison.build(read_runs(root))
     adam = next(entry for entry in group.entries if entry.label == "Adam")
     assert {"1 with a metric that is not finite", "few seeds (n=3)"} <= set(adam.marks)
