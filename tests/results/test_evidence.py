@@ -19,7 +19,7 @@ import yaml
 
 from tmsgd_bench import files, manifest
 from tmsgd_bench.errors import StoreError
-from tmsgd_bench.results import claim_forms, claims, comparison, evidence, export, numerical, store, tables
+from tmsgd_bench.results import claim_forms, claims, comparison, evidence, export, numerical, statistics, store, tables
 from tmsgd_bench.results.numerical import CLAIMED_ORDER, Numerics
 from tmsgd_bench.results.report import content
 from tmsgd_bench.results.store import read_runs
@@ -277,6 +277,7 @@ def test_whatever_is_done_to_a_run_nothing_breaks_and_no_other_number_is_used(
     tmp_path: Path, write_run: WriteRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After each of many seeded changes, all that is made of the store holds numbers of undamaged runs alone."""
+    monkeypatch.setattr(statistics, "RESAMPLES", 20)
     monkeypatch.setattr(content, "_charts", lambda *_: iter(()))  # they take the same runs as the tables
     root, rng = tmp_path / "store", random.Random(5)
     for optimizer in ("sgd", "tmsgd"):
