@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import math
 import os
 import tarfile
 import urllib.error
@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+from tmsgd_bench import identity
 from tmsgd_bench.data.synthetic import r8
 from tmsgd_bench.engine import prefix
 from tmsgd_bench.files import write_json, write_yaml
@@ -101,27 +102,35 @@ def _write_run(
     final: float | None = 90.0,
     **changes: Any,
 ) -> Path:
-    """Write a run by hand.
+    """Write a run by hand, whole and sealed.
 
     Args:
         root: the store.
         status: "done" and "diverged" make a finished run; "failed" and "abandoned" an unfinished one.
-        final: the primary metric of a finished run.
-        changes: top-level keys of ``config.yaml`` to replace, and ``started`` of ``environment.json``.
+        final: the primary metric of a finished run; None for one that is not finite.
+        changes: top-level keys of ``config.yaml`` to replace; ``options`` of the optimizer to add; keys of
+            ``result.json`` to replace in ``outcome``, and of ``environment.json`` in ``ran``; ``started`` of the
+            latter; and ``extra``, which is called with the folder before it is sealed.
     """
     started = changes.pop("started", "2026-01-01T00:00:00+00:00")
+    ran = {"started": started, "commit": "0123abc", **changes.pop("ran", {})}
+    outcome, extra = changes.pop("outcome", {}), changes.pop("extra", lambda folder: None)
+    options = changes.pop("options", {})
     config = _config(optimizer, seed) | changes
-    digest = hashlib.sha256(config["setting"].encode()).hexdigest()
-    run_id = f"tc-lstm-{optimizer}-seed{seed}-{digest[:10]}"
+    config["optimizer"] |= options
+    config["setting"] = identity.setting(config)
+    run_id = f"{config['task']['name']}-lstm-{optimizer}-seed{seed}-{identity.identity(config)[: identity.DIGITS]}"
     finished = status in ("done", "diverged")
     folder = root / run_id if finished else root / ".work" / run_id
     folder.mkdir(parents=True)
     write_yaml(folder / store.CONFIG, config)
-    write_json(folder / store.ENVIRONMENT, {"started": started, "commit": "0123abc"})
+    write_json(folder / store.ENVIRONMENT, ran)
     if status == "failed":
         write_json(folder / store.FAILURE, {"note": "ValueError: went wrong", "error": "Traceback\nValueError: x\n"})
     if finished:
-        _write_outcome(folder, status, final, config["epochs"])
+        _write_outcome(folder, status, final, config["epochs"], outcome)
+        extra(folder)
+        store.seal(folder)
     return folder
 
 
@@ -140,14 +149,19 @@ def _config(optimizer: str, seed: int) -> dict[str, Any]:
         "schedule": None,
         "seed": seed,
         "protocols": ["table2"],
-        "setting": f"setting of {optimizer}",
     }
 
 
-def _write_outcome(folder: Path, status: str, final: float | None, epochs: int) -> None:
-    value = final if status == "done" else None
-    best = None if value is None else value + 1.0
-    result = {"status": status, "metric": "accuracy", "unit": "%", "direction": "max", "final": value, "best": best}
-    write_json(folder / store.RESULT, result | {"best_epoch": 1, "epochs_done": epochs, "note": f"{status} it is"})
-    rows = [{"epoch": float(epoch), "loss": 1.0 / (epoch + 1), "accuracy": 80.0 + epoch} for epoch in range(epochs)]
+def _write_outcome(folder: Path, status: str, final: float | None, epochs: int, changes: dict[str, Any]) -> None:
+    """The best epoch is the second, one unit better than the last, which is ``final``."""
+    result = {"metric": "accuracy", "unit": "%", "direction": "max", "note": f"{status} it is", **changes}
+    last, better = math.nan if final is None else final, 1.0 if result["direction"] == "max" else -1.0
+    values = [last - 2.0 * better, last + better, *[last - better] * (epochs - 3), last]
+    rows = [
+        {"epoch": float(epoch), "loss": 1.0 / (epoch + 1), result["metric"]: value}
+        for epoch, value in enumerate(values)
+    ]
     store.write_history(folder / store.HISTORY, rows)
+    known = status == "done" and final is not None
+    primary = {"final": last, "best": last + better, "best_epoch": 1} if known else {"final": None, "best": None}
+    write_json(folder / store.RESULT, {"status": status, **result, **primary, "epochs_done": epochs})

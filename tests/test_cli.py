@@ -19,13 +19,13 @@ import pytest
 import torch
 
 import tasks
-from tmsgd_bench import __version__, cli
+from tmsgd_bench import __version__, cli, manifest
 from tmsgd_bench.data.catalog import catalog, find
 from tmsgd_bench.data.croissant import card
 from tmsgd_bench.data.synthetic import r8
 from tmsgd_bench.engine.runner import run
 from tmsgd_bench.engine.spec import RunOptions, RunSpec
-from tmsgd_bench.results import store
+from tmsgd_bench.results import store, tables
 from tmsgd_bench.task import Task, TaskSettings
 
 WriteRun = Callable[..., Path]
@@ -222,7 +222,7 @@ def test_show_takes_the_start_of_a_name(capsys: Capture, runs: Path) -> None:
 
 def test_show_prefers_the_whole_name_to_a_longer_one(capsys: Capture, tmp_path: Path, write_run: WriteRun) -> None:
     folder = write_run(tmp_path)
-    shutil.copytree(folder, folder.with_name(folder.name + "0"))
+    shutil.copytree(folder, folder.with_name(f"{folder.name}-again-{folder.name[-10:]}"))
     assert ask(capsys, "show", folder.name, "--results", tmp_path).startswith(f"{folder.name}: done\n")
 
 
@@ -320,11 +320,38 @@ def test_the_evidence_of_real_runs_gives_the_same_table(capsys: Capture, trained
     assert ask(capsys, "table", "5", *options, tmp_path / "runs") == before
 
 
-def test_evidence_of_a_run_that_lost_a_file_is_still_written(capsys: Capture, finished: Path, tmp_path: Path) -> None:
-    """The table counts such a run, so its evidence is what is left of it."""
-    (finished / ids(finished, "tc-lstm-adam")[0] / store.ENVIRONMENT).unlink()
-    before = ask(capsys, "table", "5", "--results", finished, "--out", tmp_path / "out")
-    assert ask(capsys, "table", "5", "--results", tmp_path / "out" / "runs") == before
+def test_a_damaged_run_is_named_by_every_command_that_would_have_used_it(
+    capsys: Capture, finished: Path, tmp_path: Path
+) -> None:
+    """It is in no number; a table, claims, a comparison and a report say that it is missing."""
+    folder = finished / ids(finished, "tc-lstm-sgd-seed1")[0]
+    path = folder / store.RESULT
+    path.write_text(path.read_text().replace("91.0", "99.9"))
+    left_out = f"1 damaged run left out: {folder.name} (result.json differs from its checksum)"
+    out = ["--numerics", tmp_path, "--out", tmp_path / "out"]
+    for command, marked in (
+        (["runs"], folder.name),
+        (["table", "5"], left_out),
+        (["claims", "--numerics", tmp_path], left_out),
+        (["compare"], left_out),
+        (["report", *out], "The report is in"),
+        (["export", tmp_path / "runs.csv"], "runs are in"),
+    ):
+        capsys.readouterr()
+        assert cli.main([*map(str, command), "--results", str(finished)]) == 0
+        said, err = capsys.readouterr()
+        assert marked in said and "99.9" not in said
+        assert err == (
+            f"damaged: {folder}: result.json differs from its checksum: restore it from a copy, or train it again with "
+            "the same command and force=true.\n"
+        )
+    assert cli.main(["show", folder.name, "--results", str(finished)]) == 1
+    assert "result.json differs from its checksum" in capsys.readouterr().out
+    assert "99.9" not in (tmp_path / "runs.csv").read_text()
+    text = " ".join((tmp_path / "out" / "index.html").read_text().split())
+    assert left_out in text and "99.9" not in text
+    table = tables.build(store.read_runs(finished), "5")
+    assert table.rows[0].final.n == 2 and "1 damaged" in table.rows[0].marks
 
 
 def test_table_of_an_empty_store_shows_the_papers_numbers(capsys: Capture, tmp_path: Path) -> None:
@@ -385,10 +412,9 @@ def test_claims_prints_verdicts_and_writes_them(capsys: Capture, runs: Path, tmp
 
 def test_claims_read_the_numerical_experiments(capsys: Capture, runs: Path, tmp_path: Path) -> None:
     (tmp_path / "early.csv").write_text("problem,start,total_rise\na,SGD,0\na,TM-SGD from the start,1\n")
+    manifest.write(tmp_path, ["early.csv"])
     text = ask(capsys, "claims", "--results", runs, "--numerics", tmp_path)
     assert "the loss rises more in all than with SGD in 1 of 1 cases" in text
-    (tmp_path / "early.csv").write_text("a,b\n")
-    assert "mend it" in refusal(capsys, "claims", "--results", runs, "--numerics", tmp_path)
 
 
 def test_claims_of_several_stores_are_of_all_their_runs(capsys: Capture, tmp_path: Path, write_run: WriteRun) -> None:
@@ -399,12 +425,11 @@ def test_claims_of_several_stores_are_of_all_their_runs(capsys: Capture, tmp_pat
         assert told in ask(capsys, "claims", "--numerics", tmp_path, "--results", *stores)
 
 
-def test_a_run_in_two_stores_counts_once(capsys: Capture, runs: Path, tmp_path: Path) -> None:
+def test_a_run_in_two_stores_counts_once(runs: Path, tmp_path: Path, write_run: WriteRun) -> None:
     """The finished one, where there is a choice."""
     shutil.copytree(runs, tmp_path / "copy")
-    (failed,) = ids(runs, "tc-lstm-adam-seed1")
-    (tmp_path / "copy" / ".work" / failed).rename(tmp_path / "copy" / failed)
-    shutil.copyfile(next(runs.glob("tc-lstm-sgd-seed0*")) / store.RESULT, tmp_path / "copy" / failed / store.RESULT)
+    failed = write_run(tmp_path / "copy", "adam", 1).name
+    assert [failed] == ids(runs, "tc-lstm-adam-seed1")
     merged = store.merge([store.read_runs(runs), store.read_runs(tmp_path / "copy")])
     assert list(merged["run_id"]) == list(store.read_runs(runs)["run_id"])
     assert merged.set_index("run_id").loc[failed, "status"] == "done"

@@ -322,8 +322,6 @@ def _add_stores(parser: argparse.ArgumentParser, numerics: bool = True) -> None:
 def list_runs(options: argparse.Namespace) -> int:
     """Print the runs that match the filters."""
     runs = _read(options.results)
-    for folder in store.damaged(options.results):
-        print(f"damaged: {folder}: its {store.CONFIG} cannot be read: restore it or delete the folder", file=sys.stderr)
     for name in ("task", "model", "optimizer", "status", "data", "seed"):
         wanted = getattr(options, name)
         if wanted is not None:
@@ -336,12 +334,20 @@ def list_runs(options: argparse.Namespace) -> int:
         return 0
     shown = runs[RUN_COLUMNS].copy()
     shown["protocols"] = shown["protocols"].map(lambda names: "+".join(names) or "custom")
-    shown["data"] = shown["data"] + runs["limit"].map(lambda n: "" if pd.isna(n) else f", {n:.0f} examples")
-    shown["data"] += runs["split"].map(lambda split: "" if split == "test" else f", {split} split")
-    shown["data"] += runs["verified"].map(lambda verified: "" if verified else ", unverified")
+    shown["data"] = [_data(row) for _, row in runs.iterrows()]
     shown["run_id"] = shown["run_id"].str.ljust(shown["run_id"].str.len().max())
     print(shown.to_string(index=False, na_rep="–", float_format=lambda x: f"{x:.6g}"))
     return 0
+
+
+def _data(row: pd.Series) -> str:
+    """What a run was trained and measured on; empty if that is not known."""
+    if pd.isna(row["data"]):
+        return ""
+    words = [str(row["data"])]
+    words += [] if pd.isna(row["limit"]) else [f"{row['limit']:.0f} examples"]
+    words += [] if pd.isna(row["split"]) or row["split"] == "test" else [f"{row['split']} split"]
+    return ", ".join([*words, *(["unverified"] if row["verified"] is False else [])])
 
 
 def show_run(options: argparse.Namespace) -> int:
@@ -356,6 +362,8 @@ def show_run(options: argparse.Namespace) -> int:
     row = matches.iloc[0]
     folder = Path(row["folder"])
     print(f"{row['run_id']}: {row['status']}\n{'' if pd.isna(row['note']) else row['note']}\nfolder: {folder}\n")
+    if row["status"] == store.DAMAGED:
+        return 1
     print((folder / store.CONFIG).read_text(encoding="utf-8"))
     for name in (store.RESULT, store.ENVIRONMENT, store.FAILURE):
         if (values := files.read_json(folder / name)) is not None:
@@ -393,7 +401,7 @@ def _write_table(table: tables.Table, runs: pd.DataFrame, folder: Path) -> None:
             if stale.name not in used:
                 shutil.rmtree(stale)
         for run_id, source in sources.items():
-            _copy_evidence(source, folder / "runs" / run_id)
+            store.copy_evidence(source, folder / "runs" / run_id)
     except OSError as error:
         raise files.unwritable(folder, error) from error
 
@@ -445,18 +453,6 @@ def export_runs(options: argparse.Namespace) -> int:
     left_out = f"; {without} runs have no history yet" if without else ""
     print(f"{len(frame)} rows of {frame['run_id'].nunique()} runs are in {options.file}{left_out}.")
     return 0
-
-
-def _copy_evidence(source: Path, target: Path) -> None:
-    """Copy a finished run's small files; an unfinished run is none yet."""
-    if not (source / store.RESULT).exists() or source.resolve() == target.resolve():
-        return
-    target.mkdir(exist_ok=True)
-    pictures = sorted(path.name for kind in ("*.png", "*.npz") for path in source.glob(kind))
-    for name in (store.CONFIG, store.ENVIRONMENT, store.HISTORY, store.RESULT, store.PREFIX, store.SCORE, *pictures):
-        if not (source / name).exists():
-            continue  # the table counts the run all the same, so its evidence is what is left of it
-        shutil.copyfile(source / name, target / name)
 
 
 def manage_data(options: argparse.Namespace) -> int:
@@ -530,7 +526,10 @@ def evaluate_detections(options: argparse.Namespace) -> int:
 def _read(root: Path) -> pd.DataFrame:
     if not root.exists():
         raise StoreError(f"there are no results in {root}: train a run first, or name another folder with --results.")
-    return store.read_runs(root)
+    runs = store.read_runs(root)
+    for sentence in store.complaints(runs):
+        print(f"{sentence}.", file=sys.stderr)
+    return runs
 
 
 def _read_all(roots: Sequence[Path]) -> pd.DataFrame:

@@ -85,7 +85,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     """A JSON file's mapping, or None if the file is missing or damaged."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return values if isinstance(values, dict) else None
 

@@ -29,8 +29,25 @@ def write(folder: Path, names: Iterable[str]) -> None:
         StoreError: the folder cannot be written.
         OSError: a named file cannot be read.
     """
-    entries = {name: _entry(folder / name) for name in sorted(set(names))}
-    files.write_json(folder / NAME, {"version": VERSION, "files": entries})
+    _put(folder, {name: _entry(folder / name) for name in names})
+
+
+def amend(folder: Path, add: Iterable[str] = (), drop: Iterable[str] = ()) -> None:
+    """Change what the manifest of a folder says of some files; what it says of the others stays, true or not.
+
+    Args:
+        folder: the folder; without a manifest it gets one.
+        add: files that were written just now.
+        drop: files that are about to be written or deleted, so that a crash meanwhile leaves no wrong checksum.
+
+    Raises:
+        StoreError: the folder cannot be written.
+        OSError: a named file cannot be read.
+    """
+    before, added = read(folder) or {}, {name: _entry(folder / name) for name in add}
+    entries = {name: entry for name, entry in before.items() if name not in set(drop)} | added
+    if entries != before:
+        _put(folder, entries)
 
 
 def read(folder: Path) -> dict[str, dict[str, Any]] | None:
@@ -58,6 +75,10 @@ def problems(folder: Path, names: Iterable[str] | None = None) -> list[str]:
         elif problem := _problem(folder / name, entries[name]):
             found.append(f"{name} {problem}")
     return found
+
+
+def _put(folder: Path, entries: dict[str, dict[str, Any]]) -> None:
+    files.write_json(folder / NAME, {"version": VERSION, "files": dict(sorted(entries.items()))})
 
 
 def _problem(path: Path, entry: dict[str, Any]) -> str:

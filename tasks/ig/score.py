@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 import tasks
 from tasks.ig import inception
 from tasks.ig.task import GENERATOR, ImageGeneration
-from tmsgd_bench import files
+from tmsgd_bench import manifest
 from tmsgd_bench.data.catalog import data_root, find
 from tmsgd_bench.errors import BenchError, DataError, StoreError
 from tmsgd_bench.results import store
@@ -53,14 +52,10 @@ def score(run: Path, root: str | None, device: torch.device) -> dict[str, Any]:
 
 
 def _config(run: Path) -> dict[str, Any]:
-    result = store.read_result(run)
-    try:
-        config = yaml.safe_load((run / store.CONFIG).read_text(encoding="utf-8"))
-        if result and result["status"] == "done" and config["task"]["name"] == "ig":
-            return dict(config)
-    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError):
-        pass  # whatever it is, it is none
-    raise StoreError(f"{run} is no finished run of task=ig: name folders such as results/runs/ig-dcgan-sgd-….")
+    found = store.whole(run.resolve()) if (run / store.RESULT).exists() else None
+    if found is None or found.result["status"] != "done" or found.settings["task"]["name"] != "ig":
+        raise StoreError(f"{run} is no finished run of task=ig: name folders such as results/runs/ig-dcgan-sgd-….")
+    return found.settings
 
 
 def _task(config: Mapping[str, Any], weights: Path, root: str | None, device: torch.device) -> ImageGeneration:
@@ -97,6 +92,9 @@ def data_folder(config: Mapping[str, Any], root: str | None) -> Path:
 
 
 def _load(task: ImageGeneration, path: Path) -> None:
+    problems = manifest.problems(path.parent, [path.name]) if path.exists() else []
+    if problems:
+        raise StoreError(f"cannot use {path} ({'; '.join(problems)}): train its run again with force=true.")
     try:
         task.generator.load_state_dict(torch.load(path, map_location=task.settings.device, weights_only=True))
     except FileNotFoundError as error:
@@ -123,7 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         for run in options.runs:
             found = score(run, options.root, device)
-            files.write_json(run / FILE, found)
+            store.add_score(run, found)
             print(f"{run.name}: {', '.join(f'{name} {value}' for name, value in found.items())}")
     except BenchError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -68,7 +70,53 @@ def test_a_half_written_file_is_no_checkpoint(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_objects_that_could_run_code_are_not_loaded(tmp_path: Path) -> None:
+def test_objects_that_could_run_code_are_not_loaded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     checkpoint.save(tmp_path, 1, {"epoch": 1, "code": Path})
-    with pytest.raises(Exception, match=r"weights_only|Unsupported|WeightsUnpickler"):
-        checkpoint.load_latest(tmp_path, CPU)
+    assert checkpoint.load_latest(tmp_path, CPU) is None
+    assert "torch cannot read it, UnpicklingError" in caplog.text
+
+
+def put(folder: Path, how: str) -> None:
+    """Something in the place of a newest checkpoint."""
+    path = folder / f"checkpoint-000009-{'0' * 64}.pt"
+    if how == "a folder":
+        path.mkdir()
+    elif how == "a loop":
+        path.symlink_to(path)
+    elif how == "a list":
+        checkpoint.save(folder, 9, [1, 2], keep=None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("how", ["a folder", "a loop", "a list"])
+def test_what_is_no_checkpoint_is_passed_over_and_takes_no_good_ones_place(
+    how: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    checkpoint.save(tmp_path, 2, state(2))
+    put(tmp_path, how)
+    found = checkpoint.load_latest(tmp_path, CPU)
+    assert found is not None and found["epoch"] == 2 and "checkpoint-000009" in caplog.text
+    for epoch in (3, 4):
+        checkpoint.save(tmp_path, epoch, state(epoch))
+    assert [epoch for epoch, _ in checkpoint.epochs(tmp_path)] == [9, 4, 3]
+    for epoch in (10, 11):
+        checkpoint.save(tmp_path, epoch, state(epoch))
+    assert [epoch for epoch, _ in checkpoint.epochs(tmp_path)] == [11, 10]
+    checkpoint.clear(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_checkpoint_that_may_not_be_read_is_passed_over_and_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    checkpoint.save(tmp_path, 1, state(1))
+    path, real = checkpoint.save(tmp_path, 2, state(2)), Path.open
+
+    def refuse(self: Path, *arguments: Any, **options: Any) -> Any:
+        if self == path:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return real(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    found = checkpoint.load_latest(tmp_path, CPU)
+    assert found is not None and found["epoch"] == 1 and path.exists()
+    assert path.name in caplog.text and "Permission denied" in caplog.text

@@ -20,6 +20,7 @@ from tmsgd_bench.engine import plan, prefix
 from tmsgd_bench.engine.plan import Job
 from tmsgd_bench.engine.runner import run
 from tmsgd_bench.engine.spec import RunSpec
+from tmsgd_bench.results import store
 from tmsgd_bench.results.store import RunFolder
 from tmsgd_bench.task import TaskSettings
 
@@ -191,8 +192,10 @@ def test_a_run_to_be_forced_is_not_called_done_and_its_time_and_disk_count(tmp_p
 
 def with_training_seconds(root: Path, spec: RunSpec, seconds: float) -> None:
     """Rewrite a finished run's record as if its training had taken so long."""
-    path = RunFolder(root, spec.run_id).final / "result.json"
+    folder = RunFolder(root, spec.run_id).final
+    path = folder / "result.json"
     path.write_text(re.sub(r'"training_seconds": [\d.e-]+', f'"training_seconds": {seconds}', path.read_text()))
+    store.seal(folder)
 
 
 def test_the_time_is_that_of_like_runs_by_their_epochs(tmp_path: Path) -> None:

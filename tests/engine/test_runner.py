@@ -12,11 +12,13 @@ import pytest
 import torch
 from toy import OPTIMIZERS, STEPS, ToyTask, make_options, make_spec, task_maker
 
-from tmsgd_bench import files
+from tmsgd_bench import files, manifest
+from tmsgd_bench.engine import checkpoint
 from tmsgd_bench.engine.runner import run
 from tmsgd_bench.engine.spec import RunSpec
 from tmsgd_bench.errors import ConfigError, DataError, RunIsBusy, StoreError
 from tmsgd_bench.results import store
+from tmsgd_bench.results.store import RunFolder
 
 
 class Killed(BaseException):
@@ -252,7 +254,7 @@ def test_a_run_writes_its_settings_environment_history_and_result(tmp_path: Path
     run(spec, make_options(tmp_path, save_weights=True), task_maker())
     folder = tmp_path / spec.run_id
     assert {path.name for path in folder.iterdir()} == {
-        *("config.yaml", "environment.json", "history.parquet", "result.json", "weights.pt")
+        *("config.yaml", "environment.json", "history.parquet", "result.json", "weights.pt", "manifest.json")
     }
     found = result(tmp_path, spec)
     rows = history(tmp_path, spec)
@@ -284,3 +286,102 @@ def test_a_setting_that_cannot_be_used_is_told_alone(tmp_path: Path, caplog: pyt
     with caplog.at_level(logging.WARNING), pytest.raises(ConfigError):
         run(make_spec("tmsgd", switch_epoch=6), make_options(tmp_path), refuse)
     assert caplog.text == ""
+
+
+# --- damaged evidence ------------------------------------------------------------------------------------------------
+
+
+def test_a_damaged_run_is_trained_again_and_kept_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    spec = make_spec(epochs=1)
+    run(spec, make_options(tmp_path), task_maker())
+    before = result(tmp_path, spec)
+    for number in (1, 2):
+        path = tmp_path / spec.run_id / store.RESULT
+        path.write_bytes(path.read_bytes()[:-9])
+        damaged = path.read_bytes()
+        assert run(spec, make_options(tmp_path), task_maker()).status == "done"
+        assert result(tmp_path, spec)["weights_sha256"] == before["weights_sha256"]
+        aside = tmp_path / ".damaged" / f"{spec.run_id}-{number}"
+        assert (aside / store.RESULT).read_bytes() == damaged and str(aside) in caplog.text
+    assert "result.json differs from its checksum" in caplog.text
+    assert list(store.read_runs(tmp_path)["status"]) == ["done"]
+
+
+def test_a_run_that_may_be_whole_is_not_trained_again(tmp_path: Path) -> None:
+    """One without a manifest; force=true replaces it."""
+    spec = make_spec(epochs=1)
+    run(spec, make_options(tmp_path), task_maker())
+    (tmp_path / spec.run_id / manifest.NAME).unlink()
+    with pytest.raises(StoreError, match=r"manifest\.json is missing: check and seal it with"):
+        run(spec, make_options(tmp_path), task_maker())
+    assert run(spec, make_options(tmp_path, force=True), task_maker()).status == "done"
+    assert list(store.read_runs(tmp_path)["status"]) == ["done"]
+
+
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize("what", ["clear", "publish"])
+def test_a_run_killed_at_its_very_end_is_published_without_training_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, force: bool
+) -> None:
+    spec, options = make_spec(), make_options(tmp_path, force=force)
+    run(spec, make_options(tmp_path / "whole"), task_maker())
+
+    def kill(*_: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(*((checkpoint, "clear", kill) if what == "clear" else (RunFolder, "publish", kill)))
+        run(spec, options, task_maker())
+    trained: list[int] = []
+    build = task_maker(on_step=lambda epoch, step: trained.append(epoch))
+    assert run(spec, options, build).status == "done"
+    assert bool(trained) == (force and what == "publish")  # the mark of a forced run is gone by then
+    assert result(tmp_path, spec)["weights_sha256"] == result(tmp_path / "whole", spec)["weights_sha256"]
+    names = {path.name for path in (tmp_path / spec.run_id).iterdir()}
+    assert names == {"config.yaml", "environment.json", "history.parquet", "result.json", "manifest.json"}
+    assert not list((tmp_path / ".work").iterdir())
+
+
+@pytest.mark.parametrize("how", ["another run's", "not a run's", "fewer weights", "wrong shapes", "no rows"])
+def test_a_checkpoint_with_foreign_contents_is_passed_over(
+    how: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its checksum fits; the run goes on from the one before and ends with the same bits."""
+    spec = make_spec()
+    run(spec, make_options(tmp_path / "whole"), task_maker())
+    with pytest.raises(Killed):
+        run(spec, make_options(tmp_path / "torn"), task_maker(on_step=kill_at(4, 1)))
+    work = tmp_path / "torn" / ".work" / spec.run_id
+    newest = max(work.glob("checkpoint-*.pt"))
+    state = torch.load(newest, weights_only=True)
+    weights = state["modules"]["net"]
+    if how == "another run's":
+        state["identity"] = "x"
+    elif how == "not a run's":
+        state = {"epoch": 4}
+    elif how == "no rows":
+        state["history"] = [1, 2, 3, 4]
+    elif how == "fewer weights":
+        del weights["2.bias"]
+    else:
+        weights["2.weight"] = weights["2.weight"][:, :3]
+    newest.unlink()
+    foreign = checkpoint.save(work, 4, state)
+    with caplog.at_level(logging.INFO):
+        run(spec, make_options(tmp_path / "torn"), task_maker())
+    assert foreign.name in caplog.text and "resuming after 3 of 6 epochs" in caplog.text
+    assert result(tmp_path / "torn", spec)["weights_sha256"] == result(tmp_path / "whole", spec)["weights_sha256"]
+    pd.testing.assert_frame_equal(history(tmp_path / "torn", spec), history(tmp_path / "whole", spec), check_exact=True)
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", '{"before": []}', '{"started": 5}', '{"started": "x", "before": [{}]}'])
+def test_a_damaged_record_of_earlier_processes_is_passed_over(
+    text: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    spec = make_spec()
+    with pytest.raises(Killed):
+        run(spec, make_options(tmp_path), task_maker(on_step=kill_at(4, 1)))
+    (tmp_path / ".work" / spec.run_id / store.ENVIRONMENT).write_text(text)
+    assert run(spec, make_options(tmp_path), task_maker()).status == "done"
+    assert ("environment.json is passed over" in caplog.text) == ("x" not in text)
+    assert list(store.read_runs(tmp_path)["status"]) == ["done"]

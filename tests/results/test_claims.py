@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from tmsgd_bench import manifest
 from tmsgd_bench.results import claim_forms, claims, numerical
 from tmsgd_bench.results.claims import Claim, Verdicts
 from tmsgd_bench.results.numerical import CLAIMED_ORDER, Numerics
@@ -383,10 +384,37 @@ def test_the_package_computes_the_claimed_orders(tmp_path: Path) -> None:
     assert numerical.read_numerics(tmp_path).tables == {}
 
 
-def test_a_table_of_other_columns_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "order.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(ValueError, match="columns"):
-        numerical.read_numerics(tmp_path)
+GOOD = "problem,rule,steps,error\na,euler,1,2.0\na,taylor3,1,1.0\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "order.csv cannot be read"),
+        ("a,b\n1,2\n", "order.csv has no column problem, rule, steps, error"),
+        (GOOD.replace("2.0", "two"), "error of order.csv is not all numbers"),
+        (GOOD.replace("euler", "other"), "rule of order.csv does not name euler and taylor3"),
+    ],
+)
+def test_a_table_that_is_not_the_commands_is_named_and_not_judged(
+    tmp_path: Path, text: str, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "order.csv").write_text(text)
+    manifest.write(tmp_path, ["order.csv"])
+    finding = numerical.accuracy(numerical.read_numerics(tmp_path))
+    assert finding.verdict == "not yet tested" and finding.evidence.startswith(f"not judged: {reason}")
+    assert reason in caplog.text
+
+
+def test_an_edited_table_is_named_and_not_judged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "order.csv").write_text(GOOD)
+    assert "has no checksum" in numerical.accuracy(numerical.read_numerics(tmp_path)).evidence
+    manifest.write(tmp_path, ["order.csv"])
+    assert numerical.accuracy(numerical.read_numerics(tmp_path)).verdict == "supported"
+    (tmp_path / "order.csv").write_text(GOOD.replace("1.0", "3.00"))
+    finding = numerical.accuracy(numerical.read_numerics(tmp_path))
+    assert finding.evidence == "not judged: order.csv differs from its checksum"
+    assert finding.verdict == "not yet tested" and "order.csv differs" in caplog.text
 
 
 # --- forms ---------------------------------------------------------------------------------------------------------

@@ -8,12 +8,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import yaml
 
 from tmsgd_bench import cli
 from tmsgd_bench.errors import ConfigError
-from tmsgd_bench.files import read_json, write_json, write_yaml
-from tmsgd_bench.results import comparison, store
+from tmsgd_bench.results import comparison
 from tmsgd_bench.results.statistics import compare, correct
 from tmsgd_bench.results.store import read_runs
 
@@ -62,7 +60,7 @@ def test_a_reference_without_runs_is_refused_with_those_there_are(root: Path) ->
 
 @pytest.mark.parametrize("change", [{"batch_size": 6}, {"epochs": 4}, {"data": {"kind": "real", "limit": 9}}], ids=str)
 def test_runs_at_other_settings_are_another_group(change: dict[str, object], root: Path, write_run: WriteRun) -> None:
-    write_run(root, "sgd", 0, final=50.0, setting="other", **change)
+    write_run(root, "sgd", 0, final=50.0, **change)
     groups = comparison.build(read_runs(root))
     assert sorted(len(group.entries) for group in groups) == [1, 3]
     assert sum(entry.final.n for group in groups for entry in group.entries) == 10
@@ -83,8 +81,8 @@ def test_unfinished_runs_are_left_out(root: Path, write_run: WriteRun) -> None:
 
 
 def test_unverified_and_partial_data_are_marked(root: Path, write_run: WriteRun) -> None:
-    folder = write_run(root, "sgd", 0, final=50.0, setting="x", data={"kind": "real", "limit": 9, "fingerprint": "g"})
-    write_json(folder / store.ENVIRONMENT, {**(read_json(folder / store.ENVIRONMENT) or {}), "verified_data": False})
+    data = {"kind": "real", "limit": 9, "fingerprint": "g"}
+    write_run(root, "sgd", 0, final=50.0, data=data, ran={"verified_data": False})
     partial = next(group for group in comparison.build(read_runs(root)) if "(9 training examples)" in group.heading)
     assert {"unverified data", "partial data (9 training examples)"} <= set(partial.entries[0].marks)
 
@@ -103,10 +101,7 @@ def test_the_command_prints_every_group(root: Path, capsys: pytest.CaptureFixtur
 def test_optimizers_of_one_name_with_other_options_are_told_apart(root: Path, write_run: WriteRun) -> None:
     """And the one that follows a protocol is the reference, whatever its digest."""
     for seed in range(4):
-        folder = write_run(root, "sgd", seed, final=50.0, setting=f"with momentum {seed // 4}", protocols=[])
-        config = yaml.safe_load((folder / store.CONFIG).read_text(encoding="utf-8"))
-        config["optimizer"]["momentum"] = 0.5
-        write_yaml(folder / store.CONFIG, config)
+        write_run(root, "sgd", seed, final=50.0, options={"momentum": 0.5}, protocols=[])
     (group,) = comparison.build(read_runs(root))
     labels = [entry.label for entry in group.entries]
     assert len(set(labels)) == 4 and sum(label.startswith("SGD #") for label in labels) == 2
@@ -114,21 +109,21 @@ def test_optimizers_of_one_name_with_other_options_are_told_apart(root: Path, wr
 
 
 def test_groups_that_a_heading_cannot_tell_apart_name_the_settings_that_differ(root: Path, write_run: WriteRun) -> None:
-    write_run(root, "sgd", 0, final=50.0, setting="wider", model={"name": "lstm", "hidden": 99})
+    write_run(root, "sgd", 0, final=50.0, model={"name": "lstm", "hidden": 99})
     headings = sorted(group.heading for group in comparison.build(read_runs(root)))
     assert [heading.partition("is better); ")[2] for heading in headings] == ["model.hidden=99", "model.hidden=None"]
 
 
 def test_groups_that_differ_in_many_settings_have_a_digest(root: Path, write_run: WriteRun) -> None:
-    write_run(root, "sgd", 0, final=50.0, setting="other", model={"name": "lstm", **dict.fromkeys("abcde", 1)})
+    write_run(root, "sgd", 0, final=50.0, model={"name": "lstm", **dict.fromkeys("abcde", 1)})
     headings = [group.heading for group in comparison.build(read_runs(root))]
     assert len(headings) == len(set(headings)) == 2 and all("; #" in heading for heading in headings)
 
 
 def test_a_limit_above_the_number_of_examples_is_not_shown_as_that_many(root: Path, write_run: WriteRun) -> None:
     """Only the result knows how many there are."""
-    folder = write_run(root, "sgd", 0, setting="limited", data={"kind": "real", "limit": 300, "fingerprint": "f"})
-    write_json(folder / store.RESULT, {**(read_json(folder / store.RESULT) or {}), "training_examples": 209})
+    data = {"kind": "real", "limit": 300, "fingerprint": "f"}
+    folder = write_run(root, "sgd", 0, data=data, outcome={"training_examples": 209})
     runs = read_runs(root).set_index("run_id")
     assert runs.loc[folder.name, "limit"] == 209
     assert any("(209 training examples)" in group.heading for group in comparison.build(read_runs(root)))
@@ -138,24 +133,22 @@ def test_numbers_of_a_validation_split_are_marked(
     root: Path, write_run: WriteRun, capsys: pytest.CaptureFixture[str]
 ) -> None:
     task = {"name": "tc", "tokens": 32, "evaluate_on": "valid"}
-    run = write_run(root, "sgd", 0, setting="valid", task=task).name
+    run = write_run(root, "sgd", 0, task=task).name
     marked = [entry for group in comparison.build(read_runs(root)) for entry in group.entries if run in entry.run_ids]
     assert [one.marks for one in marked] == [("evaluated on the valid split", "few seeds (n=1)")]
     cli.main(["runs", "--results", str(root)])
     assert next(line for line in capsys.readouterr().out.splitlines() if "valid split" in line).startswith(run)
 
 
-def test_the_heading_says_how_many_examples_there_are_if_results_do(root: Path, write_run: WriteRun) -> None:
-    for folder in root.glob("tc-*"):
-        write_json(folder / store.RESULT, {**(read_json(folder / store.RESULT) or {}), "training_examples": 23_937})
-    (group,) = comparison.build(read_runs(root))
+def test_the_heading_says_how_many_examples_there_are_if_results_do(tmp_path: Path, write_run: WriteRun) -> None:
+    write_run(tmp_path, outcome={"training_examples": 23_937})
+    (group,) = comparison.build(read_runs(tmp_path))
     assert "(23,937 training examples)" in group.heading
 
 
 def test_a_metric_that_is_not_finite_counts_as_worse_than_any_number(root: Path, write_run: WriteRun) -> None:
     write_run(root, "sgd", 3, final=91.0)
-    folder = write_run(root, "adam", 3)
-    write_json(folder / store.RESULT, {**(read_json(folder / store.RESULT) or {}), "final": None, "best": None})
+    write_run(root, "adam", 3, final=None)
     (group,) = comparison.build(read_runs(root))
     adam = next(entry for entry in group.entries if entry.label == "Adam")
     assert {"1 with a metric that is not finite", "few seeds (n=3)"} <= set(adam.marks)

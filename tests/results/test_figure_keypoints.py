@@ -45,11 +45,9 @@ def add(tmp_path: Path, write_run: WriteRun) -> Callable[..., Path]:
     def add_run(optimizer: str = "sgd", points: KeyPoints | None = None, **changes: Any) -> Path:
         data = {"kind": "real", "limit": None, "fingerprint": "f"} | changes.pop("data", {})
         task = {"name": "fkpd", "dataset": "fkpd"} | changes.pop("task", {})
-        changes = {"final": 0.125, "setting": f"{optimizer} {data} {task} {changes}", **changes}
-        folder = write_run(tmp_path / "runs", optimizer, task=task, data=data, **changes)
         if changes.get("status", "done") == "done":
-            (points or key_points()).save(folder)
-        return folder
+            changes["extra"] = (points or key_points()).save
+        return write_run(tmp_path / "runs", optimizer, task=task, data=data, **{"final": 0.125, **changes})
 
     return add_run
 
@@ -135,9 +133,7 @@ def test_rows_are_in_the_papers_order(tmp_path: Path, add: Callable[..., Path]) 
 
 def test_other_optimizers_follow(tmp_path: Path, add: Callable[..., Path]) -> None:
     for optimizer in ("adam", "tmsgd", "sgd"):
-        folder = add(optimizer)
-        if optimizer == "adam":
-            edit(folder, "name: adam", "name: a_new_one")
+        add(optimizer, options={"name": "a_new_one"} if optimizer == "adam" else {})
     assert list(choose(runs(tmp_path))["optimizer"]) == ["sgd", "tmsgd", "a_new_one"]
 
 
@@ -187,9 +183,8 @@ def test_all_rows_have_one_setting_the_most_complete_then_the_newest(tmp_path: P
 
 def test_of_several_switch_epochs_the_protocols_is_shown(tmp_path: Path, add: Callable[..., Path]) -> None:
     """Also when no protocol is asked for, and the other is newer."""
-    folder = add("tmsgd", setting="as printed")
-    other = add("tmsgd", setting="another", protocols=[], started="2026-02-01T00:00:00+00:00")
-    edit(other, "switch_epoch: 2", "switch_epoch: 1")
+    folder = add("tmsgd")
+    add("tmsgd", options={"switch_epoch": 1}, protocols=[], started="2026-02-01T00:00:00+00:00")
     for protocol in ("table2", None):
         assert list(choose(runs(tmp_path), protocol=protocol)["run_id"]) == [folder.name]
 
@@ -273,7 +268,7 @@ def test_a_diverged_run_has_a_row_that_says_so_without_found_points(tmp_path: Pa
 
 
 def test_a_row_that_never_switched_says_so(tmp_path: Path, add: Callable[..., Path]) -> None:
-    add("tmsgd", epochs=2)
+    add("tmsgd", options={"switch_epoch": 3})
     assert texts(draw(choose(runs(tmp_path))))[0] == "TM-SGD\n(never switches)\nMSE 0.1250"
 
 

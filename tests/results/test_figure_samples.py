@@ -12,7 +12,6 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from tmsgd_bench import files
 from tmsgd_bench.errors import StoreError
 from tmsgd_bench.results import figure_samples, store
 from tmsgd_bench.results.figure_runs import Wanted, choose
@@ -36,13 +35,10 @@ def add(tmp_path: Path, write_run: Callable[..., Path]) -> Add:
 
     def added(optimizer: str = "sgd", epochs: list[int] | None = None, metric: str = "fid", **changes: Any) -> Path:
         task = changes.pop("task", {"name": "ig", "features": "inception"})
-        folder = write_run(tmp_path / "runs", optimizer, task=task, **changes)
         if changes.get("status", "done") == "done":
-            values = files.read_json(folder / store.RESULT)
-            assert values is not None
-            files.write_json(folder / store.RESULT, {**values, "metric": metric, "direction": "min", "unit": ""})
-            samples([1, 5] if epochs is None else epochs).save(folder)
-        return folder
+            changes["outcome"] = {"metric": metric, "direction": "min", "unit": "", **changes.pop("outcome", {})}
+            changes.setdefault("extra", samples([1, 5] if epochs is None else epochs).save)
+        return write_run(tmp_path / "runs", optimizer, task=task, **changes)
 
     return added
 
@@ -118,7 +114,7 @@ def test_columns_are_few_and_have_the_first_and_the_last(count: int) -> None:
 
 def test_rows_are_the_papers_and_columns_the_epochs(tmp_path: Path, add: Add) -> None:
     for number, optimizer in enumerate(reversed(ORDER)):
-        samples([1, 5, 30], shade=10 * number).save(add(optimizer))
+        add(optimizer, extra=samples([1, 5, 30], shade=10 * number).save)
     figure = drawn(tmp_path)
     assert len(figure.axes) == 6 * 3
     labels = [text.split("\n")[0] for text in texts(figure) if "FID" in text]
@@ -167,12 +163,13 @@ def test_a_distance_that_is_no_fid_is_not_called_fid(tmp_path: Path, add: Add) -
 
 
 def test_how_diverse_the_images_are_is_said(tmp_path: Path, add: Add) -> None:
-    folder = add("sgd", final=0.5)
-    rows = [{"epoch": 0.0, "diversity": 0.9}, {"epoch": 1.0, "diversity": 0.1234}]
-    store.write_history(folder / store.HISTORY, rows)
+    def diverse(folder: Path) -> None:
+        history = pd.read_parquet(folder / store.HISTORY).assign(diversity=[0.9, 0.5, 0.1234])
+        store.write_history(folder / store.HISTORY, history.to_dict("records"))
+        samples([1, 5]).save(folder)
+
+    add("sgd", final=0.5, extra=diverse)
     assert "SGD\nFID 0.5\ndiversity 0.123" in texts(drawn(tmp_path))
-    (folder / store.HISTORY).write_bytes(b"damaged")
-    assert "SGD\nFID 0.5" in texts(drawn(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -256,8 +253,8 @@ def test_runs_of_different_settings_are_never_side_by_side(tmp_path: Path, add: 
 
 def test_an_optimizer_has_one_row(tmp_path: Path, add: Add) -> None:
     """Of several switch epochs the one that follows a protocol."""
-    add("tmsgd", protocols=["table2"], setting="two")
-    add("tmsgd", protocols=[], setting="three", started="2027-01-01T00:00:00+00:00")
+    add("tmsgd", protocols=["table2"])
+    add("tmsgd", protocols=[], options={"switch_epoch": 1}, started="2027-01-01T00:00:00+00:00")
     chosen = choose(read(tmp_path), Wanted("ig", FILE, "images", protocol=None))
     assert list(chosen["protocols"]) == [("table2",)]
 

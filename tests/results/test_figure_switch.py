@@ -7,13 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from PIL import Image
 
 from tmsgd_bench import cli
 from tmsgd_bench.errors import StoreError
-from tmsgd_bench.files import write_yaml
-from tmsgd_bench.results import store
 from tmsgd_bench.results.figure_switch import draw, studies, write
 from tmsgd_bench.results.store import read_runs
 
@@ -30,7 +27,7 @@ def root(tmp_path: Path, write_run: Callable[..., Path]) -> Path:
     for switch, finals in FINALS.items():
         for seed, final in enumerate(finals):
             protocols = ["table2"] if switch == 2 else []
-            own = {"optimizer": tmsgd(switch), "protocols": protocols, "setting": f"s{switch}", "epochs": 9}
+            own = {"optimizer": tmsgd(switch), "protocols": protocols, "epochs": 9}
             _write(write_run, tmp_path, seed, final, own)
     for seed, final in enumerate((90.2, 91.4)):
         write_run(tmp_path, "sgd", seed, final=final, epochs=9)
@@ -39,9 +36,7 @@ def root(tmp_path: Path, write_run: Callable[..., Path]) -> Path:
 
 def _write(write_run: Callable[..., Path], root: Path, seed: int, final: float, own: dict[str, Any]) -> None:
     optimizer, rest = own["optimizer"], {key: value for key, value in own.items() if key != "optimizer"}
-    folder = write_run(root, "tmsgd", seed, final=final, **rest)
-    config = yaml.safe_load((folder / store.CONFIG).read_text(encoding="utf-8"))
-    write_yaml(folder / store.CONFIG, {**config, "optimizer": optimizer})
+    write_run(root, "tmsgd", seed, final=final, options=optimizer, **rest)
 
 
 def test_the_means_are_those_of_the_seeds_at_each_switch_epoch(root: Path) -> None:
@@ -65,7 +60,7 @@ def test_a_study_without_the_protocol_is_drawn_only_when_asked_for(
     tmp_path: Path, write_run: Callable[..., Path]
 ) -> None:
     for switch in (0, 1):
-        _write(write_run, tmp_path, 0, 90.0, {"optimizer": tmsgd(switch), "protocols": [], "setting": f"s{switch}"})
+        _write(write_run, tmp_path, 0, 90.0, {"optimizer": tmsgd(switch), "protocols": []})
     runs = read_runs(tmp_path)
     assert list(studies(runs, "table2")) == []
     ((own, base),) = studies(runs, None)

@@ -13,10 +13,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
 
 from tmsgd_bench.errors import StoreError
-from tmsgd_bench.files import write_yaml
 from tmsgd_bench.results import claim_forms, claims, numerical, report, selection, store, tables
 from tmsgd_bench.results.paper import experiments, paper
 from tmsgd_bench.results.report import content, figures
@@ -71,10 +69,11 @@ class Page(HTMLParser):
 
 def write_from_start(root: Path, write_run: WriteRun, seed: int, final: float) -> None:
     """TM-SGD as in the protocol, but with switch epoch 0."""
-    folder = write_run(root, "tmsgd", seed, final=final, protocols=[], setting=f"from the start {seed}")
-    config = yaml.safe_load((folder / store.CONFIG).read_text())
-    config["optimizer"]["switch_epoch"] = 0
-    write_yaml(folder / store.CONFIG, config)
+    write_run(root, "tmsgd", seed, final=final, protocols=[], options={"switch_epoch": 0})
+
+
+def with_picture(folder: Path) -> None:
+    (folder / "generated_images.png").write_bytes(PICTURE)
 
 
 @pytest.fixture(scope="module")
@@ -83,16 +82,15 @@ def root(tmp_path_factory: pytest.TempPathFactory, write_run: WriteRun) -> Path:
     root = tmp_path_factory.mktemp("report") / "store"
     for optimizer, finals in FINALS.items():
         for seed, final in enumerate(finals):
-            write_run(root, optimizer, seed, final=final)
+            pictured = optimizer == "sgd" and seed == 0
+            write_run(root, optimizer, seed, final=final, **({"extra": with_picture} if pictured else {}))
     for seed in range(3):
         write_from_start(root, write_run, seed, 88.0 + seed)
     write_run(root, "adam", 0, status="diverged")
     write_run(root, "adam", 1, status="failed")
     write_run(root, "apollo", 0, status="abandoned")
     synthetic = {"data": {"kind": "synthetic", "limit": 500, "fingerprint": "s"}, "protocols": ["smoke"]}
-    write_run(root, "sgd", 0, final=55.5, setting="synthetic", **synthetic)
-    sample = next(root.glob("tc-lstm-sgd-seed0-*"))
-    (sample / "generated_images.png").write_bytes(PICTURE)
+    write_run(root, "sgd", 0, final=55.5, **synthetic)
     return root
 
 
@@ -234,13 +232,25 @@ def test_a_store_without_runs_says_so(tmp_path: Path) -> None:
     assert page.all("svg") == []
 
 
-def test_a_run_that_lost_files_is_still_in_it(tmp_path: Path, write_run: WriteRun) -> None:
-    folder = write_run(tmp_path / "store")
-    for name in (store.ENVIRONMENT, store.HISTORY):
-        (folder / name).unlink()
+@pytest.mark.parametrize("name", [store.CONFIG, store.ENVIRONMENT, store.HISTORY])
+def test_a_damaged_run_is_in_it_and_in_no_number(tmp_path: Path, write_run: WriteRun, name: str) -> None:
+    folder = write_run(tmp_path / "store", final=66.625)
+    (folder / name).unlink()
     path = report.write(store.read_runs(tmp_path / "store"), tmp_path / "none", tmp_path / "out")
     page = Page(path.read_text(encoding="utf-8"))
-    assert folder.name in page.text and "unknown" in page.text
+    left_out = f"1 damaged run left out: {folder.name} ({name} is missing)"
+    assert page.text.count(left_out) >= 2 and "66.6" not in page.text
+    assert left_out in (path.parent / "table-5.md").read_text(encoding="utf-8")
+    assert left_out in (path.parent / "claims.csv").read_text(encoding="utf-8")
+
+
+def test_a_damaged_picture_is_named_and_left_out(
+    tmp_path: Path, write_run: WriteRun, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = write_run(tmp_path, extra=with_picture)
+    (folder / "generated_images.png").write_bytes(PICTURE[:-1])
+    assert list(content._images(store.read_runs(tmp_path), tmp_path)) == []
+    assert "generated_images.png differs from its checksum" in caplog.text
 
 
 def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:

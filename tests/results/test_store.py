@@ -16,16 +16,16 @@ from typing import Any
 
 import pandas as pd
 import pytest
-import yaml
 
+from tmsgd_bench import manifest
 from tmsgd_bench.errors import RunIsBusy, StoreError
-from tmsgd_bench.files import read_json, write_json, write_yaml
-from tmsgd_bench.results import heartbeat, store
+from tmsgd_bench.files import read_json, write_json
+from tmsgd_bench.results import evidence, heartbeat, store
 from tmsgd_bench.results.heartbeat import Heartbeat
 from tmsgd_bench.results.store import COLUMNS, RunFolder, read_runs, write_history
 
 WriteRun = Callable[..., Path]
-STATUSES = {"done", "diverged", "failed", "running", "abandoned"}
+Begin = Callable[[str], RunFolder]
 
 TRAINING = """
 import sys, time
@@ -63,14 +63,25 @@ def training(tmp_path_factory: pytest.TempPathFactory, write_run: WriteRun) -> I
         process.kill()
 
 
-def begin(root: Path, run_id: str, note: str) -> RunFolder:
-    """A run that is ready to be published."""
-    folder = RunFolder(root, run_id)
-    with folder.locked():
-        folder.work.mkdir(exist_ok=True)
-    write_json(folder.work / store.RESULT, {"status": "done", "note": note})
-    write_json(folder.work / heartbeat.NAME, {"pid": 1})
-    return folder
+@pytest.fixture
+def begin(tmp_path: Path, write_run: WriteRun) -> Callable[[str], RunFolder]:
+    """Makes a run ready to be published, always the same one, with a note."""
+
+    def begun(note: str) -> RunFolder:
+        made = write_run(tmp_path / "made" / note, outcome={"note": note})
+        folder = RunFolder(tmp_path / "store", made.name)
+        with folder.locked():
+            made.rename(folder.work)
+        write_json(folder.work / heartbeat.NAME, {"pid": 1})
+        return folder
+
+    return begun
+
+
+def note_of(folder: RunFolder) -> str | None:
+    """The note of the published run; None if there is none, or it is damaged."""
+    found = folder.finished()
+    return None if found is None else found["note"]
 
 
 def by_id(root: Path) -> dict[str, pd.Series]:
@@ -267,37 +278,37 @@ def test_the_heartbeat_ends_with_the_training(tmp_path: Path) -> None:
 # --- publishing ----------------------------------------------------------------------------------------------------
 
 
-def test_publishing_moves_the_work_and_drops_the_heartbeat(tmp_path: Path) -> None:
-    folder = begin(tmp_path, "a", "first")
+def test_publishing_moves_the_work_and_drops_the_heartbeat(begin: Begin) -> None:
+    folder = begin("first")
     folder.publish()
-    assert folder.finished() == {"status": "done", "note": "first"}
-    assert [path.name for path in folder.final.iterdir()] == [store.RESULT]
+    assert note_of(folder) == "first"
+    assert {path.name for path in folder.final.iterdir()} == {*evidence.REQUIRED, manifest.NAME}
     assert not folder.work.exists()
 
 
-def test_publishing_replaces_an_older_result_and_keeps_nothing_of_it(tmp_path: Path) -> None:
-    begin(tmp_path, "a", "first").publish()
-    (tmp_path / "a" / "old figure.png").write_bytes(b"x")
-    folder = begin(tmp_path, "a", "second")
+def test_publishing_replaces_an_older_result_and_keeps_nothing_of_it(begin: Begin) -> None:
+    folder = begin("first")
     folder.publish()
-    assert folder.finished() == {"status": "done", "note": "second"}
-    assert [path.name for path in folder.final.iterdir()] == [store.RESULT]
+    (folder.final / "old figure.png").write_bytes(b"x")
+    begin("second").publish()
+    assert note_of(folder) == "second"
+    assert {path.name for path in folder.final.iterdir()} == {*evidence.REQUIRED, manifest.NAME}
     assert not folder.replaced.exists()
 
 
-def test_a_run_that_never_was_has_no_result(tmp_path: Path) -> None:
+def test_a_run_that_never_was_has_no_result(tmp_path: Path, begin: Begin) -> None:
     assert RunFolder(tmp_path, "a").finished() is None
-    assert begin(tmp_path, "a", "not published").finished() is None
+    assert begin("not published").finished() is None
 
 
 @pytest.mark.parametrize("renames", [0, 1])
 def test_a_crash_while_replacing_loses_neither_result(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, renames: int
+    begin: Begin, monkeypatch: pytest.MonkeyPatch, renames: int
 ) -> None:
     """Killed before the first rename or between the two: the old result is back, the new one waits in its work
     folder, and publishing it again works."""
-    begin(tmp_path, "a", "old").publish()
-    folder = begin(tmp_path, "a", "new")
+    begin("old").publish()
+    folder = begin("new")
     real, done = Path.rename, 0
 
     def rename(self: Path, target: Path) -> Path:
@@ -311,19 +322,19 @@ def test_a_crash_while_replacing_loses_neither_result(
         patch.setattr(Path, "rename", rename)
         with pytest.raises(Crash):
             folder.publish()
-    fresh = RunFolder(tmp_path, "a")
+    fresh = RunFolder(folder.root, folder.run_id)
     with fresh.locked():  # whoever takes the run up next mends it
-        assert fresh.finished() == {"status": "done", "note": "old"}
-    assert read_json(fresh.work / store.RESULT) == {"status": "done", "note": "new"}
+        assert note_of(fresh) == "old"
+    assert fresh.complete()
     fresh.publish()
-    assert RunFolder(tmp_path, "a").finished() == {"status": "done", "note": "new"}
+    assert note_of(fresh) == "new"
 
 
 def test_a_crash_before_the_old_result_is_deleted_keeps_the_new_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    begin: Begin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    begin(tmp_path, "a", "old").publish()
-    folder = begin(tmp_path, "a", "new")
+    begin("old").publish()
+    folder = begin("new")
     real = shutil.rmtree
 
     def rmtree(path: Path, **options: Any) -> None:
@@ -335,16 +346,14 @@ def test_a_crash_before_the_old_result_is_deleted_keeps_the_new_one(
         patch.setattr(shutil, "rmtree", rmtree)
         with pytest.raises(Crash):
             folder.publish()
-    assert RunFolder(tmp_path, "a").finished() == {"status": "done", "note": "new"}
-    begin(tmp_path, "a", "newest").publish()
-    assert RunFolder(tmp_path, "a").finished() == {"status": "done", "note": "newest"}
+    assert note_of(folder) == "new"
+    begin("newest").publish()
+    assert note_of(folder) == "newest"
     assert not folder.replaced.exists()
 
 
-def test_a_result_that_cannot_be_published_is_told_with_the_fix(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = begin(tmp_path, "a", "new")
+def test_a_result_that_cannot_be_published_is_told_with_the_fix(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = begin("new")
 
     def rename(self: Path, target: Path) -> Path:
         raise OSError(errno.EACCES, "Permission denied")
@@ -432,10 +441,7 @@ def test_runs_that_differ_in_their_switch_epoch_alone_share_context_and_variant(
 ) -> None:
     changes: list[tuple[str, Any]] = [("switch_epoch", 0), ("label", "another"), ("momentum", 0.9), ("lr", 0.5)]
     for number, (key, value) in enumerate([("label", "TM-SGD"), *changes]):
-        folder = write_run(tmp_path, "tmsgd", seed=number)
-        config = yaml.safe_load((folder / store.CONFIG).read_text())
-        config["optimizer"][key] = value
-        write_yaml(folder / store.CONFIG, config)
+        write_run(tmp_path, "tmsgd", seed=number, options={key: value})
     rows = read_runs(tmp_path).sort_values("seed")
     groups = list(zip(rows["context"], rows["variant"], strict=True))
     assert [group == groups[0] for group in groups] == [True, True, True, False, False]
@@ -482,50 +488,14 @@ def test_foreign_files_and_folders_are_passed_over(tmp_path: Path, write_run: Wr
     assert list(by_id(tmp_path)) == [mine.name]
 
 
-CONFIG_DAMAGES = {
-    "empty": b"",
-    "truncated": b"benchmark_version: 1\ntask:\n  name: t",
-    "not YAML": b"task: [1, {",
-    "a list": b"- 1\n- 2\n",
-    "other types": b"task: tc\nmodel: lstm\n",
-    "zeros": b"\0" * 100,
-    "not UTF-8": b"task: \xff\xfe\n",
-}
-
-
-@pytest.mark.parametrize("place", ["done", "abandoned"])
-@pytest.mark.parametrize("damage", CONFIG_DAMAGES)
-def test_a_run_with_damaged_settings_does_not_hide_the_others(
-    tmp_path: Path, write_run: WriteRun, damage: str, place: str
+@pytest.mark.parametrize(
+    "text", ['{"pid": 1, "ti', '{"host": "x", "time": "noon"}', '{"trained": 1, "time": 5}', '{"time": 1e999}', "[]"]
+)
+def test_a_heartbeat_that_is_damaged_does_not_hide_a_running_run(
+    tmp_path: Path, write_run: WriteRun, text: str
 ) -> None:
-    whole, damaged = write_run(tmp_path, seed=0), write_run(tmp_path, seed=1, status=place)
-    (damaged / store.CONFIG).write_bytes(CONFIG_DAMAGES[damage])
-    assert list(by_id(tmp_path)) == [whole.name]
-    assert store.damaged(tmp_path) == [damaged]
-
-
-@pytest.mark.parametrize("contents", [b"", b'{"status": "do', b"[]", b"\xff", b"{}"])
-def test_a_run_with_a_damaged_result_is_not_told_as_finished(
-    tmp_path: Path, write_run: WriteRun, contents: bytes
-) -> None:
-    """``finished()`` does not take it for a result, and every status in the frame is one of the documented five."""
-    whole, damaged = write_run(tmp_path, seed=0), write_run(tmp_path, seed=1)
-    (damaged / store.RESULT).write_bytes(contents)
-    assert not RunFolder(tmp_path, damaged.name).finished()
-    found = {name: row["status"] for name, row in by_id(tmp_path).items()}
-    assert found.pop(whole.name) == "done"
-    assert set(found.values()) <= STATUSES - {"done", "diverged"}
-
-
-@pytest.mark.parametrize("name", [store.ENVIRONMENT, store.HISTORY])
-def test_a_run_without_its_environment_or_history_still_counts(tmp_path: Path, write_run: WriteRun, name: str) -> None:
-    (write_run(tmp_path) / name).unlink()
-    assert the_run(tmp_path)["status"] == "done"
-
-
-def test_a_heartbeat_that_is_damaged_does_not_hide_a_running_run(tmp_path: Path, write_run: WriteRun) -> None:
     work = write_run(tmp_path, status="abandoned")
-    (work / heartbeat.NAME).write_text('{"pid": 1, "ti')
+    (work / heartbeat.NAME).write_text(text)
     with RunFolder(tmp_path, work.name).locked():
         assert the_run(tmp_path)["status"] == "running"
 
@@ -560,7 +530,7 @@ def test_a_metric_measured_afterwards_takes_the_place_of_the_one_recorded(tmp_pa
     """Its best epoch is not known; a diverged run stays one."""
     folder, diverged = write_run(tmp_path), write_run(tmp_path, seed=1, status="diverged")
     for one in (folder, diverged):
-        write_json(one / store.SCORE, {"fid": 41.5, "fid64": 0.08})
+        store.add_score(one, {"fid": 41.5, "fid64": 0.08})
     found = by_id(tmp_path)
     row = found[folder.name]
     assert (row["metric"], row["direction"], row["final"]) == ("fid", "min", 41.5)

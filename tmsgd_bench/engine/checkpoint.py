@@ -11,18 +11,26 @@ import hashlib
 import logging
 import os
 import re
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from tmsgd_bench.errors import StoreError
+from tmsgd_bench.errors import BenchError, StoreError
 from tmsgd_bench.files import os_reason
 
 log = logging.getLogger(__name__)
 
 NAME = re.compile(r"checkpoint-(\d{6})-([0-9a-f]{64})\.pt")
 KEPT = 2
+Use = Callable[[dict[str, Any]], Any]
+
+
+class _Damaged(Exception):
+    """The bytes of a checkpoint are not those that were written."""
 
 
 class _HashingWriter:
@@ -64,35 +72,74 @@ def save(folder: Path, epoch: int, state: dict[str, Any], keep: int | None = KEP
             f"could not write a checkpoint into {folder} ({os_reason(error)}): free some space or choose another "
             "results.root, then start the same command again to go on from the last checkpoint."
         ) from error
-    if keep is not None:
-        for old in _newest_first(folder)[keep:]:
-            old.unlink(missing_ok=True)
+    if keep is not None:  # those of later epochs could not be used: they must take no good one's place
+        for _, old in [(one, path) for one, path in epochs(folder) if one <= epoch][keep:]:
+            forget(old)
     return target
 
 
-def load_latest(folder: Path, device: torch.device) -> dict[str, Any] | None:
-    """The newest undamaged checkpoint, or None; says so when it has to pass over a damaged one."""
+def load_latest(folder: Path, device: torch.device, use: Use = lambda state: None) -> dict[str, Any] | None:
+    """The newest checkpoint that can be used, or None; says so when it has to pass over another.
+
+    Args:
+        use: see :func:`load_between`.
+    """
     had = exists(folder)
-    state = load_between(folder, 0, None, device)
+    state = load_between(folder, 0, None, device, use)
     if had and state is None:
         log.warning("no checkpoint is left: starting from the first epoch")
     return state
 
 
-def load_between(folder: Path, least: int, most: int | None, device: torch.device) -> dict[str, Any] | None:
-    """The newest undamaged checkpoint of ``least`` to ``most`` finished epochs (None: no limit), or None."""
+def load_between(
+    folder: Path, least: int, most: int | None, device: torch.device, use: Use = lambda state: None
+) -> dict[str, Any] | None:
+    """The newest usable checkpoint of ``least`` to ``most`` finished epochs (None: no limit), or None.
+
+    Args:
+        use: takes the state over, or raises BenchError and leaves everything as it was if it is not of its kind.
+    """
     for epoch, path in epochs(folder):
         if epoch < least or (most is not None and epoch > most):
             continue
         try:
-            if path.stem.endswith(_sha256(path)):
-                state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
-                return state
-            path.unlink()  # so that it takes no good one's place when old ones are forgotten
+            state = _load(path, device)
+            use(state)
+            return state
         except FileNotFoundError:  # another process, through with it, has just deleted it
             continue
-        log.warning("checkpoint %s is damaged (its checksum differs): falling back to the one before it", path.name)
+        except _Damaged as error:
+            forget(path)  # so that it takes no good one's place when old ones are forgotten
+            reason = str(error)
+        except (OSError, BenchError) as error:
+            reason = str(error) if isinstance(error, BenchError) else os_reason(error)
+        log.warning("checkpoint %s is damaged (%s): falling back to the one before it", path, reason)
     return None
+
+
+def _load(path: Path, device: torch.device) -> dict[str, Any]:
+    """A checkpoint's state.
+
+    Raises:
+        _Damaged: its bytes are not those that were written.
+        BenchError: they are, but they are no state.
+        OSError: it cannot be read now.
+    """
+    if not path.is_file():  # asked first: opening a pipe would wait for ever
+        if path.is_symlink() or path.exists():
+            raise BenchError("it is no file")
+        raise FileNotFoundError(path)
+    if not path.stem.endswith(_sha256(path)):
+        raise _Damaged("its checksum differs")
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+    except (OSError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # whatever torch says to what it did not write
+        raise BenchError(f"torch cannot read it, {type(error).__name__}") from error
+    if not isinstance(state, dict):
+        raise BenchError("it holds no state of a run")
+    return state
 
 
 def epochs(folder: Path) -> list[tuple[int, Path]]:
@@ -108,7 +155,16 @@ def exists(folder: Path) -> bool:
 def clear(folder: Path) -> None:
     """Delete every checkpoint of a folder, finished or not."""
     for path in [*_newest_first(folder), *folder.glob("writing-*.tmp"), *folder.glob(".*.tmp")]:
-        path.unlink(missing_ok=True)
+        forget(path)
+
+
+def forget(path: Path) -> None:
+    """Delete a checkpoint, whatever lies there under its name; what cannot be deleted stays."""
+    with suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _newest_first(folder: Path) -> list[Path]:

@@ -54,7 +54,7 @@ class Clocks:
         return {"seconds": dict(self.seconds), "warm_up": self.warm_up, "warm_up_epochs": self.warm_up_epochs}
 
     def load_state_dict(self, state: dict) -> None:
-        self.seconds = dict(state["seconds"])
+        self.seconds = {phase: float(state["seconds"][phase]) for phase in PHASES}
         self.warm_up, self.warm_up_epochs = state["warm_up"], state["warm_up_epochs"]
 
     def _now(self) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import time
 from collections.abc import Callable
@@ -220,10 +221,23 @@ class Trainer:
         """Continue from a state of the same run.
 
         Raises:
-            BenchError: the state is another run's.
+            BenchError: it is no such state; then everything is as it was.
         """
+        before = copied(self.state_dict())
+        try:
+            self._take(state)
+        except (MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # whatever modules, optimizers and tasks say to a foreign state
+            self._take(before)
+            reason = str(error) if isinstance(error, BenchError) else type(error).__name__
+            raise BenchError(f"it holds no state of this run, {reason}") from error
+
+    def _take(self, state: dict[str, Any]) -> None:
         if state["identity"] != self.spec.identity:
-            raise BenchError("the checkpoint in this run's folder belongs to another run: start again with force=true.")
+            raise BenchError("but one of another")
+        if state["epoch"] != len(state["history"]) or not all(isinstance(row, dict) for row in state["history"]):
+            raise BenchError("since its history has not a row for each epoch")
         self.epoch, self.history = state["epoch"], state["history"]
         self.clocks.load_state_dict(state["clocks"])
         for name, module in self.task.modules.items():
@@ -244,6 +258,17 @@ class Trainer:
     def weights(self) -> dict[str, dict[str, Tensor]]:
         """The modules' weights and buffers."""
         return {name: module.state_dict() for name, module in self.task.modules.items()}
+
+
+def copied(value: Any) -> Any:
+    """A state that shares nothing with the original; tensors lie in main memory."""
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {key: copied(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(copied(entry) for entry in value)
+    return copy.deepcopy(value)
 
 
 class Checkpointer:

@@ -19,6 +19,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,7 +28,7 @@ from filelock import FileLock, Timeout
 from tmsgd_bench import files
 from tmsgd_bench.engine import checkpoint
 from tmsgd_bench.engine.spec import AUTO, RunOptions, RunSpec
-from tmsgd_bench.errors import StoreError
+from tmsgd_bench.errors import BenchError, StoreError
 from tmsgd_bench.results.store import RunFolder
 
 if TYPE_CHECKING:
@@ -102,16 +103,23 @@ class Trunk:
                     self.pending / run_id, lambda path: path.write_text(f"{epoch}\n", encoding="utf-8")
                 )
                 return
+            except FileNotFoundError as error:  # the last other run may be tidying the folder away in this moment
+                if attempt + 1 == ATTEMPTS:
+                    raise files.unwritable(self.folder, error) from error
             except OSError as error:
                 raise files.unwritable(self.folder, error) from error
-            except StoreError:  # the last other run may be tidying the folder away in this moment
+            except StoreError:  # likewise
                 if attempt + 1 == ATTEMPTS or self.pending.exists():
                     raise
 
     def release(self, run_id: str) -> None:
         """Note that a run is through, and delete what no other needs, unless another run works on the trunk now."""
         (self.pending / run_id).unlink(missing_ok=True)
-        if self._kept() or not self.folder.exists():
+        if not self.folder.exists():
+            with suppress(OSError):  # not empty
+                self.folder.parent.rmdir()
+            return
+        if self._kept():
             return
         with self._held() as held:
             if not held:
@@ -134,9 +142,11 @@ class Trunk:
         for path in self.pending.glob(".*.tmp"):  # left by a kill
             path.unlink(missing_ok=True)
         with suppress(OSError):  # not empty
-            self.pending.rmdir()
+            with suppress(FileNotFoundError):
+                self.pending.rmdir()
             (self.folder / "lock").unlink(missing_ok=True)
             self.folder.rmdir()
+            self.folder.parent.rmdir()
 
     def wanted(self) -> set[int]:
         """Epochs whose states pending runs need."""
@@ -201,14 +211,25 @@ class Trunk:
 
     def _adopt(self, trainer: Trainer, until: int) -> int:
         """Load the newest state that helps; returns the trainer's epoch."""
-        state = checkpoint.load_between(self.folder, trainer.epoch + 1, until, trainer.device)
-        if state is not None and state["trunk"] == self.key:
-            _load(trainer, state)
-            self.trained, self.made_on = state["trained"], state.get("made_on", {})
+        use = partial(self._take, trainer)
+        if checkpoint.load_between(self.folder, trainer.epoch + 1, until, trainer.device, use) is not None:
             log.info(
                 "%s: taking its first %d epochs from trunk %s", trainer.spec.run_id, trainer.epoch, self.folder.name
             )
         return trainer.epoch
+
+    def _take(self, trainer: Trainer, state: dict[str, Any]) -> None:
+        """Continue from a state of this trunk.
+
+        Raises:
+            BenchError: it is none.
+        """
+        trained = state.get("trained")
+        counted = isinstance(trained, dict) and all(isinstance(epochs, int) for epochs in trained.values())
+        if state.get("trunk") != self.key or not counted:
+            raise BenchError("it holds no state of this trunk")
+        _load(trainer, state)
+        self.trained, self.made_on = state["trained"], state.get("made_on", {})
 
     def _has_passed(self, epoch: int) -> bool:
         """Whether the run that trains the trunk is beyond an epoch whose state nobody had asked for by then."""
@@ -239,7 +260,7 @@ class Trunk:
         wanted = self.wanted()
         for epoch, path in checkpoint.epochs(self.folder)[checkpoint.KEPT :]:
             if epoch not in wanted:
-                path.unlink(missing_ok=True)
+                checkpoint.forget(path)
 
 
 def _state(trainer: Trainer, key: str, trained: dict[str, int]) -> dict[str, Any]:
@@ -260,13 +281,16 @@ def _shared_part(optimizer: dict[str, Any]) -> dict[str, Any]:
 def _load(trainer: Trainer, state: dict[str, Any]) -> None:
     """Continue from a trunk's state as if its epochs had been trained here."""
     own = trainer.state_dict()
-    for name, optimizer in own["optimizers"].items():
-        shared = state["optimizers"][name]
-        optimizer["state"] = shared["state"]
-        for group, values in zip(optimizer["param_groups"], shared["groups"], strict=True):
-            group.update(values)
-            if "step" in group:
-                group["step"] = state["epoch"] * trainer.task.steps_per_epoch
+    try:
+        for name, optimizer in own["optimizers"].items():
+            shared = state["optimizers"][name]
+            optimizer["state"] = shared["state"]
+            for group, values in zip(optimizer["param_groups"], shared["groups"], strict=True):
+                group.update(values)
+                if "step" in group:
+                    group["step"] = state["epoch"] * trainer.task.steps_per_epoch
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BenchError("its optimizers are not those of this run") from error
     taken = ("epoch", "history", "initial", "clocks", "modules", "schedulers", "task")
     trainer.load_state_dict({**own, **{key: state[key] for key in taken if key in state}})
 

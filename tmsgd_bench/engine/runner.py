@@ -28,7 +28,6 @@ from tmsgd_bench.task import Metric, Task
 
 log = logging.getLogger(__name__)
 
-FORCED = "forced"  # marks a work folder that is to replace a finished run
 MakeTask = Callable[[torch.device], Task]
 
 
@@ -67,6 +66,9 @@ def run(spec: RunSpec, options: RunOptions, make_task: MakeTask) -> Outcome:
     with folder.locked(wait=options.wait):
         if (result := folder.finished()) and not options.force:
             return _skipped(spec, options, result)
+        _clear_the_way(folder, options)
+        if folder.complete() and (not options.force or (folder.work / store.FORCED).exists()):
+            return _finish(spec, options, folder)
         _open_work(spec, options, folder)
         try:
             return _train(spec, options, make_task, device, folder)
@@ -75,12 +77,43 @@ def run(spec: RunSpec, options: RunOptions, make_task: MakeTask) -> Outcome:
             raise
 
 
+def _clear_the_way(folder: RunFolder, options: RunOptions) -> None:
+    """Move a damaged run aside, so that it can be trained again.
+
+    Raises:
+        StoreError: what is published may be whole, but cannot be read, or has no manifest.
+    """
+    found = folder.published()
+    if found is None or found.problem is None:
+        return
+    if found.problem.fault == "unreadable" or (found.problem.fault == "unsealed" and not options.force):
+        raise StoreError(f"{folder.final} cannot be used: {found.problem}.")
+    reason = found.problem.reason
+    log.warning("%s is damaged (%s): training it again; it is kept in %s", folder.final, reason, folder.set_aside())
+
+
+def _finish(spec: RunSpec, options: RunOptions, folder: RunFolder) -> Outcome:
+    """Publish a run that an earlier process had brought to its end."""
+    _put_out(folder)
+    release(spec, options)
+    result = store.whole(folder.final).result
+    return Outcome(spec.run_id, result["status"], result["note"], (result.get("prefix") or {}).get("saved", 0))
+
+
+def _put_out(folder: RunFolder) -> None:
+    """Publish a complete work folder; only the result and its evidence are ever published."""
+    checkpoint.clear(folder.work)
+    (folder.work / store.FORCED).unlink(missing_ok=True)
+    folder.publish()
+
+
 def _skipped(spec: RunSpec, options: RunOptions, result: dict[str, Any]) -> Outcome:
     release(spec, options)
     note = f"already {result['status']}: {result['note']}"
     if options.sharpness and result.get("log_sharpness") != asdict(options.sharpness):
         note += "; its history lacks the sharpness asked for: force=true trains it again and records it"
     folder = RunFolder(options.results_root, spec.run_id).final
+    checkpoint.clear(folder)  # left by a process that was killed while it tidied up
     for wanted, name, what in (
         (options.save_weights, store.WEIGHTS, "weights"),
         (options.save_predictions, store.PREDICTIONS, "predictions"),
@@ -168,7 +201,7 @@ def _open_work(spec: RunSpec, options: RunOptions, folder: RunFolder) -> None:
 
     ``force`` starts from nothing, unless what is there was itself begun by ``force`` and interrupted.
     """
-    forced = folder.work / FORCED
+    forced = folder.work / store.FORCED
     if options.force and not forced.exists() and folder.work.exists():
         shutil.rmtree(folder.work)
     folder.work.mkdir(exist_ok=True)
@@ -182,9 +215,7 @@ def _open_work(spec: RunSpec, options: RunOptions, folder: RunFolder) -> None:
 
 def _resume(trainer: Trainer, options: RunOptions, folder: RunFolder) -> int:
     """Load the last good checkpoint, if there is one; returns the epoch to go on from."""
-    state = checkpoint.load_latest(folder.work, trainer.device)
-    if state is not None:
-        trainer.load_state_dict(state)
+    if checkpoint.load_latest(folder.work, trainer.device, trainer.load_state_dict) is not None:
         log.info("%s: resuming after %d of %d epochs", trainer.spec.run_id, trainer.epoch, trainer.spec.epochs)
     _record_environment(trainer, options, folder)
     return trainer.epoch
@@ -193,11 +224,15 @@ def _resume(trainer: Trainer, options: RunOptions, folder: RunFolder) -> int:
 def _record_environment(trainer: Trainer, options: RunOptions, folder: RunFolder) -> None:
     """Write the environment; a resumed run keeps those of its earlier processes as ``before``."""
     path = folder.work / store.ENVIRONMENT
-    earlier = files.read_json(path) if trainer.epoch else None
+    earlier = store.environment(folder.work) if trainer.epoch else {}
+    if trainer.epoch and "started" not in earlier:
+        log.warning("%s is passed over: it does not say what the run's first epochs ran on", path)
+        earlier = {}
     now = environment.describe(trainer.device) | {"verified_data": options.verified_data}
     if earlier:
-        before = [*earlier.pop("before", []), earlier]
-        now = {**now, "started": before[0]["started"], "resumed": now["started"], "before": before}
+        before = [*(earlier.pop("before", None) or []), earlier]
+        started = before[0].get("started", earlier["started"])
+        now = {**now, "started": started, "resumed": now["started"], "before": before}
     files.write_json(path, now)
 
 
@@ -211,9 +246,8 @@ def _publish(trainer: Trainer, options: RunOptions, folder: RunFolder, failure: 
     origin = files.read_json(folder.work / store.PREFIX) or {}
     result = {**_result(trainer, failure), "prefix": origin or None}
     files.write_json(folder.work / store.RESULT, result)
-    (folder.work / FORCED).unlink(missing_ok=True)
-    folder.publish()
-    checkpoint.clear(folder.final)  # only now: until the rename they are all there is to resume from
+    store.seal(folder.work)  # from now on it only needs to be published, whoever does it
+    _put_out(folder)
     return Outcome(trainer.spec.run_id, result["status"], result["note"], origin.get("saved", 0))
 
 

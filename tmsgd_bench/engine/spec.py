@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from tmsgd_bench import identity
 from tmsgd_bench.errors import ConfigError
-from tmsgd_bench.files import digest
 from tmsgd_bench.version import BENCHMARK_VERSION
 
 AUTO = "auto"
@@ -75,22 +75,17 @@ class RunSpec:
     @property
     def determinants(self) -> dict[str, Any]:
         """Everything the identity is a hash of."""
-        values = asdict(self)
-        del values["protocols"]
-        del values["optimizer"]["label"]
-        if not self.tf32:  # runs from before there was this setting keep their identity
-            del values["tf32"]
-        return {"benchmark_version": BENCHMARK_VERSION, **values}
+        return identity.determinants({"benchmark_version": BENCHMARK_VERSION, **asdict(self)})
 
     @property
     def identity(self) -> str:
         """SHA-256 (hexadecimal) of the determinants."""
-        return digest(self.determinants)
+        return identity.identity(self.determinants)
 
     @property
     def setting(self) -> str:
         """The identity without the seed: runs that differ in their seed alone share it."""
-        return digest({key: value for key, value in self.determinants.items() if key != "seed"})
+        return identity.setting(self.determinants)
 
     @property
     def run_id(self) -> str:
@@ -98,7 +93,7 @@ class RunSpec:
         parts = [self.task["name"], self.model["name"], self.optimizer["name"]]
         if self.switch_epoch is not None:
             parts.append(f"switch{self.switch_epoch}")
-        return "-".join([*parts, f"seed{self.seed}", self.identity[:10]])
+        return "-".join([*parts, f"seed{self.seed}", self.identity[: identity.DIGITS]])
 
     @property
     def switch_epoch(self) -> int | Literal["auto"] | None:

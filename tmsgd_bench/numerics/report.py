@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tmsgd_bench import files
+from tmsgd_bench import files, manifest
 from tmsgd_bench.errors import StoreError
 from tmsgd_bench.numerics import NAMES, figures
 from tmsgd_bench.numerics.experiments import MEASURE, RULES, Tables
@@ -48,10 +48,13 @@ def _check_writable(folder: Path) -> None:
 
 
 def _write(name: str, tables: Tables, folder: Path) -> None:
+    names = [f"{table}.csv" for table in tables] + [f"{name}.{kind}" for kind in figures.KINDS]
+    manifest.amend(folder, drop=names)
     for table, frame in tables.items():
         text = frame.to_csv(index=False, float_format="%.7g")
         files.write_text(folder / f"{table}.csv", text)
     figures.save(name, tables, folder)
+    manifest.amend(folder, add=names)
 
 
 # ---------------------------------------------------------------- texts

@@ -83,7 +83,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Verdicts:
-    """All claims, in the paper's order, and the runs they rest on in words."""
+    """All claims, in the paper's order, and in words the runs they rest on and the damaged ones that they do not."""
 
     claims: tuple[Claim, ...]
     conditions: str
@@ -111,7 +111,8 @@ def evaluate(runs: pd.DataFrame, numerics: Numerics, protocol: str = "table2") -
     Raises:
         StoreError: a run reports another metric than the paper's.
     """
-    found = _corrected(_compared(runs, protocol))
+    chosen = {one.key: selection.select(runs, one, "real", protocol) for one in every_experiment()}
+    found = _corrected(_compared(runs, chosen))
     claims: list[Claim] = []
     for entry in entries():
         if "pairs" in entry:
@@ -123,7 +124,8 @@ def evaluate(runs: pd.DataFrame, numerics: Numerics, protocol: str = "table2") -
             finding = numerical.RULES[rule](numerics)
             values = {"verdict": finding.verdict, "evidence": finding.evidence}
             claims.append(_claim(entry, rule, numerical.STATEMENTS[rule], **values))
-    return Verdicts(tuple(claims), f"real data, protocol {protocol}")
+    lost = selection.left_out(runs, chosen.values())
+    return Verdicts(tuple(claims), "; ".join(filter(None, [f"real data, protocol {protocol}", lost])))
 
 
 @cache
@@ -146,10 +148,12 @@ def footnote() -> str:
     )
 
 
-def _compared(runs: pd.DataFrame, protocol: str) -> dict[str, Claim]:
-    """All claims about a pair of optimizers, before correction."""
-    every = list(every_experiment())
-    chosen = {one.key: selection.select(runs, one, "real", protocol) for one in every}
+def _compared(runs: pd.DataFrame, chosen: Mapping[str, pd.DataFrame]) -> dict[str, Claim]:
+    """All claims about a pair of optimizers, before correction.
+
+    Args:
+        chosen: the runs of each experiment, by its key.
+    """
     return {
         claim.id: claim
         for entry in entries()
@@ -183,7 +187,7 @@ def _compare(
         marks=_marks(dict(zip(labels, sides.values(), strict=True)), comparison)
         if len(chosen)
         else _elsewhere(runs, experiment),
-        run_ids=tuple(run_id for own in sides.values() for run_id in own["run_id"])
+        run_ids=tuple(run_id for own in sides.values() for run_id in selection.evidence(own))
         if comparison.pairs + comparison.void
         else (),
     )

@@ -70,13 +70,24 @@ def build(runs: pd.DataFrame, reference: str = "sgd") -> list[Group]:
     Raises:
         ConfigError: no run has that optimizer.
     """
-    finished = runs[runs["status"].isin(selection.FINISHED) & runs["context"].notna()]
+    known = runs[runs["status"].isin((*selection.FINISHED, selection.DAMAGED)) & runs["context"].notna()]
+    finished = known[known["status"].isin(selection.FINISHED)]
     if len(finished) and reference not in set(finished["optimizer"]):
-        known = ", ".join(sorted(set(finished["optimizer"])))
-        raise ConfigError(f"no finished run has the optimizer {reference!r}: choose --reference from {known}.")
-    metrics = finished.groupby("context")["metric"].transform("first")  # a diverged run's is its task's as well
-    groups = finished.assign(metric=finished["metric"].fillna(metrics)).groupby(SAME, dropna=False, sort=True)
-    return _told_apart([(_group(own, reference), own.iloc[0]) for _, own in groups])
+        names = ", ".join(sorted(set(finished["optimizer"])))
+        raise ConfigError(f"no finished run has the optimizer {reference!r}: choose --reference from {names}.")
+    metrics = known.groupby("context")["metric"].transform("first")  # a diverged run's is its task's as well
+    groups = [own for _, own in known.assign(metric=known["metric"].fillna(metrics)).groupby(SAME, dropna=False)]
+    groups = [own for own in groups if own["status"].isin(selection.FINISHED).any()]
+    told = _told_apart([(_group(own, reference), _finished(own).iloc[0]) for own in groups])
+    lost = [selection.left_out(runs, [own]) for own in groups]
+    return [
+        replace(one, heading="; ".join(filter(None, [one.heading, left_out])))
+        for one, left_out in zip(told, lost, strict=True)
+    ]
+
+
+def _finished(own: pd.DataFrame) -> pd.DataFrame:
+    return own[own["status"].isin(selection.FINISHED)]
 
 
 def _told_apart(groups: Sequence[tuple[Group, pd.Series]]) -> list[Group]:
@@ -114,13 +125,15 @@ def _group(runs: pd.DataFrame, reference: str) -> Group:
     settings.sort(key=lambda own: (own["optimizer"].iloc[0] != reference, *_order(own, reference)))
     base = settings[0] if settings[0]["optimizer"].iloc[0] == reference else None
     names = [_label(own.iloc[0]) for own in settings]
-    entries = [_entry(own, None if own is base else base) for own in settings]
+    direction = runs["direction"].dropna().iloc[0]
+    entries = [_entry(own, None if own is base else base, direction) for own in settings]
     entries = [  # options other than the switch epoch differ: told apart by a digest of them
         one if names.count(one.label) == 1 else replace(one, label=f"{one.label} #{own['variant'].iloc[0][:4]}")
         for one, own in zip(entries, settings, strict=True)
     ]
     compared = iter(correct([one.comparison for one in entries if one.comparison is not None]))
     entries = [one if one.comparison is None else replace(one, comparison=next(compared)) for one in entries]
+    runs = _finished(runs)
     digits = 2 if runs["final"].abs().max() >= 10 else 4
     return Group(_heading(runs), digits, "" if base is None else entries[0].label, tuple(entries))
 
@@ -135,8 +148,7 @@ def _order(own: pd.DataFrame, reference: str) -> tuple[str, bool, int, float, st
     return str(first["optimizer"]), free, -len(own) if is_reference else 0, switch, str(first["variant"])
 
 
-def _entry(own: pd.DataFrame, base: pd.DataFrame | None) -> Entry:
-    direction = own["direction"].dropna().iloc[0]
+def _entry(own: pd.DataFrame, base: pd.DataFrame | None, direction: str) -> Entry:
     done = own[own["status"] == "done"]
     ours = selection.outcomes(own, direction)
     return Entry(
@@ -145,7 +157,7 @@ def _entry(own: pd.DataFrame, base: pd.DataFrame | None) -> Entry:
         best=summarise(done["best"]),
         comparison=None if base is None else compare(ours, selection.outcomes(base, direction)),
         marks=tuple(selection.marks(own)),
-        run_ids=tuple(own["run_id"]),
+        run_ids=selection.evidence(own),
     )
 
 

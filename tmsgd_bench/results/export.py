@@ -11,7 +11,7 @@ import pandas as pd
 
 from tmsgd_bench import files
 from tmsgd_bench.errors import ConfigError, StoreError
-from tmsgd_bench.results import store
+from tmsgd_bench.results import selection, store
 
 IDENTITY = (
     *("run_id", "status", "task", "model", "dataset", "optimizer", "label", "switch_epoch", "seed", "data", "limit"),
@@ -40,7 +40,8 @@ def tidy(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def histories(runs: pd.DataFrame) -> pd.DataFrame:
-    """One row a run and epoch: IDENTITY, then what the run recorded. Runs without a history have no row.
+    """One row a run and epoch: IDENTITY, then what the run recorded. Runs without a history have no row, nor have
+    damaged ones.
 
     Metrics that a task does not have are missing in its rows.
 
@@ -49,9 +50,9 @@ def histories(runs: pd.DataFrame) -> pd.DataFrame:
     """
     identities = tidy(runs)[list(IDENTITY)]
     parts = []
-    for position, folder in enumerate(runs["folder"]):
+    for position, (folder, status) in enumerate(zip(runs["folder"], runs["status"], strict=True)):
         path = Path(folder) / store.HISTORY
-        if path.exists():
+        if status in selection.FINISHED:
             identity = identities.iloc[[position]]
             parts.append(identity.merge(pd.read_parquet(path), how="cross"))
     return pd.concat(parts, ignore_index=True) if parts else identities.iloc[:0].assign(epoch=pd.Series(dtype="Int64"))

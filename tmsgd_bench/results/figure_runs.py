@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from tmsgd_bench import files
 from tmsgd_bench.errors import StoreError
+from tmsgd_bench.results import store
 from tmsgd_bench.results.selection import FINISHED
 
 OPTIMIZERS = ("sgd", "tmsgd", "sgdm", "tmsgdm", "adam", "apollo")
@@ -48,8 +49,9 @@ class Wanted:
         return f"python run.py -m task={self.task} {' '.join(options)}"
 
     def has_file(self, row: pd.Series) -> bool:
-        """Whether a finished run holds what is to be drawn."""
-        return row["status"] == "done" and (Path(row["folder"]) / self.file).is_file()
+        """Whether a finished run holds what is to be drawn, undamaged."""
+        folder = Path(row["folder"])
+        return row["status"] == "done" and (folder / self.file).is_file() and store.intact(folder, self.file)
 
 
 def choose(runs: pd.DataFrame, wanted: Wanted) -> pd.DataFrame:

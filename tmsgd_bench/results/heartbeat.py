@@ -6,6 +6,7 @@ locks may not reach from one to the other; there a fresh heartbeat does the same
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import threading
@@ -18,10 +19,20 @@ from typing import Any
 from tmsgd_bench.errors import StoreError
 from tmsgd_bench.files import read_json, write_json
 
+log = logging.getLogger(__name__)
 NAME = "heartbeat.json"
 SECONDS = 5.0
 STALE_SECONDS = 60.0
 """A heartbeat older than this is of a dead process. The clocks of machines that share a store must agree this well."""
+
+
+KINDS: dict[str, tuple[type, ...]] = {
+    "host": (str,),
+    **dict.fromkeys(("started", "time"), (int, float)),
+    **dict.fromkeys(("pid", "epoch", "epochs", "trained"), (int,)),
+}
+"""The kind of each value; none must be there."""
+LARGEST = 2**63
 
 
 class Heartbeat:
@@ -58,8 +69,18 @@ class Heartbeat:
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """The last heartbeat in a work folder; empty if there is none, or it is damaged."""
-    return read_json(folder / NAME) or {}
+    """The last heartbeat in a work folder; empty if there is none, or it is damaged, which is said."""
+    beat = read_json(folder / NAME) or {}
+    wrong = [key for key, kinds in KINDS.items() if not _is_of(beat.get(key), kinds)]
+    if wrong:
+        log.warning("%s is passed over: %s is not of its kind", folder / NAME, ", ".join(wrong))
+    return {} if wrong else beat
+
+
+def _is_of(value: object, kinds: tuple[type, ...]) -> bool:
+    if isinstance(value, int | float):
+        return isinstance(value, kinds) and not isinstance(value, bool) and abs(value) < LARGEST
+    return value is None or isinstance(value, kinds)
 
 
 def elsewhere(folder: Path) -> dict[str, Any]:
@@ -71,25 +92,27 @@ def elsewhere(folder: Path) -> dict[str, Any]:
 
 def age(beat: Mapping[str, Any]) -> float:
     """Seconds since a heartbeat; infinite if it does not say when it was."""
-    return abs(time.time() - beat["time"]) if "time" in beat else float("inf")
+    seen = beat.get("time")
+    return float("inf") if seen is None else abs(time.time() - seen)
 
 
 def process(beat: Mapping[str, Any]) -> str:
     """Who trains the run, for a person to read."""
-    return f"process {beat['pid']} on {beat['host']}" if "pid" in beat and "host" in beat else "another process"
+    known = beat.get("pid") is not None and beat.get("host") is not None
+    return f"process {beat['pid']} on {beat['host']}" if known else "another process"
 
 
 def progress(beat: Mapping[str, Any]) -> str:
     """Time left, who, and when it was last seen; as much of it as is known."""
     if not beat:
         return ""
-    seen = f"{process(beat)}, seen {age(beat):.0f} s ago" if "time" in beat else process(beat)
+    seen = process(beat) if beat.get("time") is None else f"{process(beat)}, seen {age(beat):.0f} s ago"
     return ", ".join(filter(None, [_time_left(beat), seen]))
 
 
 def _time_left(beat: Mapping[str, Any]) -> str:
     trained = beat.get("trained") or 0
-    if trained <= 0:
+    if trained <= 0 or any(beat.get(key) is None for key in ("time", "started", "epochs", "epoch")):
         return ""
     left = (beat["time"] - beat["started"]) / trained * (beat["epochs"] - beat["epoch"])
     return f"about {left / 60:.0f} min left"

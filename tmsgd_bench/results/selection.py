@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Iterable
 
 import pandas as pd
 
@@ -12,6 +13,9 @@ from tmsgd_bench.results.paper import Experiment
 from tmsgd_bench.results.statistics import FEW_SEEDS
 
 FINISHED = ("done", "diverged")
+DAMAGED = "damaged"
+NAMED = 5
+"""Damaged runs at most that a table names; the command names them all."""
 
 
 def select(runs: pd.DataFrame, experiment: Experiment, data: str, protocol: str) -> pd.DataFrame:
@@ -78,6 +82,30 @@ def sweep(runs: pd.DataFrame, selected: pd.DataFrame, optimizer: str) -> pd.Data
     return best_first[~best_first.duplicated(["setting", "seed"])].sort_values("run_id", kind="stable")
 
 
+def evidence(own: pd.DataFrame) -> tuple[str, ...]:
+    """The names of runs, but for damaged ones, which are evidence of nothing."""
+    return tuple(own.loc[own["status"] != DAMAGED, "run_id"])
+
+
+def left_out(runs: pd.DataFrame, selected: Iterable[pd.DataFrame]) -> str:
+    """That damaged runs are missing from numbers, with their names and what is wrong; empty if none is.
+
+    Args:
+        runs: from :func:`tmsgd_bench.results.store.read_runs`; those whose settings are unknown may belong anywhere.
+        selected: from :func:`select`, or other runs that belong to the numbers.
+    """
+    lost = runs[(runs["status"] == DAMAGED) & runs["task"].isna()]
+    reasons = dict(zip(lost["run_id"], lost["note"], strict=True))
+    for frame in selected:
+        own = frame[frame["status"] == DAMAGED]
+        own = own[~own["left_out"] & ~own["copy"]] if "copy" in own else own
+        reasons |= dict(zip(own["run_id"], own["note"], strict=True))
+    named = [f"{name} ({note.partition(':')[0]})" for name, note in sorted(reasons.items())[:NAMED]]
+    more = [f"{len(reasons) - NAMED} more"] if len(reasons) > NAMED else []
+    count = f"{len(reasons)} damaged run{'s' * (len(reasons) > 1)} left out"
+    return f"{count}: {', '.join([*named, *more])}" if reasons else ""
+
+
 def outcomes(own: pd.DataFrame, direction: str) -> pd.Series:
     """The final metric by seed; a diverged run is infinitely bad, and so is one whose metric is not finite.
 
@@ -92,13 +120,8 @@ def outcomes(own: pd.DataFrame, direction: str) -> pd.Series:
 
 def marks(own: pd.DataFrame) -> list[str]:
     """What a reader must know about the runs behind a number."""
-    found = [f"{kind} data" for kind in sorted(set(own["data"])) if kind != "real"]
-    if not own["verified"].all():
-        found.append("unverified data")
-    if own["limit"].notna().any():
-        found.append(f"partial data ({int(own['limit'].max())} training examples)")
-    found += [f"evaluated on the {split} split" for split in sorted(set(own["split"].dropna())) if split != "test"]
-    for status in ("diverged", "failed", "running", "abandoned"):
+    found = _data_marks(own[own["status"] != DAMAGED])
+    for status in ("diverged", "failed", "running", "abandoned", DAMAGED):
         if count := int((own["status"] == status).sum()):
             found.append(f"{count} {status}")
     done = own["status"] == "done"
@@ -107,6 +130,17 @@ def marks(own: pd.DataFrame) -> list[str]:
     found += few_seeds(int((done & own["final"].notna()).sum()))
     never = own["switch_epoch"].notna() & (own["switch_epoch"].astype(float) >= own["epochs"].astype(float))
     return [*found, "never switches: eq. (8) is not used"] if never.any() else found
+
+
+def _data_marks(own: pd.DataFrame) -> list[str]:
+    found = [f"{kind} data" for kind in sorted(set(own["data"])) if kind != "real"]
+    if not own["verified"].all():
+        found.append("unverified data")
+    if own["limit"].notna().any():
+        found.append(f"partial data ({int(own['limit'].max())} training examples)")
+    return found + [
+        f"evaluated on the {split} split" for split in sorted(set(own["split"].dropna())) if split != "test"
+    ]
 
 
 def few_seeds(n: int) -> list[str]:

@@ -3,14 +3,18 @@
     ROOT/<run id>/              a finished run (done or diverged): never changed again
     ROOT/.work/<run id>/        a run in progress, abandoned, or failed: checkpoints, heartbeat, last error
     ROOT/.replaced/             what force=true is about to replace, for the moment of the exchange
+    ROOT/.damaged/<run id>-<n>  a damaged run that was trained again
     ROOT/.locks/<run id>.lock   held by the process that trains the run; the system frees it when that process dies
 
 A finished folder holds ``config.yaml`` (the settings that determine the result), ``environment.json``,
-``history.parquet`` (a row an epoch) and ``result.json`` (outcome, metrics, clocks).
+``history.parquet`` (a row an epoch), ``result.json`` (outcome, metrics, clocks), and ``manifest.json`` with the
+checksums of all its files. See :mod:`tmsgd_bench.results.evidence` for what makes a run damaged.
 """
 
 from __future__ import annotations
 
+import itertools
+import logging
 import math
 import shutil
 import time
@@ -20,23 +24,26 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 from filelock import FileLock, Timeout
 
+from tmsgd_bench import manifest
 from tmsgd_bench.errors import RunIsBusy, StoreError
-from tmsgd_bench.files import digest, read_json, unwritable, write_atomically
-from tmsgd_bench.results import heartbeat
+from tmsgd_bench.files import digest, read_json, unwritable, write_atomically, write_json
+from tmsgd_bench.identity import RUN_ID
+from tmsgd_bench.results import evidence, heartbeat
+from tmsgd_bench.results.evidence import PREFIX, REQUIRED, SCORE, Evidence
+from tmsgd_bench.results.selection import DAMAGED
 
-RESULT = "result.json"
-CONFIG = "config.yaml"
-HISTORY = "history.parquet"
-ENVIRONMENT = "environment.json"
+CONFIG, ENVIRONMENT, HISTORY, RESULT = REQUIRED
 FAILURE = "failure.json"
-PREFIX = "prefix.json"
 WEIGHTS = "weights.pt"
 PREDICTIONS = "detections"
-SCORE = "fid.json"
-"""What a run could not measure itself, measured afterwards (tasks/ig/score.py)."""
+FORCED = "forced"
+"""Marks a work folder that is to replace a finished run."""
+TRANSIENT = (FAILURE, FORCED, heartbeat.NAME, manifest.NAME, "checkpoint-*.pt", "*.tmp")
+"""Files of a work folder that are no evidence."""
+PICTURES = ("*.png", "*.npz")
+log = logging.getLogger(__name__)
 LOCK_SECONDS = 1.0  # read_runs() tries locks for an instant, which must not turn a starting run away
 
 
@@ -54,6 +61,7 @@ class RunFolder:
         self.work = root / ".work" / run_id
         self.lock_path = root / ".locks" / f"{run_id}.lock"
         self.replaced = root / ".replaced" / run_id
+        self.aside = root / ".damaged"
 
     @contextmanager
     def locked(self, wait: bool = False) -> Iterator[None]:
@@ -95,8 +103,30 @@ class RunFolder:
             time.sleep(heartbeat.SECONDS)
 
     def finished(self) -> dict[str, Any] | None:
-        """The result of the finished run, or None."""
-        return read_result(self.final)
+        """The result of the finished run; None if there is none, or if it is damaged."""
+        found = self.published()
+        return None if found is None or found.problem else found.result
+
+    def published(self) -> Evidence | None:
+        """What the published folder says, and what is wrong with it; None if there is none."""
+        return evidence.examine(self.final) if _is_there(self.final) else None
+
+    def complete(self) -> bool:
+        """Whether the work folder holds a whole run that only needs to be published."""
+        return (self.work / manifest.NAME).exists() and evidence.examine(self.work).problem is None
+
+    def set_aside(self) -> Path:
+        """Move a damaged published folder out of the way, and return where it is now.
+
+        Raises:
+            StoreError: the store cannot be written.
+        """
+        try:
+            self.aside.mkdir(exist_ok=True)
+            target = next(path for n in itertools.count(1) if not (path := self.aside / f"{self.run_id}-{n}").exists())
+            return self.final.rename(target)
+        except OSError as error:
+            raise unwritable(self.root, error) from error
 
     def publish(self) -> None:
         """Turn the work folder into the finished run, in place of an older one of the same name."""
@@ -139,44 +169,143 @@ def write_history(path: Path, rows: list[dict[str, float]]) -> None:
     write_atomically(path, lambda temporary: frame.to_parquet(temporary, index=False))
 
 
-def read_result(folder: Path) -> dict[str, Any] | None:
-    """A run folder's result, or None if it is missing or damaged."""
-    result = read_json(folder / RESULT)
-    return result if result and "status" in result else None
+def seal(folder: Path) -> None:
+    """Write the manifest of a finished run's folder: all its files, but for those that belong to its training.
+
+    Raises:
+        StoreError: the folder cannot be read or written.
+    """
+    try:
+        found = [path for path in folder.rglob("*") if path.is_file() and not any(map(path.match, TRANSIENT))]
+        manifest.write(folder, [path.relative_to(folder).as_posix() for path in found])
+    except OSError as error:
+        raise unwritable(folder, error) from error
+
+
+def add_score(folder: Path, values: dict[str, Any]) -> None:
+    """Write into a finished run's folder what was measured afterwards. Killed on the way, the run is as if nothing had
+    been measured.
+
+    Args:
+        values: what ``fid.json`` is to hold.
+
+    Raises:
+        StoreError: the folder cannot be written.
+    """
+    manifest.amend(folder, drop=[SCORE])
+    write_json(folder / SCORE, values)
+    manifest.amend(folder, add=[SCORE])
+
+
+def copy_evidence(source: Path, target: Path) -> None:
+    """Copy a finished run's small files and pictures, and seal the copy. A crash leaves an earlier copy or the new one.
+
+    Args:
+        source: the run's folder; may be the target.
+        target: the copy, a folder of the same name; its parent must be there.
+
+    Raises:
+        StoreError: the run is damaged, or the copy cannot be written.
+    """
+    whole(source)
+    if source.resolve() == target.resolve():
+        return
+    pictures = [path.name for kind in PICTURES for path in source.glob(kind)]
+    sealed = manifest.read(source) or {}
+    names = [name for name in (*REQUIRED, PREFIX, SCORE, *pictures) if name in sealed]
+    if problems := manifest.problems(source, names):
+        raise StoreError(f"{source} is damaged: {'; '.join(problems)}: {evidence.AGAIN}.")
+    temporary = target.with_name(f".{target.name}.tmp")
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        for name in names:
+            shutil.copyfile(source / name, temporary / name)
+        manifest.write(temporary, names)
+        if target.exists():
+            shutil.rmtree(target)
+        temporary.rename(target)
+    except OSError as error:
+        raise unwritable(target.parent, error) from error
+
+
+def whole(folder: Path) -> Evidence:
+    """What a finished run's folder says.
+
+    Raises:
+        StoreError: it is damaged, or cannot be read.
+    """
+    found = evidence.examine(folder)
+    if found.problem:
+        raise StoreError(f"{folder} cannot be used: {found.problem}.")
+    return found
+
+
+def intact(folder: Path, name: str) -> bool:
+    """Whether a picture or another large file of a finished run is as it was published; says so if it is not."""
+    problem = "; ".join(manifest.problems(folder, [name]))
+    if problem:
+        log.warning("%s is left out: %s: %s", folder / name, problem, evidence.AGAIN)
+    return not problem
 
 
 def read_runs(root: Path) -> pd.DataFrame:
     """Every run of a store, finished or not: one row a run, sorted by run id.
 
-    Columns: those of ``COLUMNS``. ``status`` is done, diverged, failed, running or abandoned; ``final`` and
+    Columns: those of ``COLUMNS``. ``status`` is done, diverged, failed, running, abandoned or damaged; ``final`` and
     ``best`` are the primary metric in its unit, missing where there is none. ``protocols`` is a tuple. Runs with the
     same ``setting`` differ in their seed alone, with the same ``context`` in seed and optimizer, and with the same
-    ``context`` and ``variant`` in seed and switch epoch.
+    ``context`` and ``variant`` in seed and switch epoch. A damaged run has no numbers; it has its settings if they are
+    those that its name stands for, and its ``note`` is the reason, a colon, and what to do.
 
     Raises:
         StoreError: the folder exists but cannot be read.
     """
     try:
-        finished = [p for p in root.iterdir() if p.name[0] != "." and (p / RESULT).is_file()] if root.exists() else []
+        finished = [path for path in root.iterdir() if _is_run(path)] if root.exists() else []
         work = root / ".work"
-        begun = [p for p in work.iterdir() if (p / CONFIG).is_file()] if work.exists() else []
+        begun = [path for path in work.iterdir() if _is_there(path / CONFIG)] if work.exists() else []
     except OSError as error:
         raise StoreError(
             f"cannot read the results in {root} ({error.strerror}): check results.root and its permissions."
         ) from error
     again = {folder.name for folder in begun}
-    rows = [_row(folder, _finished_result(folder, folder.name in again)) for folder in finished]
+    rows = [_finished_row(folder, folder.name in again) for folder in finished]
     again -= {folder.name for folder in finished}
-    rows += [_row(folder, _unfinished(root, folder)) for folder in begun if folder.name in again]
-    frame = pd.DataFrame([row for row in rows if row], columns=pd.Index(COLUMNS))
-    return frame.sort_values("run_id", ignore_index=True)
+    rows += [_unfinished_row(root, folder) for folder in begun if folder.name in again]
+    return _frame(rows).sort_values("run_id", ignore_index=True)
 
 
-def damaged(root: Path) -> list[Path]:
-    """Folders of runs that no frame holds, because their settings cannot be read."""
-    begun = [*root.glob(f"[!.]*/{RESULT}"), *root.glob(f".work/*/{CONFIG}")]
-    folders = {path.parent for path in (*begun, *root.glob(f"[!.]*/{CONFIG}"))}
-    return sorted(folder for folder in folders if _row(folder, {}) is None)
+def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    frame = pd.DataFrame(rows, columns=pd.Index(COLUMNS))
+    for name in WHOLE:  # a damaged run has none; the others' must stay whole numbers
+        if frame[name].isna().any():
+            frame[name] = pd.Series([row.get(name) for row in rows], dtype=object)
+    return frame
+
+
+def complaints(runs: pd.DataFrame) -> list[str]:
+    """A sentence for each damaged run of a frame: which, why, and what to do."""
+    lost = runs[runs["status"] == DAMAGED]
+    return [f"damaged: {row['folder']}: {row['note']}" for _, row in lost.iterrows()]
+
+
+def _is_run(path: Path) -> bool:
+    """Whether a folder of a store is a run's: by its name, or, renamed, by most of the files that a run has."""
+    if path.name.startswith(".") or not path.is_dir():
+        return False
+    return bool(RUN_ID.fullmatch(path.name)) or sum((path / name).is_file() for name in REQUIRED) > 2
+
+
+def _is_there(path: Path) -> bool:
+    """Whether there is such a file or folder, also if it cannot be read."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def merge(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
@@ -195,13 +324,20 @@ COLUMNS = (
 )
 
 
+WHOLE = ("seed", "epochs", "batch_size", "benchmark_version")
+OUTCOME = (
+    *("status", "metric", "unit", "direction", "final", "best", "best_epoch", "initial", "epochs_done", "parameters"),
+    *("examples_per_second", "training_examples", "training_seconds", "weights_sha256", "note"),
+)
+"""What a row takes from the result."""
+
+
 def shared_settings(folder: Path) -> dict[str, Any]:
-    """What runs must share with a finished one to be compared, by dotted key; empty if its settings cannot be read."""
+    """What runs must share with a run to be compared, by dotted key; empty if its settings cannot be read."""
     try:
-        config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
+        return dict(_leaves(_shared(evidence.read_settings(folder))))
+    except (OSError, evidence.Damaged):
         return {}
-    return dict(_leaves(_shared(config)))
 
 
 def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -228,23 +364,53 @@ def _variant(config: dict[str, Any]) -> str:
     return digest({key: value for key, value in config["optimizer"].items() if key not in ("label", "switch_epoch")})
 
 
-def _finished_result(folder: Path, again: bool) -> dict[str, Any]:
-    """The result of a finished run; ``again``: a replacement for it has been begun."""
-    result = read_result(folder)
-    if result is None:
-        return {"status": "failed", "note": f"{RESULT} is damaged: the same command trains the run again"}
-    result = _scored(folder, result)
-    note = f"{result.get('note', '')}; force=true has begun to train it again"
-    return {**result, "note": note} if again else result
+def _finished_row(folder: Path, again: bool) -> dict[str, Any]:
+    """The row of a published run; ``again``: a replacement for it has been begun."""
+    found = evidence.examine(folder)
+    if found.problem:
+        return _damaged_row(folder, found.settings, str(found.problem))
+    result = _scored(folder, found)
+    if again:
+        result["note"] += "; force=true has begun to train it again"
+    return _row(folder, found.settings, result, found.environment)
 
 
-def _scored(folder: Path, result: dict[str, Any]) -> dict[str, Any]:
+def _damaged_row(folder: Path, settings: dict[str, Any], note: str) -> dict[str, Any]:
+    known = _described(settings, {}) if settings else {"protocols": ()}
+    name = evidence.printable(folder.name)
+    return {"run_id": name, **known, "status": DAMAGED, "note": note, "folder": str(folder)}
+
+
+def _unfinished_row(root: Path, folder: Path) -> dict[str, Any]:
+    """The row of a run in progress, abandoned or failed."""
+    try:
+        settings = evidence.read_settings(folder)
+    except (OSError, evidence.Damaged) as error:
+        problem = str(error) if isinstance(error, evidence.Damaged) else f"it cannot be read ({error.strerror})"
+        return _damaged_row(folder, {}, f"{problem}: start its command again, which mends it")
+    return _row(folder, settings, _unfinished(root, folder), environment(folder))
+
+
+def environment(folder: Path) -> dict[str, Any]:
+    """What is recorded of the processes of a run; empty if there is no record, or one that cannot be used."""
+    try:
+        return evidence.read_values(folder, ENVIRONMENT)
+    except (OSError, evidence.Damaged):
+        return {}
+
+
+def _scored(folder: Path, found: Evidence) -> dict[str, Any]:
     """A result with the primary metric that was measured afterwards, if it was; its best epoch is not known."""
-    score = (read_json(folder / SCORE) or {}).get("fid")
-    if score is None or result["status"] != "done":
+    result = dict(found.result)
+    if not found.score:
+        if (folder / SCORE).exists():
+            result["note"] += f"; {SCORE} is ignored, since {manifest.NAME} does not name it: measure it again"
         return result
+    if result["status"] != "done":
+        return result
+    score = found.score["fid"]
     metric = {"metric": "fid", "unit": "", "direction": "min", "final": score, "best": None, "best_epoch": None}
-    return {**result, **metric, "note": f"FID {score:.6g}, measured afterwards; {result.get('note', '')}"}
+    return {**result, **metric, "note": f"FID {score:.6g}, measured afterwards; {result['note']}"}
 
 
 def _unfinished(root: Path, folder: Path) -> dict[str, Any]:
@@ -254,7 +420,7 @@ def _unfinished(root: Path, folder: Path) -> dict[str, Any]:
         return {"status": "running", "epochs_done": beat.get("epoch"), "note": heartbeat.progress(beat)}
     failure = read_json(folder / FAILURE)
     if failure:
-        return {"status": "failed", **failure}
+        return {"status": "failed", "note": str(failure.get("note", ""))}
     reached = heartbeat.read(folder).get("epoch")  # when it last gave a sign of life; a checkpoint may be newer
     return {"status": "abandoned", "epochs_done": reached, "note": "resumes when the same command is started again"}
 
@@ -288,30 +454,30 @@ def _limit(config: dict[str, Any], result: dict[str, Any]) -> int | None:
     return limit if limit is None or used is None else min(limit, used)
 
 
-def _row(folder: Path, result: dict[str, Any]) -> dict[str, Any] | None:
-    """A frame's row, or None for a folder whose settings cannot be read."""
-    try:
-        config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
-        spec = {
-            "task": config["task"]["name"],
-            "model": config["model"]["name"],
-            "optimizer": config["optimizer"]["name"],
-            "label": config["optimizer"]["label"],
-            "switch_epoch": _switch_epoch(config, result),
-            "data": config["data"]["kind"],
-            "limit": _limit(config, result),
-            "protocols": tuple(config["protocols"]),
-            "context": _context(config),
-            "variant": _variant(config),
-            "dataset": config["task"].get("dataset"),
-            "split": config["task"].get("evaluate_on", "test"),
-            "fingerprint": config["data"].get("fingerprint"),
-            "lr": config["optimizer"].get("lr"),
-            **{key: config[key] for key in ("seed", "epochs", "batch_size", "benchmark_version", "setting")},
-        }
-    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError):
-        return None
-    environment = read_json(folder / ENVIRONMENT) or {}
-    seen = {"verified": environment.get("verified_data", True)}  # earlier versions did not record it
-    seen |= {key: environment.get(key) for key in ("started", "commit")}
-    return {"run_id": folder.name, **spec, **result, **seen, "folder": str(folder)}
+def _described(config: dict[str, Any], result: dict[str, Any]) -> dict[str, Any]:
+    """What a row says of a run's settings."""
+    return {
+        "task": config["task"]["name"],
+        "model": config["model"]["name"],
+        "optimizer": config["optimizer"]["name"],
+        "label": config["optimizer"]["label"],
+        "switch_epoch": _switch_epoch(config, result),
+        "data": config["data"]["kind"],
+        "limit": _limit(config, result),
+        "protocols": tuple(config["protocols"]),
+        "context": _context(config),
+        "variant": _variant(config),
+        "dataset": config["task"].get("dataset"),
+        "split": config["task"].get("evaluate_on", "test"),
+        "fingerprint": config["data"].get("fingerprint"),
+        "lr": config["optimizer"].get("lr"),
+        **{key: config[key] for key in ("seed", "epochs", "batch_size", "benchmark_version", "setting")},
+    }
+
+
+def _row(folder: Path, config: dict[str, Any], result: dict[str, Any], environment: dict[str, Any]) -> dict[str, Any]:
+    """A frame's row of a run that is not damaged."""
+    outcome = {key: result[key] for key in OUTCOME if key in result}
+    seen = {key: environment.get(key) for key in ("started", "commit")}
+    seen["verified"] = environment.get("verified_data") is not False  # earlier versions did not record it
+    return {"run_id": folder.name, **_described(config, result), **outcome, **seen, "folder": str(folder)}

@@ -69,7 +69,7 @@ class Table:
         place: where it is in the paper.
         title, metric, unit, direction, digits: from the paper's page.
         reference: label of the optimizer that differences are taken to.
-        conditions: data, protocol and benchmark version of the runs in it.
+        conditions: data, protocol and benchmark version of the runs in it, and which damaged ones are not in it.
         rows: one for each model and optimizer.
     """
 
@@ -115,8 +115,8 @@ def build(runs: pd.DataFrame, number: str, data: str = "real", protocol: str = "
     table, parts = layout(number), experiments(number)
     rows: list[Row] = []
     versions: set[int] = set()
-    for experiment in parts:
-        chosen = selection.select(runs, experiment, data, protocol)
+    selected = [selection.select(runs, experiment, data, protocol) for experiment in parts]
+    for experiment, chosen in zip(parts, selected, strict=True):
         versions |= {int(version) for version in chosen.loc[~chosen["left_out"], "benchmark_version"]}
         rows += [_row(name, chosen, experiment, table["reference"]) for name in experiment.labels]
         rows += _before_training(chosen, experiment)
@@ -128,7 +128,15 @@ def build(runs: pd.DataFrame, number: str, data: str = "real", protocol: str = "
         title=table["title"] if len(parts) > 1 else f"{table['title']} with {parts[0].label}",
         metric=table["name"],
         reference=parts[0].labels[table["reference"]],
-        conditions=f"{kind}, protocol {protocol}, benchmark version {version}",
+        conditions="; ".join(
+            filter(
+                None,
+                [
+                    f"{kind}, protocol {protocol}, benchmark version {version}",
+                    selection.left_out(runs, selected),
+                ],
+            )
+        ),
         rows=tuple(_corrected(rows)),
         **{key: table[key] for key in ("place", "unit", "direction", "digits")},
     )
@@ -168,7 +176,7 @@ def _row(optimizer: str, chosen: pd.DataFrame, experiment: Experiment, reference
         best=summarise(done["best"]),
         comparison=None if optimizer == reference else compare(ours, others),
         marks=(*selection.marks(own), *_left_out(chosen[chosen["optimizer"] == optimizer], experiment.metric_label)),
-        run_ids=tuple(own["run_id"]),
+        run_ids=selection.evidence(own),
     )
 
 

@@ -5,6 +5,7 @@ The same runs give the same bytes: nothing in it is dated but by the runs.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,14 @@ from markupsafe import Markup
 from matplotlib import rc_context
 
 from tmsgd_bench import __version__, files
+from tmsgd_bench.errors import StoreError
 from tmsgd_bench.results import claim_forms, claims, numerical, tables
 from tmsgd_bench.results.claims import Claim, Verdicts
 from tmsgd_bench.results.report import content, figures
 from tmsgd_bench.results.report.figures import Chart
 from tmsgd_bench.version import BENCHMARK_VERSION
+
+log = logging.getLogger(__name__)
 
 PAGE = "index.html"
 NUMERICS = {
@@ -42,7 +46,6 @@ def write(runs: pd.DataFrame, numerics: Path, folder: Path) -> Path:
 
     Raises:
         StoreError: the folder cannot be written, or a run reports another metric than the paper's.
-        OSError, ValueError: a run's file cannot be read.
     """
     verdicts = claims.evaluate(runs, numerical.read_numerics(numerics))
     sections = content.sections(runs, folder)
@@ -107,6 +110,16 @@ def _grouped(verdicts: Verdicts) -> Mapping[str, list[Claim]]:
     return found
 
 
+def _numerics_tables(folder: Path, name: str) -> dict[str, Any]:
+    """The tables behind a figure; none if one of them is damaged, which is said."""
+    try:
+        stems = sorted(path.stem for path in folder.glob(f"{name}*.csv"))
+        return {stem: numerical.read_table(folder, stem) for stem in stems}
+    except StoreError as error:
+        log.warning("the figure %s is left out: %s: write it again with '%s'", name, error, numerical.COMMAND)
+        return {}
+
+
 def _numerics_charts(folder: Path) -> Iterator[Chart]:
     """The figures of the numerical experiments, drawn again from their tables so that they follow the scheme."""
     if not folder.is_dir():
@@ -120,7 +133,7 @@ def _numerics_charts(folder: Path) -> Iterator[Chart]:
         drawn.MOMENTUM_LOOKS[0.3].color: "--series-4",
     }  # too dark for a dark page
     for name, title in NUMERICS.items():
-        read: dict[str, Any] = {path.stem: pd.read_csv(path) for path in sorted(folder.glob(f"{name}*.csv"))}
+        read = _numerics_tables(folder, name)
         if name in read:
             with rc_context(drawn.STYLE):
                 figure = drawn.DRAW[name](read)

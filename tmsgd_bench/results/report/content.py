@@ -16,7 +16,6 @@ from urllib.parse import quote
 import pandas as pd
 import yaml
 
-from tmsgd_bench import files
 from tmsgd_bench.results import selection, store, tables
 from tmsgd_bench.results.paper import Experiment, experiments, layout, paper
 from tmsgd_bench.results.report import figures
@@ -145,6 +144,7 @@ def _section(runs: pd.DataFrame, table: tables.Table, data: str, protocol: str, 
     parts = []
     for place, experiment in enumerate(experiments(table.number)):
         chosen = selection.select(runs, experiment, data, protocol)
+        chosen = chosen[chosen["status"] != selection.DAMAGED]  # the table says so
         rows = [row for row in table.rows if row.experiment.key == experiment.key]
         if any(row.run_ids for row in rows):
             parts.append(_part(runs, chosen, experiment, rows, f"{anchor}-{place}", folder))
@@ -292,6 +292,8 @@ def _images(used: pd.DataFrame, folder: Path) -> Iterator[Image]:
     first = used[used["status"] == "done"].sort_values("seed").drop_duplicates("optimizer")
     for _, row in first.iterrows():
         for path in sorted(Path(row["folder"]).glob("*.png")):
+            if not store.intact(path.parent, path.name):
+                continue
             caption = f"{row['label']}, seed {row['seed']}: {path.stem.replace('_', ' ')}"
             if path.stat().st_size > IMAGE_BYTES:
                 yield Image(caption, relative(path, folder), inlined=False)
@@ -330,7 +332,7 @@ def evidence(runs: pd.DataFrame, folder: Path) -> tuple[list[Environment], list[
     environments: dict[str, Environment] = {}
     found = []
     for (_, run), plain in zip(runs.iterrows(), _records(runs), strict=True):
-        recorded = files.read_json(Path(run["folder"]) / store.ENVIRONMENT)
+        recorded = {} if run["status"] == selection.DAMAGED else store.environment(Path(run["folder"]))
         name = _environment(recorded, environments) if recorded else ""
         marks = _run_marks(run)
         found.append(Evidence(plain, marks, relative(Path(run["folder"]), folder), name, _command(run)))

@@ -1,0 +1,388 @@
+"""Whether a finished run's folder still is what was published there.
+
+A run is *damaged* if a file differs from its checksum, if a value is not of its kind, or if what must follow from the
+files does not: the digits of its name from its settings, its final and best metric from its history. Nothing of a
+damaged run is a number anywhere.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from tmsgd_bench import identity, manifest
+from tmsgd_bench.files import os_reason
+
+RESULT = "result.json"
+CONFIG = "config.yaml"
+HISTORY = "history.parquet"
+ENVIRONMENT = "environment.json"
+PREFIX = "prefix.json"
+SCORE = "fid.json"
+"""What a run could not measure itself, measured afterwards; it counts if the manifest names it."""
+REQUIRED = (CONFIG, ENVIRONMENT, HISTORY, RESULT)
+
+Fault = Literal["damaged", "unsealed", "unreadable"]
+AGAIN = "restore it from a copy, or train it again with the same command and force=true"
+REMEDIES: dict[Fault, str] = {
+    "damaged": AGAIN,
+    "unsealed": f"check and seal it with 'python scripts/seal_runs.py FOLDER' if it is older than manifests, {AGAIN}",
+    "unreadable": "mend the permissions of its files, or the disk, and try again",
+}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong with a run's folder.
+
+    Args:
+        reason: a phrase without a colon.
+        fault: damaged; *unsealed*, in itself whole, but without a manifest; *unreadable*, perhaps for a moment only.
+    """
+
+    reason: str
+    fault: Fault = "damaged"
+
+    @property
+    def remedy(self) -> str:
+        """What to do about it."""
+        return REMEDIES[self.fault]
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.remedy}"
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a finished run's folder says.
+
+    Args:
+        settings: of ``config.yaml``; empty if they are not those that the run's name stands for.
+        environment: of ``environment.json``.
+        result: of ``result.json``; empty if there is a problem.
+        score: of ``fid.json``; empty without one.
+        problem: why nothing of this may be used, or None.
+    """
+
+    settings: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, Any] = field(default_factory=dict)
+    result: dict[str, Any] = field(default_factory=dict)
+    score: dict[str, Any] = field(default_factory=dict)
+    problem: Problem | None = None
+
+
+class Damaged(Exception):
+    """A run's folder is not what was published there; the message is a phrase that says why."""
+
+
+# ---------------------------------------------------------------- kinds of values
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of value: in words, and the test."""
+
+    words: str
+    holds: Callable[[Any], bool]
+
+    def __or__(self, other: Kind) -> Kind:
+        return Kind(f"{self.words} or {other.words}", lambda value: self.holds(value) or other.holds(value))
+
+
+def one_of(*words: str) -> Kind:
+    """The kind of a value that is one of a few words."""
+    return Kind(" or ".join(words), lambda value: isinstance(value, str) and value in words)
+
+
+def list_of(kind: Kind) -> Kind:
+    """The kind of a list, each entry of one kind."""
+    return Kind(
+        f"a list, each of it {kind.words}", lambda value: isinstance(value, list) and all(map(kind.holds, value))
+    )
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+
+
+def _is_number(value: Any) -> bool:
+    return _is_whole(value) or _is_whole(-value if isinstance(value, int) else value) or _is_real(value)
+
+
+def _is_real(value: Any) -> bool:
+    return isinstance(value, float) and math.isfinite(value)
+
+
+def _is_text(value: Any) -> bool:
+    """Whether it is text that can be written as UTF-8."""
+    return isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value)
+
+
+TEXT, WHOLE, NUMBER = Kind("text", _is_text), Kind("a whole number", _is_whole), Kind("a finite number", _is_number)
+MAPPING = Kind("a mapping", lambda value: isinstance(value, dict))
+TRUTH = Kind("true or false", lambda value: isinstance(value, bool))
+NONE = Kind("null", lambda value: value is None)
+
+KINDS: dict[str, dict[str, Kind]] = {
+    CONFIG: {
+        "benchmark_version": WHOLE,
+        "task": MAPPING,
+        "task.name": TEXT,
+        "task.dataset": TEXT | NONE,
+        "task.evaluate_on": TEXT | NONE,
+        "model": MAPPING,
+        "model.name": TEXT,
+        "data": MAPPING,
+        "data.kind": TEXT,
+        "data.limit": WHOLE | NONE,
+        "data.fingerprint": TEXT | NONE,
+        "optimizer": MAPPING,
+        "optimizer.name": TEXT,
+        "optimizer.label": TEXT,
+        "optimizer.lr": NUMBER | NONE,
+        "optimizer.switch_epoch": WHOLE | one_of("auto") | NONE,
+        "epochs": WHOLE,
+        "batch_size": WHOLE,
+        "schedule": MAPPING | NONE,
+        "seed": WHOLE,
+        "protocols": list_of(TEXT),
+        "setting": TEXT,
+    },
+    RESULT: {
+        "status": one_of("done", "diverged"),
+        "metric": TEXT,
+        "unit": TEXT,
+        "direction": one_of("min", "max"),
+        "metrics": list_of(MAPPING) | NONE,
+        "final": NUMBER | NONE,
+        "best": NUMBER | NONE,
+        "best_epoch": WHOLE | NONE,
+        "initial": NUMBER | NONE,
+        "epochs_done": WHOLE,
+        "training_examples": WHOLE | NONE,
+        "parameters": WHOLE | NONE,
+        "training_seconds": NUMBER | NONE,
+        "examples_per_second": NUMBER | NONE,
+        "weights_sha256": TEXT | NONE,
+        "note": TEXT,
+        "prefix": MAPPING | NONE,
+        "auto_switch": MAPPING | NONE,
+        "auto_switch.epoch": WHOLE | NONE,
+        "log_sharpness": MAPPING | NONE,
+    },
+    ENVIRONMENT: {
+        "started": TEXT | NONE,
+        "commit": TEXT | NONE,
+        "verified_data": TRUTH | NONE,
+        "arguments": list_of(TEXT) | NONE,
+        "packages": MAPPING | NONE,
+        "before": list_of(MAPPING) | NONE,
+        "python": TEXT | NONE,
+        "system": TEXT | NONE,
+        "device": TEXT | NONE,
+        "processor": TEXT | NONE,
+        "accelerator": TEXT | NONE,
+        "threads": WHOLE | NONE,
+    },
+    SCORE: {"fid": NUMBER},
+}
+"""What each file must hold, by dotted key; a key that is not there is null."""
+
+
+def check_kinds(name: str, values: Any) -> dict[str, Any]:
+    """The values of a file, if each is of its kind.
+
+    Args:
+        name: of the file, a key of KINDS.
+
+    Raises:
+        Damaged: one is not.
+    """
+    if not isinstance(values, dict):
+        raise Damaged(f"{name} is not a mapping")
+    for key, kind in KINDS[name].items():
+        if not kind.holds(_at(values, key)):
+            raise Damaged(f"{key} of {name} is not {kind.words}")
+    return values
+
+
+def _at(values: Mapping[str, Any], dotted: str) -> Any:
+    found: Any = values
+    for key in dotted.split("."):
+        found = found.get(key) if isinstance(found, dict) else None
+    return found
+
+
+# ---------------------------------------------------------------- reading
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Reads plain values alone: no tags of Python, and no aliases, by which a short file could stand for a huge one."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("an alias")
+        return super().compose_node(parent, index)
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """The settings in ``config.yaml`` of a finished or unfinished run, each of its kind.
+
+    Raises:
+        Damaged: they cannot be read as settings.
+        OSError: the file cannot be read.
+    """
+    data = _bytes(folder, CONFIG)
+    try:
+        values = yaml.load(data, Loader=_PlainLoader)
+    except (ValueError, TypeError, KeyError, yaml.YAMLError, RecursionError) as error:
+        raise Damaged(f"{CONFIG} is not plain YAML") from error
+    return check_kinds(CONFIG, values)
+
+
+def read_values(folder: Path, name: str) -> dict[str, Any]:
+    """The values in a JSON file of a run, each of its kind.
+
+    Args:
+        name: ``result.json``, ``environment.json`` or ``fid.json``.
+
+    Raises:
+        Damaged: they cannot be read, or one is not of its kind.
+        OSError: the file cannot be read.
+    """
+    try:
+        values = json.loads(_bytes(folder, name))
+    except (ValueError, RecursionError) as error:
+        raise Damaged(f"{name} is not JSON") from error
+    return check_kinds(name, values)
+
+
+def read_history(folder: Path) -> pd.DataFrame:
+    """The history of a finished run: a row for each epoch, numbers alone.
+
+    Raises:
+        Damaged: it cannot be read as such.
+        OSError: the file cannot be read.
+    """
+    data = _bytes(folder, HISTORY)
+    try:
+        history = pd.read_parquet(io.BytesIO(data))
+    except Exception as error:  # pyarrow has many kinds for a damaged file
+        raise Damaged(f"{HISTORY} is not Parquet") from error
+    if not history.columns.is_unique or any(kind.kind not in "iufb" for kind in history.dtypes):
+        raise Damaged(f"{HISTORY} has a column that is not of numbers, or two of one name")
+    if len(history) and ("epoch" not in history or list(history["epoch"]) != list(range(len(history)))):
+        raise Damaged(f"{HISTORY} has not one row for each epoch")
+    return history
+
+
+def _bytes(folder: Path, name: str) -> bytes:
+    """A file's contents; what is no file, a folder for instance, is damage."""
+    path = folder / name
+    try:
+        if not path.is_file():  # asked first: opening a pipe would wait for ever
+            raise Damaged(f"{name} is missing" if not path.is_symlink() and not path.exists() else f"{name} is no file")
+        return path.read_bytes()
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise Damaged(f"{name} is no file") from error
+        raise
+
+
+# ---------------------------------------------------------------- checks
+
+
+def examine(folder: Path) -> Evidence:
+    """What a finished run's folder says, and what is wrong with it if anything is."""
+    settings: dict[str, Any] = {}
+    try:
+        settings, wrong = _settings_of_name(folder)
+        sealed = (folder / manifest.NAME).exists()
+        if sealed:
+            _check_sums(folder)
+        if wrong:
+            raise wrong
+        result, environment = read_values(folder, RESULT), read_values(folder, ENVIRONMENT)
+        _check_result(result, settings, read_history(folder))
+        score = read_values(folder, SCORE) if sealed and SCORE in (manifest.read(folder) or {}) else {}
+    except OSError as error:
+        return Evidence(settings, problem=Problem(f"it cannot be read ({os_reason(error)})", "unreadable"))
+    except Damaged as error:
+        return Evidence(settings, problem=Problem(str(error)))
+    if not sealed:
+        return Evidence(settings, problem=Problem(f"{manifest.NAME} is missing", "unsealed"))
+    return Evidence(settings, environment, result, score)
+
+
+def _check_sums(folder: Path) -> None:
+    """Compare the small files with their checksums; the others are compared when they are used."""
+    named = manifest.read(folder) or {}
+    optional = [name for name in (PREFIX, SCORE) if name in named or (name == PREFIX and (folder / name).exists())]
+    for name in (manifest.NAME, *REQUIRED):
+        _bytes(folder, name)  # tells a file that cannot be read now from one that is damaged
+    if found := manifest.problems(folder, (*REQUIRED, *optional)):
+        raise Damaged("; ".join(found))
+
+
+def _settings_of_name(folder: Path) -> tuple[dict[str, Any], Damaged | None]:
+    """The settings if they are those that the folder's name stands for, or why there are none."""
+    try:
+        settings = read_settings(folder)
+        _check_identity(settings, folder.name)
+    except Damaged as error:
+        return {}, error
+    return settings, None
+
+
+def _check_identity(settings: Mapping[str, Any], name: str) -> None:
+    try:
+        determined, setting = identity.identity(settings), identity.setting(settings)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise Damaged(f"{CONFIG} holds more than plain values") from error
+    if not name.endswith(f"-{determined[: identity.DIGITS]}"):
+        raise Damaged(f"the settings in {CONFIG} are not those of the run's name")
+    if settings["setting"] != setting:
+        raise Damaged(f"setting of {CONFIG} does not follow from its other settings")
+
+
+def _check_result(result: Mapping[str, Any], settings: Mapping[str, Any], history: pd.DataFrame) -> None:
+    """What the result says of the run's end must be what its history ends with."""
+    done = result["status"] == "done"
+    if done and len(history) != settings["epochs"]:
+        raise Damaged(f"{HISTORY} has {len(history)} epochs of {settings['epochs']}")
+    expected = {"epochs_done": len(history), **_primary(result, history if done else history.iloc[:0])}
+    if result["final"] is None and result.get("best") is None:
+        del expected["best"]  # a last epoch without the metric hides those before it
+    for key, value in expected.items():
+        if result.get(key) != value:
+            raise Damaged(f"{key} of {RESULT} differs from {HISTORY}")
+
+
+def _primary(result: Mapping[str, Any], history: pd.DataFrame) -> dict[str, float | None]:
+    """The final and the best value of the primary metric, and where the best is named to be, as a history has them."""
+    name, epoch = result["metric"], result.get("best_epoch")
+    column = history[name] if name in history else pd.Series(dtype=float)
+    values = column.to_numpy(dtype=float, na_value=math.nan)
+    finite = values[np.isfinite(values)]
+    if not len(finite):
+        return {"final": None, "best": None}
+    best = float(finite.max() if result["direction"] == "max" else finite.min())
+    if epoch is not None and (epoch >= len(values) or values[epoch] != best):
+        raise Damaged(f"best_epoch of {RESULT} differs from {HISTORY}")
+    final = float(values[-1])
+    return {"final": final if math.isfinite(final) else None, "best": best}
+
+
+def printable(text: str) -> str:
+    """A name without what could disturb a terminal or a table."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
