@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from tmsgd_bench import cli
+from tmsgd_bench import cli, manifest
 from tmsgd_bench.numerics import NAMES, experiments, figures, report
 from tmsgd_bench.numerics.experiments import Tables
 from tmsgd_bench.numerics.problems import DESCENTS, FLOWS, powers_of_two
@@ -57,7 +57,7 @@ def test_the_command_prints_and_writes_every_experiment(tmp_path: Path, capsys: 
     assert max(map(len, out.splitlines())) <= 120
     tables = ["order_fitted", "early_paths", "early_switch"]
     expected = {f"{name}.{kind}" for name in NAMES for kind in ("csv", "png")} | {f"{t}.csv" for t in tables}
-    assert {path.name for path in folder.iterdir()} == expected
+    assert {path.name for path in folder.iterdir()} == expected | {manifest.NAME}
     for name in NAMES:
         with Image.open(folder / f"{name}.png") as image:
             assert image.width == round(200 * figures.FULL_WIDTH)
@@ -75,7 +75,7 @@ def test_the_same_command_writes_the_same_bytes_and_the_measured_numbers(tmp_pat
     for folder in (tmp_path / "one", tmp_path / "two"):
         report.run(folder, ["frequency"], say=lambda text: None)
     written = sorted(path.name for path in (tmp_path / "one").iterdir())
-    assert written == ["frequency.csv", "frequency.pdf", "frequency.png"]
+    assert written == ["frequency.csv", "frequency.pdf", "frequency.png", manifest.NAME]
     for name in written:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
     numbers = pd.read_csv(tmp_path / "one" / "frequency.csv")
@@ -87,7 +87,12 @@ def test_only_some_experiments_leave_the_files_of_the_others_alone(tmp_path: Pat
     (tmp_path / "noise.csv").write_text("kept")
     assert cli.main(["numerics", "--out", str(tmp_path), "--only", "frequency"]) == 0
     assert "FREQUENCY" in capsys.readouterr().out
-    assert {path.name for path in tmp_path.iterdir()} == {"noise.csv", "frequency.csv", "frequency.png"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "noise.csv",
+        "frequency.csv",
+        "frequency.png",
+        manifest.NAME,
+    }
     assert (tmp_path / "noise.csv").read_text() == "kept"
 
 
@@ -100,11 +105,10 @@ def test_a_folder_that_cannot_be_made_is_refused_before_anything_is_measured(
     assert "another folder with --out FOLDER" in message
 
 
-def test_a_file_that_cannot_be_replaced_is_refused_with_the_same_remedy(tmp_path: Path, capsys: Capture) -> None:
+def test_a_file_that_is_not_ours_is_refused(tmp_path: Path, capsys: Capture) -> None:
     (tmp_path / "frequency.csv").mkdir()
     message = refusal(capsys, "--out", tmp_path, "--only", "frequency")
-    assert "cannot write into" in message
-    assert "another folder with --out FOLDER" in message
+    assert str(tmp_path / "frequency.csv") in message and "another folder" in message
     assert [path.name for path in tmp_path.iterdir()] == ["frequency.csv"]
 
 

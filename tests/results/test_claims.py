@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from tmsgd_bench.errors import StoreError
 from tmsgd_bench.results import claim_forms, claims, numerical
 from tmsgd_bench.results.claims import Claim, Verdicts
 from tmsgd_bench.results.numerical import CLAIMED_ORDER, Numerics
@@ -385,7 +386,7 @@ def test_the_package_computes_the_claimed_orders(tmp_path: Path) -> None:
 
 def test_a_table_of_other_columns_is_refused(tmp_path: Path) -> None:
     (tmp_path / "order.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(ValueError, match="columns"):
+    with pytest.raises(StoreError, match=r"order\.csv .*columns"):
         numerical.read_numerics(tmp_path)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from tmsgd_bench import files
 from tmsgd_bench.results.statistics import Verdict
 
 EULER, TAYLOR = "euler", "taylor3"
@@ -49,13 +50,12 @@ def read_numerics(folder: Path) -> Numerics:
     """The orders from theory, and the tables that ``python -m tmsgd_bench numerics`` left in a folder.
 
     Raises:
-        ValueError: a table lacks a column.
-        OSError: a table cannot be read.
+        StoreError: a table lacks a column or cannot be read.
     """
     from tmsgd_bench.optim import SCHEMES  # torch, which takes seconds
 
     paths = {name: folder / f"{name}.csv" for name in COLUMNS}
-    tables = {name: pd.read_csv(path, usecols=COLUMNS[name]) for name, path in paths.items() if path.exists()}
+    tables = {name: files.read_csv(path, usecols=COLUMNS[name]) for name, path in paths.items() if path.exists()}
     return Numerics({name: SCHEMES[name].order for name in CLAIMED_ORDER}, tables)
 
 

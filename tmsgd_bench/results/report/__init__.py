@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib import rc_context
 
-from tmsgd_bench import __version__, files
+from tmsgd_bench import __version__, escaping, files, outputs
 from tmsgd_bench.results import claim_forms, claims, numerical, tables
 from tmsgd_bench.results.claims import Claim, Verdicts
 from tmsgd_bench.results.report import content, figures
@@ -41,13 +41,19 @@ def write(runs: pd.DataFrame, numerics: Path, folder: Path) -> Path:
         folder: made if missing. Links in the page are relative to it.
 
     Raises:
-        StoreError: the folder cannot be written, or a run reports another metric than the paper's.
-        OSError, ValueError: a run's file cannot be read.
+        StoreError: the folder cannot be written or holds other files of these names, a run's file cannot be read, or a
+            run reports another metric than the paper's.
     """
     verdicts = claims.evaluate(runs, numerical.read_numerics(numerics))
     sections = content.sections(runs, folder)
-    files.write_texts(folder, {PAGE: render(runs, verdicts, sections, numerics, folder), **_tables(verdicts, sections)})
+    texts = {PAGE: render(runs, verdicts, sections, numerics, folder), **_tables(verdicts, sections)}
+    outputs.renew(folder, lambda place: files.write_texts(place, texts), replaced=_is_ours)
     return folder / PAGE
+
+
+def _is_ours(name: str) -> bool:
+    """Whether a file is of a report: of a section that this one lacks, say."""
+    return name == PAGE or name.startswith(("claims.", "table-"))
 
 
 def _tables(verdicts: Verdicts, sections: list[content.Section]) -> dict[str, str]:
@@ -76,6 +82,7 @@ def render(
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=_visible,
     )
     pages.filters["svg"] = Markup
     style = Markup(pages.get_template("style.css.jinja").render())
@@ -96,6 +103,11 @@ def render(
         version=__version__,
         benchmark_version=BENCHMARK_VERSION,
     )
+
+
+def _visible(value: Any) -> Any:
+    """Texts of runs lose their control characters; what is markup already is this report's own."""
+    return escaping.plain(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _grouped(verdicts: Verdicts) -> Mapping[str, list[Claim]]:
@@ -120,7 +132,7 @@ def _numerics_charts(folder: Path) -> Iterator[Chart]:
         drawn.MOMENTUM_LOOKS[0.3].color: "--series-4",
     }  # too dark for a dark page
     for name, title in NUMERICS.items():
-        read: dict[str, Any] = {path.stem: pd.read_csv(path) for path in sorted(folder.glob(f"{name}*.csv"))}
+        read: dict[str, Any] = {path.stem: files.read_csv(path) for path in sorted(folder.glob(f"{name}*.csv"))}
         if name in read:
             with rc_context(drawn.STYLE):
                 figure = drawn.DRAW[name](read)
