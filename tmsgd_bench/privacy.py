@@ -46,6 +46,8 @@ def argument(word: str) -> str:
         key, value = "", word
         if word.startswith("~") and "/" not in word:  # Hydra's way to delete a setting
             return word
+        if word.startswith("-") and "/" in word:  # -cd/some/where
+            return PATH
     return key + equals + setting(value, key)
 
 
