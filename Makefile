@@ -13,7 +13,7 @@ PARALLEL := hydra/launcher=cores hydra.launcher.n_jobs=$(JOBS)
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9 -]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' Makefile
-	@echo "  options: JOBS=$(JOBS) parallel runs, SEEDS=$(SEEDS), ARGS='more settings for run.py'"
+	@echo "  options: JOBS=$(JOBS) parallel runs, SEEDS=$(SEEDS), ARGS='more settings for run.py' (plan=true: what they would do)"
 
 setup: $(VENV)/.ready ## make the virtual environment (needs Python 3.11 or newer; the only step that needs the network)
 
@@ -27,7 +27,7 @@ $(VENV)/.ready: pyproject.toml
 demo: setup ## all six optimizers on synthetic data, offline, in under 3 minutes
 	$(PY) run.py -m task=tc data=synthetic protocol=smoke optimizer=sgd,tmsgd,sgdm,tmsgdm,adam,apollo seed=0,1 \
 	  data.root=results/demo/data results.root=results/demo $(PARALLEL) $(ARGS)
-	$(PY) -m tmsgd_bench table 5 --results results/demo --data synthetic --protocol smoke
+	$(call AFTER,table 5 --results results/demo --data synthetic --protocol smoke)
 
 test: setup ## all tests, offline, without a GPU
 	$(PY) -m pytest -n $$(( $(JOBS) + 1 )) --dist loadfile  # one more than cores: some tests wait for processes
@@ -38,9 +38,18 @@ test-gpu: setup ## the tests that need a GPU, on a machine with one
 table1 table2: setup ## the settings themselves, printed and as read, into results/settings
 	$(PY) scripts/settings.py
 
+# Results of RESULTS=results/runs, the default, are written into results/; those of another store beside it.
+STORE := $(patsubst %/,%,$(firstword $(RESULTS)))
+OUT ?= $(if $(filter results/runs,$(RESULTS)),results,$(STORE)-out)
+# A plan (ARGS=plan=true) starts nothing, and nothing is made after it.
+PLAN := $(filter-out %plan=false %plan=False %plan=FALSE,$(filter plan=% +plan=% ++plan=%,$(subst ',,$(subst ",,$(ARGS)))))
+AFTER = $(if $(PLAN),,$(PY) -m tmsgd_bench $(1))
+
 # A table of the paper: an experiment of conf/experiment, and what is made of it.
 SWEEP = $(PY) run.py -m experiment=$@ seed=$(SEEDS) results.root=$(RESULTS) $(PARALLEL) $(ARGS)
-TABLE = $(PY) -m tmsgd_bench table $(1) --results $(RESULTS) --out results/$@ --protocol $(or $(2),table2)
+TABLE = $(call AFTER,table $(1) --results $(RESULTS) --out $(OUT)/$@ --protocol $(or $(2),table2))
+FIGURE = $(call AFTER,figure $(1) --results $(RESULTS) --out $(OUT)/$(or $(2),figures))
+REPORT = report --results $(RESULTS) --out $(OUT)/report
 
 table5: setup ## the paper's Table 5: text, R8 (about 1.5 hours on two cores)
 	$(SWEEP)
@@ -71,22 +80,23 @@ ctr: setup ## click-through rate, Avazu (you put its train.gz in place; 40 milli
 	$(call TABLE,ctr)
 
 fig1: table4 ## the paper's Figure 1: key points on seven test faces, from the runs of table4
-	$(PY) -m tmsgd_bench figure 1 --results $(RESULTS) --out results/figures
+	$(call FIGURE,1)
 
 fig2: ig ## the paper's Figure 2: sneakers by each optimizer's generator, from the runs of ig
-	$(PY) -m tmsgd_bench figure 2 --results $(RESULTS) --out results/figures
+	$(call FIGURE,2)
 
-paper: table1 table3 seg table4 table5 ic ig ctr fig1 fig2 report ## everything, one after the other
+paper: $(if $(PLAN),,table1) table3 seg table4 table5 ic ig ctr fig1 fig2 ## everything, one after the other
+	$(call AFTER,$(REPORT))
 
 switch: setup ## when to switch: SGD and TM-SGD with six switch epochs on real R8 (about an hour on two cores)
 	$(SWEEP)
-	$(PY) -m tmsgd_bench figure switch --results $(RESULTS) --out results/switch
+	$(call FIGURE,switch,switch)
 
 claims: setup ## the paper's claims, each with our evidence and a verdict
 	$(PY) -m tmsgd_bench claims --results $(RESULTS) $(ARGS)
 
 report: setup ## all results as one page, into results/report
-	$(PY) -m tmsgd_bench report --results $(RESULTS) $(ARGS)
+	$(PY) -m tmsgd_bench $(REPORT) $(ARGS)
 
 numerics: setup ## the rule as a numerical method: orders, stability, noise, into results/numerics (under a minute)
 	$(PY) -m tmsgd_bench numerics $(ARGS)
@@ -103,5 +113,6 @@ bench-input: setup ## what making batches costs in the image tasks, beside a Dat
 lint: setup ## ruff and mypy
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy
 
-clean: ## remove the virtual environment and the demo's results
-	rm -rf $(VENV) results/demo
+clean: ## remove the virtual environment that setup made, and the demo's results
+	[ ! -f "$(VENV)/.ready" ] || [ ! -f "$(VENV)/pyvenv.cfg" ] || rm -rf "$(VENV)"
+	rm -rf results/demo

@@ -34,6 +34,8 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from tmsgd_bench import files, outputs
+from tmsgd_bench.errors import BenchError
 from tmsgd_bench.optim import TMSGD
 from tmsgd_bench.optim import fused as one_pass
 
@@ -70,7 +72,11 @@ def main() -> None:
             show(table)
             rows += [{"shapes": name, "threads": threads, **row} for row in table]
     if options.out:
-        options.out.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        text = json.dumps(rows, indent=1) + "\n"
+        try:
+            outputs.renew(options.out.parent, lambda place: files.write_text(place / options.out.name, text))
+        except BenchError as error:
+            sys.exit(f"error: {error}")
 
 
 def parse() -> argparse.Namespace:

@@ -37,6 +37,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tasks.ic.data import read_batch
 from tasks.tc import TextClassification
+from tmsgd_bench import outputs
 from tmsgd_bench.data.catalog import data_root, find
 from tmsgd_bench.engine.seeding import seed_globally, subset
 from tmsgd_bench.errors import BenchError, DataError
@@ -319,11 +320,18 @@ def frame(problem: Problem, branch: str, lr: float, points: list[Point]) -> pd.D
 
 
 def report(trace: pd.DataFrame, verdicts: pd.DataFrame, out: Path) -> None:
-    """Print the verdicts, write both tables and the figure."""
-    out.mkdir(parents=True, exist_ok=True)
-    trace.to_csv(out / "edge_of_stability.csv", index=False, float_format="%.6g")
-    verdicts.to_csv(out / "edge_of_stability_verdicts.csv", index=False, float_format="%.6g")
-    draw(trace, verdicts, out / "edge_of_stability.png")
+    """Print the verdicts, write both tables and the figure.
+
+    Raises:
+        StoreError: the folder cannot be written, or holds other files of these names.
+    """
+
+    def fill(place: Path) -> None:
+        trace.to_csv(place / "edge_of_stability.csv", index=False, float_format="%.6g")
+        verdicts.to_csv(place / "edge_of_stability_verdicts.csv", index=False, float_format="%.6g")
+        draw(trace, verdicts, place / "edge_of_stability.png")
+
+    outputs.renew(out, fill)
     print(verdicts.to_string(index=False, float_format=lambda value: f"{value:.4g}"))
     print(f"written into {out}")
 

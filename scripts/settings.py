@@ -22,8 +22,9 @@ from omegaconf import OmegaConf
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tmsgd_bench import files
+from tmsgd_bench import files, outputs
 from tmsgd_bench.data.catalog import find
+from tmsgd_bench.errors import BenchError
 from tmsgd_bench.results.paper import paper
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
@@ -39,10 +40,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("results/settings"), metavar="FOLDER")
     out = parser.parse_args().out
     configs = task_configs()
+    texts: dict[str, str] = {}
     for name, table in {"table1": table_1(configs), "table2": table_2(configs)}.items():
-        text = markdown(table)
-        files.write_texts(out, {f"{name}.md": text + "\n", f"{name}.csv": table.to_csv(index=False)})
-        print(f"{text}\n")
+        texts |= {f"{name}.md": markdown(table) + "\n", f"{name}.csv": table.to_csv(index=False)}
+    try:
+        outputs.renew(out, lambda place: files.write_texts(place, texts))
+    except BenchError as error:
+        sys.exit(f"error: {error}")
+    print("\n".join(text for name, text in texts.items() if name.endswith(".md")))
     print(f"Written into {out}.")
 
 

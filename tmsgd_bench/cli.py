@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import shutil
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +11,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from tmsgd_bench import __version__, files
+from tmsgd_bench import __version__, escaping, files, manifest, outputs, terminal
 from tmsgd_bench.data.catalog import STAND_IN, Dataset, catalog, data_root, find
 from tmsgd_bench.data.croissant import card
 from tmsgd_bench.errors import BenchError, ConfigError, StoreError
@@ -46,27 +43,43 @@ FIGURES = {
     "2": "tmsgd_bench.results.figure_samples",
     "switch": "tmsgd_bench.results.figure_switch",
 }
+RESULTS = Path("results/runs")
+KNOWN = {"status": ("done", "diverged", "failed", "running", "abandoned", store.DAMAGED), "data": ("real", "synthetic")}
 RUN_COLUMNS = ["run_id", "status", "epochs_done", "epochs", "final", "best", "data", "protocols", "note"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, act, and return the exit code: 0 fine, 1 a check failed, 2 bad input."""
-    options = _parser().parse_args(arguments)
+    terminal.prepare()
     try:
-        action: Callable[[argparse.Namespace], int] = options.action
-        return action(options)
+        return _act(arguments)
     except BenchError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return _refused(str(error))
     except KeyboardInterrupt:
-        print("interrupted: nothing half-written is left behind", file=sys.stderr)
+        terminal.warn("interrupted: nothing half-written is left behind")
         return 130
     except BrokenPipeError:  # the reader (head, less) has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        terminal.give_up()
         return 0
-    except (OSError, ValueError) as error:  # ValueError: pyarrow's word for a damaged history
-        print(f"error: cannot use a file ({error}): mend it, or delete its run's folder.", file=sys.stderr)
-        return 2
+    except OSError as error:
+        return _refused(f"cannot use {error.filename or 'a file'} ({files.os_reason(error)}).")
+    except ValueError as error:
+        return _refused(f"a file of the results holds a value that cannot be used ({error}): restore it from a copy.")
+
+
+def _act(arguments: Sequence[str] | None) -> int:
+    try:
+        options = _parser().parse_args(arguments)
+        action: Callable[[argparse.Namespace], int] = options.action
+        return action(options)
+    finally:
+        terminal.finish()
+
+
+def _refused(sentence: str) -> int:
+    terminal.give_up_if_broken()
+    terminal.warn(escaping.plain(f"error: {sentence}"))
+    return 2
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -100,8 +113,10 @@ def _add_runs(commands: Any) -> None:
         "(chosen on test data). An abandoned run was interrupted; the command that started it resumes it.",
     )
     _add_results(parser)
-    for name in ("task", "model", "optimizer", "status", "data"):
+    for name in ("task", "model", "optimizer"):
         parser.add_argument(f"--{name}", help=f"only runs with this {name}")
+    for name, known in KNOWN.items():
+        parser.add_argument(f"--{name}", choices=known, help=f"only runs with this {name}")
     parser.add_argument("--seed", type=int, help="only runs with this seed")
     parser.add_argument("--format", choices=("text", "csv"), default="text", help="csv prints every column")
     parser.set_defaults(action=list_runs)
@@ -131,7 +146,10 @@ def _add_table(commands: Any) -> None:
     parser.add_argument("--protocol", choices=PROTOCOLS, default="table2", help="which settings (default: table2)")
     parser.add_argument("--format", choices=tuple(tables.FORMATS), default="md", help="printed format (default: md)")
     parser.add_argument(
-        "--out", type=Path, metavar="FOLDER", help="also write all formats and the runs behind them there"
+        "--out",
+        type=Path,
+        metavar="FOLDER",
+        help="also write all formats and the runs behind them there, in place of what an earlier one wrote",
     )
     parser.set_defaults(action=print_table)
 
@@ -182,9 +200,8 @@ def _add_report(commands: Any) -> None:
     parser.add_argument(
         "--out",
         type=Path,
-        default=Path("results/report"),
         metavar="FOLDER",
-        help="where to write it (default: results/report)",
+        help="where to write it (default, for the runs in results/runs alone: results/report)",
     )
     parser.set_defaults(action=write_report)
 
@@ -205,7 +222,10 @@ def _add_figure(commands: Any) -> None:
     )
     parser.add_argument("--seed", type=int, help="of the runs (default: the one that most optimizers have)")
     parser.add_argument(
-        "--out", type=Path, default=Path("results/figures"), metavar="FOLDER", help="default: results/figures"
+        "--out",
+        type=Path,
+        metavar="FOLDER",
+        help="where to write it (default, for the runs in results/runs alone: results/figures)",
     )
     parser.set_defaults(action=draw_figure)
 
@@ -220,6 +240,7 @@ def _add_export(commands: Any) -> None:
     parser.add_argument("file", type=Path, metavar="FILE", help="to write; its name ends in .parquet or .csv")
     _add_stores(parser, numerics=False)
     parser.add_argument("--history", action="store_true", help="a row a run and epoch")
+    parser.add_argument("--force", action="store_true", help="replace FILE if it is there already")
     parser.set_defaults(action=export_runs)
 
 
@@ -294,7 +315,7 @@ def _add_results(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--results",
         type=Path,
-        default=Path("results/runs"),
+        default=RESULTS,
         metavar="FOLDER",
         help="the results (default: results/runs)",
     )
@@ -305,7 +326,7 @@ def _add_stores(parser: argparse.ArgumentParser, numerics: bool = True) -> None:
         "--results",
         type=Path,
         nargs="+",
-        default=[Path("results/runs")],
+        default=[RESULTS],
         metavar="FOLDER",
         help="the results, of one store or several (default: results/runs)",
     )
@@ -313,30 +334,26 @@ def _add_stores(parser: argparse.ArgumentParser, numerics: bool = True) -> None:
         parser.add_argument(
             "--numerics",
             type=Path,
-            default=Path("results/numerics"),
             metavar="FOLDER",
-            help="what the numerics command wrote; need not be there (default: results/numerics)",
+            help="what the numerics command wrote (default: results/numerics, if it is there)",
         )
 
 
 def list_runs(options: argparse.Namespace) -> int:
     """Print the runs that match the filters."""
     runs = _read(options.results)
-    for name in ("task", "model", "optimizer", "status", "data", "seed"):
-        wanted = getattr(options, name)
-        if wanted is not None:
-            runs = runs[runs[name] == wanted]
+    runs = _filtered(runs, options, ("task", "model", "optimizer", "status", "data", "seed"))
     if runs.empty and options.format == "text":
-        print("no runs match")
+        terminal.say("no runs match")
         return 0
     if options.format == "csv":
-        print(runs.to_csv(index=False), end="")
+        terminal.say(escaping.csv(runs), end="")
         return 0
-    shown = runs[RUN_COLUMNS].copy()
+    shown = runs[RUN_COLUMNS].map(lambda cell: escaping.plain(cell) if isinstance(cell, str) else cell)
     shown["protocols"] = shown["protocols"].map(lambda names: "+".join(names) or "custom")
     shown["data"] = [_data(row) for _, row in runs.iterrows()]
     shown["run_id"] = shown["run_id"].str.ljust(shown["run_id"].str.len().max())
-    print(shown.to_string(index=False, na_rep="–", float_format=lambda x: f"{x:.6g}"))
+    terminal.say(shown.to_string(index=False, na_rep="–", float_format=lambda x: f"{x:.6g}"))
     return 0
 
 
@@ -350,6 +367,20 @@ def _data(row: pd.Series) -> str:
     return ", ".join([*words, *(["unverified"] if row["verified"] is False else [])])
 
 
+def _filtered(runs: pd.DataFrame, options: argparse.Namespace, names: Sequence[str]) -> pd.DataFrame:
+    """The runs that have what the options of these names ask for; a name that no run has is a mistake."""
+    kept = runs
+    for name in names:
+        wanted = getattr(options, name)
+        known = sorted(set(runs[name].dropna().map(str)))
+        if wanted is not None and wanted not in known and name in ("task", "model", "optimizer"):
+            raise ConfigError(
+                f"no run has the {name} {wanted!r}: leave out --{name}, or take one of {', '.join(known) or 'none'}."
+            )
+        kept = kept if wanted is None else kept[kept[name] == wanted]
+    return kept
+
+
 def show_run(options: argparse.Namespace) -> int:
     """Print everything the store knows of one run."""
     runs = _read(options.results)
@@ -361,16 +392,17 @@ def show_run(options: argparse.Namespace) -> int:
         raise ConfigError(f"{options.run!r} must name one run, but matches {found}: see 'python -m tmsgd_bench runs'.")
     row = matches.iloc[0]
     folder = Path(row["folder"])
-    print(f"{row['run_id']}: {row['status']}\n{'' if pd.isna(row['note']) else row['note']}\nfolder: {folder}\n")
+    note = "" if pd.isna(row["note"]) else escaping.plain(str(row["note"]))
+    terminal.say(f"{row['run_id']}: {row['status']}\n{note}\nfolder: {folder}\n")
     if row["status"] == store.DAMAGED:
         return 1
-    print((folder / store.CONFIG).read_text(encoding="utf-8"))
+    terminal.say((folder / store.CONFIG).read_text(encoding="utf-8"))
     for name in (store.RESULT, store.ENVIRONMENT, store.FAILURE):
         if (values := files.read_json(folder / name)) is not None:
             error = values.pop("error", "")
-            print(f"{name}:\n{yaml.safe_dump(values, sort_keys=False, allow_unicode=True)}{error}")
+            terminal.say(f"{name}:\n{yaml.safe_dump(values, sort_keys=False, allow_unicode=True)}{error}")
     if (folder / store.HISTORY).exists():
-        print("last epochs:\n" + pd.read_parquet(folder / store.HISTORY).tail(5).to_string(index=False))
+        terminal.say("last epochs:\n" + files.read_parquet(folder / store.HISTORY).tail(5).to_string(index=False))
     return 0
 
 
@@ -378,50 +410,85 @@ def print_table(options: argparse.Namespace) -> int:
     """Print a table and, with --out, write it in all formats beside copies of the runs behind it."""
     runs = _read(options.results)
     table = tables.build(runs, options.number, options.data, options.protocol)
-    print(tables.FORMATS[options.format](table), end="")
-    if not table.run_ids and (others := tables.other_conditions(runs, options.number)):
-        print(f"no run has these conditions; finished runs of this table here: {others}", file=sys.stderr)
+    others = "" if table.run_ids else tables.other_conditions(runs, options.number)
     if options.out is not None:
-        _write_table(table, runs, options.out)
+        outputs.apart(options.out, [options.results])
+        _write_table(table, runs, options.out, others)
+    terminal.say(tables.FORMATS[options.format](table), end="")
+    if others:
+        terminal.warn(f"no run has these conditions; finished runs of this table here: {others}")
     return 0
 
 
-def _write_table(table: tables.Table, runs: pd.DataFrame, folder: Path) -> None:
-    try:
-        (folder / "runs").mkdir(parents=True, exist_ok=True)
-        for suffix, render in tables.FORMATS.items():
-            text = render(table)
-            files.write_text(folder / f"table{table.number}.{suffix}", text)
-        used = table.run_ids
-        finished = runs[runs["status"].isin(["done", "diverged"]) & runs["run_id"].isin(used)]
-        sources = {
-            str(name): Path(str(path)) for name, path in zip(finished["run_id"], finished["folder"], strict=True)
-        }
-        for stale in (folder / "runs").iterdir():
-            if stale.name not in used:
-                shutil.rmtree(stale)
-        for run_id, source in sources.items():
-            store.copy_evidence(source, folder / "runs" / run_id)
-    except OSError as error:
-        raise files.unwritable(folder, error) from error
+def _write_table(table: tables.Table, runs: pd.DataFrame, folder: Path, others: str) -> None:
+    name = f"table{table.number}"
+    if not table.run_ids:
+        there = f"; finished runs of this table here: {others}" if others else ""
+        raise StoreError(f"no run enters table {table.number} ({table.conditions}), so nothing is written{there}.")
+    for other in manifest.read(folder) or {}:
+        if other.startswith("table") and other.endswith(".md") and other != f"{name}.md":
+            raise ConfigError(
+                f"{folder} holds another table, {other}, with its runs: choose another folder with --out."
+            )
+    finished = runs[runs["status"].isin(["done", "diverged"]) & runs["run_id"].isin(table.run_ids)]
+    texts = {f"{name}.{suffix}": render(table) for suffix, render in tables.FORMATS.items()}
+
+    def fill(place: Path) -> None:
+        files.write_texts(place, texts)
+        for run_id, source in zip(finished["run_id"], finished["folder"], strict=True):
+            store.copy_evidence(Path(str(source)), place / "runs" / str(run_id))
+
+    outputs.renew(folder, fill, replaced=lambda name: name.startswith("runs/"))
 
 
 def print_comparison(options: argparse.Namespace) -> int:
     """Print every group of runs that can be compared."""
-    runs = _read_all(options.results)
-    runs = runs if options.task is None else runs[runs["task"] == options.task]
-    groups = comparison.build(runs, options.reference)
-    print(comparison.FORMATS[options.format](groups) if groups else "no finished runs match\n", end="")
+    groups = comparison.build(_filtered(_read_all(options.results), options, ["task"]), options.reference)
+    if not groups:
+        raise StoreError(f"no run in {_list(options.results)} has finished: there is nothing to compare yet.")
+    terminal.say(comparison.FORMATS[options.format](groups), end="")
     return 0
 
 
 def print_claims(options: argparse.Namespace) -> int:
     """Print the verdicts and, with --out, write them in all file formats."""
-    found = claims.evaluate(_read_all(options.results), numerical.read_numerics(options.numerics), options.protocol)
-    print(claim_forms.FORMATS[options.format](found), end="")
+    runs = _read_all(options.results)
+    found = claims.evaluate(runs, numerical.read_numerics(_numerics(options)), options.protocol)
     if options.out is not None:
-        files.write_texts(options.out, {f"claims.{name}": claim_forms.FORMATS[name](found) for name in tables.FORMATS})
+        _check_some(runs, options)
+        texts = {f"claims.{name}": claim_forms.FORMATS[name](found) for name in tables.FORMATS}
+        outputs.renew(_target(options, ""), lambda place: files.write_texts(place, texts))
+    terminal.say(claim_forms.FORMATS[options.format](found), end="")
     return 0
+
+
+def _numerics(options: argparse.Namespace) -> Path:
+    """Where the numerical experiments are; a folder that was asked for must be there."""
+    folder: Path | None = options.numerics
+    if folder is not None and not folder.is_dir():
+        raise ConfigError(
+            f"there is no folder {folder}: write it with 'python -m tmsgd_bench numerics --out {folder}'."
+        )
+    return folder or RESULTS.with_name("numerics")
+
+
+def _target(options: argparse.Namespace, name: str) -> Path:
+    """The folder to write into, which by default belongs to the default results alone."""
+    if options.out is None and options.results != [RESULTS]:
+        place = RESULTS.with_name(name)
+        raise ConfigError(f"name a folder with --out: {place} is for the runs in {RESULTS}.")
+    folder: Path = RESULTS.with_name(name) if options.out is None else options.out
+    outputs.apart(folder, options.results)
+    return folder
+
+
+def _check_some(runs: pd.DataFrame, options: argparse.Namespace) -> None:
+    if runs.empty:
+        raise StoreError(f"there is no run in {_list(options.results)}, so nothing is written: train one first.")
+
+
+def _list(paths: Sequence[Path]) -> str:
+    return ", ".join(map(str, paths))
 
 
 def draw_figure(options: argparse.Namespace) -> int:
@@ -430,8 +497,9 @@ def draw_figure(options: argparse.Namespace) -> int:
 
     module = importlib.import_module(FIGURES[options.number])
     protocol = None if options.protocol == "any" else options.protocol
-    written = module.write(_read_all(options.results), options.out, options.data, protocol, options.seed)
-    print(f"Written: {', '.join(map(str, written))}.")
+    runs = _read_all(options.results)
+    written = module.write(runs, _target(options, "figures"), options.data, protocol, options.seed)
+    terminal.say(f"Written: {', '.join(map(str, written))}.")
     return 0
 
 
@@ -439,19 +507,23 @@ def write_report(options: argparse.Namespace) -> int:
     """Write the report and say where it is."""
     from tmsgd_bench.results import report  # matplotlib and jinja2, which no other command needs
 
-    path = report.write(_read_all(options.results), options.numerics, options.out)
-    print(f"The report is in {path}.")
+    runs = _read_all(options.results)
+    _check_some(runs, options)
+    path = report.write(runs, _numerics(options), _target(options, "report"))
+    terminal.say(f"The report is in {path}.")
     return 0
 
 
 def export_runs(options: argparse.Namespace) -> int:
     """Write all runs, or their histories, into one file."""
     runs = _read_all(options.results)
+    _check_some(runs, options)
+    outputs.apart(options.file, options.results)
     frame = export.histories(runs) if options.history else export.tidy(runs)
-    export.write(frame, options.file)
+    export.write(frame, options.file, options.force)
     without = len(runs) - frame["run_id"].nunique()
     left_out = f"; {without} runs have no history yet" if without else ""
-    print(f"{len(frame)} rows of {frame['run_id'].nunique()} runs are in {options.file}{left_out}.")
+    terminal.say(f"{len(frame)} rows of {frame['run_id'].nunique()} runs are in {options.file}{left_out}.")
     return 0
 
 
@@ -460,7 +532,7 @@ def manage_data(options: argparse.Namespace) -> int:
     chosen = [find(name) for name in options.names] or list(catalog().values())
     root, kind = data_root(options.root), "synthetic" if options.synthetic else "real"
     if options.do == "card":
-        print(json.dumps(card(chosen[0]) if len(chosen) == 1 else [card(d) for d in chosen], indent=2))
+        terminal.say(json.dumps(card(chosen[0]) if len(chosen) == 1 else [card(d) for d in chosen], indent=2))
         return 0
     if options.do == "prepare":
         if not options.names and kind == "real":
@@ -468,8 +540,8 @@ def manage_data(options: argparse.Namespace) -> int:
                 f"name the data sets to prepare, some of {', '.join(catalog())}: together they are large."
             )
         for dataset in chosen:
-            folder = dataset.prepare(root, kind, lambda text: print(text, file=sys.stderr))
-            print(f"{dataset.name}: ready in {folder}")
+            folder = dataset.prepare(root, kind, terminal.warn)
+            terminal.say(f"{dataset.name}: ready in {folder}")
         return 0
     if options.synthetic:
         raise ConfigError("--synthetic goes with 'prepare' alone, which also checks a stand-in that is there already.")
@@ -482,16 +554,16 @@ def _describe(dataset: Dataset, root: Path, verify_only: bool) -> bool:
     folder = dataset.folder(root, "real")
     problems = dataset.problems(folder)
     whole = "verified" if dataset.pinned else "all files are there (no digests of their contents are published)"
-    print(f"{dataset.name}: {'; '.join(problems) or whole} ({folder})")
+    terminal.say(f"{dataset.name}: {'; '.join(problems) or whole} ({folder})")
     if not verify_only:
         stand_in = dataset.folder(root, "synthetic")
-        print(f"  {dataset.title}\n  licence: {' '.join(dataset.licence.split())}")
-        print("\n".join(f"  {line}" for line in _parts(dataset)))
-        print(
+        terminal.say(f"  {dataset.title}\n  licence: {' '.join(dataset.licence.split())}")
+        terminal.say("\n".join(f"  {line}" for line in _parts(dataset)))
+        terminal.say(
             f"  synthetic stand-in: {'present' if (stand_in / STAND_IN).exists() else 'not written yet'} ({stand_in})"
         )
     if problems:
-        print(f"  to mend it, {dataset.remedy(folder)}")
+        terminal.say(f"  to mend it, {dataset.remedy(folder)}")
     return not problems
 
 
@@ -509,8 +581,8 @@ def run_numerics(options: argparse.Namespace) -> int:
     """Run the numerical experiments and write their figures and numbers."""
     from tmsgd_bench.numerics import report  # torch and matplotlib, which no other command needs
 
-    report.run(options.out, options.only)
-    print(f"Figures and numbers are in {options.out}.")
+    report.run(options.out, options.only, terminal.say)
+    terminal.say(f"Figures and numbers are in {options.out}.")
     return 0
 
 
@@ -519,7 +591,7 @@ def evaluate_detections(options: argparse.Namespace) -> int:
     from tmsgd_bench.voc import command  # torch, which most other commands do not need
 
     found = command.evaluate(options.folder, options.devkit, options.split, options.iou, options.points)
-    print(command.FORMATS[options.format](found), end="")
+    terminal.say(command.FORMATS[options.format](found), end="")
     return 0
 
 
@@ -528,7 +600,7 @@ def _read(root: Path) -> pd.DataFrame:
         raise StoreError(f"there are no results in {root}: train a run first, or name another folder with --results.")
     runs = store.read_runs(root)
     for sentence in store.complaints(runs):
-        print(f"{sentence}.", file=sys.stderr)
+        terminal.warn(escaping.plain(f"{sentence}."))
     return runs
 
 

@@ -21,3 +21,7 @@ class StoreError(BenchError):
 
 class RunIsBusy(BenchError):
     """Another process is training this very run."""
+
+
+class OutputError(BenchError):
+    """What a command prints cannot be written; no file is to blame."""

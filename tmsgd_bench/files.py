@@ -10,11 +10,14 @@ import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from tmsgd_bench.errors import StoreError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
@@ -88,6 +91,25 @@ def read_json(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, RecursionError):
         return None
     return values if isinstance(values, dict) else None
+
+
+def read_parquet(path: Path) -> pd.DataFrame:
+    """A Parquet file's rows.
+
+    Raises:
+        StoreError: the file is missing, damaged or cannot be read.
+    """
+    import pandas as pd  # which takes half a second
+
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError) as error:  # ValueError: pyarrow's word for a damaged file
+        raise unreadable(path, error) from error
+
+
+def unreadable(path: Path, error: BaseException) -> StoreError:
+    """The error for a file that is damaged or cannot be read."""
+    return StoreError(f"cannot read {path} ({os_reason(error)}): restore it from a copy, or make it again.")
 
 
 def unwritable(folder: Path, error: OSError) -> StoreError:

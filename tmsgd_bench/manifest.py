@@ -7,7 +7,7 @@ folder checks them; what writes the folder again deletes only what an earlier ma
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -18,18 +18,19 @@ NAME = "manifest.json"
 VERSION = 1
 
 
-def write(folder: Path, names: Iterable[str]) -> None:
+def write(folder: Path, names: Iterable[str], kept: Mapping[str, dict[str, Any]] | None = None) -> None:
     """Write the manifest of some files of a folder, in place of an earlier one.
 
     Args:
         folder: the folder.
         names: paths relative to it, with "/" between their parts.
+        kept: what an earlier manifest says of other files, and is still to say.
 
     Raises:
         StoreError: the folder cannot be written.
         OSError: a named file cannot be read.
     """
-    _put(folder, {name: _entry(folder / name) for name in names})
+    _put(folder, {**(kept or {}), **{name: _entry(folder / name) for name in names}})
 
 
 def amend(folder: Path, add: Iterable[str] = (), drop: Iterable[str] = ()) -> None:

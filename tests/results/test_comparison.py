@@ -94,8 +94,8 @@ def test_the_command_prints_every_group(root: Path, capsys: pytest.CaptureFixtur
     assert cli.main(["compare", "--results", str(root), "--format", "csv"]) == 0
     frame = pd.read_csv(io.StringIO(capsys.readouterr().out))
     assert list(frame["n"]) == [3, 3, 3] and set(" ".join(frame["runs"]).split()) == set(read_runs(root)["run_id"])
-    assert cli.main(["compare", "--results", str(root), "--task", "od"]) == 0
-    assert capsys.readouterr().out == "no finished runs match\n"
+    assert cli.main(["compare", "--results", str(root), "--task", "od"]) == 2
+    assert "no run has the task 'od'" in capsys.readouterr().err
 
 
 def test_optimizers_of_one_name_with_other_options_are_told_apart(root: Path, write_run: WriteRun) -> None:

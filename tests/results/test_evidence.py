@@ -193,16 +193,17 @@ def test_a_copy_of_evidence_is_whole_and_a_damaged_run_is_not_copied(tmp_path: P
         (folder / "faces.png").write_bytes(b"small")
 
     run = write_run(tmp_path / "store", extra=large)
-    (tmp_path / "copy").mkdir()
-    for _ in range(2):
+    store.copy_evidence(run, tmp_path / "copy" / run.name)
+    with pytest.raises(StoreError, match="File exists"):
         store.copy_evidence(run, tmp_path / "copy" / run.name)
     copied = {path.name for path in (tmp_path / "copy" / run.name).iterdir()}
     assert copied == {*evidence.REQUIRED, "faces.png", manifest.NAME}
     assert status(tmp_path / "copy") == {run.name: "done"}
     (run / "faces.png").write_bytes(b"other")
     with pytest.raises(StoreError, match=r"faces\.png differs from its checksum"):
-        store.copy_evidence(run, tmp_path / "copy" / run.name)
+        store.copy_evidence(run, tmp_path / "second" / run.name)
     assert (tmp_path / "copy" / run.name / "faces.png").read_bytes() == b"small"
+    assert not (tmp_path / "second").exists()
 
 
 @pytest.mark.parametrize(

@@ -105,6 +105,6 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setitem(export.WRITE, suffix, full_disk)
     with pytest.raises(StoreError, match=r"No space left on device.*another FILE\."):
-        export.write(pd.DataFrame(), path)
+        export.write(pd.DataFrame(), path, force=True)
     assert path.read_text() == "old"
     assert [one.name for one in tmp_path.iterdir()] == [path.name]

@@ -74,10 +74,13 @@ def test_runs_with_other_options_are_no_part_of_a_study(root: Path, write_run: C
     assert 7 not in set(own["switch_epoch"])
 
 
-def test_the_command_writes_a_picture_of_each_study(root: Path, tmp_path: Path) -> None:
-    out = tmp_path / "figures"
+def test_the_command_writes_a_picture_of_each_study(root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    out = tmp_path_factory.mktemp("figures")
     assert cli.main(["figure", "switch", "--results", str(root), "--out", str(out)]) == 0
-    assert sorted(path.name for path in out.iterdir()) == ["switch-tc-lstm-tmsgd.pdf", "switch-tc-lstm-tmsgd.png"]
+    assert sorted(path.name for path in out.glob("switch-*")) == [
+        "switch-tc-lstm-tmsgd.pdf",
+        "switch-tc-lstm-tmsgd.png",
+    ]
     with Image.open(out / "switch-tc-lstm-tmsgd.png") as picture:
         assert picture.format == "PNG"
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from tmsgd_bench import privacy
 from tmsgd_bench.engine.spec import RunOptions
 from tmsgd_bench.errors import ConfigError
 
@@ -74,7 +75,7 @@ def describe(device: torch.device) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "deterministic": torch.are_deterministic_algorithms_enabled() or device.type == "cpu",
         "tf32": device.type == "cuda" and torch.backends.cudnn.allow_tf32,
-        "arguments": [a for a in sys.argv[1:] if "root=" not in a and not Path(a).is_absolute()],
+        "arguments": privacy.arguments(sys.argv[1:]),
     }
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from tmsgd_bench import files, manifest
+from tmsgd_bench import files, outputs
 from tmsgd_bench.errors import StoreError
 from tmsgd_bench.numerics import NAMES, figures
 from tmsgd_bench.numerics.experiments import MEASURE, RULES, Tables
@@ -25,15 +26,15 @@ def run(folder: Path, names: Sequence[str] = NAMES, say: Callable[[str], Any] = 
         say: receives the text of each experiment.
 
     Raises:
-        StoreError: the folder cannot be written.
+        StoreError: the folder cannot be written, or holds other files of these names.
     """
     try:
         _check_writable(folder)
         for name in names:
             tables = MEASURE[name]()
-            _write(name, tables, folder)
+            outputs.renew(folder, partial(_write, name, tables))
             say(DESCRIBE[name](tables) + "\n")
-    except (OSError, StoreError) as error:
+    except OSError as error:
         raise StoreError(
             f"cannot write into {folder} ({files.os_reason(error)}): free some space, mend its permissions, or choose "
             "another folder with --out FOLDER."
@@ -48,13 +49,10 @@ def _check_writable(folder: Path) -> None:
 
 
 def _write(name: str, tables: Tables, folder: Path) -> None:
-    names = [f"{table}.csv" for table in tables] + [f"{name}.{kind}" for kind in figures.KINDS]
-    manifest.amend(folder, drop=names)
     for table, frame in tables.items():
         text = frame.to_csv(index=False, float_format="%.7g")
         files.write_text(folder / f"{table}.csv", text)
     figures.save(name, tables, folder)
-    manifest.amend(folder, add=names)
 
 
 # ---------------------------------------------------------------- texts

@@ -7,9 +7,18 @@ from collections.abc import Callable, Sequence
 
 import pandas as pd
 
+from tmsgd_bench import escaping
 from tmsgd_bench.results.claims import Claim, Verdicts, footnote
 from tmsgd_bench.results.paper import Experiment
-from tmsgd_bench.results.tables import comparison_record, difference, latex_tabular, p_value, signed, tests
+from tmsgd_bench.results.tables import (
+    comparison_record,
+    difference,
+    latex_tabular,
+    markdown_words,
+    p_value,
+    signed,
+    tests,
+)
 
 COLUMNS = ("Verdict", "Claim", "On", "Paper", "Ours, A − B", "p", "p, Holm", "Detectable", "Printed", "Marks")
 WIDTH = 110
@@ -103,7 +112,8 @@ def quotation(claim: Claim) -> str:
 
 def to_markdown(verdicts: Verdicts) -> str:
     """A table in GitHub's Markdown, with the rule."""
-    rows: Sequence[Sequence[str]] = [COLUMNS, ["---"] * len(COLUMNS), *map(cells, verdicts.claims)]
+    filled = [_markdown_cells(claim) for claim in verdicts.claims]
+    rows: Sequence[Sequence[str]] = [COLUMNS, ["---"] * len(COLUMNS), *filled]
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     return (
         "\n".join([f"**The paper's claims** — {verdicts.conditions}: {summary(verdicts)}", "", *lines, "", footnote()])
@@ -111,17 +121,26 @@ def to_markdown(verdicts: Verdicts) -> str:
     )
 
 
+def _markdown_cells(claim: Claim) -> list[str]:
+    texts = markdown_words(cells(claim))
+    evidence = COLUMNS.index("Ours, A − B")
+    if claim.comparison is None:  # then it is in words
+        texts[evidence] = escaping.markdown(texts[evidence])
+    return texts
+
+
 def to_latex(verdicts: Verdicts) -> str:
     """A tabular (needs booktabs)."""
     lines = latex_tabular(COLUMNS, [cells(claim) for claim in verdicts.claims], "llllrrrrll")
-    return "\n".join([f"% Claims; {verdicts.conditions}: {summary(verdicts)}", *lines, f"% {footnote()}"]) + "\n"
+    head = escaping.plain(f"% Claims; {verdicts.conditions}: {summary(verdicts)}")
+    return "\n".join([head, *lines, f"% {footnote()}"]) + "\n"
 
 
 def to_csv(verdicts: Verdicts) -> str:
     """All numbers in full, one row a claim; runs are separated by spaces."""
     frame = pd.DataFrame([_record(claim) for claim in verdicts.claims])
     frame["conditions"] = verdicts.conditions
-    return str(frame.to_csv(index=False))
+    return escaping.csv(frame)
 
 
 FORMATS: dict[str, Callable[[Verdicts], str]] = {

@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from tmsgd_bench import escaping
 from tmsgd_bench.errors import ConfigError
 from tmsgd_bench.results import selection, store, tables
 from tmsgd_bench.results.statistics import Comparison, Summary, compare, correct, summarise
@@ -186,11 +187,12 @@ def to_markdown(groups: Sequence[Group]) -> str:
 
 
 def _lines(group: Group) -> Iterator[str]:
-    yield f"**{group.heading}**" + (f"; differences to {group.reference}" if group.reference else "")
+    reference = escaping.markdown(group.reference)
+    yield f"**{escaping.markdown(group.heading)}**" + (f"; differences to {reference}" if reference else "")
     yield ""
     yield from ("| " + " | ".join(row) + " |" for row in (HEAD, ("---",) * len(HEAD)))
     for entry in group.entries:
-        yield "| " + " | ".join(_cells(entry, group.digits)) + " |"
+        yield "| " + " | ".join(tables.markdown_words(_cells(entry, group.digits))) + " |"
     yield ""
 
 
@@ -208,7 +210,7 @@ def _cells(entry: Entry, digits: int) -> list[str]:
 
 def to_csv(groups: Sequence[Group]) -> str:
     """A row for each entry, with full digits; runs are separated by spaces."""
-    return str(pd.DataFrame([_record(group, one) for group in groups for one in group.entries]).to_csv(index=False))
+    return escaping.csv(pd.DataFrame([_record(group, one) for group in groups for one in group.entries]))
 
 
 def _record(group: Group, entry: Entry) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from tmsgd_bench import files
+from tmsgd_bench import escaping, files
 from tmsgd_bench.errors import ConfigError, StoreError
 from tmsgd_bench.results import selection, store
 
@@ -22,7 +22,7 @@ WHOLE = ("seed", "limit", "epochs", "batch_size", "benchmark_version", "best_epo
 REAL = ("switch_epoch", "lr", "final", "best", "examples_per_second", "training_seconds")
 WRITE: dict[str, Callable[[pd.DataFrame, Path], Any]] = {
     ".parquet": lambda frame, path: frame.to_parquet(path, index=False),
-    ".csv": lambda frame, path: frame.to_csv(path, index=False),
+    ".csv": lambda frame, path: escaping.csv_cells(frame).to_csv(path, index=False),
 }
 
 
@@ -46,7 +46,7 @@ def histories(runs: pd.DataFrame) -> pd.DataFrame:
     Metrics that a task does not have are missing in its rows.
 
     Raises:
-        OSError, ValueError: a history cannot be read.
+        StoreError: a history cannot be read.
     """
     identities = tidy(runs)[list(IDENTITY)]
     parts = []
@@ -54,23 +54,26 @@ def histories(runs: pd.DataFrame) -> pd.DataFrame:
         path = Path(folder) / store.HISTORY
         if status in selection.FINISHED:
             identity = identities.iloc[[position]]
-            parts.append(identity.merge(pd.read_parquet(path), how="cross"))
+            parts.append(identity.merge(files.read_parquet(path), how="cross"))
     return pd.concat(parts, ignore_index=True) if parts else identities.iloc[:0].assign(epoch=pd.Series(dtype="Int64"))
 
 
-def write(frame: pd.DataFrame, path: Path) -> None:
+def write(frame: pd.DataFrame, path: Path, force: bool = False) -> None:
     """Write a frame as the file's name says, so that a crash leaves the old file or the new one.
 
     Args:
         frame: from :func:`tidy` or :func:`histories`.
         path: ends in .parquet or .csv; its folder is made if missing.
+        force: replace a file that is there.
 
     Raises:
-        ConfigError: another ending.
+        ConfigError: another ending, or a file is there and ``force`` is off.
         StoreError: it cannot be written.
     """
     if path.suffix not in WRITE:
         raise ConfigError(f"cannot tell the format of {path}: give it a name that ends in .parquet or .csv.")
+    if path.exists() and not force:
+        raise ConfigError(f"{path} is there already: choose another FILE, or replace it with --force.")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write_atomically(path, partial(WRITE[path.suffix], frame))

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 
 from tmsgd_bench import files
 from tmsgd_bench.errors import StoreError
+from tmsgd_bench.escaping import mathtext
 from tmsgd_bench.results.figure_runs import Wanted, choose, save, title, writer
 
 TASK = "fkpd"
@@ -164,7 +165,7 @@ def _grid(rows: list[tuple[str, KeyPoints]], title: str) -> Figure:
         cells = figure.subplots(len(rows), faces, squeeze=False)
         figure.subplots_adjust(labelled / WIDTH, 0.0, 1.0, 1.0 - head / height, wspace=0.03, hspace=0.03)
         for line, (label, points) in zip(cells, rows, strict=True):
-            line[0].text(-0.06, 0.5, label, transform=line[0].transAxes, ha="right", va="center")
+            line[0].text(-0.06, 0.5, mathtext(label), transform=line[0].transAxes, ha="right", va="center")
             for axes, face in zip(line, range(faces), strict=True):
                 _draw_face(axes, points, face)
         lines = cells[0, 0].get_lines()
@@ -172,7 +173,7 @@ def _grid(rows: list[tuple[str, KeyPoints]], title: str) -> Figure:
             lines, [line.get_label() for line in lines], loc="upper center", ncols=2, frameon=False, markerscale=2
         )
         if title:
-            figure.text(0.5, 1.0 - 0.72 * head / height, title, ha="center", va="center")
+            figure.text(0.5, 1.0 - 0.72 * head / height, mathtext(title), ha="center", va="center")
     return figure
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from tmsgd_bench import files
+from tmsgd_bench import files, outputs
 from tmsgd_bench.errors import StoreError
 from tmsgd_bench.results import store
 from tmsgd_bench.results.selection import FINISHED
@@ -118,14 +118,14 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     """Write a figure as PNG and PDF into a folder, which is made if missing; returns the files.
 
     Raises:
-        StoreError: the folder cannot be written.
+        StoreError: the folder cannot be written, or holds other files of these names.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreError(f"cannot make {folder} ({error.strerror}): choose another folder.") from error
-    for kind in KINDS:
-        files.write_atomically(folder / f"{name}.{kind}", writer(figure, kind))
+
+    def fill(place: Path) -> None:
+        for kind in KINDS:
+            files.write_atomically(place / f"{name}.{kind}", writer(figure, kind))
+
+    outputs.renew(folder, fill)
     return [folder / f"{name}.{kind}" for kind in KINDS]
 
 

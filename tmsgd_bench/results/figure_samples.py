@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 
 from tmsgd_bench import files
 from tmsgd_bench.errors import StoreError
+from tmsgd_bench.escaping import mathtext
 from tmsgd_bench.results import store
 from tmsgd_bench.results.figure_runs import Wanted, choose, save, title, writer
 
@@ -169,10 +170,10 @@ def _grid(rows: Sequence[tuple[str, Samples | None]], epochs: Sequence[int], abo
         for axes, epoch in zip(cells[0], epochs, strict=True):
             axes.set_title(f"{epoch} epoch{'s' * (epoch != 1)}", pad=3.0)
         for line, (label, samples) in zip(cells, rows, strict=True):
-            line[0].text(-0.06, 0.5, label, transform=line[0].transAxes, ha="right", va="center")
+            line[0].text(-0.06, 0.5, mathtext(label), transform=line[0].transAxes, ha="right", va="center")
             for axes, epoch in zip(line, epochs, strict=True):
                 _draw_cell(axes, samples, epoch)
-        figure.text(0.5, 1.0 - 0.04 / height, about, ha="center", va="top")
+        figure.text(0.5, 1.0 - 0.04 / height, mathtext(about), ha="center", va="top")
     return figure
 
 

@@ -13,6 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from tmsgd_bench.errors import StoreError
+from tmsgd_bench.escaping import mathtext
 from tmsgd_bench.results import selection
 from tmsgd_bench.results.figure_runs import save
 from tmsgd_bench.results.statistics import summarise
@@ -81,12 +82,12 @@ def draw(own: pd.DataFrame, base: pd.DataFrame) -> Figure:
     for _, values in finals.items():
         axes.plot(finals.index, values, "o", color=COLOUR, markersize=3, alpha=0.55)
     mean, spread = finals.mean(axis=1), finals.std(axis=1, ddof=1).fillna(0.0)
-    label = f"{first['label']}, mean ± standard deviation"
+    label = mathtext(f"{first['label']}, mean ± standard deviation")
     axes.errorbar(mean.index, mean, spread, color=COLOUR, marker="s", capsize=3, label=label)
     _level(axes, base)
     unit = f" ({first['unit']})" if first["unit"] else ""
-    axes.set(xlabel="switch epoch (0: the multi-step rule from the start)", ylabel=f"{first['metric']}{unit}")
-    axes.set_title(_about(own), fontsize=8.0)
+    axes.set(xlabel="switch epoch (0: the multi-step rule from the start)", ylabel=mathtext(f"{first['metric']}{unit}"))
+    axes.set_title(mathtext(_about(own)), fontsize=8.0)
     axes.legend(frameon=False, fontsize=8.0)
     return figure
 
@@ -95,7 +96,8 @@ def _level(axes: Axes, base: pd.DataFrame) -> None:
     if base.empty:
         return
     summary = summarise(base["final"].astype(float))
-    axes.axhline(summary.mean, color=BASE_COLOUR, linestyle="--", label=f"{base['label'].iloc[0]} (n={summary.n})")
+    label = mathtext(f"{base['label'].iloc[0]} (n={summary.n})")
+    axes.axhline(summary.mean, color=BASE_COLOUR, linestyle="--", label=label)
     if summary.n > 1:
         axes.axhspan(summary.mean - summary.std, summary.mean + summary.std, color=BASE_COLOUR, alpha=0.12, linewidth=0)
 

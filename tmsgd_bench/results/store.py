@@ -198,33 +198,26 @@ def add_score(folder: Path, values: dict[str, Any]) -> None:
 
 
 def copy_evidence(source: Path, target: Path) -> None:
-    """Copy a finished run's small files and pictures, and seal the copy. A crash leaves an earlier copy or the new one.
+    """Copy a finished run's small files and pictures, and seal the copy.
 
     Args:
-        source: the run's folder; may be the target.
-        target: the copy, a folder of the same name; its parent must be there.
+        source: the run's folder.
+        target: the copy, a folder of the same name that is not there yet.
 
     Raises:
         StoreError: the run is damaged, or the copy cannot be written.
     """
     whole(source)
-    if source.resolve() == target.resolve():
-        return
     pictures = [path.name for kind in PICTURES for path in source.glob(kind)]
     sealed = manifest.read(source) or {}
     names = [name for name in (*REQUIRED, PREFIX, SCORE, *pictures) if name in sealed]
     if problems := manifest.problems(source, names):
         raise StoreError(f"{source} is damaged: {'; '.join(problems)}: {evidence.AGAIN}.")
-    temporary = target.with_name(f".{target.name}.tmp")
     try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
+        target.mkdir(parents=True)
         for name in names:
-            shutil.copyfile(source / name, temporary / name)
-        manifest.write(temporary, names)
-        if target.exists():
-            shutil.rmtree(target)
-        temporary.rename(target)
+            shutil.copyfile(source / name, target / name)
+        manifest.write(target, names)
     except OSError as error:
         raise unwritable(target.parent, error) from error
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from tmsgd_bench import escaping
 from tmsgd_bench.results import selection
 from tmsgd_bench.results.paper import Experiment, Printed, experiments, layout
 from tmsgd_bench.results.statistics import (
@@ -220,14 +221,22 @@ def to_markdown(table: Table) -> str:
     """The table in GitHub's Markdown, with the rules it was made by."""
     head = columns(table)
     lines = [f"**{table.heading}** — {table.conditions}", "", _line(head), "|---" * len(head) + "|"]
-    lines += [_line(cells(row, table)) for row in table.rows]
+    lines += [_line(markdown_words(cells(row, table))) for row in table.rows]
     return "\n".join([*lines, "", footnote()]) + "\n"
+
+
+def markdown_words(texts: Sequence[str]) -> list[str]:
+    """The cells of a row whose first and last are words of any origin; between them are numbers."""
+    return [escaping.markdown(texts[0]), *texts[1:-1], escaping.markdown(texts[-1])]
 
 
 def to_latex(table: Table) -> str:
     """The table as a LaTeX tabular (needs booktabs)."""
     head, body = columns(table), [cells(row, table) for row in table.rows]
-    lines = [f"% {table.heading}; {table.conditions}", *latex_tabular(head, body, "l" + "r" * (len(head) - 2) + "l")]
+    lines = [
+        escaping.plain(f"% {table.heading}; {table.conditions}"),
+        *latex_tabular(head, body, "l" + "r" * (len(head) - 2) + "l"),
+    ]
     return "\n".join([*lines, f"% {footnote()}"]) + "\n"
 
 
@@ -236,13 +245,10 @@ def to_csv(table: Table) -> str:
     frame = pd.DataFrame([_record(row) for row in table.rows])
     frame.insert(0, "table", table.number)
     frame["conditions"] = table.conditions
-    return str(frame.to_csv(index=False))
+    return escaping.csv(frame)
 
 
 FORMATS: dict[str, Callable[[Table], str]] = {"md": to_markdown, "csv": to_csv, "tex": to_latex}
-
-LATEX = {"±": r"$\pm$", "−": "$-$", "%": r"\%", "¹": "$^1$", "²": "$^2$", "–": "--", "_": r"\_", "<": "$<$", "&": r"\&"}
-LATEX |= {">": "$>$", "“": "``", "”": "''", "×": r"$\times$", "…": r"\dots{}", "#": r"\#", "’": "'", "α": r"$\alpha$"}
 
 
 def latex_tabular(head: Sequence[str], body: Sequence[Sequence[str]], layout: str) -> list[str]:
@@ -254,7 +260,7 @@ def latex_tabular(head: Sequence[str], body: Sequence[Sequence[str]], layout: st
     """
 
     def line(texts: Sequence[str]) -> str:
-        return " & ".join("".join(LATEX.get(letter, letter) for letter in text) for text in texts) + r" \\"
+        return " & ".join(map(escaping.latex, texts)) + r" \\"
 
     rows = [line(texts) for texts in body]
     return [

@@ -15,7 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib import rc_context
 
-from tmsgd_bench import __version__, files
+from tmsgd_bench import __version__, escaping, files, outputs
 from tmsgd_bench.errors import StoreError
 from tmsgd_bench.results import claim_forms, claims, numerical, tables
 from tmsgd_bench.results.claims import Claim, Verdicts
@@ -45,12 +45,19 @@ def write(runs: pd.DataFrame, numerics: Path, folder: Path) -> Path:
         folder: made if missing. Links in the page are relative to it.
 
     Raises:
-        StoreError: the folder cannot be written, or a run reports another metric than the paper's.
+        StoreError: the folder cannot be written or holds other files of these names, a run's file cannot be read, or a
+            run reports another metric than the paper's.
     """
     verdicts = claims.evaluate(runs, numerical.read_numerics(numerics))
     sections = content.sections(runs, folder)
-    files.write_texts(folder, {PAGE: render(runs, verdicts, sections, numerics, folder), **_tables(verdicts, sections)})
+    texts = {PAGE: render(runs, verdicts, sections, numerics, folder), **_tables(verdicts, sections)}
+    outputs.renew(folder, lambda place: files.write_texts(place, texts), replaced=_is_ours)
     return folder / PAGE
+
+
+def _is_ours(name: str) -> bool:
+    """Whether a file is of a report: of a section that this one lacks, say."""
+    return name == PAGE or name.startswith(("claims.", "table-"))
 
 
 def _tables(verdicts: Verdicts, sections: list[content.Section]) -> dict[str, str]:
@@ -79,6 +86,7 @@ def render(
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=_visible,
     )
     pages.filters["svg"] = Markup
     style = Markup(pages.get_template("style.css.jinja").render())
@@ -99,6 +107,11 @@ def render(
         version=__version__,
         benchmark_version=BENCHMARK_VERSION,
     )
+
+
+def _visible(value: Any) -> Any:
+    """Texts of runs lose their control characters; what is markup already is this report's own."""
+    return escaping.plain(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _grouped(verdicts: Verdicts) -> Mapping[str, list[Claim]]:

@@ -16,6 +16,7 @@ from urllib.parse import quote
 import pandas as pd
 import yaml
 
+from tmsgd_bench import files, privacy
 from tmsgd_bench.results import selection, store, tables
 from tmsgd_bench.results.paper import Experiment, experiments, layout, paper
 from tmsgd_bench.results.report import figures
@@ -222,7 +223,7 @@ def _curves(own: Mapping[str, pd.DataFrame], quantity: str, labels: Mapping[str,
 def _histories(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Histories by seed; a run without one is not in it."""
     paths = {str(seed): Path(folder) / store.HISTORY for seed, folder in zip(runs["seed"], runs["folder"], strict=True)}
-    return {seed: pd.read_parquet(path) for seed, path in paths.items() if path.exists()}
+    return {seed: files.read_parquet(path) for seed, path in paths.items() if path.exists()}
 
 
 def _gaps(
@@ -310,14 +311,14 @@ def _settings(own: Mapping[str, pd.DataFrame]) -> Iterator[tuple[str, str]]:
         if number == 0:
             for key in ("seed", "protocols", "setting"):
                 del config[key]
-            yield from ((key, _plain(value)) for key, value in config.items())
+            yield from ((key, _plain(value, key)) for key, value in config.items())
         yield options.pop("label"), _plain(options)
 
 
-def _plain(value: Any) -> str:
+def _plain(value: Any, key: str = "") -> str:
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_plain(entry)}" for key, entry in value.items())
-    return "none" if value is None else str(value)
+        return ", ".join(f"{name} {_plain(entry, str(name))}" for name, entry in value.items())
+    return "none" if value is None else privacy.setting(str(value), key)
 
 
 # ---------------------------------------------------------------- evidence
@@ -356,7 +357,7 @@ def _environment(recorded: Mapping[str, Any], known: dict[str, Environment]) -> 
         key: recorded.get(key) for key in ("processor", "accelerator", "device", "threads", "deterministic", "tf32")
     }
     facts |= {key: recorded.get(key) for key in ("system", "python")} | (recorded.get("packages") or {})
-    command = "python run.py " + shlex.join(recorded.get("arguments") or [])
+    command = "python run.py " + shlex.join(privacy.arguments(recorded.get("arguments") or []))
     values = tuple((key, str(value)) for key, value in facts.items() if value is not None)
     key = repr((values, recorded.get("commit"), command))
     if key not in known:

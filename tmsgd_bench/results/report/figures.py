@@ -21,6 +21,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from tmsgd_bench.escaping import mathtext, plain
 from tmsgd_bench.results.selection import few_seeds
 from tmsgd_bench.results.statistics import Difference, summarise
 
@@ -177,7 +178,7 @@ def learning(name: str, curves: Sequence[Curve], quantity: Quantity, switch: flo
     if logarithmic:
         axes.set_yscale("log")
     _mark_switch(axes, switch)
-    axes.set(xlabel="epoch", ylabel=quantity.axis)
+    axes.set(xlabel="epoch", ylabel=mathtext(quantity.axis))
     _legend(figure, axes)
     title = f"{quantity.words} after each epoch"
     return _chart(figure, name, title, _learning_text(curves, quantity, switch, logarithmic), _learning_rows(curves))
@@ -192,10 +193,10 @@ def _draw_curve(axes: Axes, curve: Curve, place: int, logarithmic: bool) -> None
         mean, spread = curve.mean, curve.spread.fillna(0.0)
         low, high = (curve.done.min(axis=1), curve.done.max(axis=1)) if logarithmic else (mean - spread, mean + spread)
         axes.fill_between(mean.index, low, high, color=look.color, alpha=0.16, linewidth=0)
-        axes.plot(mean.index, mean, **line, marker=look.marker, markevery=(offset, every), label=curve.label)
+        axes.plot(mean.index, mean, **line, marker=look.marker, markevery=(offset, every), label=mathtext(curve.label))
     for number, (_, values) in enumerate(curve.diverged.items()):
         shown = values.dropna()
-        label = curve.label if number == 0 and curve.done.empty else None
+        label = mathtext(curve.label) if number == 0 and curve.done.empty else None
         axes.plot(shown.index, shown, **line, linewidth=0.8, alpha=0.7, label=label)
         if len(shown):
             axes.plot(shown.index[-1:], shown[-1:], color=look.color, marker="x", linestyle="")
@@ -248,11 +249,19 @@ def gap(name: str, pairs: Mapping[str, tuple[Curve, pd.DataFrame]], quantity: Qu
         mean, spread = shown.mean(axis=1), shown.std(axis=1, ddof=1).fillna(0.0)
         look = LOOKS[curve.optimizer]
         axes.fill_between(mean.index, mean - spread, mean + spread, color=look.color, alpha=0.16, linewidth=0)
-        axes.plot(mean.index, mean, color=look.color, linestyle=look.dash, marker=look.marker, markevery=4, label=label)
+        axes.plot(
+            mean.index,
+            mean,
+            color=look.color,
+            linestyle=look.dash,
+            marker=look.marker,
+            markevery=4,
+            label=mathtext(label),
+        )
         rows.append((label, _signed(mean.iloc[-1]), f"{spread.iloc[-1]:.2g}", len(shown.columns)))
     axes.axhline(0.0, color=MUTED, linewidth=0.8)
     _mark_switch(axes, switch)
-    axes.set(xlabel="epoch", ylabel=f"difference, {quantity.axis}")
+    axes.set(xlabel="epoch", ylabel=mathtext(f"difference, {quantity.axis}"))
     _legend(figure, axes)
     ends = [f"{label} ends at {mean} ± {spread} (n={n})" for label, mean, spread, n in rows]
     text = "; ".join([*ends, "bands are one standard deviation over seeds", *_few(n for *_, n in rows)])
@@ -281,8 +290,8 @@ def dots(name: str, rows: Sequence[Dots], reference: str, quantity: Quantity, ti
         if row.printed is not None:
             axes.plot([row.printed], [height - 0.24], marker="d", markersize=6, color=INK, fillstyle="none")
     axes.axvline(0.0, color=MUTED, linewidth=0.9)
-    axes.set_yticks(range(len(rows)), [row.label for row in rows])
-    axes.set(ylim=(len(rows) - 0.4, -0.6), xlabel=f"difference to {reference}, {quantity.axis}")
+    axes.set_yticks(range(len(rows)), [mathtext(row.label) for row in rows])
+    axes.set(ylim=(len(rows) - 0.4, -0.6), xlabel=mathtext(f"difference to {reference}, {quantity.axis}"))
     axes.grid(visible=False, axis="y")
     return _chart(figure, name, f"{title}: {quantity.words}", _dots_text(rows, reference))
 
@@ -318,10 +327,16 @@ def switch_curve(
     for _, values in finals.items():
         axes.plot(finals.index, values, "o", color=look.color, markersize=2.5, alpha=0.6)
     axes.errorbar(
-        mean.index, mean, spread.fillna(0.0), color=look.color, linestyle=look.dash, marker=look.marker, label=label
+        mean.index,
+        mean,
+        spread.fillna(0.0),
+        color=look.color,
+        linestyle=look.dash,
+        marker=look.marker,
+        label=mathtext(label),
     )
-    _level(axes, reference, base, base_label)
-    axes.set(xlabel="switch epoch (0: eq. (8) from the start)", ylabel=quantity.axis)
+    _level(axes, reference, base, mathtext(base_label))
+    axes.set(xlabel="switch epoch (0: eq. (8) from the start)", ylabel=mathtext(quantity.axis))
     _legend(figure, axes)
     head, counts = ("switch epoch", "mean", "standard deviation", "n"), finals.count(axis=1)
     rows = [
@@ -373,7 +388,7 @@ def inline(
 
 
 def _escape(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return plain(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def _panel(height: float, epochs: bool = True) -> tuple[Figure, Axes]:

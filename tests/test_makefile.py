@@ -1,0 +1,56 @@
+"""The Makefile: what each target would do, without doing it."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+SWEEPS = ("demo", "table3", "table4", "table5", "ic", "seg", "ig", "ctr", "fig1", "fig2", "switch", "paper")
+
+
+def recipe(*arguments: str) -> list[str]:
+    """The commands of the package and of run.py that make would run."""
+    done = subprocess.run(["make", "-n", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
+    return [line for line in done.stdout.splitlines() if "run.py" in line or "-m tmsgd_bench" in line]
+
+
+@needs_make
+@pytest.mark.parametrize("plan", ["plan=true", "plan=True", "epochs=3 +plan=true", "'plan=true'"])
+def test_nothing_is_made_after_a_plan(plan: str) -> None:
+    lines = recipe(*SWEEPS, f"ARGS={plan}")
+    assert lines and all("run.py" in line for line in lines)
+
+
+@needs_make
+def test_every_sweep_is_followed_by_what_is_made_of_it() -> None:
+    lines = recipe(*SWEEPS, "ARGS=plan=false")
+    assert sum("-m tmsgd_bench table" in line for line in lines) == 8
+    assert sum("-m tmsgd_bench figure" in line for line in lines) == 3
+    assert "-m tmsgd_bench report" in lines[-1] and "plan" not in lines[-1]
+
+
+@needs_make
+@pytest.mark.parametrize("results", ["results/table5/runs", "results/demo/", "a b"])
+def test_results_of_another_store_are_written_beside_it(results: str) -> None:
+    for line in recipe("table5", "report", "switch", f"RESULTS={results}"):
+        out = line.partition("--out ")[2].split()
+        assert not out or not out[0].startswith(("results/table5/runs/", "results/report", "results/switch"))
+        assert not out or out[0].startswith(f"{results.split()[0].rstrip('/')}-out/")
+    assert "--out results/report" in recipe("report")[0]
+
+
+@needs_make
+def test_clean_deletes_no_environment_that_setup_did_not_make(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    for name in ("plain", "made"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "pyvenv.cfg").touch()
+    (tmp_path / "made" / ".ready").touch()
+    for name in ("plain", "made", ".", ""):
+        subprocess.run(["make", "clean", f"VENV={name}"], cwd=tmp_path, check=True, capture_output=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"Makefile", "plain"}
