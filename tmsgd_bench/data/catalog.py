@@ -6,6 +6,7 @@ names and formats, in ``ROOT/synthetic/<name>``.
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 from collections.abc import Callable
@@ -19,10 +20,14 @@ from typing import Any
 import yaml
 from filelock import FileLock
 
+from tmsgd_bench import manifest
 from tmsgd_bench.data import contents, synthetic
-from tmsgd_bench.data.sources import Archive, DataFile, DataFolder, download, join
+from tmsgd_bench.data.archives import Archive
+from tmsgd_bench.data.sources import DataFile, DataFolder, download, join
 from tmsgd_bench.errors import ConfigError, DataError, StoreError
 from tmsgd_bench.files import os_reason
+
+log = logging.getLogger(__name__)
 
 STAND_IN = synthetic.MARK
 
@@ -83,7 +88,31 @@ class Dataset:
     def problems(self, folder: Path) -> list[str]:
         """What is wrong with the files in a folder: one phrase each, none if all is as published."""
         found = [file.problem(file.path(folder)) for file in self.files]
-        return [problem for problem in (*found, *(part.problem(folder) for part in self.folders)) if problem]
+        found += [part.problem(folder) for part in self.folders]
+        return [problem for problem in found if problem] or self._changes(folder)
+
+    def _changes(self, folder: Path) -> list[str]:
+        """How files without published digests differ from what they were when the data set was verified first."""
+        if not self.folders or not (folder / manifest.NAME).exists():
+            return []
+        found = contents.compare(folder, self._names(folder), self._label(folder)).problems
+        if not found:
+            return []
+        more = f" (and {len(found) - 1:,} more)" if len(found) > 1 else ""
+        return [f"{folder / found[0]} in {folder / manifest.NAME}{more}"]
+
+    def _label(self, folder: Path) -> str:
+        """What findings about it are kept under, beside the data."""
+        return folder.name if self.whole else f"{folder.name}-without-test"
+
+    def _paths(self, folder: Path) -> list[Path]:
+        """Every file of it that is there."""
+        single = [path for file in self.files if (path := file.path(folder)).exists()]
+        return [*single, *(path for part in self.folders for path in part.paths(folder))]
+
+    def _names(self, folder: Path) -> list[str]:
+        """The same as paths in the folder."""
+        return contents.names(folder, self._paths(folder))
 
     def verify(self, folder: Path) -> None:
         """Check every published digest, size and count.
@@ -126,8 +155,7 @@ class Dataset:
         try:
             if not self.folders:
                 return join(contents.digest(file.path(folder), file) for file in self.files)
-            name = folder.name if self.whole else f"{folder.name}-without-test"
-            return contents.fingerprint(folder, [part.paths(folder) for part in self.folders], self.files, name)
+            return contents.fingerprint(folder, self._paths(folder), self._label(folder))
         except OSError as error:
             raise DataError(
                 f"{self.name}: cannot read {error.filename} ({error.strerror}): {self.remedy(folder)}"
@@ -175,6 +203,26 @@ class Dataset:
                 report(f"downloading {archive.url}")
                 self._unpack(archive, folder)
         self.verify(folder)
+        if self.folders and os.access(folder, os.W_OK):
+            self._record(folder)
+
+    def _record(self, folder: Path) -> None:
+        """Note the digests of verified files that have no published ones, so that later changes are noticed.
+
+        Raises:
+            DataError: one that must be an image is none.
+        """
+        names = self._names(folder)
+        if contents.compare(folder, names, self._label(folder)).complete:
+            return
+        if damaged := next(filter(None, (part.undecodable(folder) for part in self.folders)), ""):
+            raise DataError(f"{self.name}: {damaged}: {self.remedy(folder)}")
+        log.info("recording the SHA-256 of %s files in %s", f"{len(names):,}", folder / manifest.NAME)
+        try:
+            earlier = [name for name in manifest.read(folder) or {} if (folder / name).exists()]
+            manifest.write(folder, [*names, *earlier])
+        except (OSError, StoreError) as error:
+            log.warning("%s cannot be written (%s)", folder / manifest.NAME, os_reason(error))
 
     def _lacks_members(self, folder: Path) -> bool:
         """Whether something that comes in an archive is not there at all; what is damaged is left as it is."""
@@ -275,7 +323,10 @@ def _dataset(name: str, entry: dict[str, Any]) -> Dataset:
         "files": tuple(
             DataFile(**{**file, "alternatives": tuple(file.get("alternatives", ()))}) for file in entry.get("files", ())
         ),
-        "folders": tuple(DataFolder(**folder) for folder in entry.get("folders", ())),
+        "folders": tuple(
+            DataFolder(**{**folder, "suffixes": tuple(folder.get("suffixes", ()))})
+            for folder in entry.get("folders", ())
+        ),
         "archives": tuple(Archive(**archive) for archive in entry.get("archives", ())),
     }
     return Dataset(name=name, **{**entry, **parts, "fields": tuple(entry["fields"])})
