@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from tmsgd_bench import files
+from tmsgd_bench import files, shared_memory
 from tmsgd_bench.data import sealed
 from tmsgd_bench.data.loading import START
 from tmsgd_bench.engine.spec import check_choice, check_whole
@@ -255,8 +255,18 @@ def _as_it_is(row: Any) -> Any:
     return row  # torch would else make a tensor of each array
 
 
+def _workers(wanted: int) -> int:
+    """So many processes, or none besides this one where none can be started, with a warning."""
+    try:
+        shared_memory.check(wanted, "wait, since it takes longer")
+    except ConfigError as error:
+        log.warning("selective search runs in one process: %s", error)
+        return 0
+    return wanted
+
+
 def _compute(kept: Kept, missing: Sequence[int], jobs: int, progress: bool | None) -> dict[int, np.ndarray | None]:
-    workers = 0 if jobs == 1 else min(jobs, len(missing))
+    workers = _workers(0 if jobs == 1 else min(jobs, len(missing)))
     rows = _Missing(kept, missing)
     loader: DataLoader[Any] = DataLoader(
         rows,
