@@ -245,7 +245,6 @@ def test_workers_that_cannot_start_end_the_run_with_the_remedy(
     def fail(*_: Any, **__: Any) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(multiprocessing.synchronize, "SemLock", fail)
     monkeypatch.setattr(multiprocessing.synchronize.Lock, "__init__", fail)
     for workers in (1, 0):
         made = loader(workers)

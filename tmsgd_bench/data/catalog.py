@@ -9,13 +9,14 @@ from __future__ import annotations
 import logging
 import os
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_origin, get_type_hints
 
 import yaml
 from filelock import FileLock
@@ -288,13 +289,30 @@ def data_root(root: str | None) -> Path:
 
 @cache
 def catalog() -> dict[str, Dataset]:
-    """Every data set by name."""
+    """Every data set by name.
+
+    Raises:
+        ConfigError: a file of ``entries`` cannot be read, or is no entry; names it.
+    """
     entries = sorted((files("tmsgd_bench.data") / "entries").iterdir(), key=lambda entry: entry.name)
     return {
-        name: _dataset(name, yaml.safe_load(entry.read_text(encoding="utf-8")))
+        name: read_entry(name, Path(str(entry)))
         for entry in entries
         if (name := entry.name.removesuffix(".yaml")) != entry.name
     }
+
+
+def read_entry(name: str, path: Path) -> Dataset:
+    """The data set that a YAML file describes.
+
+    Raises:
+        ConfigError: it cannot be read, lacks a key, or has an unknown one or one of a wrong kind.
+    """
+    try:
+        return _dataset(name, yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, yaml.YAMLError) as error:
+        reason = " ".join(os_reason(error).split())
+        raise ConfigError(f"{path} describes no data set ({reason}): see README.md beside it.") from error
 
 
 def find(name: str) -> Dataset:
@@ -320,13 +338,24 @@ def find_all(names: str) -> Dataset | Combined:
 
 def _dataset(name: str, entry: dict[str, Any]) -> Dataset:
     parts = {
-        "files": tuple(
-            DataFile(**{**file, "alternatives": tuple(file.get("alternatives", ()))}) for file in entry.get("files", ())
-        ),
-        "folders": tuple(
-            DataFolder(**{**folder, "suffixes": tuple(folder.get("suffixes", ()))})
-            for folder in entry.get("folders", ())
-        ),
-        "archives": tuple(Archive(**archive) for archive in entry.get("archives", ())),
+        key: tuple(_made(kind, part) for part in entry.get(key, ()))
+        for key, kind in (("files", DataFile), ("folders", DataFolder), ("archives", Archive))
     }
-    return Dataset(name=name, **{**entry, **parts, "fields": tuple(entry["fields"])})
+    whole: Dataset = _made(Dataset, {"name": name, **entry, **parts})
+    return whole
+
+
+def _made(kind: type[Any], values: Mapping[str, Any]) -> Any:
+    """An instance of a dataclass from plain values.
+
+    Raises:
+        TypeError: a value is missing, unknown, or of another kind than its field.
+    """
+    made = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    hints = get_type_hints(kind)
+    for key, value in made.items():
+        hint = hints.get(key, object)
+        plain = hint if isinstance(hint, UnionType) else get_origin(hint) or hint
+        if not isinstance(value, plain):
+            raise TypeError(f"{key} must be {getattr(plain, '__name__', plain)}, not {value!r}")
+    return kind(**made)
