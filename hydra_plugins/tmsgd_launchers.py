@@ -23,7 +23,9 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from tmsgd_bench import shared_memory
 from tmsgd_bench.engine import sweep
+from tmsgd_bench.engine.workers import cores
 from tmsgd_bench.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -75,6 +77,16 @@ class Cores(Patient):
     """joblib. It stops all workers when one is killed."""
 
     plugin = "hydra_joblib_launcher.joblib_launcher.JoblibLauncher"
+
+    def launch(self, job_overrides: Overrides, initial_job_idx: int) -> Sequence[JobReturn]:
+        """See :class:`Patient`.
+
+        Raises:
+            ConfigError: there is no shared memory. joblib would use threads, whose runs draw from each other's random
+                streams.
+        """
+        shared_memory.check(cores(), "leave out hydra/launcher to train one run after the other")
+        return super().launch(job_overrides, initial_job_idx)
 
     def losses(self) -> tuple[type[Exception], ...]:
         from joblib.externals.loky.process_executor import BrokenProcessPool

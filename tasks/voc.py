@@ -91,15 +91,19 @@ class Part:
     @cached_property
     def photos(self) -> Chosen:
         """The images, uint8, (3, height, width) each; decoded once and then kept on disk."""
-        packs = [_kept(self.settings, images, "photos", 3) for images in self.images]
-        return _choose(packs, self.images)
+        return _choose(self._photo_packs, self.images)
+
+    @cached_property
+    def _photo_packs(self) -> list[Packed]:
+        """Of each year; read once, since reading checks them."""
+        return [_kept(self.settings, images, "photos", 3) for images in self.images]
 
     @cached_property
     def masks(self) -> Chosen:
         """A class for every pixel, uint8, (1, height, width) each: 0 for background, 255 for not counted."""
         packs = [_kept(self.settings, images, "masks", 1) for images in self.images]
-        for pack_, images in zip(packs, self.images, strict=True):
-            _check_sizes(pack_, _kept(self.settings, images, "photos", 3), images)
+        for masks, photos, images in zip(packs, self._photo_packs, self.images, strict=True):
+            _check_sizes(masks, photos, images)
         return _choose(packs, self.images)
 
     @cached_property

@@ -7,6 +7,7 @@ folder checks them; what writes the folder again deletes only what an earlier ma
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -85,7 +86,7 @@ def _put(folder: Path, entries: dict[str, dict[str, Any]]) -> None:
 def _problem(path: Path, entry: dict[str, Any]) -> str:
     try:
         state = path.stat()
-        if state.st_size == entry["bytes"] and _sha256(path, state.st_size, state.st_mtime_ns) == entry["sha256"]:
+        if state.st_size == entry["bytes"] and _sha256(path, *_changed(state)) == entry["sha256"]:
             return ""
     except FileNotFoundError:
         return "is missing"
@@ -96,12 +97,17 @@ def _problem(path: Path, entry: dict[str, Any]) -> str:
 
 def _entry(path: Path) -> dict[str, Any]:
     state = path.stat()
-    return {"sha256": _sha256(path, state.st_size, state.st_mtime_ns), "bytes": state.st_size}
+    return {"sha256": _sha256(path, *_changed(state)), "bytes": state.st_size}
+
+
+def _changed(state: os.stat_result) -> tuple[int, int, int]:
+    """What changes with a file's contents; the last one, no program can set."""
+    return state.st_size, state.st_mtime_ns, state.st_ctime_ns
 
 
 @lru_cache(maxsize=65536)
-def _sha256(path: Path, size: int, changed: int) -> str:
-    """Digest of a file, read again only if its size or time of change differs."""
+def _sha256(path: Path, size: int, modified: int, changed: int) -> str:
+    """Digest of a file, read again only if its size or one of its times of change differs."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

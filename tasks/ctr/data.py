@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tasks.ctr.kept import META, Rows
 from tasks.ctr.prepare import prepared
-from tmsgd_bench import files
+from tmsgd_bench.data import sealed
 from tmsgd_bench.engine.seeding import subset
 from tmsgd_bench.errors import DataError
 from tmsgd_bench.task import TaskSettings
@@ -65,7 +65,7 @@ def load(settings: TaskSettings, min_count: int, hour: str, evaluate_on: str) ->
         DataError: the data are missing or damaged, or so few that a split has no clicks or nothing else.
     """
     rows = prepared(settings, min_count, hour)
-    meta = files.read_json(rows.folder / META)
+    meta = sealed.read_record(rows.folder / META)
     assert meta is not None  # prepared() has read or written it
     train, evaluation = (_split(rows.folder, name, meta) for name in ("train", evaluate_on))
     for name, part in (("training", train), (evaluate_on, evaluation)):

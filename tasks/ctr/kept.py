@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from tmsgd_bench import files
-from tmsgd_bench.data import kept
+from tmsgd_bench.data import kept, sealed
 from tmsgd_bench.data.sources import file_digest
 
 log = logging.getLogger(__name__)
@@ -57,12 +56,10 @@ def hold_whole(folder: Path) -> Rows | None:
 
 def is_whole(folder: Path) -> bool:
     """Whether a folder holds prepared rows with the bytes that were written."""
-    meta = files.read_json(folder / META)
-    if meta is None:
-        return False
+    meta = sealed.read_record(folder / META)
     try:
-        return all(file_digest(folder / name) == digest for name, digest in meta["sha256"].items())
-    except (OSError, KeyError, AttributeError):  # a file is gone, or what describes them is something else
+        return meta is not None and all(file_digest(folder / name) == own for name, own in meta["sha256"].items())
+    except OSError:  # a file is gone
         return False
 
 

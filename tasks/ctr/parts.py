@@ -20,7 +20,7 @@ import numpy as np
 
 from tasks.ctr.split import TRAIN, grouped
 from tasks.ctr.text import FIELDS, Block, encode, parse
-from tmsgd_bench import files
+from tmsgd_bench.data import sealed
 
 log = logging.getLogger(__name__)
 
@@ -86,12 +86,8 @@ class Parts:
 
     def known(self) -> list[Part] | None:
         """All parts in the order of the file, or None if not all of them were parsed yet."""
-        kept = files.read_json(self.folder / LIST)
-        try:
-            return None if kept is None else [Part(**{**p, "hours": tuple(p["hours"])}) for p in kept["parts"]]
-        except (KeyError, TypeError):
-            log.warning("%s is damaged and is made anew", self.folder / LIST)
-            return None
+        kept = sealed.read_record(self.folder / LIST)
+        return None if kept is None else [Part(**{**part, "hours": tuple(part["hours"])}) for part in kept["parts"]]
 
     def complete(self, parts: Sequence[Part]) -> None:
         """Note that these are all; what else lies in the folder, of a file or an attempt that is no more, is deleted.
@@ -99,7 +95,7 @@ class Parts:
         Raises:
             StoreError: the folder cannot be written.
         """
-        files.write_json(self.folder / LIST, {"parts": [asdict(part) for part in parts]})
+        sealed.write_record(self.folder / LIST, {"parts": [asdict(part) for part in parts]})
         names = {LIST, *(self._path(part.name).name for part in parts)}
         for path in self.folder.iterdir():
             if path.name not in names:

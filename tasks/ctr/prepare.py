@@ -33,6 +33,7 @@ from tasks.ctr.parts import Columns, DamagedError, Lists, Part, Parts
 from tasks.ctr.split import SPLITS, sizes_before
 from tasks.ctr.text import fault, read_blocks
 from tmsgd_bench import files
+from tmsgd_bench.data import sealed
 from tmsgd_bench.data.catalog import find
 from tmsgd_bench.data.texts import FOLDER
 from tmsgd_bench.engine.progress import LOG_SECONDS, duration
@@ -345,4 +346,4 @@ def _write_at(path: Path, rows: np.ndarray, before: int) -> None:
 def _describe(folder: Path, rows: int, sizes: Mapping[str, int], digests: Mapping[str, str]) -> None:
     counts: dict[str, Any] = dict(zip(SPLITS, sizes_before(rows).tolist(), strict=True))
     digests = dict(sorted(digests.items()))
-    files.write_json(folder / META, {"rows": counts, "sizes": dict(sizes), "sha256": digests})
+    sealed.write_record(folder / META, {"rows": counts, "sizes": dict(sizes), "sha256": digests})

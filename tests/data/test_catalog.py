@@ -19,7 +19,8 @@ from typing import Any, ClassVar
 import pytest
 
 from tmsgd_bench import cli
-from tmsgd_bench.data.catalog import STAND_IN, Dataset, catalog, data_root, find
+from tmsgd_bench.data import sources
+from tmsgd_bench.data.catalog import STAND_IN, Dataset, catalog, data_root, find, read_entry
 from tmsgd_bench.data.sources import DataFile
 from tmsgd_bench.data.synthetic import r8
 from tmsgd_bench.errors import ConfigError, DataError
@@ -444,6 +445,39 @@ def test_a_stand_in_whose_writing_was_interrupted_is_written_again(
             dataset.prepare(tmp_path, "synthetic")
     dataset.prepare(tmp_path, "synthetic")
     assert {name: (folder / name).read_bytes() for name in NAMES} == contents(synthetic_r8)
+
+
+# --- entries -------------------------------------------------------------------------------------------------------
+
+ENTRY = (Path(sources.__file__).parent / "entries/fkpd.yaml").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("title:", "titel:"),
+        ("count: 3462", "count: many"),
+        ("count: 3462", "cuont: 3462"),
+        ("examples: 770", "examples: [770]"),
+        ("members: {", "members: [{"),
+        ("split: train", "split: {"),
+        ('published: ""', "published: 2021-01-01"),
+        ("name: training_frames", "nmae: training_frames"),
+        ("folders:", "folders: 7\nother:"),
+        ("files:", "files: [7]\nother:"),
+        (ENTRY, ""),
+        (ENTRY, "[1, 2]"),
+        (ENTRY, "\x00"),
+    ],
+)
+def test_an_entry_of_wrong_kinds_is_told_in_one_sentence(tmp_path: Path, old: str, new: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(ENTRY, encoding="utf-8")
+    assert read_entry("fkpd", path) == find("fkpd")
+    path.write_text(ENTRY.replace(old, new, 1), encoding="utf-8")
+    with pytest.raises(ConfigError) as raised:
+        read_entry("fkpd", path)
+    assert re.fullmatch(rf"{re.escape(str(path))} describes no data set \(.+\): see README\.md .*\.", str(raised.value))
 
 
 # --- places --------------------------------------------------------------------------------------------------------

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import multiprocessing.synchronize
 import os
 import pickle
 import signal
@@ -204,6 +206,54 @@ def test_what_a_person_can_mend_is_told_in_the_same_words_by_workers(workers: in
     assert type(raised.value) is kind and str(raised.value) == SENTENCE
     assert next(batches, None) is None
     assert torch.equal(torch.cat(list(made.batches(torch.tensor([3]), 2, 1))), torch.stack([expected(3, 1)]))
+
+
+NO_ROOM = "unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)"
+FORMS: dict[str, Callable[[list[Tensor]], Any]] = {
+    "tensor": torch.stack,
+    "mapping": lambda examples: {"all": torch.stack(examples)},
+    "nested": lambda examples: (torch.arange(2), [("name", torch.stack(examples))]),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_workers_without_room_for_their_batches_end_the_run_with_the_remedy(
+    form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Left to torch, a batch is lost without a word, and its run waits for it forever."""
+
+    def full(tensor: Tensor) -> Tensor:
+        if tensor.numel() > 2:
+            raise RuntimeError(NO_ROOM)
+        return tensor
+
+    monkeypatch.setattr(Tensor, "share_memory_", full)
+    made = Loader(noisy, FORMS[form], settings(1))
+    with pytest.raises(ConfigError, match=r"\(/dev/shm\) is full.*No space left on device.*set workers=0"):
+        list(made.batches(torch.arange(4), 2, 0))
+    monkeypatch.undo()
+    assert len(list(Loader(noisy, FORMS[form], settings(0)).batches(torch.arange(4), 2, 0))) == 2
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.ENOENT])
+@pytest.mark.parametrize("start", ["batches", "epoch"])
+def test_workers_that_cannot_start_end_the_run_with_the_remedy(
+    number: int, start: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system keeps their locks in shared memory too; a run without workers needs none."""
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(multiprocessing.synchronize.Lock, "__init__", fail)
+    for workers in (1, 0):
+        made = loader(workers)
+        batches = made.batches(torch.arange(4), 2, 0) if start == "batches" else made.epoch(order_of, 2, 0)
+        if workers:
+            with pytest.raises(ConfigError, match=rf"/dev/shm.*{os.strerror(number)}\): set workers=0, or provide"):
+                next(batches)
+        else:
+            assert len(list(batches)) >= 2
 
 
 def worker_of(number: int) -> Tensor:

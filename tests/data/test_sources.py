@@ -21,10 +21,12 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
+from tmsgd_bench import manifest
 from tmsgd_bench.data import cache, contents
+from tmsgd_bench.data.archives import Archive
 from tmsgd_bench.data.catalog import Dataset, catalog, find
 from tmsgd_bench.data.kept import KEPT
-from tmsgd_bench.data.sources import Archive, DataFile, DataFolder
+from tmsgd_bench.data.sources import DataFile, DataFolder
 from tmsgd_bench.errors import DataError
 from tmsgd_bench.task import TaskSettings
 
@@ -81,7 +83,9 @@ def put(folder: Path) -> Path:
 
 
 def held(folder: Path) -> dict[str, bytes]:
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    """What a folder holds but for our record of it."""
+    paths = (path for path in folder.rglob("*") if path.is_file() and path.name != manifest.NAME)
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
 
 # --- archives ------------------------------------------------------------------------------------------------------
@@ -96,9 +100,9 @@ def test_prepare_unpacks_what_belongs_to_the_data_set_and_nothing_else(tmp_path:
 
 def test_what_is_there_already_is_left_as_it_is_and_nothing_is_downloaded(tmp_path: Path) -> None:
     folder = put(tmp_path / "small")
-    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.*")}
     dataset(tmp_path / "nowhere.tar.gz").prepare(tmp_path, "real")
-    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+    assert {path: path.stat().st_mtime_ns for path in before} == before and held(folder) == CONTENTS
 
 
 def test_missing_files_are_filled_in_beside_those_that_are_there(tmp_path: Path, published: Path) -> None:
@@ -133,15 +137,6 @@ def test_a_truncated_archive_is_refused_and_leaves_no_half_written_file(tmp_path
     assert "frames/a.jpg" not in held(tmp_path / "root/small")
 
 
-@pytest.mark.parametrize("pack", PACK.values(), ids=PACK)
-def test_a_member_that_would_leave_the_folder_is_passed_over(
-    pack: Callable[[Path, dict[str, bytes]], None], tmp_path: Path
-) -> None:
-    pack(tmp_path / "pack", {ROOT + name: data for name, data in CONTENTS.items()} | {ROOT + "../../out": b"out"})
-    dataset(tmp_path / "pack").prepare(tmp_path / "root", "real")
-    assert not (tmp_path / "out").exists() and not (tmp_path / "root/out").exists()
-
-
 # --- checks --------------------------------------------------------------------------------------------------------
 
 
@@ -162,6 +157,92 @@ def test_data_that_differ_are_told_how_to_use_them_all_the_same(tmp_path: Path) 
     (folder / "points.csv").write_bytes(b"frame,x\na.jpg,2\n")
     with pytest.raises(DataError, match=r"was altered .*data\.verify=false"):
         dataset(None).verify(folder)
+
+
+# --- files without published digests, as they were when they were verified first -------------------------------------
+
+
+def flip(path: Path, position: float = 0.5) -> None:
+    """Flip a bit of a file, at a share of its length, and leave its times as they were."""
+    before, content = path.stat(), bytearray(path.read_bytes())
+    content[int(position * (len(content) - 1))] ^= 0x40
+    path.write_bytes(content)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def test_a_file_that_changes_after_it_was_verified_is_noticed(tmp_path: Path) -> None:
+    """Also one of the same size and time; and once it is mended, all is well."""
+    folder, whole = put(tmp_path / "small"), dataset(None)
+    whole.prepare(tmp_path, "real")
+    flip(folder / "frames/b.jpg")
+    for _ in range(2):
+        with pytest.raises(DataError, match=r"small/frames/b\.jpg differs from its checksum in .*small/manifest\.json"):
+            whole.prepare(tmp_path, "real")
+    put(tmp_path / "small")
+    whole.prepare(tmp_path, "real")
+
+
+def test_what_joins_verified_files_is_recorded_with_them(tmp_path: Path) -> None:
+    folder = put(tmp_path / "small")
+    dataset(None).prepare(tmp_path, "real")
+    (folder / "frames/c.jpg").write_bytes(b"third")
+    more = dataset(None, folders=(DataFolder("frames", "*.jpg", 3),))
+    more.prepare(tmp_path, "real")
+    assert set(manifest.read(folder) or {}) == {*CONTENTS, "frames/c.jpg"}
+    flip(folder / "frames/a.jpg")
+    with pytest.raises(DataError, match=r"frames/a\.jpg differs"):
+        more.prepare(tmp_path, "real")
+
+
+def test_a_damaged_record_of_files_is_made_anew_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = put(tmp_path / "small")
+    dataset(None).prepare(tmp_path, "real")
+    before = (folder / manifest.NAME).read_bytes()
+    (folder / manifest.NAME).write_bytes(before[:50])
+    with caplog.at_level(logging.WARNING):
+        dataset(None).prepare(tmp_path, "real")
+    assert (folder / manifest.NAME).read_bytes() == before
+    assert f"{folder / manifest.NAME} is damaged and is made anew" in caplog.text
+
+
+def test_files_that_must_be_images_are_looked_at_before_they_are_used(tmp_path: Path) -> None:
+    put(tmp_path / "small")
+    images = dataset(None, folders=(DataFolder("frames", "*.*", 2, suffixes=(".jpg",), images=True),))
+    with pytest.raises(DataError, match=r"frames/a\.jpg is no image, or a damaged one: ask the publisher"):
+        images.prepare(tmp_path, "real")
+    (tmp_path / "small/frames/notes.txt").touch()  # no ending that counts
+    assert images.problems(tmp_path / "small") == []
+
+
+DAMAGES: dict[str, Callable[[Path], None]] = {
+    "cut off": lambda path: path.write_bytes(path.read_bytes()[:-9]) and None,
+    "empty": lambda path: path.write_bytes(b""),
+    "no mapping": lambda path: path.write_text("[1, 2]") and None,
+    "other kinds": lambda path: path.write_text('{"listing": 1, "fingerprint": {"a": []}, "problems": 3}') and None,
+    **{f"bit at {share}": lambda path, share=share: flip(path, share) for share in (0.1, 0.4, 0.6, 0.8)},
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_record_of_what_was_found_is_made_anew_with_a_warning(
+    damage: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It would be another identity, or hide a changed file."""
+    folder, whole = put(tmp_path / "small"), dataset(None)
+    whole.prepare(tmp_path, "real")
+    before = whole.fingerprint(folder, "real", verify=True)
+    records = sorted((tmp_path / contents.FOLDER).glob("*.json"))
+    assert [path.name for path in records] == ["small-compared.json", "small-contents.json"]
+    written = [path.read_bytes() for path in records]
+    for path in records:
+        DAMAGES[damage](path)
+    assert [path.read_bytes() for path in records] != written
+    with caplog.at_level(logging.WARNING):
+        assert whole.fingerprint(folder, "real", verify=True) == before
+    assert all(f"{path} is damaged" in caplog.text for path in records)
+    assert [path.read_bytes() for path in records] == written
 
 
 def test_every_entrys_md5_is_torchvisions() -> None:

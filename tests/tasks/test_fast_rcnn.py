@@ -42,6 +42,7 @@ from tasks.od.fast_rcnn.regions import Source
 from tasks.od.fast_rcnn.sampling import FOREGROUND, REGIONS, UNUSED, Sample, sample
 from tasks.od.fast_rcnn.selective_search import Kept, Search, mixed
 from tasks.voc import SPLITS, Part, parts
+from tmsgd_bench.data import sealed
 from tmsgd_bench.data.catalog import Dataset
 from tmsgd_bench.data.contents import FOLDER
 from tmsgd_bench.data.kept import KEPT
@@ -835,7 +836,7 @@ def test_another_version_of_opencv_is_mentioned(
     part = train_part(fresh)
     folder = kept_of(fresh, part).folder
     folder.mkdir(parents=True)
-    (folder / selective_search.ABOUT).write_text('{"opencv": ["4.1.0"]}')
+    sealed.write_record(folder / selective_search.ABOUT, {"opencv": ["4.1.0"]})
     selective_search.proposals(kept_of(fresh, part), 1)
     assert "by OpenCV 4.1.0" in caplog.text
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from filelock import FileLock
@@ -19,6 +19,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from tmsgd_bench import files
 from tmsgd_bench.data import kept as on_disk
+from tmsgd_bench.data import sealed
 from tmsgd_bench.data.contents import FOLDER
 from tmsgd_bench.errors import StoreError
 from tmsgd_bench.task import TaskSettings
@@ -33,7 +34,8 @@ _held = WeakTensorKeyDictionary()
 def tensors(settings: TaskSettings, name: str, options: Mapping[str, Any], make: Callable[[], Tensors]) -> Tensors:
     """What ``make`` returns, from the disk if it was made before from the same data with the same options.
 
-    Two processes that need the same tensors wait for each other. When some are made, others of that name that nobody
+    Two processes that need the same tensors wait for each other. A file is checked against its SHA-256 whenever it is
+    read; a damaged one is made anew, with a warning. When some are made, others of that name that nobody
     uses are deleted, but for those used last: of other data, with other options, or by older versions. Where the
     folder cannot be written, or the disk is full, they are made anew, with a warning.
 
@@ -53,41 +55,58 @@ def tensors(settings: TaskSettings, name: str, options: Mapping[str, Any], make:
     lock = FileLock(path.with_suffix(".lock"))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
+        with lock:
+            file = _hold(path)
     except OSError as error:
         log.warning("%s cannot be kept in %s (%s): it is made anew for each run", name, folder, error.strerror)
         return make()
-    try:
-        if (kept := _load(path)) is None:
-            made = make()
-            _keep(made, path)
-            _tidy(path, stem)
-            kept = _load(path) or made  # mapped like what was found, so that the memory is free again
+    # Checked without the lock, so that runs that start together read side by side.
+    if file is not None and (kept := _load(path, file)) is not None:
         return kept
-    finally:
-        lock.release()
+    with lock:
+        file = _hold(path)
+        if file is not None and (kept := _load(path, file)) is not None:  # another process was first
+            return kept
+        if file is not None:
+            log.warning("%s is damaged (its checksum differs) and is made anew", path)
+        made = make()
+        _keep(made, path)
+        _tidy(path, stem)
+        file = _hold(path)  # mapped like what was found, so that the memory is free again
+        return made if file is None else _load(path, file) or made
 
 
 def _keep(made: Tensors, path: Path) -> None:
     try:
-        files.write_atomically(path, lambda temporary: torch.save(made, temporary))
+        files.write_atomically(path, lambda temporary: _save(made, temporary))
     except (StoreError, RuntimeError) as error:  # RuntimeError is torch's word for a full disk
         log.warning("%s could not be written (%s): it is made anew for each run", path, files.os_reason(error))
 
 
-def _load(path: Path) -> Tensors | None:
-    """What is kept, or None if there is nothing usable."""
-    if not path.exists():
+def _save(made: Tensors, path: Path) -> None:
+    torch.save(made, path)
+    sealed.seal(path)
+
+
+def _hold(path: Path) -> IO[bytes] | None:
+    """The file, which is not deleted while this is open; None if there is none."""
+    try:
+        return on_disk.hold(path)
+    except FileNotFoundError:
+        return None
+
+
+def _load(path: Path, file: IO[bytes]) -> Tensors | None:
+    """What is kept, mapped from a file that is held; None if that is damaged."""
+    if not sealed.is_whole(file):
         return None
     try:
-        file = on_disk.hold(path)
         kept: Tensors = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-        for tensor in kept.values():
-            _held[tensor] = file
-        return kept
-    except Exception as error:  # torch raises many kinds for a damaged file
-        log.warning("%s is damaged (%s) and is made anew", path, type(error).__name__)
+    except (OSError, RuntimeError):  # another process has found it damaged meanwhile, and makes it anew
         return None
+    for tensor in kept.values():
+        _held[tensor] = file
+    return kept
 
 
 def _tidy(made: Path, stem: str) -> None:

@@ -6,23 +6,29 @@ names and formats, in ``ROOT/synthetic/<name>``.
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_origin, get_type_hints
 
 import yaml
 from filelock import FileLock
 
+from tmsgd_bench import manifest
 from tmsgd_bench.data import contents, synthetic
-from tmsgd_bench.data.sources import Archive, DataFile, DataFolder, download, join
+from tmsgd_bench.data.archives import Archive
+from tmsgd_bench.data.sources import DataFile, DataFolder, download, join
 from tmsgd_bench.errors import ConfigError, DataError, StoreError
 from tmsgd_bench.files import os_reason
+
+log = logging.getLogger(__name__)
 
 STAND_IN = synthetic.MARK
 
@@ -83,7 +89,31 @@ class Dataset:
     def problems(self, folder: Path) -> list[str]:
         """What is wrong with the files in a folder: one phrase each, none if all is as published."""
         found = [file.problem(file.path(folder)) for file in self.files]
-        return [problem for problem in (*found, *(part.problem(folder) for part in self.folders)) if problem]
+        found += [part.problem(folder) for part in self.folders]
+        return [problem for problem in found if problem] or self._changes(folder)
+
+    def _changes(self, folder: Path) -> list[str]:
+        """How files without published digests differ from what they were when the data set was verified first."""
+        if not self.folders or not (folder / manifest.NAME).exists():
+            return []
+        found = contents.compare(folder, self._names(folder), self._label(folder)).problems
+        if not found:
+            return []
+        more = f" (and {len(found) - 1:,} more)" if len(found) > 1 else ""
+        return [f"{folder / found[0]} in {folder / manifest.NAME}{more}"]
+
+    def _label(self, folder: Path) -> str:
+        """What findings about it are kept under, beside the data."""
+        return folder.name if self.whole else f"{folder.name}-without-test"
+
+    def _paths(self, folder: Path) -> list[Path]:
+        """Every file of it that is there."""
+        single = [path for file in self.files if (path := file.path(folder)).exists()]
+        return [*single, *(path for part in self.folders for path in part.paths(folder))]
+
+    def _names(self, folder: Path) -> list[str]:
+        """The same as paths in the folder."""
+        return contents.names(folder, self._paths(folder))
 
     def verify(self, folder: Path) -> None:
         """Check every published digest, size and count.
@@ -126,8 +156,7 @@ class Dataset:
         try:
             if not self.folders:
                 return join(contents.digest(file.path(folder), file) for file in self.files)
-            name = folder.name if self.whole else f"{folder.name}-without-test"
-            return contents.fingerprint(folder, [part.paths(folder) for part in self.folders], self.files, name)
+            return contents.fingerprint(folder, self._paths(folder), self._label(folder))
         except OSError as error:
             raise DataError(
                 f"{self.name}: cannot read {error.filename} ({error.strerror}): {self.remedy(folder)}"
@@ -175,6 +204,26 @@ class Dataset:
                 report(f"downloading {archive.url}")
                 self._unpack(archive, folder)
         self.verify(folder)
+        if self.folders and os.access(folder, os.W_OK):
+            self._record(folder)
+
+    def _record(self, folder: Path) -> None:
+        """Note the digests of verified files that have no published ones, so that later changes are noticed.
+
+        Raises:
+            DataError: one that must be an image is none.
+        """
+        names = self._names(folder)
+        if contents.compare(folder, names, self._label(folder)).complete:
+            return
+        if damaged := next(filter(None, (part.undecodable(folder) for part in self.folders)), ""):
+            raise DataError(f"{self.name}: {damaged}: {self.remedy(folder)}")
+        log.info("recording the SHA-256 of %s files in %s", f"{len(names):,}", folder / manifest.NAME)
+        try:
+            earlier = [name for name in manifest.read(folder) or {} if (folder / name).exists()]
+            manifest.write(folder, [*names, *earlier])
+        except (OSError, StoreError) as error:
+            log.warning("%s cannot be written (%s)", folder / manifest.NAME, os_reason(error))
 
     def _lacks_members(self, folder: Path) -> bool:
         """Whether something that comes in an archive is not there at all; what is damaged is left as it is."""
@@ -240,13 +289,30 @@ def data_root(root: str | None) -> Path:
 
 @cache
 def catalog() -> dict[str, Dataset]:
-    """Every data set by name."""
+    """Every data set by name.
+
+    Raises:
+        ConfigError: a file of ``entries`` cannot be read, or is no entry; names it.
+    """
     entries = sorted((files("tmsgd_bench.data") / "entries").iterdir(), key=lambda entry: entry.name)
     return {
-        name: _dataset(name, yaml.safe_load(entry.read_text(encoding="utf-8")))
+        name: read_entry(name, Path(str(entry)))
         for entry in entries
         if (name := entry.name.removesuffix(".yaml")) != entry.name
     }
+
+
+def read_entry(name: str, path: Path) -> Dataset:
+    """The data set that a YAML file describes.
+
+    Raises:
+        ConfigError: it cannot be read, lacks a key, or has an unknown one or one of a wrong kind.
+    """
+    try:
+        return _dataset(name, yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, yaml.YAMLError) as error:
+        reason = " ".join(os_reason(error).split())
+        raise ConfigError(f"{path} describes no data set ({reason}): see README.md beside it.") from error
 
 
 def find(name: str) -> Dataset:
@@ -272,10 +338,24 @@ def find_all(names: str) -> Dataset | Combined:
 
 def _dataset(name: str, entry: dict[str, Any]) -> Dataset:
     parts = {
-        "files": tuple(
-            DataFile(**{**file, "alternatives": tuple(file.get("alternatives", ()))}) for file in entry.get("files", ())
-        ),
-        "folders": tuple(DataFolder(**folder) for folder in entry.get("folders", ())),
-        "archives": tuple(Archive(**archive) for archive in entry.get("archives", ())),
+        key: tuple(_made(kind, part) for part in entry.get(key, ()))
+        for key, kind in (("files", DataFile), ("folders", DataFolder), ("archives", Archive))
     }
-    return Dataset(name=name, **{**entry, **parts, "fields": tuple(entry["fields"])})
+    whole: Dataset = _made(Dataset, {"name": name, **entry, **parts})
+    return whole
+
+
+def _made(kind: type[Any], values: Mapping[str, Any]) -> Any:
+    """An instance of a dataclass from plain values.
+
+    Raises:
+        TypeError: a value is missing, unknown, or of another kind than its field.
+    """
+    made = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    hints = get_type_hints(kind)
+    for key, value in made.items():
+        hint = hints.get(key, object)
+        plain = hint if isinstance(hint, UnionType) else get_origin(hint) or hint
+        if not isinstance(value, plain):
+            raise TypeError(f"{key} must be {getattr(plain, '__name__', plain)}, not {value!r}")
+    return kind(**made)

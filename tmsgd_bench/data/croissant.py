@@ -8,8 +8,9 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 from typing import Any
 
+from tmsgd_bench.data.archives import Archive
 from tmsgd_bench.data.catalog import Dataset
-from tmsgd_bench.data.sources import Archive, DataFile, DataFolder
+from tmsgd_bench.data.sources import DataFile, DataFolder
 
 CONTEXT: dict[str, Any] = {
     "@language": "en",

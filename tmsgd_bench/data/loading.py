@@ -11,15 +11,16 @@ import ctypes
 import itertools
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
+from tmsgd_bench import shared_memory
 from tmsgd_bench.engine.seeding import derive
 from tmsgd_bench.errors import BenchError
 from tmsgd_bench.task import TaskSettings
@@ -27,6 +28,7 @@ from tmsgd_bench.task import TaskSettings
 Key = tuple[int, int]
 """Where an example's random stream begins, and its number."""
 PR_SET_PDEATHSIG = 1
+NO_WORKERS = "set workers=0"
 START = "fork" if sys.platform == "linux" else "spawn"
 """How workers start. Named, because inside a worker of joblib's the default is a way that torch cannot use."""
 
@@ -48,7 +50,7 @@ class Loader:
         settings: TaskSettings,
         keep: bool = True,
     ) -> None:
-        self.seed, self.keys = settings.seed, _Keys()
+        self.seed, self.workers, self.keys = settings.seed, settings.workers, _Keys()
         self.ahead: tuple[int, Iterator[Any]] | None = None
         self.loader: DataLoader[Any] = DataLoader(
             _Examples(make),
@@ -69,13 +71,19 @@ class Loader:
             purpose: what distinguishes this pass's random streams: the epoch, say.
 
         Raises:
-            BenchError: an example cannot be made; as it was raised, in whatever process.
+            BenchError: an example cannot be made; as it was raised, in whatever process. Or the workers have no room
+                to hand over their batches.
             Exception: anything else that was raised; from a worker it has that worker's traceback as its message.
         """
         self.ahead = None  # a pass takes the workers from whatever was begun before
         self.keys.batches = self._keys(order, size, *purpose)
-        for batch in self.loader:
+        for batch in self._start():
             yield _made(batch)
+
+    def _start(self) -> Iterator[Any]:
+        if self.workers:
+            shared_memory.check(self.workers, NO_WORKERS)
+        return iter(self.loader)
 
     def epoch(self, order_of: Callable[[int], Tensor], size: int, epoch: int) -> Iterator[Any]:
         """The batches of one training epoch, as of :meth:`batches`; the first of the next epoch are begun meanwhile.
@@ -90,7 +98,7 @@ class Loader:
         if number != epoch:
             keys = (self._keys(order_of(later), size, later) for later in itertools.count(epoch))
             self.keys.batches = itertools.chain.from_iterable(keys)
-            stream = iter(self.loader)
+            stream = self._start()
         self.ahead = None
         for batch in itertools.islice(stream, len(order_of(epoch).split(size))):
             yield _made(batch)
@@ -140,7 +148,27 @@ class _Examples(Dataset[Any]):
 
 def _collate(collate: Callable[[list[Any]], Any], examples: list[Any]) -> Any:
     """The batch, or what is wrong with the first example that cannot be made."""
-    return next((example for example in examples if isinstance(example, _Refused)), None) or collate(examples)
+    if refused := next((example for example in examples if isinstance(example, _Refused)), None):
+        return refused
+    batch = collate(examples)
+    if get_worker_info() is None:
+        return batch
+    try:
+        _share(batch)
+    except (OSError, RuntimeError) as error:  # RuntimeError is torch's word for either
+        return _Refused(shared_memory.lacking(error, NO_WORKERS))
+    return batch
+
+
+def _share(batch: Any) -> None:
+    """Move a batch's tensors to shared memory, as torch would do later, in a thread whose errors nobody hears of."""
+    if isinstance(batch, Tensor):
+        batch.share_memory_()
+    elif isinstance(batch, Mapping):
+        _share(list(batch.values()))
+    elif isinstance(batch, list | tuple):
+        for part in batch:
+            _share(part)
 
 
 def end_with_parent(worker: int) -> None:

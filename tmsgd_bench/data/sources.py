@@ -5,15 +5,15 @@ from __future__ import annotations
 import hashlib
 import http.client
 import os
-import shutil
-import tarfile
 import urllib.request
-import zipfile
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, Any
 
+from PIL import Image
+
+from tmsgd_bench import manifest
+from tmsgd_bench.data.sealed import CHUNK
 from tmsgd_bench.data.texts import measure
 from tmsgd_bench.errors import DataError
 
@@ -94,6 +94,8 @@ class DataFolder:
         name: its path in the data set's folder; "." for that folder itself.
         pattern: which of its files count, as a shell pattern.
         count: how many there are.
+        suffixes: endings that count, of those that fit the pattern; empty if all do.
+        images: whether each file must be an image that can be decoded.
         split: "train" or "test"; empty for a folder that serves both.
         listed: path in the data set's folder of a list of the files that count, by their names without an ending; empty
             if all do.
@@ -106,16 +108,19 @@ class DataFolder:
     split: str = ""
     listed: str = ""
     without_test: dict[str, Any] = field(default_factory=dict)
+    suffixes: tuple[str, ...] = ()
+    images: bool = False
 
     def paths(self, folder: Path) -> list[Path]:
-        """Its files beneath the data set's folder, sorted; hidden ones are not among them."""
+        """Its files beneath the data set's folder, sorted; hidden ones and our manifest are not among them."""
         found = (folder / self.name).glob(self.pattern)
         names = self._names(folder)
-        return sorted(
-            path
-            for path in found
-            if not path.name.startswith(".") and (names is None or path.stem in names) and path.is_file()
-        )
+        return sorted(path for path in found if self._counts(path, names))
+
+    def _counts(self, path: Path, names: set[str] | None) -> bool:
+        if path.name.startswith(".") or path.name == manifest.NAME or (names is not None and path.stem not in names):
+            return False
+        return (not self.suffixes or path.suffix.lower() in self.suffixes) and path.is_file()
 
     def _names(self, folder: Path) -> set[str] | None:
         """Those listed; None if all files count. A list that cannot be read is a problem of its own."""
@@ -132,81 +137,26 @@ class DataFolder:
         if found == self.count:
             return ""
         which = f" and listed in {self.listed}" if self.listed else ""
+        which += f" that end in {', '.join(self.suffixes)}" if self.suffixes else ""
         return f"{folder / self.name} holds {found:,} of {self.count:,} files named {self.pattern}{which}"
 
-
-@dataclass(frozen=True)
-class Archive:
-    """A tar or zip file to download and unpack.
-
-    Args:
-        url: its address.
-        members: what of it goes where: a path's beginning in the archive → its beginning in the folder.
-        sha256, md5: its digest, where it is known; otherwise what comes out of it is checked alone.
-        split: "test" for one that holds nothing else.
-    """
-
-    url: str
-    members: dict[str, str] = field(default_factory=dict)
-    sha256: str | None = None
-    md5: str | None = None
-    split: str = ""
-
-    def fetch(self, folder: Path, remedy: str) -> None:
-        """Download it and lay out what is not there yet; a file that is there is left as it is.
-
-        Raises:
-            DataError: the download fails or does not match, or it is no archive.
-            OSError: the folder cannot be written.
-        """
-        path = folder / f".{PurePosixPath(self.url).name}"
-        try:
-            download(DataFile(path.name, self.url, sha256=self.sha256, md5=self.md5), path, remedy)
-            for name, source in _members(path):
-                if (target := self._target(name, folder)) is not None and not target.exists():
-                    _write(source, target)
-        except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
-            reason = (str(error).splitlines() or ["it ends too early"])[0].rstrip(":")
-            raise DataError(f"what {self.url} holds cannot be unpacked ({reason}): {remedy}") from error
-        finally:
-            path.unlink(missing_ok=True)
-
-    def _target(self, name: str, folder: Path) -> Path | None:
-        """Where a member goes; None for one that is not wanted, or that would leave the folder."""
-        for old, new in self.members.items():
-            if name.startswith(old) and ".." not in PurePosixPath(name).parts:
-                return folder / (new + name.removeprefix(old))
-        return None
+    def undecodable(self, folder: Path) -> str:
+        """The first of its files that is no image although all must be, as a phrase; or an empty string."""
+        for path in self.paths(folder) if self.images else ():
+            try:
+                with Image.open(path) as image:
+                    image.load()
+            except Exception:  # Pillow's decoders raise many kinds for a damaged file
+                return f"{path} is no image, or a damaged one"
+        return ""
 
 
-def _members(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
-    """Name and contents of every file in an archive."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            for info in archive.infolist():
-                if not info.is_dir():
-                    with archive.open(info) as source:
-                        yield info.filename, source
-        return
-    with tarfile.open(path) as archive:
-        for member in archive:
-            if member.isfile() and (contents := archive.extractfile(member)):
-                yield member.name, contents
-
-
-def _write(source: IO[bytes], target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.part")
-    with temporary.open("wb") as file:
-        shutil.copyfileobj(source, file)
-    temporary.replace(target)
-
-
-def download(file: DataFile, path: Path, remedy: str) -> None:
+def download(file: DataFile, path: Path, remedy: str, most: int | None = None) -> None:
     """Download under a temporary name, check, rename.
 
     Args:
         remedy: what to do if it fails, as the end of a sentence.
+        most: no more bytes than this are fetched; None for the file's own size, where that is known.
 
     Raises:
         DataError: it cannot be had, or is not what was published.
@@ -215,7 +165,7 @@ def download(file: DataFile, path: Path, remedy: str) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with urllib.request.urlopen(file.url, timeout=TIMEOUT_SECONDS) as source, temporary.open("wb") as target:
-            shutil.copyfileobj(source, target)
+            _copy(source, target, file.bytes if most is None else most)
             announced = int(source.headers.get("Content-Length") or target.tell())
             if target.tell() < announced:
                 raise OSError(f"the connection broke after {target.tell()} of {announced} bytes")
@@ -227,6 +177,15 @@ def download(file: DataFile, path: Path, remedy: str) -> None:
         raise DataError(f"could not download {file.url} ({reason}): {remedy}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _copy(source: IO[bytes], target: IO[bytes], most: int | None) -> None:
+    copied = 0
+    while chunk := source.read(CHUNK):
+        copied += len(chunk)
+        if most is not None and copied > most:
+            raise OSError(f"it has more than {most:,} bytes")
+        target.write(chunk)
 
 
 def file_digest(path: Path, algorithm: str = "sha256") -> str:

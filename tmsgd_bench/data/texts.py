@@ -1,7 +1,7 @@
 """Large text files, plain or gzip: read as one stream, and measured once.
 
 Reading six gigabytes for every run of a sweep would cost more than a short run, so what was measured is kept beside the
-data and used again as long as the file's size and time of change are the same.
+data and used again as long as the file's size and times of change are the same.
 """
 
 from __future__ import annotations
@@ -13,19 +13,17 @@ import io
 import logging
 import zlib
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
-from tmsgd_bench.errors import StoreError
-from tmsgd_bench.files import read_json, write_json
+from tmsgd_bench.data import sealed
+from tmsgd_bench.data.sealed import CHUNK
 
 log = logging.getLogger(__name__)
 
 FOLDER = ".cache"
 """Beside the data sets' folders: what was found out about them, and what was prepared from them."""
-CHUNK = 1 << 20
 KEPT_FROM = 1 << 20
 """Bytes from which a file is worth remembering; a smaller one is read each time."""
 GZIP = b"\x1f\x8b"
@@ -57,11 +55,10 @@ def measure(path: Path) -> Text:
     Raises:
         OSError: it cannot be read, or is damaged.
     """
-    state = path.stat()
-    if state.st_size < KEPT_FROM:
+    if path.stat().st_size < KEPT_FROM:
         return _measure(path)
     kept = path.parent.parent / FOLDER / f"{path.parent.name}-{path.name}.json"
-    return Text(**recall(kept, f"{state.st_size} {state.st_mtime_ns}", lambda: _measure_once(path)))
+    return Text(**recall(kept, state_of(path), lambda: _measure_once(path)))
 
 
 def recall(kept: Path, listing: str, find: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -69,14 +66,22 @@ def recall(kept: Path, listing: str, find: Callable[[], dict[str, Any]]) -> dict
 
     Where that file cannot be written, it is found anew each time.
     """
-    known = read_json(kept) or {}
-    if known.pop("listing", None) == listing:
+    known = sealed.read_record(kept)
+    if known is not None and known.pop("listing", None) == listing:
         return known
     found = find()
-    with suppress(OSError, StoreError):  # a folder that may only be read
-        kept.parent.mkdir(exist_ok=True)
-        write_json(kept, {"listing": listing, **found})
+    sealed.keep_record(kept, {"listing": listing, **found})
     return found
+
+
+def state_of(path: Path) -> str:
+    """What changes with a file's contents: its size and its times of change; the last one, no program can set.
+
+    Raises:
+        OSError: there is no such file.
+    """
+    state = path.stat()
+    return f"{state.st_size} {state.st_mtime_ns} {state.st_ctime_ns}"
 
 
 def _measure_once(path: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import hashlib
 import logging
 import signal
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,7 +21,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from tmsgd_bench import files
+from tmsgd_bench import files, shared_memory
+from tmsgd_bench.data import sealed
 from tmsgd_bench.data.loading import START
 from tmsgd_bench.engine.spec import check_choice, check_whole
 from tmsgd_bench.errors import ConfigError, DataError, StoreError
@@ -148,15 +149,16 @@ class Kept:
         """The boxes that are kept, or None if there are none that can be used."""
         path = self.path(number)
         try:
-            boxes = np.load(path, allow_pickle=False)
-            if boxes.dtype != np.int16 or boxes.ndim != 2 or boxes.shape[1] != 4:
-                raise ValueError
+            with path.open("rb") as file:
+                if sealed.is_whole(file):
+                    file.seek(0)
+                    return np.asarray(np.load(file, allow_pickle=False))
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except (OSError, ValueError, EOFError):
-            log.warning("%s is damaged: its proposals are computed anew", path)
-            return None
-        return np.asarray(boxes)
+        except OSError:  # it may not be read: as good as damaged
+            pass
+        log.warning("%s is damaged: its proposals are computed anew", path)
+        return None
 
     def find(self, number: int) -> tuple[np.ndarray, str]:
         """Search in one image and keep what is found; with the reason why it could not be kept, or ""."""
@@ -171,6 +173,7 @@ class Kept:
 def _save(path: Path, boxes: np.ndarray) -> None:
     with path.open("wb") as file:  # np.save would add .npy to the temporary name
         np.save(file, boxes)
+    sealed.seal(path)
 
 
 def proposals(kept: Kept, jobs: int, progress: bool | None = None) -> list[np.ndarray]:
@@ -221,15 +224,14 @@ def _alone(kept: Kept) -> Iterator[None]:
 def _note(kept: Kept, version: str) -> None:
     """Write down which OpenCV found what is in the folder."""
     path = kept.folder / ABOUT
-    earlier = (files.read_json(path) or {}).get("opencv", [])
+    earlier = (sealed.read_record(path) or {}).get("opencv", [])
     if earlier and version not in earlier:
         log.warning(
             "other proposals in %s are by OpenCV %s: delete the folder to have all by one version",
             kept.folder,
             earlier[-1],
         )
-    with suppress(OSError, StoreError):  # a folder that may only be read, which is said elsewhere
-        files.write_json(path, {"search": asdict(kept.search), "opencv": sorted({*earlier, version})})
+    sealed.keep_record(path, {"search": asdict(kept.search), "opencv": sorted({*earlier, version})})
 
 
 class _Missing(Dataset[tuple[int, np.ndarray, str]]):
@@ -253,8 +255,18 @@ def _as_it_is(row: Any) -> Any:
     return row  # torch would else make a tensor of each array
 
 
+def _workers(wanted: int) -> int:
+    """So many processes, or none besides this one where none can be started, with a warning."""
+    try:
+        shared_memory.check(wanted, "wait, since it takes longer")
+    except ConfigError as error:
+        log.warning("selective search runs in one process: %s", error)
+        return 0
+    return wanted
+
+
 def _compute(kept: Kept, missing: Sequence[int], jobs: int, progress: bool | None) -> dict[int, np.ndarray | None]:
-    workers = 0 if jobs == 1 else min(jobs, len(missing))
+    workers = _workers(0 if jobs == 1 else min(jobs, len(missing)))
     rows = _Missing(kept, missing)
     loader: DataLoader[Any] = DataLoader(
         rows,

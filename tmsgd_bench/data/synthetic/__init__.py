@@ -8,12 +8,15 @@ which is raised whenever they change: it is part of a synthetic run's identity.
 from __future__ import annotations
 
 import importlib
+import logging
 from pathlib import Path
 from types import ModuleType
 
+from tmsgd_bench.data import sealed
 from tmsgd_bench.data.sources import file_digest
 from tmsgd_bench.errors import ConfigError
-from tmsgd_bench.files import read_json, write_json
+
+log = logging.getLogger(__name__)
 
 MARK = "stand-in.json"
 
@@ -39,7 +42,7 @@ def write(name: str, folder: Path) -> None:
         return
     mark.unlink(missing_ok=True)
     module.write(folder)
-    write_json(mark, {"version": module.VERSION, "sha256": _digests(folder)})
+    sealed.write_record(mark, {"version": module.VERSION, "sha256": _digests(folder)})
 
 
 def _module(name: str) -> ModuleType:
@@ -51,13 +54,17 @@ def _module(name: str) -> ModuleType:
 
 def _is_current(mark: Path, folder: Path, wanted: int) -> bool:
     """Whether a folder holds this version of a stand-in, with every file as it was written."""
-    written = read_json(mark) or {}
-    if written.get("version") != wanted:
+    written = sealed.read_record(mark)
+    if written is None or written["version"] != wanted:
         return False
     try:
-        return bool(written.get("sha256") == _digests(folder))
+        digests = _digests(folder)
     except OSError:
-        return False
+        digests = {}
+    differing = sorted({name for name, _ in written["sha256"].items() ^ digests.items()})
+    if differing:
+        log.warning("%s is damaged, and the synthetic data of its folder are written anew", folder / differing[0])
+    return not differing
 
 
 def _digests(folder: Path) -> dict[str, str]:

@@ -1,0 +1,230 @@
+"""Tar and zip files: downloaded, looked through, and unpacked into a folder that nothing in them can leave.
+
+Not every archive has a published digest, so none is trusted. Members are written under names that are checked here,
+with their bytes alone: links, devices, owners and modes are not made. All of it is unpacked beside its place first, and
+put there only if everything was in order.
+"""
+
+from __future__ import annotations
+
+import shutil
+import stat
+import tarfile
+import unicodedata
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from tmsgd_bench.data.sealed import CHUNK
+from tmsgd_bench.data.sources import DataFile, download
+from tmsgd_bench.errors import DataError
+from tmsgd_bench.files import os_reason
+
+UNPACKING = ".unpacking"
+"""Where it is unpacked, in the data set's folder; one process at a time."""
+LONGEST_NAME, LONGEST_PATH = 200, 1000
+"""Bytes of a file's name, and of its path in the data set's folder."""
+BLOCK = 4096
+"""Bytes that a file counts at least, so that there cannot be millions of empty ones."""
+
+
+class Unusable(Exception):
+    """An archive is damaged, or holds what no data set does; its message is that, as a clause."""
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A tar or zip file to download and unpack.
+
+    Args:
+        url: its address.
+        members: what of it goes where: a path's beginning in the archive → its beginning in the folder.
+        sha256, md5: its digest, where it is known; otherwise what comes out of it is checked alone.
+        split: "test" for one that holds nothing else.
+        most_bytes: more than all of it has, unpacked; one that has more is refused.
+    """
+
+    url: str
+    members: dict[str, str] = field(default_factory=dict)
+    sha256: str | None = None
+    md5: str | None = None
+    split: str = ""
+    most_bytes: int = 4_000_000_000
+
+    def fetch(self, folder: Path, remedy: str) -> None:
+        """Download it and lay out what is not there yet; a file that is there is left as it is.
+
+        Raises:
+            DataError: the download fails or does not match, or it is no archive, a damaged one, or one with a member
+                that no data set has; nothing of it is left then.
+            OSError: the folder cannot be written.
+        """
+        place = folder / UNPACKING
+        shutil.rmtree(place, ignore_errors=True)  # a killed process's
+        try:
+            place.mkdir()
+            path, unpacked = place / PurePosixPath(self.url).name, place / "members"
+            download(DataFile(path.name, self.url, sha256=self.sha256, md5=self.md5), path, remedy, self.most_bytes)
+            self._unpack(path, unpacked)
+            _lay_out(unpacked, folder)
+        except Unusable as error:
+            raise DataError(f"what {self.url} holds cannot be unpacked ({error}): {remedy}") from error
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
+
+    def _unpack(self, path: Path, folder: Path) -> None:
+        """Write the wanted members into a folder that is not there yet."""
+        left = self.most_bytes
+        for member in _members(path):
+            left -= max(member.size, BLOCK)
+            if left < 0:
+                raise Unusable(f"it has more than the {self.most_bytes:,} bytes that the data set's entry allows")
+            target = self._target(member.name)
+            if target is None:
+                continue
+            if problem := member.problem or name_problem(target):
+                raise Unusable(f"its member {member.name[:80]!r} {problem}")
+            _write(member, folder / target)
+
+    def _target(self, name: str) -> str | None:
+        """Where a member goes, as a path in the folder that is not checked yet; None for one that is not wanted."""
+        for old, new in self.members.items():
+            if name.startswith(old):
+                return new + name.removeprefix(old)
+        return None
+
+
+@dataclass(frozen=True)
+class Member:
+    """What is not a folder in an archive.
+
+    Args:
+        name: as the archive has it.
+        size: bytes that it announces.
+        problem: why it cannot be unpacked, as the rest of a sentence; empty for a plain file.
+        open: returns its contents, of no more bytes than announced.
+    """
+
+    name: str
+    size: int
+    problem: str
+    open: Callable[[], IO[bytes] | None]
+
+
+def name_problem(target: str) -> str:
+    """Why a path cannot be one of a data set's, as the rest of a sentence; empty if it can.
+
+    It is refused if it leaves the folder it is meant for on any system, or looks like another one.
+    """
+    parts = target.split("/")
+    if not set(parts).isdisjoint(("", ".", "..")) or "\\" in target or ":" in target:
+        return "would lie outside the data set's folder"
+    if not target.isprintable() or unicodedata.normalize("NFKC", target) != target:
+        return "has a name with characters that cannot be seen or told from others"
+    if len(target.encode()) > LONGEST_PATH or any(len(part.encode()) > LONGEST_NAME for part in parts):
+        return "has too long a name"
+    return ""
+
+
+def _members(path: Path) -> Iterator[Member]:
+    """Everything in an archive that is not a folder; one is read before the next is asked for.
+
+    Raises:
+        Unusable: it is no archive, or a damaged one.
+    """
+    found = _zip_members(path) if zipfile.is_zipfile(path) else _tar_members(path)
+    while True:
+        try:
+            member = next(found, None)
+        except Exception as error:  # both libraries and their decompressors raise many kinds for damaged files
+            raise _damaged(error) from error
+        if member is None:
+            return
+        yield member
+
+
+def _damaged(error: Exception) -> Unusable:
+    empty = "it ends too early" if isinstance(error, EOFError) else type(error).__name__
+    return Unusable((os_reason(error) if str(error) else empty).rstrip(":"))
+
+
+def _zip_members(path: Path) -> Iterator[Member]:
+    with zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            kind = stat.S_IFMT(info.external_attr >> 16)  # 0 where it was not made on Unix
+            problem = "" if kind in (0, stat.S_IFREG) else "is no plain file"
+            if info.flag_bits & 1:
+                problem = "is encrypted"
+            if not info.is_dir():
+                yield Member(info.filename, info.file_size, problem, lambda info=info: archive.open(info))  # type: ignore[misc]
+
+
+def _tar_members(path: Path) -> Iterator[Member]:
+    with tarfile.open(path) as archive:
+        for info in archive:
+            problem = "" if info.type in (tarfile.REGTYPE, tarfile.AREGTYPE) else "is no plain file"
+            if not info.isdir():
+                yield Member(info.name, info.size, problem, lambda info=info: archive.extractfile(info))  # type: ignore[misc]
+        yield from _rest(archive)
+
+
+def _rest(archive: tarfile.TarFile) -> Iterator[Member]:
+    """What follows a tar file's last member: zeros, which also make gzip compare its checksum.
+
+    Raises:
+        tarfile.ReadError: something else: the library takes a damaged member for the end.
+    """
+    assert archive.fileobj is not None
+    ended = False
+    while chunk := archive.fileobj.read(CHUNK):
+        ended = not any(chunk)
+        if not ended:
+            raise tarfile.ReadError("it is damaged behind its last readable member")
+        yield Member("", len(chunk), "", lambda: None)  # counts, and is not wanted
+    if not ended:
+        raise tarfile.ReadError("it ends too early")
+
+
+def _write(member: Member, target: Path) -> None:
+    """Write a member's contents to a new file.
+
+    Raises:
+        Unusable: it is damaged, or another member has its place.
+        OSError: it cannot be written.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        file = target.open("xb")
+    except (FileExistsError, NotADirectoryError) as error:
+        raise Unusable(f"its member {member.name[:80]!r} is there twice") from error
+    with file:
+        for chunk in _chunks(member):
+            file.write(chunk)
+
+
+def _chunks(member: Member) -> Iterator[bytes]:
+    """A member's contents.
+
+    Raises:
+        Unusable: it is damaged.
+    """
+    try:
+        source = member.open()
+        if source is None:
+            raise EOFError
+        with source:
+            while chunk := source.read(CHUNK):
+                yield chunk
+    except Exception as error:  # see _members
+        raise _damaged(error) from error
+
+
+def _lay_out(unpacked: Path, folder: Path) -> None:
+    """Put what was unpacked where it belongs, unless there is something already."""
+    for path in sorted(path for path in unpacked.rglob("*") if path.is_file()):
+        target = folder / path.relative_to(unpacked)
+        if not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(target)
