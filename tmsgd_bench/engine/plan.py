@@ -15,9 +15,9 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
+from tmsgd_bench.checks import flag
 from tmsgd_bench.engine import compose
 from tmsgd_bench.engine.spec import RunOptions, RunSpec
-from tmsgd_bench.errors import ConfigError
 from tmsgd_bench.results import store
 from tmsgd_bench.results.store import RunFolder
 
@@ -53,9 +53,9 @@ def wanted(config: DictConfig) -> bool:
     Raises:
         ConfigError: ``plan`` is neither true nor false.
     """
-    if not isinstance(config.plan, bool):
-        raise ConfigError(f"plan must be true or false, not {config.plan!r}.")
-    return config.plan
+    plan = config.get("plan")
+    flag()("plan", plan)
+    return bool(plan)
 
 
 def of_sweep(config: DictConfig) -> tuple[list[Job], list[Exception]]:
@@ -65,11 +65,13 @@ def of_sweep(config: DictConfig) -> tuple[list[Job], list[Exception]]:
         config: what Hydra hands to ``on_multirun_start``.
     """
     parameters = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
+    folders = compose.search_path(config.hydra)
     jobs: dict[tuple[Path, str], Job] = {}
     wrong: list[Exception] = []
     for overrides in expand([*parameters, *config.hydra.overrides.task]):
         try:
-            job = of_config(compose_config("config", overrides=overrides), in_sweep=True)
+            composed = compose_config(config.hydra.job.config_name, overrides=[*folders, *overrides])
+            job = of_config(composed, in_sweep=True)
         except Exception as error:  # told again, in full, when the job itself comes to it
             wrong.append(error)
             continue
