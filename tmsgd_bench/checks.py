@@ -176,7 +176,7 @@ def is_whole(value: object, least: int, most: int = LARGEST) -> bool:
 
 def whole(least: int, most: int = COUNT) -> Rule:
     """A whole number from ``least`` to ``most``."""
-    allowed = f"a whole number >= {least} and <= {most}"
+    allowed = f"a whole number >= {least} and <= {most:,.10g}"
     return Rule(allowed, max(least, min(1, most)), lambda value: is_whole(value, least, most))
 
 
@@ -202,7 +202,7 @@ def number(least: float, most: float, example: float, above: bool = False, below
             and (value < most if below else value <= most)
         )
 
-    allowed = f"a finite number {'>' if above else '>='} {least:g} and {'<' if below else '<='} {most:g}"
+    allowed = f"a finite number {'>' if above else '>='} {least:,.10g} and {'<' if below else '<='} {most:,.10g}"
     return Rule(allowed, f"{example:g}", accepts)
 
 
@@ -250,6 +250,11 @@ def text(longest: int = LONGEST_TEXT) -> Rule:
         return isinstance(value, str) and 0 < len(value) <= longest and value.isprintable() and not set("<>") & {*value}
 
     return Rule(f"printable text of at most {longest} characters without < and >", "mine", accepts)
+
+
+def remark() -> Rule:
+    """Text for the reader of a YAML alone."""
+    return Rule("text", "why", lambda value: isinstance(value, str) and value.isprintable() and 0 < len(value) <= 2000)
 
 
 def path() -> Rule:

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import re
+import traceback
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException
 
 from tmsgd_bench.checks import names_weights_file, shown
 from tmsgd_bench.data.catalog import Combined, Dataset, data_root, find_all
@@ -32,6 +38,11 @@ if TYPE_CHECKING:  # importing torch takes seconds, which looking at the setting
 log = logging.getLogger(__name__)
 
 GROUPS = ("task", "model", "optimizer", "data")
+DETAIL = re.compile(r"\s*(full_key|object_type|reference_type)[:=]")
+"""What OmegaConf adds to its messages, which says nothing to a user."""
+OPTION = re.compile(r"\w[\w.+/-]*")
+"""The name of a file of a group, without .yaml."""
+GROUPS_OF_FILES = (*GROUPS, "protocol", "prefix", "tracker", "experiment")
 EXTRAS = {"joblib": "parallel", "ray": "ray", "submitit": "slurm"}
 """The extra that a launcher comes with, by the first word of its name."""
 BuildTask = Callable[[str, "TaskSettings", Mapping[str, Any]], "Task"]
@@ -183,9 +194,11 @@ def explain(error: BaseException, conf: Path) -> str | None:
         known = sorted({*(error.options or ()), *(path.stem for path in (conf / group).glob("*.yaml"))})
         if group == "hydra/launcher" and (extra := EXTRAS.get(name.partition("_")[0])):
             return f"{group}={name} is not installed: pip install -e '.[{extra}]'."
-        return f"unknown {group} {name!r}: choose one of {', '.join(known)}."
+        return f"unknown {group or 'configuration'} {name!r}: choose one of {', '.join(known)}."
     if isinstance(error, HydraException | OmegaConfBaseException):
         return _explain_override(error, conf)
+    if _is_hydras(error):
+        return f"Hydra cannot use these settings ({one_line(error)}): 'python run.py --cfg job' shows what there is."
     if isinstance(error, OSError) and error.filename:
         return (
             f"cannot use {error.filename} ({error.strerror}): mend it, or choose another folder with results.root=PATH "
@@ -194,11 +207,60 @@ def explain(error: BaseException, conf: Path) -> str | None:
     return None
 
 
+def _is_hydras(error: BaseException) -> bool:
+    """Whether Hydra itself raised it: of what it is given it reads some before any check of ours."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    modules = [frame.f_globals.get("__name__", "").partition(".")[0] for frame in frames]
+    sets_up_logging = any(frame.f_code.co_name == "configure_log" for frame in frames)
+    return bool(modules) and (modules[-1] in ("hydra", "omegaconf", "antlr4") or sets_up_logging)
+
+
+def check_verbose(verbose: Any) -> None:
+    """Raise ConfigError unless ``hydra.verbose`` is true, false, or the names of modules that there are."""
+    names = [verbose] if isinstance(verbose, str) else verbose
+    for name in names if isinstance(names, Sequence) else ():
+        if not _is_module(str(name)):
+            raise ConfigError(
+                f"hydra.verbose must be true, false, or a list of modules whose log to show, not {shown(name)}: set it "
+                "with hydra.verbose=true, say."
+            )
+
+
+def _is_module(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def check_groups(overrides: Iterable[str], conf: Path) -> None:
+    """Raise ConfigError for a group, such as optimizer, that is given anything but the name of one of its files.
+
+    Args:
+        overrides: as on the command line; what cannot be parsed is left to Hydra's own error.
+        conf: the folder of the groups.
+    """
+    for text in overrides:
+        group = text.partition("=")[0]
+        if "=" in text and group in GROUPS_OF_FILES:
+            with suppress(HydraException):
+                _check_group(group, OverridesParser.create().parse_overrides([text])[0], conf)
+
+
+def _check_group(group: str, override: Override, conf: Path) -> None:
+    value = None if override.is_sweep_override() else override.value()
+    if override.is_sweep_override() or (isinstance(value, str) and OPTION.fullmatch(value)):
+        return
+    known = ", ".join(sorted(path.stem for path in (conf / group).glob("*.yaml")))
+    raise ConfigError(f"{group} must be the name of a file in conf/{group}, not {shown(value)}: choose one of {known}.")
+
+
 def _explain_override(error: BaseException, conf: Path) -> str:
     """Hydra's own words on one line, with the likeliest key if one was misspelt."""
     cause = error.__cause__ or error
     key = getattr(cause, "full_key", None) or getattr(cause, "key", None)
-    text = " ".join(f"{error} {error.__cause__ or ''}".split()) or type(error).__name__
+    lines = f"{error}\n{error.__cause__ or ''}".splitlines()
+    text = " ".join(" ".join(line for line in lines if not DETAIL.match(line)).split()) or type(error).__name__
     if key is None or "not in struct" not in f"{error} {cause}":
         return text
     guesses = difflib.get_close_matches(str(key), _keys(conf), n=1)
@@ -235,20 +297,24 @@ def checked(config: DictConfig) -> dict[str, Any]:
     )  # some of Hydra's has no value yet
     try:
         values = OmegaConf.to_container(own, resolve=True, throw_on_missing=True)
-    except InterpolationKeyError as error:
-        if str(error.full_key).startswith("model."):  # models look up what the task's protocol says of them
-            raise schema.other_model(config.model.get("name"), config.task.get("name")) from error
-        raise ConfigError(_refers_to_nothing(error)) from error
     except OmegaConfBaseException as error:
-        raise ConfigError(_refers_to_nothing(error)) from error
+        raise unusable(error, config) from error
     assert isinstance(values, dict)
     plain = {str(key): value for key, value in values.items()}
     schema.check(plain)
     return plain
 
 
-def _refers_to_nothing(error: OmegaConfBaseException) -> str:
-    return f"setting {str(error.full_key)!r} cannot be used ({one_line(error).rstrip('.')}): correct what it refers to."
+def unusable(error: OmegaConfBaseException, config: DictConfig) -> ConfigError:
+    """The error for a setting whose value refers to another one that there is not, or cannot be computed."""
+    task, model = (OmegaConf.to_container(config[group], resolve=False) for group in ("task", "model"))
+    missing = re.search(r"'task\.\w+\.(\w+)'", str(error))
+    # Models look up what the task's protocol says of them: another task's protocols do not.
+    if missing and isinstance(task, dict) and not any(missing[1] in (task.get(name) or ()) for name in PROTOCOLS):
+        return schema.other_model(model["name"], task["name"])
+    return ConfigError(
+        f"setting {str(error.full_key)!r} cannot be used ({one_line(error).rstrip('.')}): correct what it refers to."
+    )
 
 
 def dataset_of(values: dict[str, Any]) -> Dataset | Combined:

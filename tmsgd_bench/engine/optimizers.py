@@ -15,11 +15,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LinearLR, LRScheduler
 
 from tmsgd_bench.engine.signatures import one_line, resolve
-from tmsgd_bench.engine.spec import AUTO
+from tmsgd_bench.engine.spec import AUTO, EPOCH_KEYS, OWN_KEYS
 from tmsgd_bench.errors import ConfigError
-
-OWN_KEYS = ("_target_", "name", "label", "warmup", "auto_switch")
-EPOCH_KEYS = {"switch_epoch": "switch_step", "restart_every_epochs": "restart_every"}
 
 
 def build_optimizer(spec: Mapping[str, Any], parameters: Iterable[nn.Parameter], steps_per_epoch: int) -> Optimizer:

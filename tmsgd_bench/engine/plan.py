@@ -13,11 +13,13 @@ import pandas as pd
 from hydra import compose as compose_config
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from tmsgd_bench.checks import flag
+from tmsgd_bench.checks import flag, path
 from tmsgd_bench.engine import compose
 from tmsgd_bench.engine.spec import RunOptions, RunSpec
+from tmsgd_bench.errors import ConfigError
 from tmsgd_bench.results import store
 from tmsgd_bench.results.store import RunFolder
 
@@ -47,13 +49,28 @@ class Job:
         return RunFolder(self.options.results_root, self.spec.run_id)
 
 
+def check_root(config: DictConfig) -> None:
+    """Start no sweep whose results have no folder to go to.
+
+    Raises:
+        PlanShown: ``results.root`` is no path.
+    """
+    try:
+        path()("results.root", OmegaConf.select(config, "results.root"))
+    except (ConfigError, OmegaConfBaseException) as error:
+        raise PlanShown(error) from error
+
+
 def wanted(config: DictConfig) -> bool:
     """Whether a plan is asked for.
 
     Raises:
         ConfigError: ``plan`` is neither true nor false.
     """
-    plan = config.get("plan")
+    try:
+        plan = OmegaConf.select(config, "plan")
+    except OmegaConfBaseException as error:
+        raise compose.unusable(error, config) from error
     flag()("plan", plan)
     return bool(plan)
 

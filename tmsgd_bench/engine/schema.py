@@ -24,12 +24,24 @@ from tmsgd_bench.checks import (
     number,
     optional,
     path,
+    remark,
     text,
     unknown_setting,
     whole,
 )
 from tmsgd_bench.engine.signatures import check_signature, resolve
-from tmsgd_bench.engine.spec import AUTO, AUTO_SWITCH, BATCH_SIZE, EPOCHS, LIMIT, LR, SEED, SWITCH_EPOCH, check_switch
+from tmsgd_bench.engine.spec import (
+    AUTO,
+    AUTO_SWITCH,
+    BATCH_SIZE,
+    EPOCH_KEYS,
+    EPOCHS,
+    LIMIT,
+    LR,
+    SEED,
+    SWITCH_EPOCH,
+    check_switch,
+)
 from tmsgd_bench.errors import ConfigError
 from tmsgd_bench.version import PROTOCOLS
 
@@ -91,16 +103,9 @@ VARIABLES = ("switch_epochs",)
 
 OWN = Section(
     {"_target_": class_name(), "name": name(), "label": text(60), "lr": LR},
-    {
-        "warmup": Section({"updates": whole(1), "start_factor": SHARE}, null=True),
-        "auto_switch": AUTO_SWITCH,
-        "switch_epoch": either(SWITCH_EPOCH, optional(choice(AUTO))),
-        "restart_every_epochs": optional(whole(1)),
-    },
+    {"warmup": Section({"updates": whole(1), "start_factor": SHARE}, null=True), "auto_switch": AUTO_SWITCH},
 )
 """Of every optimizer's YAML; the other settings go to its class."""
-TAKEN = {"switch_epoch": "switch_step", "restart_every_epochs": "restart_every"}
-"""Settings of every optimizer's YAML by the names under which its class is given them."""
 
 TORCHS = {"maximize": flag(), "foreach": STEPPING, "differentiable": flag(), "fused": STEPPING, "weight_decay": SMALL}
 SGD = {"momentum": FRACTION, "dampening": number(0, 1, 0), "nesterov": flag(), **TORCHS}
@@ -113,6 +118,8 @@ ADAM = {
     **TORCHS,
 }
 TMSGD = {
+    "switch_epoch": either(SWITCH_EPOCH, choice(AUTO)),
+    "restart_every_epochs": optional(whole(1)),
     "momentum": FRACTION,
     "weight_decay": SMALL,
     "scheme": either(name(), items(number(-1e6, 1e6, 0.5), 2, 64)),
@@ -213,8 +220,8 @@ def check_optimizer(values: Any) -> None:
     if table is not None:
         Section({}, table)("optimizer", options)
     else:
-        options |= {"lr": values["lr"]} | {TAKEN[key]: values[key] for key in TAKEN if key in values}
-        check_signature("optimizer", kind, options)
+        renamed = {EPOCH_KEYS.get(key, key): value for key, value in options.items()}
+        check_signature("optimizer", kind, {"lr": values["lr"], **renamed})
     check_switch("optimizer", values)
 
 
@@ -231,6 +238,8 @@ def check_schedule(section: str, values: Any) -> None:
 def check_tracker(values: Any) -> None:
     """Raise ConfigError unless the settings are those of a tracker, or of none."""
     options = _options("tracker", values, optional(class_name()))
+    if values["_target_"] is None and options:
+        raise ConfigError("tracker._target_ must be the name of a class with its module, not null: use tracker=none.")
     if values["_target_"] is not None:
         _check_class("tracker", values["_target_"], options, TRACKERS, first=0)
 
@@ -269,7 +278,7 @@ def check_task(task: Any, model: Any) -> None:
     """Raise ConfigError unless the settings are those of a task and of a model that it has."""
     own = {"_target_": class_name(), "name": name(), "dataset": name()}
     check_group("task", task, tuple(own))
-    Section(own, {"datasets": items(name(), 1), "reading": text(1000)})(
+    Section(own, {"datasets": items(name(), 1), "reading": remark()})(
         "task", {key: value for key, value in task.items() if key in (*own, "datasets", "reading")}
     )
     check_group("model", model, ("name",))

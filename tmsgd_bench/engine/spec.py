@@ -15,6 +15,11 @@ from tmsgd_bench.errors import ConfigError
 from tmsgd_bench.files import digest
 from tmsgd_bench.version import BENCHMARK_VERSION
 
+OWN_KEYS = ("_target_", "name", "label", "warmup", "auto_switch")
+"""The settings in an optimizer's YAML that do not go to its class."""
+EPOCH_KEYS = {"switch_epoch": "switch_step", "restart_every_epochs": "restart_every"}
+"""Those that are counted in epochs, and the options counted in steps that become of them."""
+
 EPOCHS = whole(1, 10_000_000)
 BATCH_SIZE = whole(1, 1 << 24)
 SEED = whole(0, LARGEST)
