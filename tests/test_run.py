@@ -427,3 +427,41 @@ def test_a_finished_run_says_what_it_did_not_keep(
 def test_a_model_of_another_task_is_told(run: Runner, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("task=od", "model=lraspp", "protocol=smoke") == 2
     assert "error: model=lraspp is of another task than task=od: leave model= away" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--config-name=nope",), "unknown configuration 'nope': choose one of config"),
+        (("hydra/job_logging=default",), "Unable to configure handler 'console'"),
+        (("hydra.verbose=nonsense",), "hydra.verbose must be true, false, or a list of modules"),
+        (("hydra.mode=nope",), "Invalid value 'nope', expected one of [RUN, MULTIRUN]"),
+        (("optimizer=[sgd,adam]",), "optimizer must be the name of a file in conf/optimizer, not ['sgd', 'adam']"),
+        (("tracker=null",), "tracker must be the name of a file in conf/tracker, not None"),
+        (("~seed",), "setting 'seed' is missing"),
+        (("+epoch=3",), "unknown setting 'epoch': did you mean 'epochs'?"),
+        (("model=vgg16",), "model=vgg16 is of another task than task=tc"),
+        (("-m", "nope=1,2"), "unknown setting 'nope'"),
+        (("-m", "results.root=null"), "results.root must be a path, not None"),
+    ],
+    ids=str,
+)
+def test_what_hydra_reads_itself_gets_one_sentence_too(
+    arguments: tuple[str, ...], message: str, run: Runner, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*arguments) == 2
+    said = capsys.readouterr().err
+    assert message in said and "Traceback" not in said and len(said.strip().splitlines()) == 1
+
+
+def test_folders_of_a_search_path_are_known_wherever_a_configuration_is_composed(run: Runner, tmp_path: Path) -> None:
+    """For a run, which is compared to its protocols, and for a sweep, whose runs are planned."""
+    (tmp_path / "my" / "optimizer").mkdir(parents=True)
+    (tmp_path / "my" / "optimizer" / "mine.yaml").write_text(
+        "name: mine\nlabel: Mine\n_target_: torch.optim.SGD\nlr: ${lr}\n"
+    )
+    path = f"hydra.searchpath=[file://{tmp_path}/my]"
+    assert run(path, "protocol=smoke", "optimizer=mine", "data.limit=null", "epochs=1") == 0
+    assert run("-m", path, "plan=true", "protocol=smoke", "optimizer=mine,sgd") == 0
+    assert run(path, "protocol=smoke", "optimizer=mine") == 0
+    assert sorted(store.read_runs(tmp_path / "runs")["protocols"]) == [(), ("smoke",)]

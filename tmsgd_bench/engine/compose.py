@@ -307,11 +307,12 @@ def checked(config: DictConfig) -> dict[str, Any]:
 
 def unusable(error: OmegaConfBaseException, config: DictConfig) -> ConfigError:
     """The error for a setting whose value refers to another one that there is not, or cannot be computed."""
-    task, model = (OmegaConf.to_container(config[group], resolve=False) for group in ("task", "model"))
+    raw: Any = OmegaConf.to_container(config, resolve=False)
+    task, model = ({} if not isinstance(raw.get(group), dict) else raw[group] for group in ("task", "model"))
     missing = re.search(r"'task\.\w+\.(\w+)'", str(error))
     # Models look up what the task's protocol says of them: another task's protocols do not.
-    if missing and isinstance(task, dict) and not any(missing[1] in (task.get(name) or ()) for name in PROTOCOLS):
-        return schema.other_model(model["name"], task["name"])
+    if missing and not any(missing[1] in (task.get(name) or ()) for name in PROTOCOLS):
+        return schema.other_model(model.get("name"), task.get("name"))
     return ConfigError(
         f"setting {str(error.full_key)!r} cannot be used ({one_line(error).rstrip('.')}): correct what it refers to."
     )

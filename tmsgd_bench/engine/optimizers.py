@@ -14,6 +14,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LinearLR, LRScheduler
 
+from tmsgd_bench.engine.schema import EVERY
 from tmsgd_bench.engine.signatures import one_line, resolve
 from tmsgd_bench.engine.spec import AUTO, EPOCH_KEYS, OWN_KEYS
 from tmsgd_bench.errors import ConfigError
@@ -65,6 +66,7 @@ def build_schedulers(
     if schedule:
         options = {key: value for key, value in schedule.items() if key not in ("_target_", "every")}
         every = schedule.get("every", "epoch")
+        EVERY("schedule.every", every)
         options |= {"steps_per_epoch": steps_per_epoch} if every == "update" else {}
         stepped = per_update if every == "update" else per_epoch
         kind = resolve("schedule", schedule["_target_"])
