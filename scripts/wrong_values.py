@@ -74,7 +74,7 @@ ACCEPTED = {
     "task.name": "word",
     "model.name": "word",
     "optimizer.label": TEXT,
-    "task.reading": f"{TEXT} removed",
+    "task.reading": f"{PATH} removed",
     "task.datasets": "removed",
     "results.root": PATH,
     "data.root": f"null {PATH}",
@@ -183,7 +183,8 @@ class Verdict:
         """Whether that is right: accepted if it is fine, or refused in one sentence about the setting or its value."""
         if self.outcome == "traceback" or (self.outcome == "accepted") != case.accepted:
             return False
-        named = any(word in self.said for word in (case.key.rpartition(".")[2], VALUES.get(case.value, case.key)))
+        value = "'x'" if case.value == "reference" else VALUES.get(case.value, case.key)
+        named = case.key.rpartition(".")[2] in self.said or value in self.said
         return self.outcome == "accepted" or (named and "\n" not in self.said)
 
 

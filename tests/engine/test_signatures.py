@@ -21,7 +21,7 @@ class Own:
     ("options", "message"),
     [
         ({"lr": 0.1, "nesterow": True}, "unknown setting 'optimizer.nesterow': did you mean 'nesterov'?"),
-        ({}, "setting 'optimizer.lr' is missing: Own needs it"),
+        ({}, "setting 'optimizer.lr' is missing, which Own needs: add it"),
         ({"lr": "fast"}, "optimizer.lr must be float, as Own declares it, not 'fast'"),
         ({"lr": True}, "optimizer.lr must be float"),
         ({"lr": 0.1, "nesterov": 1}, "optimizer.nesterov must be bool"),

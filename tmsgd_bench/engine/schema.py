@@ -8,7 +8,7 @@ constructor's signature.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from tmsgd_bench.checks import (
@@ -152,10 +152,12 @@ OPTIMIZERS: dict[str, Mapping[str, Check]] = {
 
 SCHEDULES: dict[str, Section] = {
     "torch.optim.lr_scheduler.MultiStepLR": Section(
-        {"milestones": items(whole(0))}, {"gamma": number(0, 1000, 0.1, above=True), "last_epoch": choice(-1)}
+        {"milestones": items(whole(0))},
+        {"gamma": number(0, 1000, 0.1, above=True), "last_epoch": choice(-1), "every": EVERY},
     ),
     "tmsgd_bench.engine.schedules.WarmupSteps": Section(
         {
+            "every": choice("update"),
             "warmup_epochs": EPOCH_COUNT,
             "start_lr": LR,
             "milestones": items(EPOCH_COUNT),
@@ -164,6 +166,7 @@ SCHEDULES: dict[str, Section] = {
     ),
     "tmsgd_bench.engine.schedules.WarmupPoly": Section(
         {
+            "every": choice("update"),
             "epochs": number(0, 1e9, 30, above=True),
             "warmup_epochs": EPOCH_COUNT,
             "start_factor": SHARE,
@@ -229,41 +232,37 @@ def check_schedule(section: str, values: Any) -> None:
     """Raise ConfigError unless the settings are those of a learning-rate schedule, or null."""
     if values is None:
         return
-    options = _options(section, values, class_name(), ("every",))
-    EVERY(f"{section}.every", values.get("every", "epoch"))
-    given = ("steps_per_epoch",) if values.get("every") == "update" else ()
-    _check_class(section, values["_target_"], options, SCHEDULES, given)
+    options = _options(section, values, class_name())
+    table, kind = _known(section, values["_target_"], SCHEDULES)
+    if table is not None:
+        table(section, options)
+        return
+    every = options.pop("every", "epoch")
+    EVERY(f"{section}.every", every)
+    check_signature(section, kind, options, given=("steps_per_epoch",) if every == "update" else ())
 
 
 def check_tracker(values: Any) -> None:
     """Raise ConfigError unless the settings are those of a tracker, or of none."""
     options = _options("tracker", values, optional(class_name()))
-    if values["_target_"] is None and options:
-        raise ConfigError("tracker._target_ must be the name of a class with its module, not null: use tracker=none.")
-    if values["_target_"] is not None:
-        _check_class("tracker", values["_target_"], options, TRACKERS, first=0)
+    if values["_target_"] is None:
+        if options:
+            raise ConfigError(
+                "tracker._target_ must be the name of a class with its module, not null: use tracker=none."
+            )
+        return
+    table, kind = _known("tracker", values["_target_"], TRACKERS)
+    if table is not None:
+        table("tracker", options)
+    else:
+        check_signature("tracker", kind, options, first=0)
 
 
-def _options(section: str, values: Any, target: Check, own: tuple[str, ...] = ()) -> dict[str, Any]:
+def _options(section: str, values: Any, target: Check) -> dict[str, Any]:
     """The settings that go to a section's class."""
     check_group(section, values, ("_target_",), null=section != "tracker")
     target(f"{section}._target_", values["_target_"])
-    return {key: value for key, value in values.items() if key not in ("_target_", *own)}
-
-
-def _check_class(
-    section: str,
-    target: str,
-    options: Mapping[str, Any],
-    tables: Mapping[str, Section],
-    given: Iterable[str] = (),
-    first: int = 1,
-) -> None:
-    table, kind = _known(section, target, tables)
-    if table is not None:
-        table(section, options)
-    else:
-        check_signature(section, kind, options, given, first)
+    return {key: value for key, value in values.items() if key != "_target_"}
 
 
 def _known(section: str, target: str, tables: Mapping[str, Table]) -> tuple[Table | None, Any]:
