@@ -176,7 +176,7 @@ def is_whole(value: object, least: int, most: int = LARGEST) -> bool:
 
 def whole(least: int, most: int = COUNT) -> Rule:
     """A whole number from ``least`` to ``most``."""
-    allowed = f"a whole number >= {least} and <= {most:,.10g}"
+    allowed = f"a whole number >= {least} and <= {most:,}"
     return Rule(allowed, max(least, min(1, most)), lambda value: is_whole(value, least, most))
 
 
