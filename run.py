@@ -30,6 +30,7 @@ CONF = Path(__file__).resolve().parent / "conf"
 
 def run_job(config: DictConfig) -> str:
     """Train what a composed configuration describes and return the outcome's status."""
+    compose.check_verbose(HydraConfig.get().verbose)
     if plan.wanted(config):
         print(plan.describe([plan.of_config(config, in_sweep=False)]))
         return "planned"
@@ -80,6 +81,7 @@ def main() -> int:
     """Run, and turn errors into one sentence and an exit code: 0 fine, 1 failed, 2 bad input, 130 interrupted."""
     code = 0
     try:
+        compose.check_groups(sys.argv[1:], CONF)
         entry()
         if raised:
             raise raised.pop()

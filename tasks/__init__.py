@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import pkgutil
 from collections.abc import Mapping
 from typing import Any
 
+from tmsgd_bench.engine.signatures import one_line, resolve
 from tmsgd_bench.errors import ConfigError
 from tmsgd_bench.task import Task, TaskSettings
 
@@ -18,16 +18,18 @@ def build(target: str, settings: TaskSettings, options: Mapping[str, Any]) -> Ta
         options: the remaining keys of its YAML.
 
     Raises:
-        ConfigError: the class cannot be found, or it refuses its options.
+        ConfigError: the class cannot be found, refuses its options, or needs more memory than there is.
     """
-    try:
-        kind = pkgutil.resolve_name(target)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(
-            f"the task class {target!r} cannot be imported ({error}): correct _target_ in its YAML."
-        ) from error
+    kind = resolve("task", target)
     try:
         task: Task = kind(settings, **options)
     except TypeError as error:
-        raise ConfigError(f"the task class {target!r} refuses its options: {error}") from error
+        raise ConfigError(f"the task class {target!r} refuses its options: {one_line(error)}") from error
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "memory" not in str(error):
+            raise
+        raise ConfigError(
+            f"the network and the data of {target} do not fit into memory ({one_line(error)}): choose a smaller model, "
+            "batch_size or data.limit."
+        ) from error
     return task

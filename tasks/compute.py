@@ -6,9 +6,9 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
-from tmsgd_bench.engine.spec import check_choice
+from tmsgd_bench.checks import choice, flag
 
-PRECISIONS = ("float32", "bfloat16")
+PRECISION, CHANNELS_LAST = choice("float32", "bfloat16"), flag()
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
@@ -17,7 +17,7 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[obj
     Raises:
         ConfigError: the format is none of the known ones.
     """
-    check_choice("task.precision", precision, PRECISIONS)
+    PRECISION("task.precision", precision)
     if precision == "float32":
         return nullcontext()
     return torch.autocast(device.type, torch.bfloat16)
@@ -29,7 +29,7 @@ def memory_format(channels_last: bool) -> torch.memory_format:
     Raises:
         ConfigError: it is neither true nor false.
     """
-    check_choice("task.channels_last", channels_last, (False, True))
+    CHANNELS_LAST("task.channels_last", channels_last)
     return torch.channels_last if channels_last else torch.contiguous_format
 
 

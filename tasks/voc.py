@@ -14,16 +14,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from tmsgd_bench.checks import choice
 from tmsgd_bench.data import cache
 from tmsgd_bench.data.packed import Chosen, Packed, pack
 from tmsgd_bench.engine.seeding import subset
-from tmsgd_bench.engine.spec import check_choice
 from tmsgd_bench.errors import ConfigError, DataError
 from tmsgd_bench.task import TaskSettings
 from tmsgd_bench.voc import Objects, read_objects, read_split
 
 Lists = Literal["Main", "Segmentation"]
 SPLITS = ("trainval/test", "train/val")
+SPLIT = choice(*SPLITS)
 """What ``task.splits`` may be: the list trained on, and the one tested on."""
 IGNORED = 255
 """What a mask's pixels at the border of an object hold."""
@@ -140,7 +141,7 @@ def parts(settings: TaskSettings, lists: Lists, splits: str) -> tuple[Part, Part
         ConfigError: the year has no such lists.
         DataError: a list is missing or damaged; names it.
     """
-    check_choice("task.splits", splits, SPLITS)
+    SPLIT("task.splits", splits)
     train, test = splits.split("/")
     years = _years(settings)
     if years[0] != "2007" and test == "test":

@@ -12,11 +12,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+
+from tmsgd_bench.checks import Section, Variants
 
 Direction = Literal["min", "max"]
 
@@ -75,6 +77,11 @@ class Task(ABC):
     Subclasses set ``modules`` (one optimizer is built for each entry) and ``train_size`` (examples of one epoch)
     in their constructor, which receives a :class:`TaskSettings` and the options of their YAML as keywords.
     """
+
+    options: ClassVar[Section | None] = None
+    """Checks the options of the task's YAML, before any data are loaded; None: the constructor's signature does."""
+    model_options: ClassVar[Section | Variants | None] = None
+    """Checks the model's options, without ``name``; None: whatever there is is accepted."""
 
     metrics: tuple[Metric, ...]
     """What ``evaluate`` returns; the first is the primary one. Of the class, or set by the constructor."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from tmsgd_bench.engine.spec import check_whole
-from tmsgd_bench.errors import ConfigError
+from tmsgd_bench.checks import Section, items, number, whole
+
+OPTIONS = Section(
+    {"embedding": whole(1, 1024), "hidden": items(whole(1, 16_384), most=32)},
+    {"init_std": number(0, 1000, 0.1, above=True)},
+)
 
 INIT_STD = 1.0
 """How torch starts an embedding."""
@@ -65,25 +68,6 @@ def build(options: Mapping[str, Any], rows: int, fields: int) -> WideDeep:
     Raises:
         ConfigError: a key is missing or unknown, or a value cannot be used.
     """
-    if set(options) - {"init_std"} != {"embedding", "hidden"}:
-        raise ConfigError(
-            "model=wide_deep has the settings embedding and hidden, and init_std if you add it, not "
-            f"{', '.join(sorted(options))}."
-        )
-    check_whole("model.embedding", options["embedding"], 1)
-    hidden = options["hidden"]
-    if not isinstance(hidden, list | tuple) or not all(type(units) is int and units >= 1 for units in hidden):
-        raise ConfigError(
-            f"model.hidden must be a list of whole numbers >= 1, not {hidden!r}: set it with model.hidden=[256,128], "
-            "say."
-        )
-    return WideDeep(rows, fields, options["embedding"], tuple(hidden), _init_std(options.get("init_std", INIT_STD)))
-
-
-def _init_std(value: Any) -> float:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not (math.isfinite(value) and value > 0):
-        raise ConfigError(
-            f"model.init_std must be a finite number > 0, not {value!r}: set it with +model.init_std=0.1."
-        )
-    return float(value)
+    OPTIONS("model", options)
+    init_std = float(options.get("init_std", INIT_STD))
+    return WideDeep(rows, fields, options["embedding"], tuple(options["hidden"]), init_std)

@@ -11,10 +11,9 @@ from torch.nn import functional as F
 
 from tasks.ctr import data
 from tasks.ctr.auc import area_under_curve
-from tasks.ctr.model import build
+from tasks.ctr.model import OPTIONS, build
+from tmsgd_bench.checks import Section, choice, whole
 from tmsgd_bench.engine.seeding import epoch_order
-from tmsgd_bench.engine.spec import check_whole
-from tmsgd_bench.errors import ConfigError
 from tmsgd_bench.task import Metric, Task, TaskSettings
 
 Batch = tuple[Tensor, Tensor]
@@ -34,6 +33,8 @@ class ClickThrough(Task):
         evaluate_on: "test", or "valid" to choose settings by.
     """
 
+    options = Section({"min_count": whole(1), "hour": choice("value", "split"), "evaluate_on": choice("test", "valid")})
+    model_options = OPTIONS
     metrics: tuple[Metric, ...] = (
         Metric("auc", "", "max", "AUC"),
         Metric("log_loss", "nat", "min", "log-loss"),
@@ -42,11 +43,7 @@ class ClickThrough(Task):
 
     def __init__(self, settings: TaskSettings, min_count: int, hour: str, evaluate_on: str) -> None:
         super().__init__(settings)
-        check_whole("task.min_count", min_count, 1)
-        if hour not in ("value", "split"):
-            raise ConfigError(f"task.hour must be value or split, not {hour!r}.")
-        if evaluate_on not in ("test", "valid"):
-            raise ConfigError(f"task.evaluate_on must be test or valid, not {evaluate_on!r}.")
+        self.options("task", {"min_count": min_count, "hour": hour, "evaluate_on": evaluate_on})
         self.loaded = data.load(settings, min_count, hour, evaluate_on)
         self.train, self.evaluation, sizes = self.loaded.train, self.loaded.evaluation, self.loaded.sizes
         self.model = build(settings.model, sum(sizes.values()), len(sizes)).to(settings.device)

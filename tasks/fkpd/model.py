@@ -8,8 +8,9 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tmsgd_bench.engine.spec import check_whole, is_whole
-from tmsgd_bench.errors import ConfigError
+from tmsgd_bench.checks import Section, items, whole
+
+OPTIONS = Section({"blocks": items(whole(1, 100), 4, 4), "width": whole(2, 512), "hidden": whole(1, 16_384)})
 
 SHRINKS = 32
 """Pixels of the image behind one of the last features, in each direction."""
@@ -88,11 +89,5 @@ def build(options: Mapping[str, Any], side: int, outputs: int) -> PreActResNet:
     Raises:
         ConfigError: a key is missing or unknown, or a value cannot be used.
     """
-    if set(options) != {"blocks", "width", "hidden"}:
-        raise ConfigError(f"a model of task=fkpd has the settings blocks, width and hidden, not {', '.join(options)}.")
-    blocks = options["blocks"]
-    if not isinstance(blocks, list | tuple) or len(blocks) != 4 or not all(is_whole(count, 1) for count in blocks):
-        raise ConfigError(f"model.blocks must be four whole numbers >= 1, such as [3,4,6,3], not {blocks!r}.")
-    check_whole("model.width", options["width"], 2)
-    check_whole("model.hidden", options["hidden"], 1)
-    return PreActResNet(tuple(blocks), options["width"], options["hidden"], side, outputs)
+    OPTIONS("model", options)
+    return PreActResNet(tuple(options["blocks"]), options["width"], options["hidden"], side, outputs)

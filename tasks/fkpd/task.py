@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tasks.fkpd import data
-from tasks.fkpd.model import build
+from tasks.fkpd.model import OPTIONS, build
+from tmsgd_bench.checks import Section, choice
 from tmsgd_bench.engine.seeding import epoch_order
-from tmsgd_bench.errors import ConfigError
 from tmsgd_bench.results.figure_keypoints import FACES, KeyPoints
 from tmsgd_bench.task import Metric, Task, TaskSettings
 
@@ -32,6 +32,8 @@ class FacialKeyPoints(Task):
         eval_crop: where test frames are cut: "centre", or "random", at places drawn once from the run's seed.
     """
 
+    options = Section({"loss": choice(*LOSSES), "eval_crop": choice("centre", "random")})
+    model_options = OPTIONS
     metrics: tuple[Metric, ...] = (
         Metric("mse", "", "min", "MSE"),
         Metric("distance", "px", "min", "mean distance"),
@@ -39,10 +41,7 @@ class FacialKeyPoints(Task):
 
     def __init__(self, settings: TaskSettings, loss: str, eval_crop: str) -> None:
         super().__init__(settings)
-        if loss not in LOSSES:
-            raise ConfigError(f"task.loss must be one of {', '.join(LOSSES)}, not {loss!r}.")
-        if eval_crop not in ("centre", "random"):
-            raise ConfigError(f"task.eval_crop must be centre or random, not {eval_crop!r}.")
+        self.options("task", {"loss": loss, "eval_crop": eval_crop})
         self.loss_function = LOSSES[loss]
         self.model = build(settings.model, data.CROP, 2 * data.POINTS).to(settings.device)
         self.modules = {"keypoints": self.model}

@@ -11,8 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tmsgd_bench.engine.spec import check_whole
-from tmsgd_bench.errors import ConfigError
+from tmsgd_bench.checks import Section, Variants, choice, whole
 
 VGG_DEPTHS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 """Convolutions of each of the five stages (Simonyan and Zisserman 2015, arXiv 1409.1556, Table 1: A, B, D, E)."""
@@ -140,6 +139,16 @@ class ResNet(nn.Module):
         return logits
 
 
+OPTIONS = Variants(
+    "family",
+    {
+        family: Section({"depth": choice(*depths), "width": whole(1, 512)})
+        for family, depths in (("vgg", VGG_DEPTHS), ("resnet", RESNET_DEPTHS))
+    },
+)
+"""Of a model, without its name."""
+
+
 def build(options: Mapping[str, Any], classes: int) -> nn.Module:
     """The network that a model's YAML describes.
 
@@ -150,23 +159,9 @@ def build(options: Mapping[str, Any], classes: int) -> nn.Module:
     Raises:
         ConfigError: a key is missing or unknown, or there is no such network.
     """
-    if set(options) != {"family", "depth", "width"}:
-        raise ConfigError(f"a model of task=ic has the settings family, depth and width, not {', '.join(options)}.")
-    check_whole("model.width", options["width"], 1)
-    depth, width = options["depth"], options["width"]
-    match options["family"]:
-        case "vgg":
-            return VGG(_known(depth, VGG_DEPTHS), width, classes)
-        case "resnet":
-            return ResNet(_known(depth, RESNET_DEPTHS), width, classes)
-    raise ConfigError(f"model.family must be vgg or resnet, not {options['family']!r}.")
-
-
-def _known(depth: Any, depths: Mapping[int, Any]) -> int:
-    check_whole("model.depth", depth, 1)
-    if depth not in depths:
-        raise ConfigError(f"model.depth must be one of {', '.join(map(str, depths))}, not {depth}.")
-    return int(depth)
+    OPTIONS("model", options)
+    network = VGG if options["family"] == "vgg" else ResNet
+    return network(options["depth"], options["width"], classes)
 
 
 def _convolution(inputs: int, outputs: int, size: int = 3, stride: int = 1) -> nn.Conv2d:

@@ -12,8 +12,8 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from tasks.ic import data, models
 from tasks.ic.batches import crop_and_flip, draw_crops_and_flips, to_float
+from tmsgd_bench.checks import Section, choice
 from tmsgd_bench.engine.seeding import epoch_order
-from tmsgd_bench.errors import ConfigError
 from tmsgd_bench.task import Metric, Task, TaskSettings
 
 Batch = tuple[Tensor, Tensor]
@@ -31,6 +31,8 @@ class ImageClassification(Task):
         channels_last: whether a pixel's channels lie together in memory; "auto" where that was measured to be faster.
     """
 
+    options = Section({"augment": choice("none", "standard"), "channels_last": choice("auto", True, False)})
+    model_options = models.OPTIONS
     metrics: tuple[Metric, ...] = (
         Metric("accuracy", "%", "max", "ACC"),
         Metric("test_loss", "nat", "min", "test loss"),
@@ -38,8 +40,7 @@ class ImageClassification(Task):
 
     def __init__(self, settings: TaskSettings, augment: str, channels_last: bool | str) -> None:
         super().__init__(settings)
-        if augment not in ("none", "standard"):
-            raise ConfigError(f"task.augment must be none or standard, not {augment!r}.")
+        self.options("task", {"augment": augment, "channels_last": channels_last})
         self.augment = augment
         self.memory_format = _memory_format(channels_last, settings)
         self.data = data.load(settings.data_folder, settings.data_limit, settings.device)
@@ -92,6 +93,4 @@ class ImageClassification(Task):
 def _memory_format(channels_last: bool | str, settings: TaskSettings) -> torch.memory_format:
     if channels_last == "auto":  # on a GPU, where nothing was measured, as torch has it
         channels_last = settings.device.type == "cpu" and settings.batch_size >= CHANNELS_LAST_FROM
-    if not isinstance(channels_last, bool):
-        raise ConfigError(f"task.channels_last must be auto, true or false, not {channels_last!r}.")
     return torch.channels_last if channels_last else torch.contiguous_format

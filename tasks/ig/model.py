@@ -7,8 +7,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from tmsgd_bench.engine.spec import check_whole
-from tmsgd_bench.errors import ConfigError
+from tmsgd_bench.checks import Section, whole
+
+OPTIONS = Section({"noise": whole(1, 16_384), "filters": whole(1, 512)})
 
 SIDE = 64
 """Pixels of an image in each direction."""
@@ -75,10 +76,7 @@ def build(options: Mapping[str, Any]) -> tuple[Generator, Discriminator]:
     Raises:
         ConfigError: an option is missing, unknown, or no whole number.
     """
-    if set(options) != {"noise", "filters"}:
-        raise ConfigError(f"model=dcgan has the settings noise and filters, not {', '.join(sorted(options))}.")
-    for name, value in options.items():
-        check_whole(f"model.{name}", value, 1)
+    OPTIONS("model", options)
     return Generator(options["noise"], options["filters"]), Discriminator(options["filters"])
 
 

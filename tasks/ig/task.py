@@ -17,8 +17,8 @@ from tasks.ig import data, model
 from tasks.ig.inception import InceptionFeatures
 from tasks.ig.quality import DIVERSITY, Quality, choose_network
 from tmsgd_bench import files
+from tmsgd_bench.checks import Section, choice, items, whole
 from tmsgd_bench.engine.seeding import epoch_order, generator
-from tmsgd_bench.engine.spec import check_whole
 from tmsgd_bench.errors import ConfigError, StoreError
 from tmsgd_bench.results.figure_samples import SAMPLES, Samples
 from tmsgd_bench.task import Metric, Task, TaskSettings
@@ -38,11 +38,16 @@ class ImageGeneration(Task):
         sample_epochs: after how many epochs to keep images for Figure 2; those of the last epoch are kept in any case.
     """
 
+    options = Section(
+        {"features": choice("inception", "random"), "evaluate_every": whole(1), "sample_epochs": items(whole(1))}
+    )
+    model_options = model.OPTIONS
     metrics: tuple[Metric, ...] = (*InceptionFeatures.distances, DIVERSITY)
 
     def __init__(self, settings: TaskSettings, features: str, evaluate_every: int, sample_epochs: list[int]) -> None:
         super().__init__(settings)
-        _check_options(features, evaluate_every, sample_epochs)
+        given = {"features": features, "evaluate_every": evaluate_every, "sample_epochs": sample_epochs}
+        self.options("task", given)
         networks = model.build(settings.model)  # before anything else that may draw from torch's global stream
         self.generator, self.discriminator = networks[0].to(settings.device), networks[1].to(settings.device)
         self.modules = {"generator": self.generator, "discriminator": self.discriminator}
@@ -164,13 +169,3 @@ class ImageGeneration(Task):
 def _cross_entropy(logits: Tensor, target: float) -> Tensor:
     """Mean binary cross-entropy in nats, of logits for stability; the same as that of their sigmoids."""
     return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, target))
-
-
-def _check_options(features: str, evaluate_every: int, sample_epochs: list[int]) -> None:
-    if features not in ("inception", "random"):
-        raise ConfigError(f"task.features must be inception or random, not {features!r}.")
-    check_whole("task.evaluate_every", evaluate_every, 1)
-    if not isinstance(sample_epochs, list):
-        raise ConfigError(f"task.sample_epochs must be a list such as [1,10,50], not {sample_epochs!r}.")
-    for number in sample_epochs:
-        check_whole("each of task.sample_epochs", number, 1)

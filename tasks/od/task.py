@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from tasks import voc
-from tasks.compute import autocast, memory_format
+from tasks.compute import CHANNELS_LAST, PRECISION, autocast, memory_format
 from tasks.od.detector import Batch, Detector, Found, to_device
+from tasks.od.options import OPTIONS
 from tasks.od.rfbnet import RFBDetector
+from tmsgd_bench.checks import Section, whole
 from tmsgd_bench.data.loading import Loader
 from tmsgd_bench.engine.seeding import epoch_order
-from tmsgd_bench.engine.spec import check_choice, check_whole
 from tmsgd_bench.results.figure_boxes import SHOWN, Boxes, Shown
 from tmsgd_bench.results.store import PREDICTIONS
 from tmsgd_bench.task import Metric, Task, TaskSettings
@@ -34,6 +35,10 @@ class ObjectDetection(Task):
         channels_last: whether a pixel's channels lie together in memory.
     """
 
+    options = Section(
+        {"splits": voc.SPLIT, "evaluate_every": whole(1), "precision": PRECISION, "channels_last": CHANNELS_LAST}
+    )
+    model_options = OPTIONS
     metrics: tuple[Metric, ...] = (
         Metric("map", "%", "max", "mAP"),
         *(Metric(f"ap_{name}", "%", "max", f"AP {name}", detail=True) for name in CLASSES),
@@ -43,9 +48,9 @@ class ObjectDetection(Task):
         self, settings: TaskSettings, splits: str, evaluate_every: int, precision: str, channels_last: bool
     ) -> None:
         super().__init__(settings)
-        check_whole("task.evaluate_every", evaluate_every, 1)
+        given = {"splits": splits, "evaluate_every": evaluate_every}
+        self.options("task", {**given, "precision": precision, "channels_last": channels_last})
         self.autocast = lambda: autocast(precision, settings.device)
-        self.autocast()  # refuses a bad value at once
         self.detector = build(settings)
         network = self.detector.network.to(settings.device).to(memory_format=memory_format(channels_last))
         self.modules = {"detector": network}
@@ -136,9 +141,8 @@ def build(settings: TaskSettings) -> Detector:
         ConfigError: there is none of that name, or it refuses its options.
         DataError: its initial weights are missing or damaged.
     """
-    name = settings.model.get("detector")
-    check_choice("model.detector", name, ("rfbnet", "fast_rcnn"))
-    if name == "rfbnet":
+    OPTIONS("model", settings.model)
+    if settings.model["detector"] == "rfbnet":
         return RFBDetector(settings)
     from tasks.od.fast_rcnn import FastRCNN
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from torch import nn
 from torchvision.models import VGG16_Weights
 
+from tmsgd_bench.checks import names_weights_file, weights
 from tmsgd_bench.data import weights as published
 from tmsgd_bench.data.weights import Weights
-from tmsgd_bench.engine.spec import names_weights_file
 from tmsgd_bench.errors import ConfigError
 from tmsgd_bench.task import TaskSettings
 
@@ -19,7 +19,7 @@ STAGES = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
 FULL_WIDTH = 64
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of red, green and blue from 0 to 1: what torchvision's weights were trained with."""
-NAMES = ("imagenet", "none")
+WEIGHTS = weights("imagenet", "none")
 
 
 def stages(width: int) -> list[nn.Sequential]:
@@ -58,12 +58,10 @@ def initial_weights(settings: TaskSettings, width: int) -> tuple[Weights, Path] 
     wanted = settings.model["weights"]
     if wanted == "none":
         return None
-    is_path = names_weights_file(wanted)
-    if not is_path and wanted not in NAMES:
-        raise ConfigError(f"model.weights must be {' or '.join(NAMES)}, or the path of a file, not {wanted!r}.")
+    WEIGHTS("model.weights", wanted)
     if width != FULL_WIDTH:
         raise ConfigError(f"model.weights={wanted} is for model.width=64, not {width}: set model.weights=none.")
-    if is_path:
+    if names_weights_file(wanted):
         path = Path(wanted).expanduser()
     else:
         file = published.published(str(VGG16_Weights.IMAGENET1K_V1.url))

@@ -11,9 +11,8 @@ from torch.nn import functional as F
 from torchvision.models import MobileNet_V3_Large_Weights
 from torchvision.models.segmentation import LRASPP_MobileNet_V3_Large_Weights, lraspp_mobilenet_v3_large
 
+from tmsgd_bench.checks import Section, names_weights_file, number, weights
 from tmsgd_bench.data import weights as published
-from tmsgd_bench.engine.spec import check_choice, names_weights_file
-from tmsgd_bench.errors import ConfigError
 from tmsgd_bench.task import TaskSettings
 from tmsgd_bench.voc import CLASSES
 
@@ -23,6 +22,7 @@ PUBLISHED = {
     "coco": LRASPP_MobileNet_V3_Large_Weights.COCO_WITH_VOC_LABELS_V1,
     "backbone": MobileNet_V3_Large_Weights.IMAGENET1K_V1,
 }
+OPTIONS = Section({"weights": weights(*PUBLISHED, "none"), "norm_momentum": number(0, 1, 0.01, above=True)})
 BACKBONE = "features."
 """What the names of a classifier's weights begin with that the backbone takes over."""
 
@@ -71,8 +71,7 @@ def build(settings: TaskSettings) -> tuple[nn.Module, bool]:
         DataError: the weights are missing, cannot be downloaded, or are damaged.
     """
     options = settings.model
-    if set(options) != {"weights", "norm_momentum"}:
-        raise ConfigError(f"a model of task=seg has the settings weights and norm_momentum, not {', '.join(options)}.")
+    OPTIONS("model", options)
     network = lraspp_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=len(NAMES))
     _set_momentum(network, options["norm_momentum"])
     _make_twice_differentiable(network)
@@ -92,17 +91,14 @@ def _weights_file(settings: TaskSettings) -> Path | None:
     wanted = settings.model["weights"]
     if names_weights_file(wanted):
         return Path(wanted).expanduser()
-    check_choice("model.weights", wanted, (*PUBLISHED, "none"))
     if wanted == "none":
         return None
     file = published.published(str(PUBLISHED[wanted].url))
     return published.fetch(file, settings.weights_folder, published.OTHERWISE)
 
 
-def _set_momentum(network: nn.Module, momentum: object) -> None:
+def _set_momentum(network: nn.Module, momentum: float) -> None:
     """How much of a running average each step replaces; torchvision has 0.01, for long training."""
-    if isinstance(momentum, bool) or not isinstance(momentum, float | int) or not 0.0 < momentum <= 1.0:
-        raise ConfigError(f"model.norm_momentum must be a number in (0, 1], not {momentum!r}: set it to 0.01, say.")
     for layer in network.modules():
         if isinstance(layer, nn.BatchNorm2d):
             layer.momentum = float(momentum)

@@ -13,14 +13,14 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from tasks import voc
-from tasks.compute import autocast, memory_format, normalise
+from tasks.compute import CHANNELS_LAST, PRECISION, autocast, memory_format, normalise
 from tasks.seg import model
 from tasks.seg.quality import accuracy, confusion, intersections_over_unions
 from tasks.voc import IGNORED, Part
+from tmsgd_bench.checks import Section, whole
 from tmsgd_bench.data.loading import Loader
 from tmsgd_bench.data.packed import Chosen
 from tmsgd_bench.engine.seeding import epoch_order
-from tmsgd_bench.engine.spec import check_whole
 from tmsgd_bench.results.figure_masks import SHOWN, Masks
 from tmsgd_bench.task import Metric, Task, TaskSettings
 
@@ -45,6 +45,17 @@ class Segmentation(Task):
         channels_last: whether a pixel's channels lie together in memory.
     """
 
+    options = Section(
+        {
+            "splits": voc.SPLIT,
+            "base_size": whole(16, 8192),  # pixels of one of the last features
+            "crop": whole(16, 8192),
+            "evaluate_every": whole(1),
+            "precision": PRECISION,
+            "channels_last": CHANNELS_LAST,
+        }
+    )
+    model_options = model.OPTIONS
     metrics: tuple[Metric, ...] = (
         Metric("miou", "%", "max", "mIoU"),
         Metric("pixel_accuracy", "%", "max", "pixel accuracy"),
@@ -62,11 +73,9 @@ class Segmentation(Task):
         channels_last: bool,
     ) -> None:
         super().__init__(settings)
-        for name, value in (("base_size", base_size), ("crop", crop)):
-            check_whole(f"task.{name}", value, 16)  # one of the last features
-        check_whole("task.evaluate_every", evaluate_every, 1)
+        given = {"splits": splits, "base_size": base_size, "crop": crop, "evaluate_every": evaluate_every}
+        self.options("task", {**given, "precision": precision, "channels_last": channels_last})
         self.autocast = lambda: autocast(precision, settings.device)
-        self.autocast()  # refuses a bad value at once
         self.memory_format = memory_format(channels_last)
         network, self.evaluate_at_start = model.build(settings)
         self.model = network.to(settings.device).to(memory_format=self.memory_format)

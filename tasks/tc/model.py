@@ -6,6 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tmsgd_bench.checks import Section, whole
+
+OPTIONS = Section({"embedding": whole(1, 4096), "hidden": whole(1, 8192)})
+
 
 class SplitEmbedding(nn.Module):
     """An embedding whose rows that training never reaches are a buffer, not a parameter.

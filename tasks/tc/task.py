@@ -11,10 +11,9 @@ from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from tasks.tc import data
-from tasks.tc.model import LSTMClassifier
+from tasks.tc.model import OPTIONS, LSTMClassifier
+from tmsgd_bench.checks import Section, choice, whole
 from tmsgd_bench.engine.seeding import epoch_order
-from tmsgd_bench.engine.spec import check_whole
-from tmsgd_bench.errors import ConfigError
 from tmsgd_bench.task import Metric, Task, TaskSettings
 
 Batch = tuple[Tensor, Tensor]
@@ -30,6 +29,8 @@ class TextClassification(Task):
         padding: "end" or "start": where documents with fewer words are filled up.
     """
 
+    options = Section({"tokens": whole(1, 10_000), "padding": choice("end", "start")})
+    model_options = OPTIONS
     metrics: tuple[Metric, ...] = (
         Metric("accuracy", "%", "max", "ACC"),
         Metric("test_loss", "nat", "min", "test loss"),
@@ -37,11 +38,10 @@ class TextClassification(Task):
 
     def __init__(self, settings: TaskSettings, tokens: int, padding: str) -> None:
         super().__init__(settings)
-        if padding not in ("end", "start"):
-            raise ConfigError(f"task.padding must be end or start, not {padding!r}.")
-        check_whole("task.tokens", tokens, 1)
+        self.options("task", {"tokens": tokens, "padding": padding})
+        OPTIONS("model", settings.model)
         loaded = data.load(settings.data_folder, tokens, settings.data_limit, padding)
-        model = LSTMClassifier(loaded.vocabulary_size, loaded.reachable, len(data.CLASSES), **_sizes(settings))
+        model = LSTMClassifier(loaded.vocabulary_size, loaded.reachable, len(data.CLASSES), **settings.model)
         self.data = loaded.to(settings.device)
         self.model = model.to(settings.device)
         self.modules = {"classifier": self.model}
@@ -85,11 +85,3 @@ class TextClassification(Task):
             "accuracy": 100.0 * float(self.accuracy.compute()),
             "test_loss": float(self.test_loss.compute()),
         }
-
-
-def _sizes(settings: TaskSettings) -> dict[str, int]:
-    if set(settings.model) != {"embedding", "hidden"}:
-        raise ConfigError(f"model=lstm has the settings embedding and hidden, not {', '.join(sorted(settings.model))}.")
-    for name, size in settings.model.items():
-        check_whole(f"model.{name}", size, 1)
-    return dict(settings.model)

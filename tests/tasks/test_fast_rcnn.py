@@ -41,6 +41,7 @@ from tasks.od.fast_rcnn.network import LAYERS, Network, region_maxima
 from tasks.od.fast_rcnn.regions import Source
 from tasks.od.fast_rcnn.sampling import FOREGROUND, REGIONS, UNUSED, Sample, sample
 from tasks.od.fast_rcnn.selective_search import Kept, Search, mixed
+from tasks.od.options import FAST_RCNN
 from tasks.voc import SPLITS, Part, parts
 from tmsgd_bench.data import sealed
 from tmsgd_bench.data.catalog import Dataset
@@ -1071,7 +1072,7 @@ def test_imported_proposals_must_be_there_whole_and_of_these_images(fresh: Path)
         ({"frozen_stages": True}, "model.frozen_stages"),
         ({"weights": "coco"}, "model.weights"),
         ({"weights": "imagenet"}, "model.width=64"),
-        ({"extra": 1}, "has the settings"),
+        ({"extra": 1}, "unknown setting"),
         ({"proposals": None}, "model.proposals"),
         ({"proposals": PROPOSALS | {"more": 1}}, "model.proposals"),
         ({"proposals": PROPOSALS | {"kind": "edge_boxes"}}, "model.proposals.kind"),
@@ -1093,7 +1094,10 @@ def test_a_bad_setting_is_named(stand_in: Path, changes: dict[str, Any], message
 
 def test_the_yaml_has_the_settings_and_the_commands_defaults() -> None:
     options = yaml.safe_load((ROOT / "conf/model/fast_rcnn.yaml").read_text(encoding="utf-8"))
-    assert set(options) == {"name", *detector.OPTIONS} and options["detector"] == options["name"] == "fast_rcnn"
+    assert (
+        set(options) == {"name", "detector", *FAST_RCNN.required}
+        and options["detector"] == options["name"] == "fast_rcnn"
+    )
     assert {field.name: options["proposals"][field.name] for field in fields(Search)} == {
         field.name: field.default for field in fields(Search)
     }

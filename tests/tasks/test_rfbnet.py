@@ -324,13 +324,13 @@ def test_weights_begin_as_he_et_al_say() -> None:
 @pytest.mark.parametrize(
     ("model", "words"),
     [
-        ({"width": 12}, r"model\.width must be a multiple of 8, not 12"),
-        ({"width": 0}, r"model\.width must be a whole number >= 8"),
-        ({"width": 8.0}, r"model\.width must be a whole number >= 8"),
+        ({"width": 12}, r"model\.width must be a multiple of 8 from 8 to 512, not 12"),
+        ({"width": 0}, r"model\.width must be a multiple of 8"),
+        ({"width": 8.0}, r"model\.width must be a multiple of 8"),
         ({"augment": "coco"}, r"model\.augment must be one of ssd, none"),
-        ({"weights": "coco"}, r"model\.weights must be imagenet or none, or the path of a file, not 'coco'"),
+        ({"weights": "coco"}, r"model\.weights must be one of imagenet, none, or the path of a file, not 'coco'"),
         ({"weights": "imagenet"}, r"model\.weights=imagenet is for model\.width=64, not 8"),
-        ({"depth": 16}, r"has the settings width, weights and augment, not width, weights, augment, depth"),
+        ({"depth": 16}, r"unknown setting 'model.depth'"),
     ],
     ids=str,
 )

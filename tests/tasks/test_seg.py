@@ -641,15 +641,18 @@ def test_an_option_that_cannot_be_used_is_refused(voc: Path, options: dict[str, 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"weights": "imagenet"}, "model.weights must be one of coco, backbone, none, not 'imagenet'"),
+        (
+            {"weights": "imagenet"},
+            "one of coco, backbone, none, or the path of a file, not 'imagenet'",
+        ),
         ({"weights": None}, "model.weights must be one of"),
         ({"weights": False}, "model.weights must be one of"),
-        ({"norm_momentum": 0}, r"model.norm_momentum must be a number in \(0, 1\], not 0"),
+        ({"norm_momentum": 0}, "model.norm_momentum must be a finite number > 0 and <= 1, not 0"),
         ({"norm_momentum": 1.5}, "model.norm_momentum"),
         ({"norm_momentum": math.nan}, "model.norm_momentum"),
         ({"norm_momentum": True}, "model.norm_momentum"),
         ({"norm_momentum": "slow"}, "model.norm_momentum"),
-        ({"width": 2}, "a model of task=seg has the settings weights and norm_momentum, not"),
+        ({"width": 2}, "unknown setting 'model.width'"),
     ],
     ids=str,
 )
@@ -659,7 +662,7 @@ def test_a_model_that_cannot_be_built_is_refused(voc: Path, options: dict[str, A
 
 
 def test_a_model_of_another_task_is_refused(voc: Path) -> None:
-    with pytest.raises(ConfigError, match="has the settings weights and norm_momentum, not embedding, hidden"):
+    with pytest.raises(ConfigError, match=r"setting 'model\.weights' is missing"):
         make(voc, model={"embedding": 1, "hidden": 2})
 
 

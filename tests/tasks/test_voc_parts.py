@@ -496,7 +496,7 @@ def test_a_number_of_workers_is_no_part_of_a_run(
 
 @pytest.mark.parametrize("wanted", ["-1", "true", "x", "1.5", "null", "Auto", "[1]"])
 def test_anything_else_is_no_number_of_workers(hydra: Callable[..., DictConfig], wanted: str) -> None:
-    with pytest.raises(ConfigError, match="workers must be a whole number >= 0, not"):
+    with pytest.raises(ConfigError, match="workers must be auto, or a whole number >= 0"):
         compose.run_options(hydra(f"workers={wanted}"), in_sweep=False)
 
 

@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import re
+import traceback
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException
 
+from tmsgd_bench.checks import names_weights_file, shown
 from tmsgd_bench.data.catalog import Combined, Dataset, data_root, find_all
 from tmsgd_bench.data.sources import file_digest
-from tmsgd_bench.engine.spec import RunOptions, RunSpec, SharpnessLog, check_whole, names_weights_file, validate
+from tmsgd_bench.engine import schema
+from tmsgd_bench.engine.signatures import one_line
+from tmsgd_bench.engine.spec import RunOptions, RunSpec, SharpnessLog, validate
 from tmsgd_bench.errors import BenchError, ConfigError, DataError
 from tmsgd_bench.version import PROTOCOLS
 
@@ -28,8 +38,11 @@ if TYPE_CHECKING:  # importing torch takes seconds, which looking at the setting
 log = logging.getLogger(__name__)
 
 GROUPS = ("task", "model", "optimizer", "data")
-NOT_OF_THE_TASK = ("_target_", "datasets", "reading", *PROTOCOLS)
-"""Keys of a task's YAML that do not determine a result."""
+DETAIL = re.compile(r"\s*(full_key|object_type|reference_type)[:=]")
+"""What OmegaConf adds to its messages, which says nothing to a user."""
+OPTION = re.compile(r"\w[\w.+/-]*")
+"""The name of a file of a group, without .yaml."""
+GROUPS_OF_FILES = (*GROUPS, "protocol", "prefix", "tracker", "experiment")
 EXTRAS = {"joblib": "parallel", "ray": "ray", "submitit": "slurm"}
 """The extra that a launcher comes with, by the first word of its name."""
 BuildTask = Callable[[str, "TaskSettings", Mapping[str, Any]], "Task"]
@@ -45,13 +58,9 @@ def run_spec(config: DictConfig, fetch: bool = False) -> RunSpec:
         DataError: such data are missing, and ``fetch`` is off or does not help.
         ConfigError: a value is of the wrong type, out of range, or refers to something that is not there.
     """
-    values = _plain(config)
-    _check_flags("data", values["data"], ("verify",))
-    _check_flags("", values, ("tf32",))
-    _check_keys("optimizer.warmup", values["optimizer"].get("warmup"), ("updates", "start_factor"))
-    _check_keys("schedule", values["schedule"], ("_target_",))
+    values = checked(config)
     dataset = dataset_of(values)
-    task = {key: value for key, value in values["task"].items() if key not in NOT_OF_THE_TASK}
+    task = {key: value for key, value in values["task"].items() if key not in schema.NOT_OF_THE_TASK}
     task["dataset"] = dataset.name
     data, model = values["data"], values["model"]
     if fetch and data["kind"] == "real" and data["verify"] and not dataset.pinned:
@@ -74,51 +83,24 @@ def run_spec(config: DictConfig, fetch: bool = False) -> RunSpec:
 
 def run_options(config: DictConfig, in_sweep: bool) -> RunOptions:
     """Where and how to run it. Jobs of a sweep write log lines: bars of parallel jobs would overwrite each other."""
-    values = _plain(config)
-    progress = values["progress"]
-    if progress not in ("auto", "bar", "log"):
-        raise ConfigError(f"progress must be auto, bar or log, not {progress!r}.")
-    _check_flags("", values, ("force", "save_weights", "save_predictions", "deterministic"))
-    _check_keys("tracker", values["tracker"], ("_target_",))
-    if values["workers"] != "auto":
-        check_whole("workers", values["workers"], 0)
-    if values["threads"] is not None:
-        check_whole("threads", values["threads"], 1)
-    if not isinstance(values["checkpoint_seconds"], int | float) or not values["checkpoint_seconds"] >= 0:
-        raise ConfigError(f"checkpoint_seconds must be a number >= 0, not {values['checkpoint_seconds']!r}.")
+    values = checked(config)
+    progress, share = values["progress"], values["prefix"]["share"]
+    every = values["log_sharpness"]
     return RunOptions(
         wait=in_sweep,
-        sharpness=_sharpness_log(values),
-        share_prefix=_shares(values["prefix"], in_sweep),
+        sharpness=None if every is None else SharpnessLog(every, values["sharpness_examples"]),
+        share_prefix=in_sweep if share == "auto" else share,
         keep_trunks=values["prefix"]["keep"],
         save_predictions=values["save_predictions"],
         tracker=values["tracker"],
         verified_data=values["data"]["kind"] == "synthetic" or values["data"]["verify"],
-        results_root=Path(str(values["results"]["root"])).expanduser(),
+        results_root=Path(values["results"]["root"]).expanduser(),
         progress="log" if in_sweep and progress == "auto" else progress,
         **{
             key: values[key]
             for key in ("device", "threads", "deterministic", "checkpoint_seconds", "force", "save_weights")
         },
     )
-
-
-def _sharpness_log(values: Mapping[str, Any]) -> SharpnessLog | None:
-    every, examples = values["log_sharpness"], values["sharpness_examples"]
-    check_whole("sharpness_examples", examples, 1)
-    if every is None:
-        return None
-    check_whole("log_sharpness", every, 1)
-    return SharpnessLog(every, examples)
-
-
-def _shares(prefix: Mapping[str, Any] | None, in_sweep: bool) -> bool:
-    if not isinstance(prefix, Mapping):
-        raise ConfigError(f"prefix must be auto, on or off, not {prefix!r}.")
-    _check_flags("prefix", prefix, ("keep",))
-    if prefix["share"] not in ("auto", True, False):
-        raise ConfigError(f"prefix.share must be auto, true or false, not {prefix['share']!r}.")
-    return in_sweep if prefix["share"] == "auto" else bool(prefix["share"])
 
 
 def followed_protocols(config: DictConfig, spec: RunSpec, choices: Mapping[str, str | None]) -> tuple[str, ...]:
@@ -128,7 +110,10 @@ def followed_protocols(config: DictConfig, spec: RunSpec, choices: Mapping[str, 
         config: the run's configuration.
         choices: the option chosen in each of Hydra's groups.
     """
-    chosen = [f"{group}={choices[group]}" for group in GROUPS]
+    chosen = [
+        *search_path(HydraConfig.get() if HydraConfig.initialized() else None),
+        *(f"{group}={choices[group]}" for group in GROUPS),
+    ]
     chosen += [f"data.name={spec.task['dataset']}", _override("data.root", config.data.root)]
     if GlobalHydra.instance().config_loader().get_group_options("local"):
         chosen.append("~local")  # a private overlay is no part of a protocol
@@ -145,12 +130,29 @@ def followed_protocols(config: DictConfig, spec: RunSpec, choices: Mapping[str, 
     return tuple(followed)
 
 
+def search_path(hydra: Any) -> list[str]:
+    """The override that lets a configuration be composed again out of the same folders.
+
+    Hydra keeps those of ``--config-dir``, and forgets those of ``hydra.searchpath``.
+
+    Args:
+        hydra: Hydra's own section of the configuration; None for a configuration that no command line asked for.
+    """
+    sources = hydra.runtime.config_sources if hydra else ()
+    folders = [f"{one.schema}://{one.path}" for one in sources if one.provider.startswith("hydra.searchpath")]
+    return [f"hydra.searchpath=[{','.join(_quoted(folder) for folder in folders)}]"] if folders else []
+
+
 def _override(key: str, value: str | None) -> str:
     """A setting as Hydra's command line takes it, whatever letters its value has."""
     if value is None:
         return f"{key}=null"
-    escaped = str(value).replace("\\", "\\\\").replace("'", "\\'")
-    return f"{key}='{escaped}'"
+    return f"{key}={_quoted(value)}"
+
+
+def _quoted(value: str) -> str:
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
 
 
 def make_task(config: DictConfig, device: torch.device, build: BuildTask) -> Task:
@@ -163,7 +165,7 @@ def make_task(config: DictConfig, device: torch.device, build: BuildTask) -> Tas
     from tmsgd_bench.engine.environment import workers
     from tmsgd_bench.task import TaskSettings
 
-    values = _plain(config)
+    values = checked(config)
     dataset, data = dataset_of(values), values["data"]
     folder = ready_folder(values, dataset)
     settings = TaskSettings(
@@ -178,7 +180,7 @@ def make_task(config: DictConfig, device: torch.device, build: BuildTask) -> Tas
         workers=workers(values["workers"], device),
         save_predictions=values["save_predictions"],
     )
-    own = ("name", "dataset", *NOT_OF_THE_TASK)
+    own = ("name", "dataset", *schema.NOT_OF_THE_TASK)
     options = {key: value for key, value in values["task"].items() if key not in own}
     return build(values["task"]["_target_"], settings, options)
 
@@ -192,9 +194,11 @@ def explain(error: BaseException, conf: Path) -> str | None:
         known = sorted({*(error.options or ()), *(path.stem for path in (conf / group).glob("*.yaml"))})
         if group == "hydra/launcher" and (extra := EXTRAS.get(name.partition("_")[0])):
             return f"{group}={name} is not installed: pip install -e '.[{extra}]'."
-        return f"unknown {group} {name!r}: choose one of {', '.join(known)}."
+        return f"unknown {group or 'configuration'} {name!r}: choose one of {', '.join(known)}."
     if isinstance(error, HydraException | OmegaConfBaseException):
         return _explain_override(error, conf)
+    if _is_hydras(error):
+        return f"Hydra cannot use these settings ({one_line(error)}): 'python run.py --cfg job' shows what there is."
     if isinstance(error, OSError) and error.filename:
         return (
             f"cannot use {error.filename} ({error.strerror}): mend it, or choose another folder with results.root=PATH "
@@ -203,11 +207,60 @@ def explain(error: BaseException, conf: Path) -> str | None:
     return None
 
 
+def _is_hydras(error: BaseException) -> bool:
+    """Whether Hydra itself raised it: of what it is given it reads some before any check of ours."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    modules = [frame.f_globals.get("__name__", "").partition(".")[0] for frame in frames]
+    sets_up_logging = any(frame.f_code.co_name == "configure_log" for frame in frames)
+    return bool(modules) and (modules[-1] in ("hydra", "omegaconf", "antlr4") or sets_up_logging)
+
+
+def check_verbose(verbose: Any) -> None:
+    """Raise ConfigError unless ``hydra.verbose`` is true, false, or the names of modules that there are."""
+    names = [verbose] if isinstance(verbose, str) else verbose
+    for name in names if isinstance(names, Sequence) else ():
+        if not _is_module(str(name)):
+            raise ConfigError(
+                f"hydra.verbose must be true, false, or a list of modules whose log to show, not {shown(name)}: set it "
+                "with hydra.verbose=true, say."
+            )
+
+
+def _is_module(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def check_groups(overrides: Iterable[str], conf: Path) -> None:
+    """Raise ConfigError for a group, such as optimizer, that is given anything but the name of one of its files.
+
+    Args:
+        overrides: as on the command line; what cannot be parsed is left to Hydra's own error.
+        conf: the folder of the groups.
+    """
+    for text in overrides:
+        group = text.partition("=")[0]
+        if "=" in text and group in GROUPS_OF_FILES:
+            with suppress(HydraException):
+                _check_group(group, OverridesParser.create().parse_overrides([text])[0], conf)
+
+
+def _check_group(group: str, override: Override, conf: Path) -> None:
+    value = None if override.is_sweep_override() else override.value()
+    if override.is_sweep_override() or (isinstance(value, str) and OPTION.fullmatch(value)):
+        return
+    known = ", ".join(sorted(path.stem for path in (conf / group).glob("*.yaml")))
+    raise ConfigError(f"{group} must be the name of a file in conf/{group}, not {shown(value)}: choose one of {known}.")
+
+
 def _explain_override(error: BaseException, conf: Path) -> str:
     """Hydra's own words on one line, with the likeliest key if one was misspelt."""
     cause = error.__cause__ or error
     key = getattr(cause, "full_key", None) or getattr(cause, "key", None)
-    text = " ".join(f"{error} {error.__cause__ or ''}".split()) or type(error).__name__
+    lines = f"{error}\n{error.__cause__ or ''}".splitlines()
+    text = " ".join(" ".join(line for line in lines if not DETAIL.match(line)).split()) or type(error).__name__
     if key is None or "not in struct" not in f"{error} {cause}":
         return text
     guesses = difflib.get_close_matches(str(key), _keys(conf), n=1)
@@ -231,36 +284,38 @@ def _flatten(values: Any, prefix: str = "") -> list[str]:
     return found
 
 
-def _plain(config: DictConfig) -> dict[str, Any]:
+def checked(config: DictConfig) -> dict[str, Any]:
+    """Everything but Hydra's own section of a composed configuration, as plain values that can be used.
+
+    Raises:
+        ConfigError: a setting refers to one that there is not, or cannot be used; see
+            :mod:`tmsgd_bench.engine.schema`.
+    """
+    schema.check_present({str(key): None for key in config})
     own = OmegaConf.masked_copy(
         config, [str(key) for key in config if key != "hydra"]
     )  # some of Hydra's has no value yet
     try:
         values = OmegaConf.to_container(own, resolve=True, throw_on_missing=True)
-    except InterpolationKeyError as error:
-        if str(error.full_key).startswith("model."):  # models look up what the task's protocol says of them
-            raise ConfigError(
-                f"model={config.model.name} is of another task than task={config.task.name}: leave model= away, or "
-                "choose one that docs/tasks.md names for that task."
-            ) from error
-        raise ConfigError(" ".join(str(error).split())) from error
     except OmegaConfBaseException as error:
-        raise ConfigError(" ".join(str(error).split())) from error
+        raise unusable(error, config) from error
     assert isinstance(values, dict)
-    return {str(key): value for key, value in values.items()}
+    plain = {str(key): value for key, value in values.items()}
+    schema.check(plain)
+    return plain
 
 
-def _check_flags(section: str, values: Mapping[str, Any], names: tuple[str, ...]) -> None:
-    """Hydra reads yes and no as words, and a word counts as true: better refused than misread."""
-    for name in names:
-        if not isinstance(values[name], bool):
-            full = ".".join(filter(None, (section, name)))
-            raise ConfigError(f"{full} must be true or false, not {values[name]!r}.")
-
-
-def _check_keys(name: str, value: Any, keys: tuple[str, ...]) -> None:
-    if value is not None and not (isinstance(value, Mapping) and all(key in value for key in keys)):
-        raise ConfigError(f"{name} must be null or have the keys {', '.join(keys)}, not {value!r}.")
+def unusable(error: OmegaConfBaseException, config: DictConfig) -> ConfigError:
+    """The error for a setting whose value refers to another one that there is not, or cannot be computed."""
+    raw: Any = OmegaConf.to_container(config, resolve=False)
+    task, model = ({} if not isinstance(raw.get(group), dict) else raw[group] for group in ("task", "model"))
+    missing = re.search(r"'task\.\w+\.(\w+)'", str(error))
+    # Models look up what the task's protocol says of them: another task's protocols do not.
+    if missing and not any(missing[1] in (task.get(name) or ()) for name in PROTOCOLS):
+        return schema.other_model(model.get("name"), task.get("name"))
+    return ConfigError(
+        f"setting {str(error.full_key)!r} cannot be used ({one_line(error).rstrip('.')}): correct what it refers to."
+    )
 
 
 def dataset_of(values: dict[str, Any]) -> Dataset | Combined:
@@ -289,7 +344,7 @@ def _of_years(years: Any, chosen: str | None, usable: Sequence[str]) -> str:
     of_years = {name.replace("voc", ""): name for name in usable if name.startswith("voc")}
     if str(years) not in of_years:
         known = f"one of {', '.join(of_years)}" if of_years else "null, for this task's data set has none"
-        raise ConfigError(f"data.years must be {known}, not {years!r}.")
+        raise ConfigError(f"data.years must be {known}, not {shown(years)}.")
     if chosen not in (None, of_years[str(years)]):
         raise ConfigError(f"data.name={chosen} and data.years={years} name two data sets: leave one of them away.")
     return of_years[str(years)]
@@ -311,8 +366,6 @@ def _weights_identity(model: Mapping[str, Any]) -> dict[str, Any]:
 
 def _data_folder(values: dict[str, Any], dataset: Dataset | Combined) -> Path:
     data = values["data"]
-    if data["kind"] not in ("real", "synthetic"):
-        raise ConfigError(f"data.kind must be real or synthetic, not {data['kind']!r}.")
     return dataset.folder(data_root(data["root"]), data["kind"])
 
 

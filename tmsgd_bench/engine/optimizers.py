@@ -7,7 +7,6 @@ steps here.
 
 from __future__ import annotations
 
-import pkgutil
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -15,11 +14,10 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LinearLR, LRScheduler
 
-from tmsgd_bench.engine.spec import AUTO
+from tmsgd_bench.engine.schema import EVERY
+from tmsgd_bench.engine.signatures import one_line, resolve
+from tmsgd_bench.engine.spec import AUTO, EPOCH_KEYS, OWN_KEYS
 from tmsgd_bench.errors import ConfigError
-
-OWN_KEYS = ("_target_", "name", "label", "warmup", "auto_switch")
-EPOCH_KEYS = {"switch_epoch": "switch_step", "restart_every_epochs": "restart_every"}
 
 
 def build_optimizer(spec: Mapping[str, Any], parameters: Iterable[nn.Parameter], steps_per_epoch: int) -> Optimizer:
@@ -37,11 +35,17 @@ def build_optimizer(spec: Mapping[str, Any], parameters: Iterable[nn.Parameter],
         if in_epochs in options:
             epochs = options.pop(in_epochs)
             options[in_steps] = epochs if epochs in (None, AUTO) else epochs * steps_per_epoch
-    kind = _resolve(spec)
+    kind = resolve("optimizer", spec["_target_"])
     try:
-        return kind(parameters, **options)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ConfigError(f"optimizer {spec['name']!r} refuses its options: {error}") from error
+        optimizer = kind(parameters, **options)
+    except Exception as error:  # a class of the user's own may raise anything
+        raise ConfigError(f"optimizer {spec['name']!r} refuses its options: {one_line(error)}") from error
+    if not isinstance(optimizer, Optimizer):
+        raise ConfigError(
+            f"optimizer._target_ names {spec['_target_']!r}, which makes no torch.optim.Optimizer: correct _target_ in "
+            "its YAML."
+        )
+    return optimizer
 
 
 def build_schedulers(
@@ -62,22 +66,12 @@ def build_schedulers(
     if schedule:
         options = {key: value for key, value in schedule.items() if key not in ("_target_", "every")}
         every = schedule.get("every", "epoch")
-        if every not in ("epoch", "update"):
-            raise ConfigError(f"schedule.every must be epoch or update, not {every!r}.")
+        EVERY("schedule.every", every)
         options |= {"steps_per_epoch": steps_per_epoch} if every == "update" else {}
         stepped = per_update if every == "update" else per_epoch
+        kind = resolve("schedule", schedule["_target_"])
         try:
-            stepped.append(_resolve({"name": "schedule", **schedule})(optimizer, **options))
-        except (TypeError, ValueError) as error:
-            raise ConfigError(f"the learning-rate schedule refuses its options: {error}") from error
+            stepped.append(kind(optimizer, **options))
+        except Exception as error:  # a class of the user's own may raise anything
+            raise ConfigError(f"the learning-rate schedule refuses its options: {one_line(error)}") from error
     return per_update, per_epoch
-
-
-def _resolve(spec: Mapping[str, Any]) -> Any:
-    try:
-        return pkgutil.resolve_name(spec["_target_"])
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(
-            f"{spec['name']!r} names the class {spec['_target_']!r}, which cannot be imported ({error}): "
-            "correct _target_ in its YAML or install its package."
-        ) from error

@@ -13,8 +13,10 @@ import pandas as pd
 from hydra import compose as compose_config
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
+from tmsgd_bench.checks import flag, path
 from tmsgd_bench.engine import compose
 from tmsgd_bench.engine.spec import RunOptions, RunSpec
 from tmsgd_bench.errors import ConfigError
@@ -47,15 +49,30 @@ class Job:
         return RunFolder(self.options.results_root, self.spec.run_id)
 
 
+def check_root(config: DictConfig) -> None:
+    """Start no sweep whose results have no folder to go to.
+
+    Raises:
+        PlanShown: ``results.root`` is no path.
+    """
+    try:
+        path()("results.root", OmegaConf.select(config, "results.root"))
+    except (ConfigError, OmegaConfBaseException) as error:
+        raise PlanShown(error) from error
+
+
 def wanted(config: DictConfig) -> bool:
     """Whether a plan is asked for.
 
     Raises:
         ConfigError: ``plan`` is neither true nor false.
     """
-    if not isinstance(config.plan, bool):
-        raise ConfigError(f"plan must be true or false, not {config.plan!r}.")
-    return config.plan
+    try:
+        plan = OmegaConf.select(config, "plan")
+    except OmegaConfBaseException as error:
+        raise compose.unusable(error, config) from error
+    flag()("plan", plan)
+    return bool(plan)
 
 
 def of_sweep(config: DictConfig) -> tuple[list[Job], list[Exception]]:
@@ -65,11 +82,13 @@ def of_sweep(config: DictConfig) -> tuple[list[Job], list[Exception]]:
         config: what Hydra hands to ``on_multirun_start``.
     """
     parameters = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
+    folders = compose.search_path(config.hydra)
     jobs: dict[tuple[Path, str], Job] = {}
     wrong: list[Exception] = []
     for overrides in expand([*parameters, *config.hydra.overrides.task]):
         try:
-            job = of_config(compose_config("config", overrides=overrides), in_sweep=True)
+            composed = compose_config(config.hydra.job.config_name, overrides=[*folders, *overrides])
+            job = of_config(composed, in_sweep=True)
         except Exception as error:  # told again, in full, when the job itself comes to it
             wrong.append(error)
             continue

@@ -5,15 +5,32 @@ Paths, device, threads and logging are not in here: they say where a run happens
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from tmsgd_bench import identity
+from tmsgd_bench.checks import LARGEST, Section, number, optional, whole
 from tmsgd_bench.errors import ConfigError
 from tmsgd_bench.version import BENCHMARK_VERSION
+
+OWN_KEYS = ("_target_", "name", "label", "warmup", "auto_switch")
+"""The settings in an optimizer's YAML that do not go to its class."""
+EPOCH_KEYS = {"switch_epoch": "switch_step", "restart_every_epochs": "restart_every"}
+"""Those that are counted in epochs, and the options counted in steps that become of them."""
+
+EPOCHS = whole(1, 10_000_000)
+BATCH_SIZE = whole(1, 1 << 24)
+SEED = whole(0, LARGEST)
+LR = number(0, 1e6, 0.01, above=True)
+LIMIT = optional(whole(1))
+SWITCH_EPOCH = whole(0)
+AUTO_SWITCH = Section(
+    {"every_epochs": whole(1), "margin": number(0, 1, 0.5, above=True), "patience": whole(1), "examples": whole(1)},
+    null=True,
+)
+"""What ``optimizer.auto_switch`` may be; see :class:`AutoSwitchPlan`."""
 
 AUTO = "auto"
 """In place of a switch epoch: the run chooses it itself, as its optimizer's ``auto_switch`` says."""
@@ -162,74 +179,32 @@ def validate(spec: RunSpec) -> RunSpec:
     Raises:
         ConfigError: a number is of the wrong type or out of its range.
     """
-    check_whole("epochs", spec.epochs, 1)
-    check_whole("batch_size", spec.batch_size, 1)
-    check_whole("seed", spec.seed, 0)
-    _check_switch(spec)
-    if spec.data["limit"] is not None:
-        check_whole("data.limit", spec.data["limit"], 1)
-    _positive("lr", spec.optimizer.get("lr"))
+    EPOCHS("epochs", spec.epochs)
+    BATCH_SIZE("batch_size", spec.batch_size)
+    SEED("seed", spec.seed)
+    LIMIT("data.limit", spec.data["limit"])
+    LR("lr", spec.optimizer.get("lr"))
+    check_switch("optimizer", spec.optimizer)
     return spec
 
 
-def _check_switch(spec: RunSpec) -> None:
-    plan, epoch = spec.optimizer.get("auto_switch"), spec.switch_epoch
-    if plan is not None:
-        _check_plan(plan)
-        if epoch != AUTO:
-            raise ConfigError(
-                f"optimizer {spec.optimizer['name']!r} chooses its switch epoch itself: leave its switch_epoch at "
-                "auto, or use optimizer=tmsgd with a switch_epoch."
-            )
-    elif epoch == AUTO:
+def check_switch(name: str, optimizer: Mapping[str, Any]) -> None:
+    """Raise ConfigError unless an optimizer's ``switch_epoch`` is a count, or auto together with ``auto_switch``.
+
+    Args:
+        name: of the section, for messages.
+    """
+    plan, epoch = optimizer.get("auto_switch"), optimizer.get("switch_epoch")
+    AUTO_SWITCH(f"{name}.auto_switch", plan)
+    if plan is not None and epoch != AUTO:
+        raise ConfigError(
+            f"optimizer {optimizer['name']!r} chooses its switch epoch itself: leave its switch_epoch at auto, or use "
+            "optimizer=tmsgd with a switch_epoch."
+        )
+    if plan is None and epoch == AUTO:
         raise ConfigError(
             "switch_epoch=auto is for an optimizer that measures when to switch: use optimizer=tmsgd_auto, or set "
             "switch_epoch to a whole number >= 0."
         )
-    elif epoch is not None:
-        check_whole("switch_epoch", epoch, 0)
-
-
-def _check_plan(plan: Any) -> None:
-    keys = [field.name for field in fields(AutoSwitchPlan)]
-    if not isinstance(plan, Mapping) or set(plan) != set(keys):
-        raise ConfigError(f"optimizer.auto_switch must have the keys {', '.join(keys)} and no others, not {plan!r}.")
-    for key in ("every_epochs", "patience", "examples"):
-        check_whole(f"optimizer.auto_switch.{key}", plan[key], 1)
-    margin = plan["margin"]
-    if isinstance(margin, bool) or not isinstance(margin, int | float) or not 0.0 < margin <= 1.0:
-        raise ConfigError(
-            f"optimizer.auto_switch.margin must be a number in (0, 1], not {margin!r}: set it with "
-            "optimizer.auto_switch.margin=0.5, say."
-        )
-
-
-def names_weights_file(value: Any) -> bool:
-    """Whether a model's ``weights`` name a file, and are not one of its own words for published ones."""
-    return isinstance(value, str) and ("/" in value or value.endswith((".pth", ".pt")))
-
-
-def check_choice(name: str, value: Any, choices: Sequence[Any]) -> None:
-    """Raise ConfigError unless a setting is one of a few."""
-    if not any(value is choice or (value == choice and type(value) is type(choice)) for choice in choices):
-        words = ", ".join(str(choice).lower() if isinstance(choice, bool) else str(choice) for choice in choices)
-        raise ConfigError(f"{name} must be one of {words}, not {value!r}: set it with {name}={choices[0]}, say.")
-
-
-def is_whole(value: object, least: int) -> bool:
-    """Whether a setting is a whole number of at least ``least``."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
-def check_whole(name: str, value: Any, least: int) -> None:
-    """Raise ConfigError unless a setting is a whole number of at least ``least``."""
-    if not is_whole(value, least):
-        raise ConfigError(
-            f"{name} must be a whole number >= {least}, not {value!r}: set it with {name}={max(least, 1)}, say."
-        )
-
-
-def _positive(name: str, value: Any) -> None:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not (value > 0 and math.isfinite(value)):
-        raise ConfigError(f"{name} must be a finite number > 0, not {value!r}: set it with {name}=0.01, say.")
+    if plan is None and epoch is not None:
+        SWITCH_EPOCH("switch_epoch", epoch)

@@ -48,6 +48,7 @@ class SweepCallback(Callback):
     folder: Path | None = None
 
     def on_multirun_start(self, config: Any, **_: Any) -> None:
+        plan.check_root(config)
         folder = Path(config.hydra.sweep.dir).absolute()
         type(self).folder = folder
         # Every job is handed it, on whatever machine it runs: its own sweep.dir would have another time, and another

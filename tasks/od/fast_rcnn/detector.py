@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,10 +19,9 @@ from tasks.od.fast_rcnn import boxes as geometry
 from tasks.od.fast_rcnn.network import Network
 from tasks.od.fast_rcnn.regions import Proposals, Source, proposals
 from tasks.od.fast_rcnn.sampling import UNUSED, sample
+from tasks.od.options import FAST_RCNN
 from tasks.voc import Part
 from tmsgd_bench.data.packed import Chosen
-from tmsgd_bench.engine.spec import check_choice, check_whole
-from tmsgd_bench.errors import ConfigError
 from tmsgd_bench.task import TaskSettings
 from tmsgd_bench.voc import CLASSES, Objects
 
@@ -30,8 +29,6 @@ LEAST_SCORE = 0.05
 NMS_IOU = 0.3
 MOST_FOUND = 100
 """Boxes of one image, over all classes."""
-STAGES = len(vgg.STAGES)
-OPTIONS = ("detector", "width", "weights", "frozen_stages", "short_side", "long_side", "proposals")
 
 
 @dataclass(frozen=True)
@@ -62,8 +59,8 @@ class FastRCNN(Detector):
     test_batch = 1
 
     def __init__(self, settings: TaskSettings) -> None:
-        options = settings.model
-        _check_options(options)
+        options = {key: value for key, value in settings.model.items() if key != "detector"}
+        FAST_RCNN("model", options)
         self.scale = Scale(options["short_side"], options["long_side"])
         self.source = Source.of(options["proposals"])
         self.network = Network(options["width"], options["frozen_stages"])
@@ -193,15 +190,3 @@ def _factors(photo: Tensor, image: Tensor) -> Tensor:
     """What coordinates of a photo are multiplied by in its resized image; float32, shape (4,)."""
     (height, width), (own_height, own_width) = photo.shape[1:], image.shape[1:]
     return torch.tensor([own_width / width, own_height / height]).repeat(2)
-
-
-def _check_options(options: Mapping[str, Any]) -> None:
-    if set(options) != set(OPTIONS):
-        raise ConfigError(f"model=fast_rcnn has the settings {', '.join(OPTIONS)}, not {', '.join(sorted(options))}.")
-    for name, least in (("width", 1), ("short_side", 16), ("long_side", 16)):  # pixels of one of the last features
-        check_whole(f"model.{name}", options[name], least)
-    check_choice("model.frozen_stages", options["frozen_stages"], range(STAGES + 1))
-    if options["long_side"] < options["short_side"]:
-        raise ConfigError(
-            f"model.long_side is {options['long_side']}, below model.short_side={options['short_side']}: raise it."
-        )

@@ -14,18 +14,17 @@ file.
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from tasks.od.options import IMPORTED
 from tmsgd_bench import files
 from tmsgd_bench.errors import ConfigError, DataError, StoreError
 
 Sets = dict[str, np.ndarray]
 """The proposals of images by the image's name: float32, shape (proposals, 4)."""
-NAME = re.compile(r"imported-[0-9a-f]{16}")
 FIX = "use a file of one of the layouts that docs/tasks/od_fast_rcnn.md describes."
 
 
@@ -126,7 +125,7 @@ def load(folder: Path, name: str) -> Sets:
         ConfigError: it is no such name.
         DataError: they are not there, or are damaged.
     """
-    if not NAME.fullmatch(name):
+    if not IMPORTED.fullmatch(name):
         raise ConfigError(
             f"model.proposals.kind must be selective_search or a name such as imported-0123456789abcdef, not {name!r}."
         )

@@ -15,12 +15,13 @@ from pathlib import Path
 import torch
 
 from tasks.od.fast_rcnn import imported, regions
-from tasks.od.fast_rcnn.regions import OWN, Source
-from tasks.od.fast_rcnn.selective_search import MODES, Search
+from tasks.od.fast_rcnn.regions import Source
+from tasks.od.fast_rcnn.selective_search import Search
+from tasks.od.options import MODES, OWN
 from tasks.voc import SPLITS, parts
+from tmsgd_bench.checks import whole
 from tmsgd_bench.data.catalog import data_root, find_all
 from tmsgd_bench.engine import compose
-from tmsgd_bench.engine.spec import check_whole
 from tmsgd_bench.errors import BenchError
 from tmsgd_bench.task import TaskSettings
 
@@ -36,7 +37,7 @@ def compute(options: argparse.Namespace) -> None:
             not installed.
     """
     if options.jobs is not None:
-        check_whole("--jobs", options.jobs, 1)
+        whole(1, 4096)("--jobs", options.jobs)
     search = Search(**{field.name: getattr(options, field.name) for field in fields(Search)})
     source = Source(OWN, search, LIMIT, 0)
     settings = _settings(options)

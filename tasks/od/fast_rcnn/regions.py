@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -14,16 +14,15 @@ from torch import Tensor
 
 from tasks.od.fast_rcnn import imported, selective_search
 from tasks.od.fast_rcnn.selective_search import Kept, Search
+from tasks.od.options import OWN, PROPOSALS
 from tasks.voc import Part
 from tmsgd_bench.data import cache
 from tmsgd_bench.data.contents import FOLDER
-from tmsgd_bench.engine.spec import check_whole
 from tmsgd_bench.engine.workers import cores
 from tmsgd_bench.errors import ConfigError, DataError
 
 log = logging.getLogger(__name__)
 
-OWN = "selective_search"
 VERSION = 1
 
 
@@ -50,20 +49,9 @@ class Source:
         Raises:
             ConfigError: an option is missing, unknown, or out of its range.
         """
-        names = [field.name for field in fields(Search)]
-        wanted = {"kind", "limit", "min_side", *names}
-        if not isinstance(options, Mapping) or set(options) != wanted:
-            raise ConfigError(f"model.proposals must have the settings {', '.join(sorted(wanted))}, not {options!r}.")
-        check_whole("model.proposals.limit", options["limit"], 1)
-        check_whole("model.proposals.min_side", options["min_side"], 0)
-        kind = options["kind"]
-        if kind != OWN and not (isinstance(kind, str) and imported.NAME.fullmatch(kind)):
-            raise ConfigError(
-                f"model.proposals.kind must be {OWN} or a name such as imported-0123456789abcdef, which importing a "
-                f"file prints, not {kind!r}."
-            )
-        search = Search(**{name: options[name] for name in names})
-        return cls(kind, search, options["limit"], options["min_side"])
+        PROPOSALS("model.proposals", options)
+        search = Search(**{field.name: options[field.name] for field in fields(Search)})
+        return cls(options["kind"], search, options["limit"], options["min_side"])
 
 
 @dataclass(frozen=True)

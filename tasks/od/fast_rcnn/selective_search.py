@@ -21,17 +21,16 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from tasks.od.options import SEARCH
 from tmsgd_bench import files, shared_memory
 from tmsgd_bench.data import sealed
 from tmsgd_bench.data.loading import START
-from tmsgd_bench.engine.spec import check_choice, check_whole
 from tmsgd_bench.errors import ConfigError, DataError, StoreError
 
 log = logging.getLogger(__name__)
 
 VERSION = 1  # to be raised when what is found in the same image changes
 ABOUT = "about.json"
-MODES = ("fast", "quality")
 
 
 @dataclass(frozen=True)
@@ -54,14 +53,8 @@ class Search:
     sigma: float = 0.8
 
     def __post_init__(self) -> None:
-        check_choice("model.proposals.mode", self.mode, MODES)
-        check_whole("model.proposals.base_k", self.base_k, 1)
-        check_whole("model.proposals.increment_k", self.increment_k, 1)
-        if isinstance(self.sigma, bool) or not isinstance(self.sigma, int | float) or not 0.0 < self.sigma < 100.0:
-            raise ConfigError(
-                f"model.proposals.sigma must be a number above 0 and below 100, not {self.sigma!r}: set it with "
-                "model.proposals.sigma=0.8, say."
-            )
+        for name, check in SEARCH.items():
+            check(f"model.proposals.{name}", getattr(self, name))
 
     @property
     def key(self) -> str:

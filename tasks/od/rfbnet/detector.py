@@ -15,13 +15,13 @@ from torchvision.transforms import v2
 from tasks.compute import normalise
 from tasks.od import vgg
 from tasks.od.detector import Batch, Detector, Example, Found
+from tasks.od.options import RFBNET
 from tasks.od.rfbnet.augmentation import resize, ssd_augmentation
 from tasks.od.rfbnet.loss import multi_box
 from tasks.od.rfbnet.network import RFBNet
 from tasks.od.rfbnet.priors import SIDE, decode, priors
 from tasks.voc import Part
 from tmsgd_bench.data.packed import Chosen
-from tmsgd_bench.engine.spec import check_choice, check_whole
 from tmsgd_bench.errors import ConfigError
 from tmsgd_bench.task import TaskSettings
 from tmsgd_bench.voc import CLASSES, Objects
@@ -53,13 +53,8 @@ class RFBDetector(Detector):
 
     def __init__(self, settings: TaskSettings) -> None:
         options = {key: value for key, value in settings.model.items() if key != "detector"}
-        if set(options) != {"width", "weights", "augment"}:
-            raise ConfigError(f"model=rfbnet has the settings width, weights and augment, not {', '.join(options)}.")
+        RFBNET("model", options)
         width = options["width"]
-        check_whole("model.width", width, 8)
-        if width % 8:
-            raise ConfigError(f"model.width must be a multiple of 8, not {width}: set it with model.width=64, say.")
-        check_choice("model.augment", options["augment"], ("ssd", "none"))
         self.augment, self.network, self.batch_size = options["augment"], RFBNet(width), settings.batch_size
         if (found := vgg.initial_weights(settings, width)) is not None:
             self.network.load_vgg(*found)

@@ -1,0 +1,74 @@
+"""What the settings of the two detectors may be."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from tasks.od import vgg
+from tmsgd_bench.checks import Rule, Section, Variants, choice, number, whole
+from tmsgd_bench.errors import ConfigError
+
+OWN = "selective_search"
+IMPORTED = re.compile(r"imported-[0-9a-f]{16}")
+"""The name under which imported proposals are kept."""
+MODES = ("fast", "quality")
+SCALES = whole(1, 1_000_000)
+SIDE = whole(16, 8192)
+"""Pixels; below 16 nothing is left of the last features."""
+
+
+def _multiple_of_8(value: Any) -> bool:
+    return whole(8, 512).accepts(value) and value % 8 == 0
+
+
+def _check_sides(name: str, values: Mapping[str, Any]) -> None:
+    short, long = values["short_side"], values["long_side"]
+    if long < short:
+        raise ConfigError(f"{name}.long_side is {long}, below {name}.short_side={short}: raise it.")
+
+
+SEARCH = {
+    "mode": choice(*MODES),
+    "base_k": SCALES,
+    "increment_k": SCALES,
+    "sigma": number(0, 100, 0.8, above=True, below=True),
+}
+"""What selective search depends on."""
+
+PROPOSALS = Section(
+    {
+        "kind": Rule(
+            f"{OWN} or a name such as imported-0123456789abcdef, which importing a file prints",
+            OWN,
+            lambda value: value == OWN or (isinstance(value, str) and IMPORTED.fullmatch(value) is not None),
+        ),
+        "limit": whole(1, 1_000_000),
+        "min_side": whole(0, 1_000_000),
+        **SEARCH,
+    }
+)
+
+RFBNET = Section(
+    {
+        "width": Rule("a multiple of 8 from 8 to 512", 64, _multiple_of_8),
+        "weights": vgg.WEIGHTS,
+        "augment": choice("ssd", "none"),
+    }
+)
+
+FAST_RCNN = Section(
+    {
+        "width": whole(1, 128),
+        "weights": vgg.WEIGHTS,
+        "frozen_stages": choice(*range(len(vgg.STAGES) + 1)),
+        "short_side": SIDE,
+        "long_side": SIDE,
+        "proposals": PROPOSALS,
+    },
+    together=_check_sides,
+)
+
+OPTIONS = Variants("detector", {"rfbnet": RFBNET, "fast_rcnn": FAST_RCNN})
+"""Of a model, without its name."""

@@ -1,0 +1,68 @@
+"""A class that the suite does not know is given only options that its constructor declares."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import pytest
+import torch
+
+from tmsgd_bench.engine.signatures import check_signature, fits, resolve
+from tmsgd_bench.errors import ConfigError
+
+
+class Own:
+    def __init__(self, params: Any, lr: float, betas: tuple[float, float] = (0.9, 0.9), nesterov: bool = False) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lr": 0.1, "nesterow": True}, "unknown setting 'optimizer.nesterow': did you mean 'nesterov'?"),
+        ({}, "setting 'optimizer.lr' is missing, which Own needs: add it"),
+        ({"lr": "fast"}, "optimizer.lr must be float, as Own declares it, not 'fast'"),
+        ({"lr": True}, "optimizer.lr must be float"),
+        ({"lr": 0.1, "nesterov": 1}, "optimizer.nesterov must be bool"),
+        ({"lr": 0.1, "betas": 0.9}, "optimizer.betas must be tuple[float, float]"),
+        ({"lr": 0.1, "params": 1}, "unknown setting 'optimizer.params'"),
+    ],
+)
+def test_what_a_constructor_does_not_take_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        check_signature("optimizer", Own, options)
+    assert message in str(raised.value)
+
+
+def test_what_a_constructor_takes_is_accepted() -> None:
+    check_signature("optimizer", Own, {"lr": 1, "betas": [0.5, 0.5], "nesterov": True})
+    check_signature("optimizer", lambda params, **options: None, {"anything": object()})
+
+
+@pytest.mark.parametrize(
+    ("value", "hint", "fine"),
+    [
+        (1, float | torch.Tensor, True),
+        ("a", float | torch.Tensor, False),
+        (float("nan"), float, False),
+        (None, bool | None, True),
+        ("x", Literal["x", "y"], True),
+        ("z", Literal["x", "y"], False),
+        ([1], Sequence[int], True),
+        ("ab", Sequence[int], False),
+        ({"a": 1}, dict, True),
+        ("anything", torch.Tensor, True),
+        ([1], Any, True),
+    ],
+)
+def test_a_value_fits_an_annotation(value: Any, hint: Any, fine: bool) -> None:
+    assert fits(value, hint) is fine
+
+
+@pytest.mark.parametrize(
+    "target", [None, 1, "", "../x", "nowhere.Class", "torch.optim.Nope", "math.pi", "a b.c", "x" * 999]
+)
+def test_a_class_that_cannot_be_used_is_named(target: Any) -> None:
+    with pytest.raises(ConfigError, match="_target_"):
+        resolve("optimizer", target)

@@ -1,0 +1,330 @@
+"""What every setting of conf/ may be: checked once a configuration is composed, before anything is loaded.
+
+The tables here are of the engine's own settings and of the classes that its YAMLs name. Tasks declare what their
+options and their models' may be (``Task.options``, ``Task.model_options``); any other class is checked against its
+constructor's signature.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from tmsgd_bench.checks import (
+    Check,
+    Section,
+    check_group,
+    choice,
+    class_name,
+    either,
+    flag,
+    items,
+    name,
+    number,
+    optional,
+    path,
+    remark,
+    text,
+    unknown_setting,
+    whole,
+)
+from tmsgd_bench.engine.signatures import check_signature, resolve
+from tmsgd_bench.engine.spec import (
+    AUTO,
+    AUTO_SWITCH,
+    BATCH_SIZE,
+    EPOCH_KEYS,
+    EPOCHS,
+    LIMIT,
+    LR,
+    SEED,
+    SWITCH_EPOCH,
+    check_switch,
+)
+from tmsgd_bench.errors import ConfigError
+from tmsgd_bench.version import PROTOCOLS
+
+Table = TypeVar("Table")
+
+MOST_THREADS = 4096
+NOT_OF_THE_TASK = ("_target_", "datasets", "reading", *PROTOCOLS)
+"""Keys of a task's YAML that do not determine a result."""
+
+RATE = number(0, 1e6, 0.01)
+FRACTION = number(0, 1, 0.9, below=True)
+SHARE = number(0, 1, 0.5, above=True)
+SMALL = number(0, 1000, 1e-8)
+EPOCH_COUNT = number(0, 1e9, 1)
+EVERY = choice("epoch", "update")
+STEPPING = optional(flag())
+"""foreach and fused: null leaves the choice to the optimizer."""
+
+SIMPLE: dict[str, Check] = {
+    "seed": SEED,
+    "n_seeds": whole(1, 100_000),
+    "device": choice("auto", "cpu", "cuda"),
+    "threads": optional(whole(1, MOST_THREADS)),
+    "workers": either(choice("auto"), whole(0, MOST_THREADS)),
+    "deterministic": flag(),
+    "tf32": flag(),
+    "plan": flag(),
+    "force": flag(),
+    "checkpoint_seconds": number(0, 1e9, 30),
+    "progress": choice("auto", "bar", "log"),
+    "save_weights": flag(),
+    "save_predictions": flag(),
+    "log_sharpness": optional(whole(1)),
+    "sharpness_examples": whole(1),
+    "results": Section({"root": path()}),
+    "prefix": Section({"share": choice("auto", True, False), "keep": flag()}),
+    "data": Section(
+        {
+            "kind": choice("real", "synthetic"),
+            "name": optional(name()),
+            "years": lambda name, value: None,  # checked against the task's data sets, when one of them is chosen
+            "root": optional(path()),
+            "limit": LIMIT,
+            "verify": flag(),
+        }
+    ),
+    "protocol": name(),
+    "epochs": EPOCHS,
+    "batch_size": BATCH_SIZE,
+    "lr": LR,
+    "switch_epoch": either(SWITCH_EPOCH, optional(choice(AUTO))),
+}
+"""The settings that name no class."""
+
+OF_A_PROTOCOL = ("epochs", "lr", "batch_size", "switch_epoch", "schedule")
+GROUPS = (*SIMPLE, "schedule", "optimizer", "tracker", "task", "model")
+VARIABLES = ("switch_epochs",)
+"""Of conf/experiment/."""
+
+OWN = Section(
+    {"_target_": class_name(), "name": name(), "label": text(60), "lr": LR},
+    {"warmup": Section({"updates": whole(1), "start_factor": SHARE}, null=True), "auto_switch": AUTO_SWITCH},
+)
+"""Of every optimizer's YAML; the other settings go to its class."""
+
+TORCHS = {"maximize": flag(), "foreach": STEPPING, "differentiable": flag(), "fused": STEPPING, "weight_decay": SMALL}
+SGD = {"momentum": FRACTION, "dampening": number(0, 1, 0), "nesterov": flag(), **TORCHS}
+ADAM = {
+    "betas": items(FRACTION, 2, 2),
+    "eps": SMALL,
+    "amsgrad": flag(),
+    "capturable": flag(),
+    "decoupled_weight_decay": flag(),
+    **TORCHS,
+}
+TMSGD = {
+    "switch_epoch": either(SWITCH_EPOCH, choice(AUTO)),
+    "restart_every_epochs": optional(whole(1)),
+    "momentum": FRACTION,
+    "weight_decay": SMALL,
+    "scheme": either(name(), items(number(-1e6, 1e6, 0.5), 2, 64)),
+    "restart_every": optional(whole(1)),
+    "foreach": STEPPING,
+    "fused": STEPPING,
+    "maximize": flag(),
+}
+APOLLO = {
+    "init_lr": optional(LR),
+    "beta": FRACTION,
+    "eps": SMALL,
+    "rebound": choice("constant", "belief"),
+    "weight_decay": SMALL,
+    "weight_decay_type": choice("l2", "decoupled", "stable"),
+    "warmup_steps": whole(0),
+    "maximize": flag(),
+    "foreach": STEPPING,
+}
+OPTIMIZERS: dict[str, Mapping[str, Check]] = {
+    "torch.optim.SGD": SGD,
+    "torch.optim.sgd.SGD": SGD,
+    "torch.optim.Adam": ADAM,
+    "torch.optim.adam.Adam": ADAM,
+    "tmsgd_bench.optim.TMSGD": TMSGD,
+    "tmsgd_bench.optim.tmsgd.TMSGD": TMSGD,
+    "tmsgd_bench.optim.apollo.Apollo": APOLLO,
+}
+"""The options of a class, by the names that conf/ has and by those of the modules that define it."""
+
+SCHEDULES: dict[str, Section] = {
+    "torch.optim.lr_scheduler.MultiStepLR": Section(
+        {"milestones": items(whole(0))},
+        {"gamma": number(0, 1000, 0.1, above=True), "last_epoch": choice(-1), "every": EVERY},
+    ),
+    "tmsgd_bench.engine.schedules.WarmupSteps": Section(
+        {
+            "every": choice("update"),
+            "warmup_epochs": EPOCH_COUNT,
+            "start_lr": LR,
+            "milestones": items(EPOCH_COUNT),
+            "gamma": number(0, 1000, 0.1, above=True),
+        }
+    ),
+    "tmsgd_bench.engine.schedules.WarmupPoly": Section(
+        {
+            "every": choice("update"),
+            "epochs": number(0, 1e9, 30, above=True),
+            "warmup_epochs": EPOCH_COUNT,
+            "start_factor": SHARE,
+            "power": number(0, 1000, 0.9, above=True),
+        }
+    ),
+}
+
+TRACKERS: dict[str, Section] = {
+    "tmsgd_bench.engine.trackers.TensorBoard": Section({"folder": path()}),
+    "tmsgd_bench.engine.trackers.MLflow": Section({"uri": optional(text(2000)), "experiment": text()}),
+    "tmsgd_bench.engine.trackers.WandB": Section(
+        {"project": text(), "mode": choice("online", "offline", "disabled"), "folder": path()}
+    ),
+}
+
+
+def check(values: Mapping[str, Any]) -> None:
+    """Raise ConfigError for the first setting of a resolved configuration that cannot be used.
+
+    Args:
+        values: everything but Hydra's own section.
+
+    Raises:
+        ConfigError: a setting is missing, misspelt, of the wrong type or out of its range, or a class that one names
+            cannot be imported.
+    """
+    check_present(values)
+    for key, rule in SIMPLE.items():
+        rule(key, values[key])
+    check_optimizer(values["optimizer"])
+    check_schedule("schedule", values["schedule"])
+    check_tracker(values["tracker"])
+    check_task(values["task"], values["model"])
+
+
+def check_present(values: Mapping[str, Any]) -> None:
+    """Raise ConfigError if a setting or a group of conf/config.yaml was removed, or one was added that is misspelt.
+
+    Others may be added: an experiment's YAML may have variables of its own.
+    """
+    check_group("", values, GROUPS)
+    for key in set(values) - {*GROUPS, *VARIABLES, "hydra"}:
+        if difflib.get_close_matches(str(key), GROUPS, n=1):
+            raise unknown_setting(str(key), key, GROUPS)
+
+
+def check_optimizer(values: Any) -> None:
+    """Raise ConfigError unless the settings are those of an optimizer."""
+    check_group("optimizer", values, tuple(OWN.required))
+    OWN("optimizer", {key: value for key, value in values.items() if key in OWN.checks})
+    options = {key: value for key, value in values.items() if key not in OWN.checks}
+    table, kind = _known("optimizer", values["_target_"], OPTIMIZERS)
+    if table is not None:
+        Section({}, table)("optimizer", options)
+    else:
+        renamed = {EPOCH_KEYS.get(key, key): value for key, value in options.items()}
+        check_signature("optimizer", kind, {"lr": values["lr"], **renamed})
+    check_switch("optimizer", values)
+
+
+def check_schedule(section: str, values: Any) -> None:
+    """Raise ConfigError unless the settings are those of a learning-rate schedule, or null."""
+    if values is None:
+        return
+    options = _options(section, values, class_name())
+    table, kind = _known(section, values["_target_"], SCHEDULES)
+    if table is not None:
+        table(section, options)
+        return
+    every = options.pop("every", "epoch")
+    EVERY(f"{section}.every", every)
+    check_signature(section, kind, options, given=("steps_per_epoch",) if every == "update" else ())
+
+
+def check_tracker(values: Any) -> None:
+    """Raise ConfigError unless the settings are those of a tracker, or of none."""
+    options = _options("tracker", values, optional(class_name()))
+    if values["_target_"] is None:
+        if options:
+            raise ConfigError(
+                "tracker._target_ must be the name of a class with its module, not null: use tracker=none."
+            )
+        return
+    table, kind = _known("tracker", values["_target_"], TRACKERS)
+    if table is not None:
+        table("tracker", options)
+    else:
+        check_signature("tracker", kind, options, first=0)
+
+
+def _options(section: str, values: Any, target: Check) -> dict[str, Any]:
+    """The settings that go to a section's class."""
+    check_group(section, values, ("_target_",), null=section != "tracker")
+    target(f"{section}._target_", values["_target_"])
+    return {key: value for key, value in values.items() if key != "_target_"}
+
+
+def _known(section: str, target: str, tables: Mapping[str, Table]) -> tuple[Table | None, Any]:
+    """What a table says of a class, and the class itself if it had to be imported to know that."""
+    if target in tables:
+        return tables[target], None
+    kind = resolve(section, target)
+    return tables.get(f"{getattr(kind, '__module__', '')}.{getattr(kind, '__qualname__', '')}"), kind
+
+
+def check_task(task: Any, model: Any) -> None:
+    """Raise ConfigError unless the settings are those of a task and of a model that it has."""
+    own = {"_target_": class_name(), "name": name(), "dataset": name()}
+    check_group("task", task, tuple(own))
+    Section(own, {"datasets": items(name(), 1), "reading": remark()})(
+        "task", {key: value for key, value in task.items() if key in (*own, "datasets", "reading")}
+    )
+    check_group("model", model, ("name",))
+    name()("model.name", model["name"])
+    kind = resolve("task", task["_target_"])
+    options = {key: value for key, value in task.items() if key not in (*own, *NOT_OF_THE_TASK)}
+    declared = getattr(kind, "options", None)
+    if declared is not None:
+        declared("task", options)
+    else:
+        check_signature("task", kind, options)
+    _check_model(kind, task, model)
+    for protocol in PROTOCOLS:
+        if protocol in task:
+            _check_protocol(f"task.{protocol}", task[protocol], kind, model)
+
+
+def _check_model(kind: Any, task: Mapping[str, Any], model: Mapping[str, Any]) -> None:
+    declared = getattr(kind, "model_options", None)
+    if declared is None:
+        return
+    options = {key: value for key, value in model.items() if key != "name"}
+    known = declared.checks_for(options)
+    if not set(options) <= set(known) and not set(declared.required) <= set(options):
+        raise other_model(model["name"], task["name"])
+    declared("model", options)
+
+
+def other_model(model: Any, task: Any) -> ConfigError:
+    """The error for a model that a task cannot use."""
+    return ConfigError(
+        f"model={model} is of another task than task={task}: leave model= away, or choose one that docs/tasks.md names "
+        "for that task."
+    )
+
+
+def _check_protocol(section: str, values: Any, kind: Any, model: Mapping[str, Any]) -> None:
+    """The values that a task's YAML has for a protocol; those that its options refer to are checked as those are."""
+    check_group(section, values, OF_A_PROTOCOL)
+    check_schedule(f"{section}.schedule", values["schedule"])
+    known = {**_checks(kind, "options", {}), **_checks(kind, "model_options", model)}
+    known |= {**SIMPLE, "limit": LIMIT}
+    for key, value in values.items():
+        if key in known:
+            known[key](f"{section}.{key}", value)
+
+
+def _checks(kind: Any, attribute: str, values: Mapping[str, Any]) -> dict[str, Check]:
+    declared = getattr(kind, attribute, None)
+    return {} if declared is None else declared.checks_for(values)

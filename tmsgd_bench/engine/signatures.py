@@ -1,0 +1,126 @@
+"""Options of a class that a YAML names by ``_target_``, checked against the signature of its constructor."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import pkgutil
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from tmsgd_bench.checks import LARGEST, class_name, full_name, is_number, is_whole, shown, unknown_setting
+from tmsgd_bench.errors import ConfigError
+
+NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+SIMPLE: dict[Any, Callable[[Any], bool]] = {
+    type(None): lambda value: value is None,
+    bool: lambda value: isinstance(value, bool),
+    int: lambda value: is_whole(value, -LARGEST),
+    float: lambda value: is_number(value) or value in (math.inf, -math.inf),
+    str: lambda value: isinstance(value, str),
+}
+"""Whether a value is of a type."""
+
+
+def resolve(section: str, target: Any) -> Any:
+    """The class or function that ``section._target_`` names.
+
+    Raises:
+        ConfigError: it cannot be imported, or cannot be called.
+    """
+    key = full_name(section, "_target_")
+    class_name()(key, target)
+    try:
+        kind = pkgutil.resolve_name(target)
+    except Exception as error:  # a module may raise anything while it is imported
+        raise ConfigError(
+            f"{key} names the class {target!r}, which cannot be imported ({one_line(error)}): correct _target_ in its "
+            "YAML or install its package."
+        ) from error
+    if not callable(kind):
+        raise ConfigError(f"{key} names {target!r}, which is no class: correct _target_ in its YAML.")
+    return kind
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, without the stack of calls that some of torch's come with."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def check_signature(
+    section: str, kind: Any, options: Mapping[str, Any], given: Iterable[str] = (), first: int = 1
+) -> None:
+    """Raise ConfigError unless a class can be called with these options, as far as its signature tells.
+
+    Args:
+        section: of the settings, for messages.
+        options: the settings by name.
+        given: names of further arguments that the engine passes.
+        first: how many arguments the engine passes by position before them.
+    """
+    try:
+        parameters = list(inspect.signature(kind).parameters.values())
+    except (TypeError, ValueError):  # some classes written in C have none
+        return
+    names = {one.name: one for one in parameters[first:] if one.kind in NAMED}
+    open_ended = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters)
+    for key in options:
+        if key not in names and not open_ended:
+            raise unknown_setting(full_name(section, key), key, list(names))
+    for key, parameter in names.items():
+        if parameter.default is inspect.Parameter.empty and key not in {*options, *given}:
+            raise ConfigError(
+                f"setting {full_name(section, key)!r} is missing, which {kind.__qualname__} needs: add it."
+            )
+    _check_types(section, kind, options)
+
+
+def _check_types(section: str, kind: Any, options: Mapping[str, Any]) -> None:
+    hints = _hints(kind)
+    for key, value in options.items():
+        if not fits(value, hints.get(key, Any)):
+            wanted = inspect.formatannotation(hints[key])
+            raise ConfigError(
+                f"{full_name(section, key)} must be {wanted}, as {kind.__qualname__} declares it, not {shown(value)}."
+            )
+
+
+def _hints(kind: Any) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(kind.__init__ if inspect.isclass(kind) else kind)
+    except Exception:  # annotations may name what is imported for a type checker alone
+        return {}
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a value that YAML can hold is of an annotation's type; a whole number is a float, too, NaN is none.
+
+    An annotation of another type, a tensor for one, says nothing unless others stand beside it.
+    """
+    answers = [_matches(value, kind) for kind in _alternatives(hint)]
+    return True in answers or all(answer is None for answer in answers)
+
+
+def _alternatives(hint: Any) -> list[Any]:
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return [kind for one in typing.get_args(hint) for kind in _alternatives(one)]
+    return [hint]
+
+
+def _matches(value: Any, hint: Any) -> bool | None:
+    """Whether a value is of a type; None if it is a type that YAML cannot hold."""
+    if hint in SIMPLE:
+        return SIMPLE[hint](value)
+    origin = typing.get_origin(hint) or hint
+    if origin is typing.Literal:
+        return any(value == one and type(value) is type(one) for one in typing.get_args(hint))
+    if not isinstance(origin, type) or origin is object:
+        return True
+    if issubclass(origin, Mapping):
+        return isinstance(value, Mapping)
+    # A list stands for a tuple, a sequence, and whatever else of the standard library is iterable.
+    plain = origin.__module__ in ("builtins", "collections.abc")
+    return isinstance(value, list) if plain and issubclass(origin, Iterable) else None
