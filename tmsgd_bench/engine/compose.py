@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -129,7 +130,7 @@ def followed_protocols(config: DictConfig, spec: RunSpec, choices: Mapping[str, 
         choices: the option chosen in each of Hydra's groups.
     """
     chosen = [f"{group}={choices[group]}" for group in GROUPS]
-    chosen += [f"data.name={spec.task['dataset']}", _override("data.root", config.data.root)]
+    chosen += [f"data.name={spec.task['dataset']}", override("data.root", config.data.root)]
     if GlobalHydra.instance().config_loader().get_group_options("local"):
         chosen.append("~local")  # a private overlay is no part of a protocol
     followed = []
@@ -145,11 +146,17 @@ def followed_protocols(config: DictConfig, spec: RunSpec, choices: Mapping[str, 
     return tuple(followed)
 
 
-def _override(key: str, value: str | None) -> str:
-    """A setting as Hydra's command line takes it, whatever letters its value has."""
+def override(key: str, value: str | None) -> str:
+    """A setting as Hydra's command line takes it, whatever letters its value has.
+
+    Example:
+        >>> print(override("results.root", "o'brien"))
+        results.root='o\\'brien'
+    """
     if value is None:
         return f"{key}=null"
-    escaped = str(value).replace("\\", "\\\\").replace("'", "\\'")
+    # Before a quote a backslash has to be doubled, and elsewhere it must not be.
+    escaped = re.sub(r"(\\*)('|\Z)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), str(value))
     return f"{key}='{escaped}'"
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from tmsgd_bench.engine import checkpoint
+from tmsgd_bench.engine import checkpoint, interrupt
 from tmsgd_bench.engine.clocks import Clocks
 from tmsgd_bench.engine.monitor import SharpnessMonitor
 from tmsgd_bench.engine.optimizers import build_optimizer, build_schedulers
@@ -121,7 +121,9 @@ class Trainer:
 
         Raises:
             Diverged: a loss is not finite.
+            Interrupted: a signal asked to stop; after the last epoch it does not, since only the result is left.
         """
+        interrupt.training_begins()
         self._evaluate_at_start()
         fresh = True
         while self.epoch < (self.spec.epochs if until is None else until):
@@ -131,7 +133,10 @@ class Trainer:
                 self.clocks.note_warm_up()
             fresh = False
             self._finish_epoch(losses, reporter)
+            interrupt.epoch_ended()
             after_epoch()
+            if self.epoch < self.spec.epochs:
+                interrupt.stop_if_asked()
 
     def _evaluate_at_start(self) -> None:
         if self.task.evaluate_at_start and self.epoch == 0 and not self.initial:
@@ -247,7 +252,7 @@ class Trainer:
 
 
 class Checkpointer:
-    """Writes a checkpoint after an epoch if enough time has passed since the last one."""
+    """Writes a checkpoint after an epoch if enough time has passed since the last one, or if the run is to stop."""
 
     def __init__(self, trainer: Trainer, folder: Path, every_seconds: float) -> None:
         self.trainer, self.folder, self.every = trainer, folder, every_seconds
@@ -256,7 +261,8 @@ class Checkpointer:
     def __call__(self) -> None:
         """To be called after each epoch; the last epoch needs none, its result follows at once."""
         finished = self.trainer.epoch == self.trainer.spec.epochs
-        if finished or time.monotonic() - self.latest < self.every:
+        due = time.monotonic() - self.latest >= self.every and not finished
+        if not (due or interrupt.asked()):
             return
         with self.trainer.clocks.measure("bookkeeping"):
             checkpoint.save(self.folder, self.trainer.epoch, self.trainer.state_dict())
