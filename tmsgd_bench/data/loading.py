@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import itertools
-import math
 import multiprocessing
 import os
 import signal
@@ -23,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from tmsgd_bench.engine.interrupt import GRACE_SECONDS, SIGNALS
+from tmsgd_bench.engine.interrupt import SIGNALS
 from tmsgd_bench.engine.seeding import derive
 from tmsgd_bench.errors import BenchError
 from tmsgd_bench.task import TaskSettings
@@ -150,11 +149,11 @@ def _collate(collate: Callable[[list[Any]], Any], examples: list[Any]) -> Any:
 def end_with_parent(worker: int) -> None:
     """Let a worker die with the run, at once: until then it may hold locks that it has inherited.
 
-    A signal that meets the run as well leaves it the time to end its epoch.
+    Ctrl-C meets the worker as well; it goes on, so that the run can end its epoch.
     """
     for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(math.ceil(GRACE_SECONDS)))  # torch ends a stuck worker by it
+        if number != signal.SIGTERM:  # by which torch ends a worker
+            signal.signal(number, signal.SIG_IGN)
     if sys.platform == "linux":  # elsewhere torch's own watch ends it, after some seconds
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         run = multiprocessing.parent_process()

@@ -221,7 +221,7 @@ class Trunk:
         self.trained[run_id] = self.trained.get(run_id, 0) + 1
 
     def _leave(self, trainer: Trainer) -> None:
-        """After an epoch: leave the state if a run waits for it, if enough time has passed, or if the run is to stop."""
+        """After an epoch: leave the state if a run waits for it, enough time has passed, or the run is to stop."""
         self._count(trainer)
         wanted = trainer.epoch in self.wanted()
         due = time.monotonic() - self.latest >= self.every_seconds and trainer.epoch < trainer.spec.epochs

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, Protocol
 
 from tqdm import tqdm
@@ -134,7 +135,7 @@ class SafeStream:
     """
 
     def __init__(self, stream: Any) -> None:
-        self.stream = open(os.devnull, "w") if stream is None else stream  # noqa: SIM115  # open until the end
+        self.stream = Path(os.devnull).open("w") if stream is None else stream  # noqa: SIM115  # open to the end
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)
