@@ -13,6 +13,8 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from tmsgd_bench.engine.interrupt import SIGNALS
+from tmsgd_bench.engine.interrupt import GRACE_SECONDS, SIGNALS
 from tmsgd_bench.engine.seeding import derive
 from tmsgd_bench.errors import BenchError
 from tmsgd_bench.task import TaskSettings
@@ -149,13 +151,24 @@ def _collate(collate: Callable[[list[Any]], Any], examples: list[Any]) -> Any:
 def end_with_parent(worker: int) -> None:
     """Let a worker die with the run, at once: until then it may hold locks that it has inherited.
 
-    Ctrl-C meets the worker as well; it goes on, so that the run can end its epoch.
+    A signal to all processes at once, such as Ctrl-C, leaves the run the time to end its epoch.
     """
     for number in SIGNALS:
-        if number != signal.SIGTERM:  # by which torch ends a worker
+        if number != signal.SIGTERM:
             signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_by_sigterm, daemon=True).start()
     if sys.platform == "linux":  # elsewhere torch's own watch ends it, after some seconds
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         run = multiprocessing.parent_process()
         if run is not None and run.pid != os.getppid():  # it died before this was set
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _end_by_sigterm() -> None:
+    """The run's own SIGTERM, which is torch's way to end a worker, ends it at once; another's does so in a while."""
+    sender = signal.sigwaitinfo({signal.SIGTERM}).si_pid
+    if sender != os.getppid():
+        time.sleep(GRACE_SECONDS)
+    os._exit(0)
