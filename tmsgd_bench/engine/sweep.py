@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from tmsgd_bench import files
 from tmsgd_bench.engine import compose, interrupt, plan, progress, workers
-from tmsgd_bench.errors import BenchError, StoreError
+from tmsgd_bench.errors import BenchError, ConfigError, StoreError
 
 START = "start.json"
 STOP = "stop"
@@ -55,27 +55,43 @@ class SweepCallback(Callback):
     folder: Path | None = None
 
     def on_multirun_start(self, config: Any, **_: Any) -> None:
-        folder = Path(config.hydra.sweep.dir).absolute()
+        try:
+            folder = _folder(config)
+            planned = plan.wanted(config)
+            jobs, wrong = plan.of_sweep(config)
+        except Exception as error:  # Hydra would make a warning of it
+            raise plan.PlanShown(error) from error
         type(self).folder = folder
         # Every job is handed it, on whatever machine it runs: its own sweep.dir would have another time, and another
         # place if results.root is one of the things that are swept.
         with open_dict(config.hydra.overrides):
             config.hydra.overrides.hydra.append(compose.override("hydra.sweep.dir", str(folder)))
-        try:
-            planned = plan.wanted(config)
-            jobs, wrong = plan.of_sweep(config)
-        except Exception as error:  # Hydra would make a warning of it
-            raise plan.PlanShown(error) from error
         if planned and wrong:
             raise plan.PlanShown(wrong[0])
         if planned:
             print(plan.describe(jobs))
             raise plan.PlanShown
         try:
+            workers.prepare(config)
             plan.register(jobs)
             _begin(folder, config)
         except (BenchError, OSError) as error:  # the store cannot be written: no job could leave a result
             raise plan.PlanShown(error) from error
+
+
+def _folder(config: Any) -> Path:
+    """Where the sweep keeps its jobs' outcomes.
+
+    Raises:
+        ConfigError: a setting cannot hold the name.
+    """
+    folder = Path(config.hydra.sweep.dir).absolute()
+    if "${" in str(folder):
+        raise ConfigError(
+            f"the sweep's folder {folder} has '${{' in its name, which stands for another setting: start the sweep in "
+            "a folder without it, or choose one with results.root=PATH."
+        )
+    return folder
 
 
 def in_sweep() -> bool:
@@ -84,8 +100,7 @@ def in_sweep() -> bool:
 
 
 def _begin(folder: Path, config: Any) -> None:
-    """Prepare this process and the sweep's folder for its jobs."""
-    workers.prepare(config)
+    """Prepare the sweep's folder for its jobs."""
     folder.mkdir(parents=True, exist_ok=True)
     start: dict[str, Any] = {"cwd": str(Path.cwd())}
     if workers.are_local(config):
