@@ -108,7 +108,10 @@ def _watch(parent: int, stop: Path) -> None:
     if not interrupt.asked():
         os.kill(os.getpid(), signal.SIGTERM)
     end = time.monotonic() + END_SECONDS
-    while time.monotonic() < end and not (_through.is_set() and not is_alive(parent)):
+    while time.monotonic() < end and not _through.wait(POLL_SECONDS):
+        pass
+    time.sleep(4 * POLL_SECONDS)  # where all processes got the signal, the sweep's own may still be on its way
+    while time.monotonic() < end and stop.exists() and is_alive(parent):
         time.sleep(POLL_SECONDS)
     os.kill(os.getpid(), signal.SIGKILL)
 
