@@ -20,7 +20,8 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from tmsgd_bench.engine import compose, plan, sweep
+from tmsgd_bench import interrupt
+from tmsgd_bench.engine import compose, plan, progress, sweep
 from tmsgd_bench.errors import BenchError, RunIsBusy
 
 log = logging.getLogger("run")
@@ -50,9 +51,12 @@ def run_job(config: DictConfig) -> str:
 
 def sweep_job(config: DictConfig) -> str:
     """One job of a sweep: whatever goes wrong is recorded, and the other jobs go on."""
-    sweep.record_start()
     try:
+        sweep.record_start()
         return run_job(config)
+    except KeyboardInterrupt:
+        sweep.end_job()
+        raise
     except RunIsBusy as error:
         status, note = "busy", str(error)
     except BenchError as error:
@@ -78,7 +82,13 @@ def entry(config: DictConfig) -> str:
 
 
 def main() -> int:
-    """Run, and turn errors into one sentence and an exit code: 0 fine, 1 failed, 2 bad input, 130 interrupted."""
+    """Run, and turn errors into one sentence and an exit code: 0 fine, 1 failed, 2 bad input, 128 + n for signal n."""
+    progress.protect_streams()
+    with interrupt.handled():
+        return _run()
+
+
+def _run() -> int:
     code = 0
     try:
         compose.check_groups(sys.argv[1:], CONF)
@@ -87,17 +97,17 @@ def main() -> int:
             raise raised.pop()
     except plan.PlanShown as shown:
         return _explain(shown.error) if shown.error else 0
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
+        interrupt.ignore()
         print("interrupted: start the same command again to go on from the last checkpoint", file=sys.stderr)
-        code = 130
+        code = getattr(error, "code", 130)
     except Exception as error:
         code = _explain(error)
-    finally:
-        folder = sweep.SweepCallback.folder
-        if folder is not None and folder.exists():
-            text, complete = sweep.summarise(folder)
-            print(text)
-            code = code or (0 if complete else 1)
+    folder = sweep.SweepCallback.folder
+    if folder is not None and folder.exists():
+        text, complete = sweep.summarise(folder)
+        print(text)
+        code = code or (0 if complete else 1)
     return code
 
 
@@ -111,7 +121,10 @@ def _explain(error: Exception) -> int:
 
 
 def cli() -> Any:
-    sys.exit(main())
+    code = main()
+    for stream in progress.protect_streams():
+        stream.settle()
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 import time
 from abc import abstractmethod
@@ -32,6 +33,7 @@ log = logging.getLogger(__name__)
 
 Overrides = Sequence[Sequence[str]]
 POLL_SECONDS = 0.2
+EXIT_CODES = re.compile(r"\bSIG[A-Z]+\b|\bEXIT\(\d+\)")
 RAY_SETTINGS = {"RAY_DEDUP_LOGS": "0", "RAY_USAGE_STATS_ENABLED": "0"}
 """Ray leaves out lines that look alike, which those of runs do, and reports its use to its makers."""
 
@@ -60,7 +62,12 @@ class Patient(Launcher):
             returns: Sequence[JobReturn] = self.inner.launch(job_overrides, initial_job_idx)
             return returns
         except self.losses() as error:
-            log.error("a worker was lost, and the sweep stops: %s", " ".join(str(error).split()))
+            how = ", ".join(sorted(set(EXIT_CODES.findall(str(error))))) or " ".join(str(error).split())
+            log.error(
+                "a worker was lost (%s), and the sweep stops: start the same command again, with fewer runs at a time "
+                "if the machine's memory was short",
+                how,
+            )
             return []
 
     def announce(self, job_overrides: Overrides, initial_job_idx: int) -> None:
@@ -79,13 +86,14 @@ class Cores(Patient):
     plugin = "hydra_joblib_launcher.joblib_launcher.JoblibLauncher"
 
     def launch(self, job_overrides: Overrides, initial_job_idx: int) -> Sequence[JobReturn]:
-        """See :class:`Patient`.
+        """See :class:`Patient`. There are never more workers than jobs: joblib starts them all at once.
 
         Raises:
             ConfigError: there is no shared memory. joblib would use threads, whose runs draw from each other's random
                 streams.
         """
         shared_memory.check(cores(), "leave out hydra/launcher to train one run after the other")
+        self.inner.joblib["n_jobs"] = min(self.inner.joblib["n_jobs"], len(job_overrides))
         return super().launch(job_overrides, initial_job_idx)
 
     def losses(self) -> tuple[type[Exception], ...]:
@@ -103,7 +111,7 @@ class Ray(Patient):
         """See :class:`Patient`.
 
         Raises:
-            ConfigError: there is no cluster at the address.
+            ConfigError: there is no cluster at the address, or none could be started.
         """
         for name, value in RAY_SETTINGS.items():
             os.environ.setdefault(name, value)
@@ -113,6 +121,13 @@ class Ray(Patient):
             raise ConfigError(
                 f"no Ray cluster answers ({str(error).rstrip('.')}): start one with 'ray start --head', or name yours "
                 "with hydra.launcher.ray.init.address=HOST:6379."
+            ) from error
+        except Exception as error:  # Ray has no class of its own for a start that failed
+            if import_module("ray").is_initialized():
+                raise
+            raise ConfigError(
+                f"Ray did not start ({' '.join(str(error).split()).rstrip('.')}): start the same command again, on a "
+                "machine with fewer other processes if it took too long, or use hydra/launcher=cores."
             ) from error
 
     def losses(self) -> tuple[type[Exception], ...]:

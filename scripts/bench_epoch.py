@@ -33,8 +33,8 @@ from tmsgd_bench.data.catalog import data_root, find
 from tmsgd_bench.engine.loop import Trainer
 from tmsgd_bench.engine.optimizers import build_optimizer
 from tmsgd_bench.engine.progress import LogReporter
-from tmsgd_bench.engine.seeding import epoch_order
 from tmsgd_bench.engine.spec import RunSpec
+from tmsgd_bench.seeding import epoch_order
 from tmsgd_bench.task import TaskSettings
 
 TARGETS = {"sgd": "torch.optim.SGD", "tmsgd": "tmsgd_bench.optim.TMSGD"}

@@ -57,7 +57,7 @@ from tasks.voc import Part
 from tmsgd_bench import files
 from tmsgd_bench.data.catalog import data_root, find
 from tmsgd_bench.engine import compose, environment, sweep  # noqa: F401 (sweep registers resolvers of conf/)
-from tmsgd_bench.engine.seeding import seed_globally
+from tmsgd_bench.seeding import seed_globally
 from tmsgd_bench.task import Task
 
 ROOT = Path(__file__).resolve().parents[1]

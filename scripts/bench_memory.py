@@ -31,8 +31,8 @@ from hydra import initialize_config_dir
 import tasks
 from tmsgd_bench import TMSGD
 from tmsgd_bench.engine import compose, environment, sweep  # noqa: F401 (sweep registers resolvers of conf/)
-from tmsgd_bench.engine.seeding import seed_globally
 from tmsgd_bench.errors import BenchError
+from tmsgd_bench.seeding import seed_globally
 from tmsgd_bench.task import Task
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -39,10 +39,10 @@ from tasks.ic.data import read_batch
 from tasks.tc import TextClassification
 from tmsgd_bench import outputs
 from tmsgd_bench.data.catalog import data_root, find
-from tmsgd_bench.engine.seeding import seed_globally, subset
 from tmsgd_bench.errors import BenchError, DataError
 from tmsgd_bench.optim import TMSGD, MultistepScheme, sharpness
 from tmsgd_bench.optim.curvature import NotFinite
+from tmsgd_bench.seeding import seed_globally, subset
 from tmsgd_bench.task import TaskSettings
 
 BEFORE_EVERY = 10

@@ -17,8 +17,8 @@ from torch import Tensor
 from tmsgd_bench.checks import choice
 from tmsgd_bench.data import cache
 from tmsgd_bench.data.packed import Chosen, Packed, pack
-from tmsgd_bench.engine.seeding import subset
 from tmsgd_bench.errors import ConfigError, DataError
+from tmsgd_bench.seeding import subset
 from tmsgd_bench.task import TaskSettings
 from tmsgd_bench.voc import Objects, read_objects, read_split
 

@@ -17,6 +17,7 @@ import pytest
 from hydra.errors import MissingConfigException
 from omegaconf import OmegaConf
 
+from hydra_plugins import tmsgd_launchers
 from tmsgd_bench import files
 from tmsgd_bench.engine import compose, sweep, workers
 from tmsgd_bench.errors import ConfigError, StoreError
@@ -315,6 +316,25 @@ def test_threads_are_left_alone_if_they_are_torchs_choice_or_no_process_is_start
     assert not set(environment) & set(workers.THREADS)
 
 
+def test_no_jobs_at_once_is_refused(environment: dict[str, str]) -> None:
+    with pytest.raises(ConfigError, match="n_jobs must be how many runs"):
+        workers.prepare(sweep_config(_target_="some.Cores", n_jobs=0))
+
+
+@pytest.mark.parametrize(
+    ("launcher", "local"),
+    [
+        ({"_target_": "hydra_plugins.tmsgd_launchers.Cores"}, True),
+        ({"_target_": "hydra_plugins.tmsgd_launchers.SlurmLocal"}, True),
+        ({"_target_": "hydra_plugins.tmsgd_launchers.Slurm"}, False),
+        ({"_target_": "hydra_plugins.tmsgd_launchers.Ray", "ray": {"init": {"address": "local"}}}, True),
+        ({"_target_": "hydra_plugins.tmsgd_launchers.Ray", "ray": {"init": {"address": "auto"}}}, False),
+    ],
+)
+def test_jobs_end_with_their_sweep_where_it_is_on_their_machine(launcher: dict[str, Any], local: bool) -> None:
+    assert workers.are_local(sweep_config(**launcher)) is local
+
+
 def test_ray_is_not_asked_for_what_it_would_wait_for_in_vain(environment: dict[str, str]) -> None:
     def ray(gpus: float = 0, cpus: int | None = 1, cores: int | None = 2, address: str = "local") -> dict[str, Any]:
         return {"init": {"num_cpus": cores, "address": address}, "remote": {"num_gpus": gpus, "num_cpus": cpus}}
@@ -325,6 +345,56 @@ def test_ray_is_not_asked_for_what_it_would_wait_for_in_vain(environment: dict[s
         workers.prepare(sweep_config(ray=ray(cpus=3)))
     for fine in (ray(gpus=0.5), ray(cpus=None), ray(cpus=3, cores=None, address="auto")):
         workers.prepare(sweep_config(device="cuda" if fine["remote"]["num_gpus"] else "cpu", ray=fine))
+
+
+@pytest.fixture
+def ray(monkeypatch: pytest.MonkeyPatch) -> Callable[[Exception, bool], tmsgd_launchers.Ray]:
+    """A function that makes the launcher of a Ray that raises, running or not."""
+
+    def make(error: Exception, running: bool) -> tmsgd_launchers.Ray:
+        def launch(*_: Any) -> None:
+            raise error
+
+        plugin = SimpleNamespace(RayLauncher=lambda **_: SimpleNamespace(launch=launch))
+        exceptions = SimpleNamespace(RayError=type("RayError", (Exception,), {}))
+        monkeypatch.setitem(sys.modules, "hydra_plugins.hydra_ray_launcher.ray_launcher", plugin)
+        monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(is_initialized=lambda: running))
+        monkeypatch.setitem(sys.modules, "ray.exceptions", exceptions)
+        return tmsgd_launchers.Ray()
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (ConnectionError("Could not find any running Ray instance."), "no Ray cluster answers .*'ray start --head'"),
+        (Exception("The current node timed out\nduring startup."), "Ray did not start .The current node timed out dur"),
+        (RuntimeError("Version mismatch"), "Ray did not start .Version mismatch.*hydra/launcher=cores"),
+    ],
+)
+def test_a_ray_that_does_not_start_is_told_in_a_sentence(
+    error: Exception, message: str, ray: Callable[[Exception, bool], tmsgd_launchers.Ray]
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        ray(error, False).launch([], 0)
+
+
+def test_an_error_of_a_running_ray_is_left_as_it_is(ray: Callable[[Exception, bool], tmsgd_launchers.Ray]) -> None:
+    with pytest.raises(ZeroDivisionError):
+        ray(ZeroDivisionError(), True).launch([], 0)
+
+
+@needs("hydra_joblib_launcher")
+@pytest.mark.parametrize(("wanted", "started"), [(100_000, 2), (1, 1), (-1, -1), (-3, -3)])
+def test_joblib_starts_no_more_workers_than_there_are_jobs(
+    wanted: int, started: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep.SweepCallback, "folder", tmp_path)
+    cores = tmsgd_launchers.Cores(n_jobs=wanted)
+    monkeypatch.setattr(cores.inner, "launch", lambda *_: [])
+    cores.launch([["seed=0"], ["seed=1"]], 0)
+    assert cores.inner.joblib["n_jobs"] == started
 
 
 def test_a_folder_that_another_machine_does_not_have_is_named(tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ import re
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from typing import Any
 import pytest
 
 from tmsgd_bench import files
-from tmsgd_bench.engine import plan, sweep
+from tmsgd_bench.engine import plan, sweep, workers
 from tmsgd_bench.results import store
 
 ROOT = Path(__file__).parents[1]
@@ -206,6 +208,87 @@ def test_one_wrong_job_does_not_keep_the_others_from_sharing(run: Runner, starte
     assert claims(tmp_path / "runs") == {"sgd-seed0", "tmsgd-switch1-seed0"}
 
 
+LETTERS = ["""o'brien "x" back\\slash {} a=b,c [x #y 100% é漢 ~ """, "end\\", "b\\'q", "$HOME"]
+
+
+@pytest.mark.parametrize("name", LETTERS)
+def test_a_sweep_may_be_started_in_a_folder_of_any_name(
+    name: str, run: Runner, started: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / name)
+    run("-m", *SHORT, "optimizer=sgd,adam", "results.root=runs")
+    (folder,) = (tmp_path / name).glob("runs/.sweeps/*/*")
+    assert len(started) == len(list(folder.glob("job-*.json"))) == 2
+
+
+def test_a_folder_that_settings_cannot_hold_is_refused(
+    run: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "${x}").mkdir()
+    monkeypatch.chdir(tmp_path / "${x}")
+    assert run("-m", *SHORT, "results.root=runs") == 2
+    assert "stands for another setting" in (said := capsys.readouterr().err) and len(said.splitlines()) == 1
+    assert list((tmp_path / "${x}").iterdir()) == []
+
+
+def test_a_sweep_deletes_what_killed_ones_left_half_written(run: Runner, started: list[Any], tmp_path: Path) -> None:
+    earlier = tmp_path / "runs/.sweeps/2026-01-01/00-00-00-0"
+    earlier.mkdir(parents=True)
+    names = {"dead": f".job-00000.json.{2**22 + 1}.1.tmp", "alive": f".job-00000.json.{os.getpid()}.1.tmp"}
+    for name in [*names.values(), ".job-00001.json.x.1.tmp", "job-00000.json"]:
+        (earlier / name).touch()
+        os.utime(earlier / name, (0, 0))
+    (earlier / f".job-00002.json.{2**22 + 1}.1.tmp").touch()  # written now, by another machine
+    run("-m", *SHORT, "optimizer=sgd,adam")
+    left = {path.name for path in earlier.iterdir()}
+    assert left == {names["alive"], f".job-00002.json.{2**22 + 1}.1.tmp", "job-00000.json"}
+
+
+def test_a_signal_ends_a_sweep_and_the_same_command_goes_on(
+    run: Runner, trained: list[int], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tasks.tc.task import TextClassification
+
+    step = TextClassification.training_step
+
+    def signalled(task: TextClassification, batch: Any, optimizers: Any) -> Any:
+        if trained == [0, 1] and not (tmp_path / "sent").exists():
+            (tmp_path / "sent").touch()
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(task, batch, optimizers)
+
+    monkeypatch.setattr(TextClassification, "training_step", signalled)
+    settings = ("-m", *SHORT, "optimizer=sgd,adam", "checkpoint_seconds=1000")
+    assert run(*settings) == 128 + signal.SIGTERM
+    said = capsys.readouterr()
+    assert said.err.splitlines()[-1].startswith("interrupted: start the same command again")
+    assert summary(said.out).startswith("sweep: 1 unfinished\n") and "it was interrupted" in said.out
+    assert run(*settings) == 0
+    assert trained == [0, 1, 2, 3, 0, 1, 2, 3]
+
+
+def test_workers_are_told_to_stop_and_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that work; not those that are through, never began, or are gone."""
+    monkeypatch.setattr(workers, "POLL_SECONDS", 0.02)
+    jobs = [
+        {"status": "unfinished", "pid": os.getpid()},
+        {"status": "done"},
+        {"status": "unfinished", "pid": 2**22 + 1},
+    ]
+    for number, job in enumerate(jobs):
+        files.write_json(tmp_path / f"job-{number:05d}.json", job)
+    waits = threading.Thread(target=sweep._stop_workers, args=(tmp_path,))
+    waits.start()
+    while not (tmp_path / sweep.STOP).exists():
+        time.sleep(0.01)
+    waits.join(timeout=0.2)
+    assert waits.is_alive()
+    files.write_json(tmp_path / "job-00000.json", {"status": "unfinished"})
+    waits.join(timeout=10)
+    assert not waits.is_alive()
+
+
 # The plan
 
 
@@ -272,14 +355,17 @@ def test_plan_is_true_or_false(
 
 # A kill in the middle of a parallel sweep
 
-PARALLEL = ("device=cpu", "checkpoint_seconds=0", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+PARALLEL = ("device=cpu", "checkpoint_seconds=1000", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
 
 COUNTED_TASK = """
 import os
 import signal
+import time
 from pathlib import Path
 
 from toy import ToyTask
+
+from tmsgd_bench import interrupt
 
 FOLDER = Path(__file__).parent
 
@@ -292,20 +378,24 @@ class Counted(ToyTask):
         self.now = epoch
         if (epoch, step) == (2, 1) and not (FOLDER / "killed").exists():
             (FOLDER / "killed").touch()
-            os.killpg(os.getpgrp(), signal.SIGKILL)
+            os.kill(os.getppid(), signal.SIGKILL)
+            while not interrupt.asked():
+                time.sleep(0.05)
 
     def evaluate(self):
         with (FOLDER / "epochs").open("a") as file:
             file.write(f"{self.now}\\n")
         return super().evaluate()
 """
-"""A small task that notes every finished epoch, and in the third one kills all processes of its sweep, once."""
+"""A small task that notes every finished epoch, and in the third one kills its sweep's main process, once,
+and goes on when it notices."""
 
 
 def test_a_parallel_sweep_killed_in_the_middle_goes_on_where_it_was(
     run: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every process at once, by kill -9, while one trains the trunk and the other waits: the same command goes on."""
+    """Its main process, by kill -9, while one worker trains the trunk and the other waits: both end soon, with what
+    they have trained, and the same command goes on."""
     modules = [str(tmp_path / "modules"), str(ROOT / "tests/engine"), str(ROOT)]
     (tmp_path / "modules").mkdir()
     (tmp_path / "modules/counted.py").write_text(COUNTED_TASK)
@@ -317,7 +407,7 @@ def test_a_parallel_sweep_killed_in_the_middle_goes_on_where_it_was(
         own_group = {"start_new_session": True, "env": environment}
         return subprocess.run(command, capture_output=True, text=True, timeout=120, **own_group)
 
-    assert start().returncode == -signal.SIGKILL
+    assert start().returncode == -signal.SIGKILL  # waits for the workers, too: they hold its output
     assert results(tmp_path / "runs") == {} and len(claims(tmp_path / "runs")) == 3
     resumed = start()
     assert resumed.returncode == 0, resumed.stderr

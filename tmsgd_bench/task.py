@@ -50,7 +50,7 @@ class TaskSettings:
         data_folder: the data set, in its publisher's layout.
         data_limit: use a seeded subset of this many training examples; None for all of them.
         batch_size: examples of one step.
-        seed: the run's seed; derive streams from it with :func:`tmsgd_bench.engine.seeding.derive`.
+        seed: the run's seed; derive streams from it with :func:`tmsgd_bench.seeding.derive`.
         device: where modules and data live.
         model: the model's own options, from conf/model.
         fingerprint: what identifies the data set's contents; keys what is prepared from it.

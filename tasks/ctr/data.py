@@ -11,8 +11,8 @@ from torch import Tensor
 from tasks.ctr.kept import META, Rows
 from tasks.ctr.prepare import prepared
 from tmsgd_bench.data import sealed
-from tmsgd_bench.engine.seeding import subset
 from tmsgd_bench.errors import DataError
+from tmsgd_bench.seeding import subset
 from tmsgd_bench.task import TaskSettings
 
 

@@ -7,7 +7,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from tmsgd_bench.engine.seeding import generator
+from tmsgd_bench.seeding import generator
 
 SPLITS = ("train", "valid", "test")
 TRAIN, VALID, TEST = range(len(SPLITS))

@@ -13,7 +13,7 @@ from tasks.ctr import data
 from tasks.ctr.auc import area_under_curve
 from tasks.ctr.model import OPTIONS, build
 from tmsgd_bench.checks import Section, choice, whole
-from tmsgd_bench.engine.seeding import epoch_order
+from tmsgd_bench.seeding import epoch_order
 from tmsgd_bench.task import Metric, Task, TaskSettings
 
 Batch = tuple[Tensor, Tensor]

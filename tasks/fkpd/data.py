@@ -13,8 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from tmsgd_bench.data import cache
-from tmsgd_bench.engine.seeding import generator, subset
 from tmsgd_bench.errors import DataError
+from tmsgd_bench.seeding import generator, subset
 from tmsgd_bench.task import TaskSettings
 
 POINTS = 68

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tasks.ic.data import SIDE
-from tmsgd_bench.engine.seeding import generator
+from tmsgd_bench.seeding import generator
 
 PADDING = 4
 

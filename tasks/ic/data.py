@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from tasks.ic import pickles
-from tmsgd_bench.engine.seeding import subset
 from tmsgd_bench.errors import ConfigError, DataError
+from tmsgd_bench.seeding import subset
 
 SIDE = 32
 """Pixels of an image in each direction."""

@@ -13,7 +13,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from tasks.ic import data, models
 from tasks.ic.batches import crop_and_flip, draw_crops_and_flips, to_float
 from tmsgd_bench.checks import Section, choice
-from tmsgd_bench.engine.seeding import epoch_order
+from tmsgd_bench.seeding import epoch_order
 from tmsgd_bench.task import Metric, Task, TaskSettings
 
 Batch = tuple[Tensor, Tensor]

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from tasks.ig.model import SIDE
 from tmsgd_bench.data import cache
-from tmsgd_bench.engine.seeding import subset
 from tmsgd_bench.errors import DataError
 from tmsgd_bench.files import os_reason
+from tmsgd_bench.seeding import subset
 from tmsgd_bench.task import TaskSettings
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")

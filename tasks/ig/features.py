@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tmsgd_bench.engine.seeding import generator
+from tmsgd_bench.seeding import generator
 from tmsgd_bench.task import Metric
 
 

@@ -17,9 +17,9 @@ from tasks.od.options import OPTIONS
 from tasks.od.rfbnet import RFBDetector
 from tmsgd_bench.checks import Section, whole
 from tmsgd_bench.data.loading import Loader
-from tmsgd_bench.engine.seeding import epoch_order
 from tmsgd_bench.results.figure_boxes import SHOWN, Boxes, Shown
 from tmsgd_bench.results.store import PREDICTIONS
+from tmsgd_bench.seeding import epoch_order
 from tmsgd_bench.task import Metric, Task, TaskSettings
 from tmsgd_bench.voc import CLASSES, Detections, as_truth, average_precisions, detection_files, mean_average_precision
 

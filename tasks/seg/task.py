@@ -20,8 +20,8 @@ from tasks.voc import IGNORED, Part
 from tmsgd_bench.checks import Section, whole
 from tmsgd_bench.data.loading import Loader
 from tmsgd_bench.data.packed import Chosen
-from tmsgd_bench.engine.seeding import epoch_order
 from tmsgd_bench.results.figure_masks import SHOWN, Masks
+from tmsgd_bench.seeding import epoch_order
 from tmsgd_bench.task import Metric, Task, TaskSettings
 
 Batch = tuple[Tensor, Tensor]

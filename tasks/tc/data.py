@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tmsgd_bench.engine.seeding import subset
 from tmsgd_bench.errors import DataError
+from tmsgd_bench.seeding import subset
 
 PAD = 0
 CLASSES = ("acq", "crude", "earn", "grain", "interest", "money-fx", "ship", "trade")

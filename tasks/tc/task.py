@@ -13,7 +13,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from tasks.tc import data
 from tasks.tc.model import OPTIONS, LSTMClassifier
 from tmsgd_bench.checks import Section, choice, whole
-from tmsgd_bench.engine.seeding import epoch_order
+from tmsgd_bench.seeding import epoch_order
 from tmsgd_bench.task import Metric, Task, TaskSettings
 
 Batch = tuple[Tensor, Tensor]

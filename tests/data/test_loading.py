@@ -22,8 +22,8 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from tmsgd_bench.data.loading import Loader
-from tmsgd_bench.engine.seeding import derive, generator
 from tmsgd_bench.errors import BenchError, ConfigError, DataError
+from tmsgd_bench.seeding import derive, generator
 from tmsgd_bench.task import TaskSettings
 
 ROOT = Path(__file__).parents[2]

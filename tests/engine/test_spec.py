@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from toy import make_spec
 
-from tmsgd_bench.engine import schema, seeding
+from tmsgd_bench import seeding
+from tmsgd_bench.engine import schema
 from tmsgd_bench.engine.spec import AutoSwitchPlan, RunSpec, validate
 from tmsgd_bench.errors import ConfigError
 from tmsgd_bench.version import BENCHMARK_VERSION

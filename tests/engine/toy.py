@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tmsgd_bench.engine.seeding import epoch_order
 from tmsgd_bench.engine.spec import RunOptions, RunSpec
+from tmsgd_bench.seeding import epoch_order
 from tmsgd_bench.task import Metric, Task, TaskSettings
 
 SIZE, BATCH = 20, 5

@@ -50,10 +50,10 @@ from tmsgd_bench.data.synthetic import avazu
 from tmsgd_bench.engine import plan, prefix
 from tmsgd_bench.engine.plan import Job
 from tmsgd_bench.engine.runner import run
-from tmsgd_bench.engine.seeding import subset
 from tmsgd_bench.engine.spec import RunOptions, RunSpec
 from tmsgd_bench.errors import ConfigError, DataError
 from tmsgd_bench.results import store
+from tmsgd_bench.seeding import subset
 from tmsgd_bench.task import TaskSettings
 
 CONF = Path(__file__).parents[2] / "conf"

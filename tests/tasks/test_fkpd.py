@@ -32,11 +32,11 @@ from tmsgd_bench import TMSGD, files
 from tmsgd_bench.data.synthetic import fkpd as stand_in
 from tmsgd_bench.engine import prefix
 from tmsgd_bench.engine.runner import Outcome, run
-from tmsgd_bench.engine.seeding import subset
 from tmsgd_bench.engine.spec import RunOptions, RunSpec
 from tmsgd_bench.errors import ConfigError, DataError
 from tmsgd_bench.results import store
 from tmsgd_bench.results.figure_keypoints import FACES, FILE, PICTURE, KeyPoints
+from tmsgd_bench.seeding import subset
 from tmsgd_bench.task import TaskSettings
 
 CONF = Path(__file__).parents[2] / "conf"

@@ -36,11 +36,11 @@ from tmsgd_bench.data.catalog import find
 from tmsgd_bench.engine import plan
 from tmsgd_bench.engine.plan import Job
 from tmsgd_bench.engine.runner import run
-from tmsgd_bench.engine.seeding import epoch_order, seed_globally, subset
 from tmsgd_bench.engine.spec import RunOptions, RunSpec
 from tmsgd_bench.errors import ConfigError, DataError
 from tmsgd_bench.optim import sharpness
 from tmsgd_bench.results import store
+from tmsgd_bench.seeding import epoch_order, seed_globally, subset
 from tmsgd_bench.task import TaskSettings
 
 CONF = Path(__file__).parents[2] / "conf"

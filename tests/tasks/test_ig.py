@@ -29,11 +29,11 @@ from tmsgd_bench import files
 from tmsgd_bench.data.sources import DataFile
 from tmsgd_bench.data.synthetic import sneakers
 from tmsgd_bench.engine.runner import run
-from tmsgd_bench.engine.seeding import epoch_order, generator, subset
 from tmsgd_bench.engine.spec import RunOptions, RunSpec
 from tmsgd_bench.errors import ConfigError, DataError
 from tmsgd_bench.results import store
 from tmsgd_bench.results.figure_samples import SAMPLES, Samples
+from tmsgd_bench.seeding import epoch_order, generator, subset
 from tmsgd_bench.task import TaskSettings
 
 TINY = {"noise": 5, "filters": 2}

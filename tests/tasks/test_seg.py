@@ -41,10 +41,10 @@ from tmsgd_bench.data.synthetic import voc2007
 from tmsgd_bench.engine import compose, prefix
 from tmsgd_bench.engine.optimizers import build_optimizer
 from tmsgd_bench.engine.runner import Outcome, run
-from tmsgd_bench.engine.seeding import epoch_order, generator
 from tmsgd_bench.engine.spec import RunOptions, RunSpec, SharpnessLog
 from tmsgd_bench.errors import ConfigError, DataError
 from tmsgd_bench.results import store
+from tmsgd_bench.seeding import epoch_order, generator
 from tmsgd_bench.task import TaskSettings
 from tmsgd_bench.voc import CLASSES
 

@@ -20,9 +20,9 @@ from tasks.tc import TextClassification, data
 from tasks.tc.model import LSTMClassifier, SplitEmbedding
 from tasks.tc.task import EVALUATION_BATCH
 from tmsgd_bench import TMSGD
-from tmsgd_bench.engine.seeding import subset
 from tmsgd_bench.errors import ConfigError, DataError
 from tmsgd_bench.optim.apollo import Apollo
+from tmsgd_bench.seeding import subset
 from tmsgd_bench.task import Task, TaskSettings
 
 TRAIN = ["earn\tprofit rose and rose", "acq\tfirm buys firm in cash deal now", "ship\tport closed"]

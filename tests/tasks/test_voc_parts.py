@@ -23,8 +23,8 @@ from tmsgd_bench.data.catalog import Combined, Dataset, find, find_all
 from tmsgd_bench.data.contents import FOLDER
 from tmsgd_bench.data.synthetic import voc2007, voc2012
 from tmsgd_bench.engine import compose, environment
-from tmsgd_bench.engine.seeding import subset
 from tmsgd_bench.errors import ConfigError, DataError
+from tmsgd_bench.seeding import subset
 from tmsgd_bench.task import TaskSettings
 from tmsgd_bench.voc import colour_map
 

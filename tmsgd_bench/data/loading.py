@@ -9,8 +9,12 @@ from __future__ import annotations
 
 import ctypes
 import itertools
+import multiprocessing
+import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -21,8 +25,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from tmsgd_bench import shared_memory
-from tmsgd_bench.engine.seeding import derive
 from tmsgd_bench.errors import BenchError
+from tmsgd_bench.interrupt import GRACE_SECONDS, SIGNALS
+from tmsgd_bench.seeding import derive
 from tmsgd_bench.task import TaskSettings
 
 Key = tuple[int, int]
@@ -172,6 +177,26 @@ def _share(batch: Any) -> None:
 
 
 def end_with_parent(worker: int) -> None:
-    """Let a worker die with the run, at once: until then it may hold locks that it has inherited."""
+    """Let a worker die with the run, at once: until then it may hold locks that it has inherited.
+
+    A signal to all processes at once, such as Ctrl-C, leaves the run the time to end its epoch.
+    """
+    for number in SIGNALS:
+        if number != signal.SIGTERM:
+            signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_by_sigterm, daemon=True).start()
     if sys.platform == "linux":  # elsewhere torch's own watch ends it, after some seconds
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        run = multiprocessing.parent_process()
+        if run is not None and run.pid != os.getppid():  # it died before this was set
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _end_by_sigterm() -> None:
+    """The run's own SIGTERM, which is torch's way to end a worker, ends it at once; another's does so in a while."""
+    sender = signal.sigwaitinfo({signal.SIGTERM}).si_pid
+    if sender != os.getppid():
+        time.sleep(GRACE_SECONDS)
+    os._exit(0)

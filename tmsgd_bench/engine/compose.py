@@ -114,7 +114,7 @@ def followed_protocols(config: DictConfig, spec: RunSpec, choices: Mapping[str, 
         *search_path(HydraConfig.get() if HydraConfig.initialized() else None),
         *(f"{group}={choices[group]}" for group in GROUPS),
     ]
-    chosen += [f"data.name={spec.task['dataset']}", _override("data.root", config.data.root)]
+    chosen += [f"data.name={spec.task['dataset']}", override("data.root", config.data.root)]
     if GlobalHydra.instance().config_loader().get_group_options("local"):
         chosen.append("~local")  # a private overlay is no part of a protocol
     followed = []
@@ -143,15 +143,19 @@ def search_path(hydra: Any) -> list[str]:
     return [f"hydra.searchpath=[{','.join(_quoted(folder) for folder in folders)}]"] if folders else []
 
 
-def _override(key: str, value: str | None) -> str:
-    """A setting as Hydra's command line takes it, whatever letters its value has."""
-    if value is None:
-        return f"{key}=null"
-    return f"{key}={_quoted(value)}"
+def override(key: str, value: str | None) -> str:
+    """A setting as Hydra's command line takes it, whatever letters its value has.
+
+    Example:
+        >>> print(override("results.root", "o'brien"))
+        results.root='o\\'brien'
+    """
+    return f"{key}=null" if value is None else f"{key}={_quoted(value)}"
 
 
 def _quoted(value: str) -> str:
-    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    # Before a quote a backslash has to be doubled, and elsewhere it must not be.
+    escaped = re.sub(r"(\\*)('|\Z)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), value)
     return f"'{escaped}'"
 
 

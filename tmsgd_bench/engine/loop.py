@@ -15,14 +15,15 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from tmsgd_bench import interrupt
 from tmsgd_bench.engine import checkpoint
 from tmsgd_bench.engine.clocks import Clocks
 from tmsgd_bench.engine.monitor import SharpnessMonitor
 from tmsgd_bench.engine.optimizers import build_optimizer, build_schedulers
 from tmsgd_bench.engine.progress import Reporter
-from tmsgd_bench.engine.seeding import seed_globally
 from tmsgd_bench.engine.spec import RunSpec, SharpnessLog
 from tmsgd_bench.errors import BenchError
+from tmsgd_bench.seeding import seed_globally
 from tmsgd_bench.task import Task
 
 
@@ -122,7 +123,9 @@ class Trainer:
 
         Raises:
             Diverged: a loss is not finite.
+            Interrupted: a signal asked to stop; after the last epoch it does not, since only the result is left.
         """
+        interrupt.training_begins()
         self._evaluate_at_start()
         fresh = True
         while self.epoch < (self.spec.epochs if until is None else until):
@@ -132,7 +135,10 @@ class Trainer:
                 self.clocks.note_warm_up()
             fresh = False
             self._finish_epoch(losses, reporter)
+            interrupt.epoch_ended()
             after_epoch()
+            if self.epoch < self.spec.epochs:
+                interrupt.stop_if_asked()
 
     def _evaluate_at_start(self) -> None:
         if self.task.evaluate_at_start and self.epoch == 0 and not self.initial:
@@ -272,7 +278,7 @@ def copied(value: Any) -> Any:
 
 
 class Checkpointer:
-    """Writes a checkpoint after an epoch if enough time has passed since the last one."""
+    """Writes a checkpoint after an epoch if enough time has passed since the last one, or if the run is to stop."""
 
     def __init__(self, trainer: Trainer, folder: Path, every_seconds: float) -> None:
         self.trainer, self.folder, self.every = trainer, folder, every_seconds
@@ -281,7 +287,8 @@ class Checkpointer:
     def __call__(self) -> None:
         """To be called after each epoch; the last epoch needs none, its result follows at once."""
         finished = self.trainer.epoch == self.trainer.spec.epochs
-        if finished or time.monotonic() - self.latest < self.every:
+        due = time.monotonic() - self.latest >= self.every and not finished
+        if not (due or interrupt.asked()):
             return
         with self.trainer.clocks.measure("bookkeeping"):
             checkpoint.save(self.folder, self.trainer.epoch, self.trainer.state_dict())

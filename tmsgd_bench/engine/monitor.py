@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from tmsgd_bench.engine.seeding import derive, seed_globally
 from tmsgd_bench.engine.spec import AutoSwitchPlan, RunSpec, SharpnessLog
 from tmsgd_bench.errors import ConfigError
 from tmsgd_bench.optim.auto_switch import AutoSwitch
 from tmsgd_bench.optim.curvature import NotConverged, NotFinite, Sharpness, sharpness
+from tmsgd_bench.seeding import derive, seed_globally
 from tmsgd_bench.task import Task
 
 log = logging.getLogger(__name__)

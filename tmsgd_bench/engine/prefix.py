@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from filelock import FileLock, Timeout
 
-from tmsgd_bench import files
+from tmsgd_bench import files, interrupt
 from tmsgd_bench.engine import checkpoint
 from tmsgd_bench.engine.spec import AUTO, RunOptions, RunSpec
 from tmsgd_bench.errors import BenchError, StoreError
@@ -177,6 +177,7 @@ class Trunk:
         if trainer.epoch:  # trained before the run shared anything
             self.trained = {trainer.spec.run_id: trainer.epoch}
         while self._adopt(trainer, until) < until:
+            interrupt.stop_if_asked()
             with self._held() as held:
                 if held and self._adopt(trainer, until) < until:
                     train(until, lambda: self._leave(trainer))
@@ -241,11 +242,11 @@ class Trunk:
         self.trained[run_id] = self.trained.get(run_id, 0) + 1
 
     def _leave(self, trainer: Trainer) -> None:
-        """After an epoch: leave the state if a run waits for it, or if enough time has passed."""
+        """After an epoch: leave the state if a run waits for it, enough time has passed, or the run is to stop."""
         self._count(trainer)
         wanted = trainer.epoch in self.wanted()
         due = time.monotonic() - self.latest >= self.every_seconds and trainer.epoch < trainer.spec.epochs
-        if not (wanted or due):
+        if not (wanted or due or interrupt.asked()):
             return
         with trainer.clocks.measure("bookkeeping"):
             self.folder.mkdir(parents=True, exist_ok=True)  # the last other run may just have tidied it away

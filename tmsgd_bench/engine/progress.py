@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Mapping
-from typing import Protocol
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Protocol
 
 from tqdm import tqdm
 
@@ -122,6 +125,49 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+class SafeStream:
+    """A text stream whose failure loses what was to be written, and nothing else: a full disk, a reader that has gone.
+
+    Args:
+        stream: None where the shell has closed it.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = Path(os.devnull).open("w") if stream is None else stream  # noqa: SIM115  # open to the end
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> int:
+        """Write the text, or lose it."""
+        with suppress(OSError):
+            self.stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Hand on what has been written, or lose it."""
+        with suppress(OSError):
+            self.stream.flush()
+
+    def settle(self) -> None:
+        """Flush for the last time; what cannot be written any more is thrown away, so that the exit code stays."""
+        try:
+            self.stream.flush()
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.stream.fileno())
+            os.close(nowhere)
+
+
+def protect_streams() -> list[SafeStream]:
+    """Put a :class:`SafeStream` in front of this process's standard streams, once."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if not isinstance(stream, SafeStream):
+            setattr(sys, name, SafeStream(stream))
+    return [sys.stdout, sys.stderr]  # type: ignore[list-item]  # which they are by now
 
 
 class ConsoleHandler(logging.Handler):

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from tmsgd_bench import files
+from tmsgd_bench import files, interrupt
 from tmsgd_bench.engine import checkpoint, environment
 from tmsgd_bench.engine.loop import Checkpointer, Diverged, Trainer, weights_digest
 from tmsgd_bench.engine.prefix import Trunk, release, shared_epochs, trunk_of
@@ -57,6 +57,7 @@ def run(spec: RunSpec, options: RunOptions, make_task: MakeTask) -> Outcome:
 
     Raises:
         BenchError: the run cannot start (store, data, settings), or another process is training it.
+        Interrupted: a signal ended it; the same call goes on with it.
         Exception: whatever the task raised; it is kept in the run's folder, and the run is retried next time.
     """
     folder = RunFolder(options.results_root, spec.run_id)
@@ -73,8 +74,11 @@ def run(spec: RunSpec, options: RunOptions, make_task: MakeTask) -> Outcome:
         try:
             return _train(spec, options, make_task, device, folder)
         except Exception as error:
+            interrupt.stop_if_asked()  # the signal may have met the processes that make batches, too
             _record_failure(folder, error)
             raise
+        finally:
+            interrupt.training_is_over()
 
 
 def _clear_the_way(folder: RunFolder, options: RunOptions) -> None:

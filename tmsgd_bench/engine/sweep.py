@@ -6,8 +6,11 @@ Jobs may run in other processes, so each writes its outcome to a file of its own
 from __future__ import annotations
 
 import os
+import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +19,15 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from tmsgd_bench import files
-from tmsgd_bench.engine import plan, workers
-from tmsgd_bench.errors import BenchError
+from tmsgd_bench import files, interrupt
+from tmsgd_bench.engine import compose, plan, progress, workers
+from tmsgd_bench.errors import BenchError, ConfigError, StoreError
 
 START = "start.json"
+STOP = "stop"
+SWEEPS = ".sweeps"  # in the results' root, by conf/config.yaml
+ABANDONED_SECONDS = 60.0
+"""A temporary file older than this is not being written any more."""
 ORDER = ("done", "skipped", "diverged", "busy", "failed", "unfinished")
 
 
@@ -48,28 +55,44 @@ class SweepCallback(Callback):
     folder: Path | None = None
 
     def on_multirun_start(self, config: Any, **_: Any) -> None:
-        plan.check_root(config)
-        folder = Path(config.hydra.sweep.dir).absolute()
-        type(self).folder = folder
-        # Every job is handed it, on whatever machine it runs: its own sweep.dir would have another time, and another
-        # place if results.root is one of the things that are swept.
-        with open_dict(config.hydra.overrides):
-            config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{folder}'")
         try:
+            plan.check_root(config)
+            folder = _folder(config)
             planned = plan.wanted(config)
             jobs, wrong = plan.of_sweep(config)
         except Exception as error:  # Hydra would make a warning of it
             raise plan.PlanShown(error) from error
+        type(self).folder = folder
+        # Every job is handed it, on whatever machine it runs: its own sweep.dir would have another time, and another
+        # place if results.root is one of the things that are swept.
+        with open_dict(config.hydra.overrides):
+            config.hydra.overrides.hydra.append(compose.override("hydra.sweep.dir", str(folder)))
         if planned and wrong:
             raise plan.PlanShown(wrong[0])
         if planned:
             print(plan.describe(jobs))
             raise plan.PlanShown
         try:
+            workers.prepare(config)
             plan.register(jobs)
             _begin(folder, config)
         except (BenchError, OSError) as error:  # the store cannot be written: no job could leave a result
             raise plan.PlanShown(error) from error
+
+
+def _folder(config: Any) -> Path:
+    """Where the sweep keeps its jobs' outcomes.
+
+    Raises:
+        ConfigError: a setting cannot hold the name.
+    """
+    folder = Path(config.hydra.sweep.dir).absolute()
+    if "${" in str(folder):
+        raise ConfigError(
+            f"the sweep's folder {folder} has '${{' in its name, which stands for another setting: start the sweep in "
+            "a folder without it, or choose one with results.root=PATH."
+        )
+    return folder
 
 
 def in_sweep() -> bool:
@@ -78,10 +101,45 @@ def in_sweep() -> bool:
 
 
 def _begin(folder: Path, config: Any) -> None:
-    """Prepare this process and the sweep's folder for its jobs."""
-    workers.prepare(config)
+    """Prepare the sweep's folder for its jobs."""
     folder.mkdir(parents=True, exist_ok=True)
-    files.write_json(folder / START, {"cwd": str(Path.cwd())})
+    start: dict[str, Any] = {"cwd": str(Path.cwd())}
+    if workers.are_local(config):
+        start["parent"] = os.getpid()
+        interrupt.before_end(partial(_stop_workers, folder))
+    files.write_json(folder / START, start)
+    _tidy(folder)
+
+
+def _stop_workers(folder: Path) -> None:
+    """Ask the workers to stop, and wait until each has left a checkpoint or is gone."""
+    try:
+        (folder / STOP).touch()
+    except OSError:  # a full disk: they will notice that this process has ended
+        return
+    running = [path for path in folder.glob("job-*.json") if _runs(path)]
+    end = time.monotonic() + workers.END_SECONDS
+    while running and time.monotonic() < end:
+        time.sleep(workers.POLL_SECONDS / 2)
+        running = [path for path in running if _runs(path)]
+
+
+def _runs(path: Path) -> bool:
+    pid = (files.read_json(path) or {}).get("pid")
+    return pid is not None and workers.is_alive(pid)
+
+
+def _tidy(folder: Path) -> None:
+    """Delete what killed processes of earlier sweeps did not finish writing."""
+    root = folder.parent.parent
+    if root.name != SWEEPS:  # the user's own hydra.sweep.dir
+        return
+    now = (folder / START).stat().st_mtime  # by the clock of the file system
+    for path in root.glob("*/*/.*.json.*.*.tmp"):
+        pid = path.name.split(".")[-3]
+        with suppress(OSError):
+            if now - path.stat().st_mtime > ABANDONED_SECONDS and not (pid.isdigit() and workers.is_alive(int(pid))):
+                path.unlink()
 
 
 def record_waiting(number: int, overrides: Sequence[str]) -> None:
@@ -111,11 +169,27 @@ def record_start() -> None:
 
     Raises:
         StoreError: that folder cannot be entered here.
+        Interrupted: the sweep is to stop.
     """
-    _write({"status": "unfinished", "note": "its process ended without an outcome; the same command goes on with it"})
-    start = files.read_json(Path(HydraConfig.get().sweep.dir) / START)
+    progress.protect_streams()
+    folder = Path(HydraConfig.get().sweep.dir)
+    start = files.read_json(folder / START) or {}
+    if "parent" in start:
+        workers.belong_to(start["parent"], folder / STOP)
+    interrupt.stop_if_asked()
+    note = "its process ended without an outcome; the same command goes on with it"
+    _write({"status": "unfinished", "note": note, "pid": os.getpid()})
     if start:
         workers.enter(start["cwd"])
+
+
+def end_job() -> None:
+    """Write that this job was interrupted; a worker does not return."""
+    with suppress(StoreError):  # on a full disk it stays with what a killed job leaves
+        record("unfinished", "", "it was interrupted; the same command goes on with it")
+    start = files.read_json(Path(HydraConfig.get().sweep.dir) / START) or {}
+    if start.get("parent", os.getpid()) != os.getpid():
+        workers.await_end()
 
 
 def record(status: str, run_id: str, note: str, saved: int = 0) -> None:

@@ -1,0 +1,48 @@
+"""What a run says must never cost it: a full log, a reader that has gone."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from tmsgd_bench.engine import progress
+from tmsgd_bench.task import Metric
+
+
+def gone_reader() -> int:
+    """The writing end of a pipe that nobody reads."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    return writing
+
+
+@pytest.mark.parametrize("kind", ["full", "gone", "closed"])
+def test_reports_into_a_broken_stream_are_lost_and_nothing_else(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if kind == "full" and not Path("/dev/full").exists():
+        pytest.skip("needs /dev/full")
+    descriptor = os.open("/dev/full", os.O_WRONLY) if kind == "full" else gone_reader()
+    with open(descriptor, "w", buffering=1) as broken:  # noqa: PTH123  # a descriptor has no path
+        for name in ("stdout", "stderr"):
+            monkeypatch.setattr(sys, name, None if kind == "closed" else broken)
+        streams = progress.protect_streams()
+        assert progress.protect_streams() == streams
+        bar = progress.BarReporter("run", 2, 0, 3, (Metric("error", "", "min"),))
+        for step in range(3):
+            bar.step(0, step)
+        bar.epoch(0, {"error": 1.0})
+        bar.close()
+        progress.ConsoleHandler().emit(logging.makeLogRecord({"msg": "a line"}))
+        print("a summary", flush=True)
+        for stream in streams:
+            stream.settle()
+
+
+def test_a_sound_stream_gets_every_line(capsys: pytest.CaptureFixture[str]) -> None:
+    progress.protect_streams()
+    print("a summary")
+    progress.ConsoleHandler().emit(logging.makeLogRecord({"msg": "a line"}))
+    assert capsys.readouterr() == ("a summary\n", "a line\n")
