@@ -1,7 +1,7 @@
 """Try faults on runs, results and data: kills, damage, full disks, hostile files. Does anything get lost or believed?
 
-    python scripts/fault_campaign.py --seconds 600 --seed 0
-    python scripts/fault_campaign.py --only kills --seed 0 --trial 17      # one trial again
+python scripts/fault_campaign.py --seconds 600 --seed 0
+python scripts/fault_campaign.py --only kills --seed 0 --trial 17      # one trial again
 """
 
 from __future__ import annotations
@@ -15,13 +15,35 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-for folder in (Path(__file__).parent, Path(__file__).parents[1]):  # the package beside this file, and the checkout
-    sys.path.insert(0, str(folder))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from faults import corruptions, damaged_data, full_disk, kills, processes, torn_runs
+from faults import (
+    archives,
+    corruptions,
+    damaged_data,
+    full_disk,
+    hostile_stores,
+    kills,
+    processes,
+    sweep_kills,
+    torn_runs,
+    wrong_values,
+)
 from faults.trial import OUTCOMES, SURVIVED, Kind, Place, Trial
 
-MODULES = (kills, corruptions, torn_runs, damaged_data, full_disk, processes)
+MODULES = (
+    kills,
+    sweep_kills,
+    corruptions,
+    torn_runs,
+    damaged_data,
+    full_disk,
+    processes,
+    archives,
+    hostile_stores,
+    wrong_values,
+)
 KINDS = {module.KIND.name: module.KIND for module in MODULES}
 
 

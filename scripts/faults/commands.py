@@ -23,7 +23,14 @@ from tmsgd_bench import cli
 from tmsgd_bench.data.loading import end_with_parent
 
 ROOT = Path(__file__).parents[2]
-PRELOADED = ["hydra", "pyarrow.parquet", "torch._dynamo", "torchmetrics", "tmsgd_bench.engine.runner"]
+PRELOADED = [
+    "hydra",
+    "pyarrow.parquet",
+    "torch._dynamo",
+    "torchmetrics",
+    "tmsgd_bench.engine.runner",
+    "faults.commands",
+]
 FORKS = multiprocessing.get_context("forkserver")
 SECONDS = 240.0
 """A run that takes longer hangs: those of the campaign take seconds."""

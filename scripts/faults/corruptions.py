@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from pathlib import Path
@@ -134,7 +133,8 @@ def expect_honest(command: str, ended: Ended, expected: Ended, marks: tuple[str,
 def _difference(seen: str, expected: str) -> str:
     """Where two lines begin to differ, with some of what is around it."""
     seen, expected = (" ".join(line.split()) for line in (seen, expected))
-    start = max(0, len(os.path.commonprefix([seen, expected])) - 60)
+    pairs = enumerate(zip(seen, expected, strict=False))
+    start = max(0, next((place for place, (one, other) in pairs if one != other), 0) - 60)
     return f"says {seen[start : start + 160]!r} in place of {expected[start : start + 160]!r}"
 
 

@@ -44,7 +44,9 @@ def attempt(trial: Attempt) -> None:
 
 
 def _mount(folder: Path, options: str) -> None:
-    result = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "faults", str(folder)], capture_output=True, text=True)
+    result = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", options, "faults", str(folder)], capture_output=True, text=True
+    )
     if result.returncode:
         raise Fault(LOST, f"the small disk could not be made: {result.stderr.strip()}")
 

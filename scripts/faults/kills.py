@@ -12,7 +12,26 @@ from faults.trial import Attempt, Kind
 from faults.wounds import WHEN, Wound
 
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
-TASKS = ("tc", "tc", "ctr", "tc", "tc", "seg", "tc", "tc", "ctr", "tc", "ig", "tc", "tc", "ic", "tc", "tc", "od", "fkpd")
+TASKS = (
+    "tc",
+    "tc",
+    "ctr",
+    "tc",
+    "tc",
+    "seg",
+    "tc",
+    "tc",
+    "ctr",
+    "tc",
+    "ig",
+    "tc",
+    "tc",
+    "ic",
+    "tc",
+    "tc",
+    "od",
+    "fkpd",
+)
 OPTIMIZERS = ("tmsgd", "adam", "tmsgd")
 WAYS = ((), (), ("prefix=on",), ("force=true",))
 """More settings: alone, with a trunk, and in place of a result that is there already."""

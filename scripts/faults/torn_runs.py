@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from faults import stores
-from faults.commands import bench, start, train
+from faults.commands import Ended, bench, start, train
 from faults.damage import damage, regular_files
 from faults.trial import LOST, Attempt, Fault, Kind, Place, short
 from faults.wounds import Wound
@@ -19,22 +19,41 @@ KINDS_OF_FILES = (".work/*/checkpoint-*.pt", ".trunks/*/checkpoint-*.pt", ".work
 
 def attempt(trial: Attempt) -> None:
     """Damage one or two files of a killed run, look at it, and start it again."""
-    folder = trial.place.copy(_killed(trial.place), "torn-runs")
+    folder = trial.place.copy(killed(trial.place), "torn-runs")
     expected = stores.undisturbed(trial.place, *CHOSEN)
-    for _ in range(trial.random.choice((1, 1, 2))):
-        files = regular_files(folder, trial.random.choice(KINDS_OF_FILES)) or regular_files(folder)
-        path = trial.random.choice(files)
-        trial.fault += f"{path.relative_to(folder)}: {damage(path, trial.random)}; "
+    damaged = [_damage(trial, folder) for _ in range(trial.random.choice((1, 1, 2)))]
     bench("runs", "--results", str(folder)).checked()
-    ended = train(stores.settings(trial.place, folder, *CHOSEN), folder.parent / "said").checked()
+    arguments = stores.settings(trial.place, folder, *CHOSEN)
+    ended = train(arguments, folder.parent / "said").checked()
     if ended.code != 0:
-        raise Fault(LOST, f"it does not go on (exit code {ended.code}): {short(ended.said)}")
+        _follow_the_sentence(ended, damaged)
+        stores.expect_success(train(arguments, folder.parent / "said"))
     stores.expect_facts(folder, expected.facts)
     stores.expect_tidy(folder, expected.names)
     shutil.rmtree(folder.parent)
 
 
-def _killed(place: Place) -> Path:
+def _damage(trial: Attempt, folder: Path) -> Path:
+    files = regular_files(folder, trial.random.choice(KINDS_OF_FILES)) or regular_files(folder)
+    path = trial.random.choice(files)
+    trial.fault += f"{path.relative_to(folder)}: {damage(path, trial.random)}; "
+    return path
+
+
+def _follow_the_sentence(ended: Ended, damaged: list[Path]) -> None:
+    """Delete the file that an error names."""
+    stores.expect_sentence(ended)
+    named = [path for path in damaged if path.name in ended.said.rpartition("error: ")[2]]
+    if not named:
+        raise Fault(LOST, f"it does not go on, and names no damaged file: {short(ended.said)}")
+    for path in named:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def killed(place: Place) -> Path:
     """The store of a run that was killed when it had left checkpoints; made once."""
     return place.once("killed", lambda: _kill(place))
 

@@ -61,7 +61,7 @@ class Watch:
     def _is_beneath(self, path: object, folder: int | None) -> bool:
         if not isinstance(path, str | os.PathLike):
             return False
-        base = Path(os.readlink(f"/proc/self/fd/{folder}")) if folder is not None else Path()
+        base = _opened(folder) if folder is not None else Path()
         return (base / path).absolute().is_relative_to(self.wound.root)
 
 
@@ -132,9 +132,13 @@ def _wounded_open(opened: Callable[..., Any], watch: Watch) -> Callable[..., Any
     return wounded
 
 
+def _opened(descriptor: int) -> Path:
+    """The path of an open file or folder."""
+    return Path(f"/proc/self/fd/{descriptor}").readlink()
+
+
 def _wounded_fsync(fsync: Callable[[int], None], watch: Watch) -> Callable[[int], None]:
     def wounded(descriptor: int) -> None:
-        path = os.readlink(f"/proc/self/fd/{descriptor}")
-        _around(watch, watch.is_due(path), lambda: fsync(descriptor))
+        _around(watch, watch.is_due(_opened(descriptor)), lambda: fsync(descriptor))
 
     return wounded
