@@ -76,6 +76,7 @@ def campaign(place: Place, options: argparse.Namespace) -> int:
 
 
 def _trials(place: Place, kinds: Sequence[Kind], options: argparse.Namespace) -> Iterator[Trial]:
+    made: Iterator[Trial]
     if options.trial is not None:
         made = (kind.trial(place, options.seed, options.trial) for kind in kinds)
     else:
@@ -108,7 +109,7 @@ def in_turn(place: Place, kinds: Sequence[Kind], seed: int, seconds: float) -> I
 
 def table(trials: Sequence[Trial]) -> str:
     """How many trials of each kind ended how, as lines of text."""
-    lines = [("kind", "tried", *OUTCOMES)]
+    lines: list[tuple[str, ...]] = [("kind", "tried", *OUTCOMES)]
     for kind in dict.fromkeys(trial.kind for trial in trials):
         ends = Counter(trial.outcome for trial in trials if trial.kind == kind)
         lines.append((kind, str(ends.total()), *(str(ends[outcome]) for outcome in OUTCOMES)))

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from faults.trial import BELIEVED, LOST, TRACEBACK, Attempt, Fault, Kind
-from tmsgd_bench.data.sources import Archive
+from tmsgd_bench.data.catalog import Archive
 from tmsgd_bench.errors import DataError
 
 INSIDE = "repository-0123/data/"

@@ -99,7 +99,7 @@ def inflict(wound: Wound) -> Watch:
     watch = Watch(wound)
     for name in OPERATIONS:
         setattr(os, name, _wounded(getattr(os, name), watch))
-    io.open = builtins.open = _wounded_open(builtins.open, watch)  # type: ignore[assignment]
+    io.open = builtins.open = _wounded_open(builtins.open, watch)
     os.fsync = _wounded_fsync(os.fsync, watch)
     return watch
 
@@ -137,8 +137,8 @@ def _opened(descriptor: int) -> Path:
     return Path(f"/proc/self/fd/{descriptor}").readlink()
 
 
-def _wounded_fsync(fsync: Callable[[int], None], watch: Watch) -> Callable[[int], None]:
-    def wounded(descriptor: int) -> None:
-        _around(watch, watch.is_due(_opened(descriptor)), lambda: fsync(descriptor))
+def _wounded_fsync(fsync: Callable[[Any], None], watch: Watch) -> Callable[[Any], None]:
+    def wounded(fd: Any) -> None:
+        _around(watch, watch.is_due(_opened(fd)), lambda: fsync(fd))
 
     return wounded
