@@ -53,7 +53,7 @@ def attempt(trial: Attempt) -> None:
 
 def labels(trial: Attempt) -> None:
     """A label that other programs would take for more than a text."""
-    folder = trial.place.copy(corruptions.whole_store(trial.place), "hostile")
+    folder, _ = _copy(trial, corruptions.whole_store(trial.place))
     label = LABELS[trial.number // len(ATTACKS) % len(LABELS)]
     trial.fault = f"the label {label!r}"
     for config in (folder / "store").glob("*-tmsgd-*/config.yaml"):
@@ -97,8 +97,7 @@ def _problem(suffix: str, text: str, label: str) -> str:
 
 def settings(trial: Attempt) -> None:
     """A config.yaml with an object of Python's in it."""
-    folder = trial.place.copy(corruptions.whole_store(trial.place), "hostile")
-    mark = folder / "mark"
+    folder, mark = _copy(trial, corruptions.whole_store(trial.place))
     config = trial.random.choice(sorted((folder / "store").glob("*/config.yaml")))
     trial.fault = f"{config.parent.name}: config.yaml with !!python/object"
     with config.open("a", encoding="utf-8") as file:
@@ -112,8 +111,7 @@ def settings(trial: Attempt) -> None:
 
 def states(trial: Attempt) -> None:
     """A checkpoint and a trunk's state, each with the right checksum, that are pickles of something harmful."""
-    folder = trial.place.copy(torn_runs.killed(trial.place), "hostile")
-    mark = folder / "mark"
+    folder, mark = _copy(trial, torn_runs.killed(trial.place))
     trial.fault = "checkpoints and trunk states that are harmful pickles"
     for path in sorted(folder.glob(".*/*/checkpoint-*.pt")):
         torch.save({"epoch": Harmful(mark)}, path)
@@ -128,8 +126,7 @@ def caches(trial: Attempt) -> None:
     """Prepared tensors that are pickles of something harmful."""
     chosen = stores.small("seg", "sgd")
     expected = stores.undisturbed(trial.place, *chosen)
-    data = trial.place.copy(trial.place.data, "hostile")
-    mark = data / "mark"
+    data, mark = _copy(trial, trial.place.data)
     trial.fault = "prepared tensors that are harmful pickles"
     for path in sorted(data.glob("**/.cache/*.pt")):
         torch.save({"photos": Harmful(mark)}, path)
@@ -142,8 +139,7 @@ def caches(trial: Attempt) -> None:
 
 def pictures(trial: Attempt) -> None:
     """Arrays beside a run that are pickles of something harmful."""
-    folder = trial.place.copy(corruptions.whole_store(trial.place), "hostile")
-    mark = folder / "mark"
+    folder, mark = _copy(trial, corruptions.whole_store(trial.place))
     trial.fault = "the arrays of the figures are harmful pickles"
     for run in (folder / "store").glob("*/"):
         for name in ("keypoints", "samples", "detections"):
@@ -154,6 +150,12 @@ def pictures(trial: Attempt) -> None:
         bench("figure", number, "--results", str(folder / "store"), *options).checked()
     _expect_harmless(mark)
     shutil.rmtree(folder.parent)
+
+
+def _copy(trial: Attempt, source: Path) -> tuple[Path, Path]:
+    """A copy of a folder, and a folder beside it that appears if code of an attack runs."""
+    folder = trial.place.copy(source, "hostile")
+    return folder, folder.parent / "mark"
 
 
 def _expect_harmless(mark: Path) -> None:

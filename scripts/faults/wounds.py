@@ -100,7 +100,7 @@ def inflict(wound: Wound) -> Watch:
     for name in OPERATIONS:
         setattr(os, name, _wounded(getattr(os, name), watch))
     io.open = builtins.open = _wounded_open(builtins.open, watch)
-    os.fsync = _wounded_fsync(os.fsync, watch)
+    os.fsync = _wounded_fsync(os.fsync, watch)  # type: ignore[assignment]
     return watch
 
 
