@@ -34,16 +34,17 @@ from faults.trial import OUTCOMES, SURVIVED, Kind, Place, Trial
 
 MODULES = (
     kills,
-    sweep_kills,
     corruptions,
     torn_runs,
     damaged_data,
     full_disk,
-    processes,
     archives,
     hostile_stores,
     wrong_values,
+    processes,
+    sweep_kills,
 )
+"""The quickest first: in a short campaign each kind has a turn."""
 KINDS = {module.KIND.name: module.KIND for module in MODULES}
 
 
