@@ -115,10 +115,11 @@ def _wounded(operation: Callable[..., Any], watch: Watch) -> Callable[..., Any]:
 def _around(watch: Watch, due: bool, operation: Callable[[], Any]) -> Any:
     if due and watch.wound.when != "after":
         watch.strike()
-    result = operation()
-    if due and watch.wound.when == "after":
-        watch.strike()
-    return result
+    try:
+        return operation()
+    finally:  # also after one that failed, such as making a folder that is there
+        if due and watch.wound.when == "after":
+            watch.strike()
 
 
 def _wounded_open(opened: Callable[..., Any], watch: Watch) -> Callable[..., Any]:
