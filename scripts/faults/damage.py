@@ -80,7 +80,8 @@ def edit(path: Path, random: Random) -> str:
     if not numbers:
         return flip(path, random)
     number = random.choice(numbers)
-    other = random.choice(("0", "7", "99.5", f"{number[0]}1", "-3", "1e400"))
+    others = {"0", "7", "99.5", f"{number[0]}1", "-3", "1e400"} - {number[0]}
+    other = random.choice(sorted(others))
     path.write_text(text[: number.start()] + other + text[number.end() :], **TOLERANT)
     return f"{number[0]} at {number.start()} edited to {other}"
 

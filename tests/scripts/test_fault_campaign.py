@@ -149,5 +149,5 @@ def test_damage_changes_a_file_and_is_the_same_for_the_same_seed(content: str, t
     before = content.encode(**TOLERANT)
     ways = [damaged(seed) for seed in range(40)]
     assert ways == [damaged(seed) for seed in range(40)]
-    assert all(after != before for how, after in ways if "exchanged" not in how and "edited" not in how)
+    assert all(after != before for how, after in ways if "exchanged" not in how)
     assert len({how.split()[0] for how, _ in ways}) > 5
