@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
-from random import Random
 
 from faults import stores
 from faults.commands import start
@@ -52,7 +51,7 @@ def attempt(trial: Attempt) -> None:
     arguments = stores.settings(trial.place, store, *chosen, *(["force=true"] if forced else []))
     trial.fault = " ".join(arguments[8:])
     for number in range(trial.random.choice((1, 1, 2, 3))):
-        trial.fault += "; " + _kill(arguments, folder / f"said-{number}", store, trial.random, expected)
+        _kill(trial, arguments, folder / f"said-{number}", expected)
         stores.expect_readable(store)
     stores.expect_success(start(arguments, folder / "said-last").wait())
     stores.expect_facts(store, expected.facts)
@@ -67,24 +66,24 @@ def _choose(trial: Attempt) -> tuple[tuple[str, ...], bool]:
     return (chosen, True) if way == ("force=true",) else ((*chosen, *way), False)
 
 
-def _kill(arguments: list[str], said: Path, store: Path, random: Random, expected: stores.Undisturbed) -> str:
-    """Start a run and kill it; returns how."""
+def _kill(trial: Attempt, arguments: list[str], said: Path, expected: stores.Undisturbed) -> None:
+    """Start a run and kill it."""
+    random = trial.random
     number = random.choice(SIGNALS)
     if random.random() < 0.3:
         after = random.uniform(0.0, expected.seconds)
         started = start(arguments, said)
         started.send(number, after)
-        how = f"{number.name} after {after:.2f} s"
+        trial.fault += f"; {number.name} after {after:.2f} s"
     else:
         first = random.choice((1, 1, max(1, expected.operations - PUBLICATION)))
-        wound = Wound(store, random.randint(first, expected.operations), random.choice(WHEN), number)
+        wound = Wound(said.parent / "store", random.randint(first, expected.operations), random.choice(WHEN), number)
         started = start(arguments, said, wound)
-        how = f"{number.name} {wound.when} operation {wound.at} of {expected.operations}"
+        trial.fault += f"; {number.name} {wound.when} operation {wound.at} of {expected.operations}"
     ended = started.wait().checked()
     if ended.code not in DEADLY[number]:  # it had ended before, or had fewer operations left
         stores.expect_success(ended)
-        how += " (came too late)"
-    return how
+        trial.fault += " (came too late)"
 
 
 KIND = Kind("kills", attempt, share=3.0)

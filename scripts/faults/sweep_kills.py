@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from random import Random
 
 from faults import stores
 from faults.commands import ROOT, Ended
@@ -33,7 +32,7 @@ def attempt(trial: Attempt) -> None:
     trial.fault = "12 runs by two workers"
     try:
         for number in range(trial.random.choice((1, 2))):
-            trial.fault += _kill(arguments, folder / f"said-{number}", token, trial.random)
+            _kill(trial, arguments, folder / f"said-{number}", token)
             stores.expect_readable(folder / "store")
         stores.expect_success(_ended(_start(arguments, folder / "said", token), folder / "said"))
     finally:
@@ -68,10 +67,11 @@ def _ended(process: subprocess.Popen[bytes], said: Path) -> Ended:
     return Ended(code, said.read_text(errors="replace")).checked()
 
 
-def _kill(arguments: list[str], said: Path, token: str, random: Random) -> str:
-    """Start the sweep and hit a process of it; returns which."""
-    process = _start(arguments, said, token)
+def _kill(trial: Attempt, arguments: list[str], said: Path, token: str) -> None:
+    """Start the sweep and hit a process of it."""
+    process, random = _start(arguments, said, token), trial.random
     number, worker, after = random.choice(SIGNALS), random.random() < 0.4, random.uniform(0.0, 8.0)
+    trial.fault += f"; {number.name} to {'a worker' if worker else 'the main process'} after {after:.2f} s"
     _wait_for_work(process, said.parent / "store")
     time.sleep(after)
     victims = [pid for pid in _alive(token) if pid != process.pid] if worker else [process.pid]
@@ -79,7 +79,6 @@ def _kill(arguments: list[str], said: Path, token: str, random: Random) -> str:
         os.kill(random.choice(victims), number)
     _ended(process, said)
     _expect_no_orphans(token)
-    return f"; {number.name} to {'a worker' if worker else 'the main process'} after {after:.2f} s"
 
 
 def _wait_for_work(process: subprocess.Popen[bytes], store: Path) -> None:
