@@ -3,13 +3,14 @@ VENV ?= .venv
 PYTHON ?= python3
 JOBS ?= $(shell nproc 2>/dev/null || echo 1)
 SEEDS ?= 0,1,2
+SECONDS ?= 600
 ARGS ?=
 RESULTS ?= results/runs
 PY := $(VENV)/bin/python
 PARALLEL := hydra/launcher=cores hydra.launcher.n_jobs=$(JOBS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-gpu table1 table2 table3 table4 table5 ic fig1 fig2 ig seg ctr switch paper claims report numerics bench bench-input bench-step lint clean
+.PHONY: help setup demo test test-gpu faults table1 table2 table3 table4 table5 ic fig1 fig2 ig seg ctr switch paper claims report numerics bench bench-input bench-step lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9 -]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' Makefile
@@ -34,6 +35,9 @@ test: setup ## all tests, offline, without a GPU
 
 test-gpu: setup ## the tests that need a GPU, on a machine with one
 	$(PY) -m pytest tests/optim/test_fused_gpu.py tests/engine/test_environment.py tests/tasks/test_on_gpu.py
+
+faults: setup ## kills, damaged and hostile files, full disks for SECONDS=600: is anything lost, or damage believed?
+	$(PY) scripts/fault_campaign.py --seconds $(SECONDS) $(ARGS)
 
 table1 table2: setup ## the settings themselves, printed and as read, into results/settings
 	$(PY) scripts/settings.py

@@ -1,0 +1,123 @@
+"""Ways in which a file can be damaged."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+
+FOREIGN = {
+    ".json": ("[]", '"text"', "null", "12", "{}", '{"status": 3}', "{", '{"time": "noon", "host": "elsewhere"}'),
+    ".yaml": ("- 1\n", "text\n", "", "task: 3\n", "task: {name: [tc]}\nmodel: 1\n", "a: [\n", "? {a: b}\n: c\n"),
+    ".csv": ("a,b\n1,2\n", "problem,rule\n", "\n", "problem,rule,fitted\nx,euler,many\n"),
+}
+"""Contents of the right format and a wrong kind."""
+BINARY = ("no such file\n", "PAR1PAR1", "PK\x03\x04")
+TOLERANT = {"encoding": "utf-8", "errors": "surrogateescape"}
+"""How a text is read and written that may be damaged already."""
+TEXT = (".json", ".yaml", ".csv", ".txt")
+
+
+def flip(path: Path, random: Random) -> str:
+    """Turn over one bit."""
+    data = bytearray(path.read_bytes())
+    bit = random.randrange(8 * len(data))
+    data[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(data)
+    return f"bit {bit} flipped"
+
+
+def truncate(path: Path, random: Random) -> str:
+    """Cut the end off."""
+    data = path.read_bytes()
+    kept = random.randrange(1, max(2, len(data)))
+    path.write_bytes(data[:kept])
+    return f"cut to {kept} of {len(data)} bytes"
+
+
+def empty(path: Path, random: Random) -> str:
+    """Leave nothing in it."""
+    path.write_bytes(b"")
+    return "emptied"
+
+
+def delete(path: Path, random: Random) -> str:
+    """Delete it."""
+    path.unlink()
+    return "deleted"
+
+
+def directory(path: Path, random: Random) -> str:
+    """Put a folder in its place, with or without something in it."""
+    path.unlink()
+    path.mkdir()
+    if random.random() < 0.5:
+        (path / "more").write_text("more")
+    return "replaced by a folder"
+
+
+def foreign(path: Path, random: Random) -> str:
+    """Put other contents in it, of its format if that is known."""
+    contents = random.choice(FOREIGN.get(path.suffix, BINARY))
+    path.write_text(contents)
+    return f"replaced by {contents!r}"
+
+
+def undecodable(path: Path, random: Random) -> str:
+    """Put bytes into it that are no UTF-8."""
+    data = path.read_bytes()
+    place = random.randrange(len(data))
+    path.write_bytes(data[:place] + b"\xff\xfe\x00" + data[place:])
+    return f"bytes that are no text at {place}"
+
+
+def edit(path: Path, random: Random) -> str:
+    """Change one number of a text, as by hand."""
+    text = path.read_text(**TOLERANT)
+    numbers = list(re.finditer(r"\d+(\.\d+)?", text))
+    if not numbers:
+        return flip(path, random)
+    number = random.choice(numbers)
+    others = {"0", "7", "99.5", f"{number[0]}1", "-3", "1e400"} - {number[0]}
+    other = random.choice(sorted(others))
+    path.write_text(text[: number.start()] + other + text[number.end() :], **TOLERANT)
+    return f"{number[0]} at {number.start()} edited to {other}"
+
+
+def swap(path: Path, random: Random) -> str:
+    """Exchange two lines of a text."""
+    lines = path.read_text(**TOLERANT).splitlines(keepends=True)
+    first, second = random.randrange(len(lines)), random.randrange(len(lines))
+    lines[first], lines[second] = lines[second], lines[first]
+    path.write_text("".join(lines), **TOLERANT)
+    return f"lines {first + 1} and {second + 1} exchanged"
+
+
+ANY: tuple[Callable[[Path, Random], str], ...] = (flip, flip, truncate, empty, delete, directory, foreign)
+TEXTUAL = (*ANY, undecodable, edit, edit, edit, swap)
+
+
+def damage(path: Path, random: Random) -> str:
+    """Damage a file in one of these ways; returns how.
+
+    Args:
+        path: of a regular file.
+        random: decides how.
+    """
+    ways = TEXTUAL if path.suffix in TEXT else ANY
+    whole = [way for way in ways if path.stat().st_size or way in (delete, directory, foreign)]
+    return random.choice(whole)(path, random)
+
+
+def regular_files(folder: Path, pattern: str = "**/*") -> list[Path]:
+    """The files of a folder that can be damaged, sorted; locks hold nothing."""
+    return sorted(path for path in folder.glob(pattern) if path.is_file() and path.suffix != ".lock")
+
+
+def restore(whole: Path, damaged: Path) -> None:
+    """Put a file back."""
+    if damaged.is_dir():
+        shutil.rmtree(damaged)
+    shutil.copyfile(whole, damaged)

@@ -1,0 +1,71 @@
+"""Runs that were killed, and whose checkpoints, trunk states, heartbeats and settings are damaged: they go on."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from faults import stores
+from faults.commands import Ended, bench, start, train
+from faults.damage import damage, regular_files
+from faults.trial import LOST, Attempt, Fault, Kind, Place, short
+from faults.wounds import Wound
+
+CHOSEN = (*stores.small("tc", "tmsgd"), "prefix=on")
+LATE = 0.75
+"""When the run is killed, as a share of its operations: with states of its own, and some of its trunk."""
+KINDS_OF_FILES = (".work/*/checkpoint-*.pt", ".trunks/*/checkpoint-*.pt", ".work/*/*.json", ".work/*/*.yaml", "**/*")
+
+
+def attempt(trial: Attempt) -> None:
+    """Damage one or two files of a killed run, look at it, and start it again."""
+    folder = trial.place.copy(killed(trial.place), "torn-runs")
+    expected = stores.undisturbed(trial.place, *CHOSEN)
+    damaged = [_damage(trial, folder) for _ in range(trial.random.choice((1, 1, 2)))]
+    bench("runs", "--results", str(folder)).checked()
+    arguments = stores.settings(trial.place, folder, *CHOSEN)
+    ended = train(arguments, folder.parent / "said").checked()
+    if ended.code != 0:
+        _follow_the_sentence(ended, damaged)
+        stores.expect_success(train(arguments, folder.parent / "said"))
+    stores.expect_facts(folder, expected.facts)
+    stores.expect_tidy(folder, expected.names)
+    shutil.rmtree(folder.parent)
+
+
+def _damage(trial: Attempt, folder: Path) -> Path:
+    files = regular_files(folder, trial.random.choice(KINDS_OF_FILES)) or regular_files(folder)
+    path = trial.random.choice(files)
+    trial.fault += f"{path.relative_to(folder)}: {damage(path, trial.random)}; "
+    return path
+
+
+def _follow_the_sentence(ended: Ended, damaged: list[Path]) -> None:
+    """Delete the file that an error names."""
+    stores.expect_sentence(ended)
+    named = [path for path in damaged if path.name in ended.said.rpartition("error: ")[2]]
+    if not named:
+        raise Fault(LOST, f"it does not go on, and names no damaged file: {short(ended.said)}")
+    for path in named:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def killed(place: Place) -> Path:
+    """The store of a run that was killed when it had left checkpoints; made once."""
+    return place.once("killed", lambda: _kill(place))
+
+
+def _kill(place: Place) -> Path:
+    expected = stores.undisturbed(place, *CHOSEN)
+    store = place.fresh("killed") / "store"
+    wound = Wound(store, int(LATE * expected.operations))
+    start(stores.settings(place, store, *CHOSEN), store.parent / "said", wound).wait()
+    if not (list(store.glob(KINDS_OF_FILES[0])) and list(store.glob(KINDS_OF_FILES[1]))):
+        raise Fault(LOST, f"a run killed at operation {wound.at} of {expected.operations} has no states to go on from")
+    return store
+
+
+KIND = Kind("torn-runs", attempt)
