@@ -251,7 +251,7 @@ def _as_it_is(row: Any) -> Any:
 def _workers(wanted: int) -> int:
     """So many processes, or none besides this one where none can be started, with a warning."""
     try:
-        shared_memory.check(wanted, "wait, since it takes longer")
+        shared_memory.check(wanted, "expect it to take longer")
     except ConfigError as error:
         log.warning("selective search runs in one process: %s", error)
         return 0
