@@ -75,7 +75,8 @@ class KeyPoints:
             found._check()
         except Exception as error:  # a damaged file raises almost any kind
             raise StoreError(
-                f"cannot use {path} ({files.os_reason(error)}): delete its run's folder and train the run again."
+                f"cannot use {path} ({files.os_reason(error)}): restore it from a copy, or train its run again with "
+                "force=true."
             ) from error
         return found
 
