@@ -136,7 +136,7 @@ def test_a_single_run_shares_only_if_it_is_asked_to(run: Runner, trained: list[i
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("prefix.share=banana",), "prefix.share must be auto, true or false, not 'banana'"),
+        (("prefix.share=banana",), "prefix.share must be one of auto, true, false, not 'banana'"),
         (("prefix.keep=banana",), "prefix.keep must be true or false, not 'banana'"),
         (("prefix=maybe",), "unknown prefix 'maybe': choose one of auto, off, on"),
         (("-m", "prefix.keep=no", "plan=true"), "prefix.keep must be true or false, not 'no'"),
@@ -327,7 +327,7 @@ def test_the_plan_says_which_runs_never_switch(run: Runner, capsys: pytest.Captu
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("-m", "lr=0.1,-1"), "lr must be a finite number > 0, not -1"),
+        (("-m", "lr=0.1,-1"), "lr must be a finite number > 0 and <= 1,000,000, not -1"),
         (("-m", "optimizer=sgd,nope"), "unknown optimizer 'nope'"),
         (("-m", "seed=range(0,"), "range(0,"),
         (("optimizer=nope",), "unknown optimizer 'nope'"),

@@ -14,9 +14,11 @@ from typing import Any
 import torch
 
 from tmsgd_bench import privacy
+from tmsgd_bench.checks import choice
 from tmsgd_bench.engine.spec import RunOptions
 from tmsgd_bench.errors import ConfigError
 
+DEVICE = choice("auto", "cpu", "cuda")
 PACKAGES = ("torch", "torchmetrics", "pytorch-optimizer", "numpy", "pandas", "hydra-core", "omegaconf")
 
 
@@ -26,8 +28,7 @@ def resolve_device(name: str) -> torch.device:
     Raises:
         ConfigError: an unknown name, or CUDA asked for and absent.
     """
-    if name not in ("auto", "cpu", "cuda"):
-        raise ConfigError(f"device must be auto, cpu or cuda, not {name!r}.")
+    DEVICE("device", name)
     if name == "cuda" and not torch.cuda.is_available():
         raise ConfigError(
             "device=cuda was asked for, but torch sees no CUDA device here: use device=auto or device=cpu."
