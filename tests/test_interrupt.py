@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from toy import make_options, make_spec, task_maker
+from toy import ToyTask, make_options, make_spec, task_maker
 
 from tmsgd_bench import files, interrupt
 from tmsgd_bench.engine.runner import run
@@ -71,6 +71,18 @@ def test_a_signal_in_the_last_epoch_leaves_the_result(tmp_path: Path) -> None:
         assert outcome.status == "done"
         with pytest.raises(Interrupted):  # the next job of a sweep
             interrupt.stop_if_asked()
+
+
+def test_a_signal_while_the_result_is_published_leaves_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def draw(task: ToyTask, folder: Path) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.2)
+
+    monkeypatch.setattr(interrupt, "GRACE_SECONDS", 0.0)
+    monkeypatch.setattr(ToyTask, "draw", draw)
+    with interrupt.handled():
+        assert run(make_spec(), make_options(tmp_path), task_maker()).status == "done"
+        assert interrupt.asked()
 
 
 def test_a_second_signal_stops_at_once_and_spoils_nothing(tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 """What ends a run early: Ctrl-C, SIGTERM and SIGHUP.
 
 While a run trains, the first signal asks it to stop: it goes on to the end of its epoch, if that comes within
-``GRACE_SECONDS``, and leaves a checkpoint. The end of that time, or a second signal, stops it at once. Where nothing
-trains, the first signal stops at once. A process that forks keeps what its children need to know in this module.
+``GRACE_SECONDS``, and leaves a checkpoint; after its last epoch it publishes its result. The end of that time, or a
+second signal, stops it at once. Where nothing trains, the first signal stops at once.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ class _State:
 
     asked: int | None = None
     training: bool = False
+    finishing: bool = False
     timer: threading.Timer | None = None
     before: Callable[[], None] | None = None
     quiet: bool = False
@@ -92,12 +93,13 @@ def training_begins() -> None:
 
 def training_is_over() -> None:
     """From here on a signal stops at once."""
-    _state.training = False
+    _state.training = _state.finishing = False
     _cancel()
 
 
-def epoch_ended() -> None:
-    """What comes now is worth its time: an epoch is kept, or a result is published."""
+def epoch_ended(last: bool) -> None:
+    """What comes now is worth its time: an epoch is kept or, after the last one, the result is published."""
+    _state.finishing = last
     _cancel()
 
 
@@ -120,7 +122,8 @@ def _handle(number: int, _: FrameType | None) -> None:
     first = _state.asked is None
     _state.asked = _state.asked or number
     if first and _state.training:
-        _wait_for_the_epoch(number)
+        if not _state.finishing:
+            _wait_for_the_epoch(number)
         return
     if first and _state.before:
         _state.before()

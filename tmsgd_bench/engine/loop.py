@@ -135,7 +135,7 @@ class Trainer:
                 self.clocks.note_warm_up()
             fresh = False
             self._finish_epoch(losses, reporter)
-            interrupt.epoch_ended()
+            interrupt.epoch_ended(last=self.epoch == self.spec.epochs)
             after_epoch()
             if self.epoch < self.spec.epochs:
                 interrupt.stop_if_asked()
