@@ -117,7 +117,7 @@ def test_points_that_cannot_be_used_are_named_with_the_fix(tmp_path: Path, damag
     with pytest.raises(StoreError) as raised:
         KeyPoints.load(tmp_path)
     assert str(raised.value).startswith(f"cannot use {path} (")
-    assert "train the run again" in str(raised.value)
+    assert "train its run again" in str(raised.value)
 
 
 # --- which runs ----------------------------------------------------------------------------------------------------

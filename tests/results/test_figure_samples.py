@@ -73,7 +73,7 @@ def test_damaged_images_are_named_with_the_fix(tmp_path: Path, contents: bytes |
         (tmp_path / FILE).write_bytes(contents)
     with pytest.raises(StoreError) as raised:
         Samples.load(tmp_path)
-    assert str(tmp_path / FILE) in str(raised.value) and "train the run again" in str(raised.value)
+    assert str(tmp_path / FILE) in str(raised.value) and "train its run again" in str(raised.value)
 
 
 @pytest.mark.parametrize("arrays", ["epochs", "kind", "shape", "name"])
