@@ -110,6 +110,7 @@ ACCEPTED = {
     "task.min_count": "billion",
     "task.sample_epochs": "list pair",
     "optimizer.switch_epoch": "zero billion removed",
+    "tmsgd_auto/optimizer.switch_epoch": "",
     "optimizer.restart_every_epochs": "null billion removed",
     "optimizer.warmup_steps": "zero billion removed",
     "optimizer.warmup.updates": "billion",
@@ -229,9 +230,16 @@ def accepted(config: DictConfig, key: str, value: str) -> bool:
 
 
 def _accepted(config: DictConfig, key: str) -> list[str]:
-    """The values of a setting by what stands for this task, or for the setting, or for those like it."""
+    """The values of a setting by what stands for this task or optimizer, or for the setting, or for those like it."""
     patterns = (pattern for pattern in ACCEPTED if fnmatchcase(key, pattern))
-    first = next((name for name in (f"{config.task.name}/{key}", key, *patterns) if name in ACCEPTED), None)
+    first = next(
+        (
+            name
+            for name in (*(f"{one.name}/{key}" for one in (config.task, config.optimizer)), key, *patterns)
+            if name in ACCEPTED
+        ),
+        None,
+    )
     return ACCEPTED[first].split() if first else []
 
 

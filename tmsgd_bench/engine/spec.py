@@ -203,8 +203,8 @@ def check_switch(name: str, optimizer: Mapping[str, Any]) -> None:
         )
     if plan is None and epoch == AUTO:
         raise ConfigError(
-            "switch_epoch=auto is for an optimizer that measures when to switch: use optimizer=tmsgd_auto, or set "
-            "switch_epoch to a whole number >= 0."
+            "switch_epoch=auto is for one whose auto_switch says when to measure: use optimizer=tmsgd_auto, or "
+            "set switch_epoch to a whole number >= 0."
         )
     if plan is None and epoch is not None:
         SWITCH_EPOCH("switch_epoch", epoch)
