@@ -118,7 +118,8 @@ def test_a_file_that_cannot_be_used_is_named(
 def test_a_damaged_history_is_named(capsys: pytest.CaptureFixture[str], results: Path) -> None:
     path = next(results.glob("tc-lstm-sgd-seed0*")) / "history.parquet"
     path.write_bytes(b"PAR1 no")
-    for command in (["show", "tc-lstm-sgd-seed0"], ["export", str(results.parent / "out.csv"), "--history"]):
-        assert cli.main([*command, "--results", str(results)]) == 2
+    show, export = ["show", "tc-lstm-sgd-seed0"], ["export", str(results.parent / "out.csv"), "--history"]
+    for command, code in ((show, 1), (export, 0)):
+        assert cli.main([*command, "--results", str(results)]) == code
         err = capsys.readouterr().err
-        assert str(path) in err and "restore it" in err and "delete" not in err
+        assert str(path.parent) in err and path.name in err and "restore it" in err and "delete" not in err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import io
 import logging
 import multiprocessing
@@ -20,7 +21,6 @@ from pathlib import Path
 from faults.trial import LOST, TRACEBACK, Fault, short
 from faults.wounds import Wound, inflict
 from tmsgd_bench import cli
-from tmsgd_bench.data.loading import end_with_parent
 
 ROOT = Path(__file__).parents[2]
 PRELOADED = [
@@ -32,6 +32,7 @@ PRELOADED = [
     "faults.commands",
 ]
 FORKS = multiprocessing.get_context("forkserver")
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 SECONDS = 240.0
 """A run that takes longer hangs: those of the campaign take seconds."""
 
@@ -127,7 +128,7 @@ def train(arguments: Sequence[str], said: Path, wound: Wound | None = None) -> E
 
 
 def _run(arguments: list[str], said: Path, wound: Wound | None) -> None:
-    end_with_parent(0)
+    _end_with_server()
     with said.open("wb") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
@@ -147,6 +148,12 @@ def _run(arguments: list[str], said: Path, wound: Wound | None) -> None:
             _operations(said).write_text(str(watch.seen))
     sys.stdout.flush()
     sys.exit(code if isinstance(code, int) else 1)
+
+
+def _end_with_server() -> None:
+    """The fork server ends with the campaign, and a run with the fork server."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def bench(*arguments: str) -> Ended:
