@@ -160,5 +160,8 @@ class Task(ABC):
     def load_state(self, state: Mapping[str, Tensor]) -> None:  # noqa: B027
         """Take back what ``state`` returned."""
 
+    def close(self) -> None:  # noqa: B027 - most tasks hold nothing
+        """Called when training is over: end the processes that make its batches."""
+
     def draw(self, folder: Path) -> None:  # noqa: B027 - most tasks have no picture, and need not say so
         """Write figures of the trained modules into a folder, where the paper has some."""

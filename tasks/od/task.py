@@ -69,6 +69,10 @@ class ObjectDetection(Task):
         for batch in self.train_loader.epoch(order, self.settings.batch_size, epoch):
             yield to_device(batch, self.settings.device)
 
+    def close(self) -> None:
+        """End the workers that make batches."""
+        self.train_loader.close()
+
     def loss(self, batch: Batch) -> Tensor:
         """The sum of the detector's losses."""
         return self.losses(batch)["loss"]

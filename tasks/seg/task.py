@@ -99,6 +99,10 @@ class Segmentation(Task):
         images = normalise(pixels, MEAN, DEVIATION).contiguous(memory_format=self.memory_format)
         return images, masks[:, 0].long()
 
+    def close(self) -> None:
+        """End the workers that make batches."""
+        self.train_loader.close()
+
     def loss(self, batch: Batch) -> Tensor:
         """Mean cross-entropy in nats over the pixels that count."""
         images, masks = batch

@@ -46,8 +46,20 @@ def expected(number: int, *purpose: object, seed: int = 0) -> Tensor:
     return torch.cat([torch.tensor([float(number)]), drawn])
 
 
+OPEN: list[Loader] = []
+
+
 def loader(workers: int = 0, make: Callable[[int], Any] = noisy, **changes: Any) -> Loader:
-    return Loader(make, torch.stack, settings(workers, changes.pop("seed", 0)), **changes)
+    OPEN.append(Loader(make, torch.stack, settings(workers, changes.pop("seed", 0)), **changes))
+    return OPEN[-1]
+
+
+@pytest.fixture(autouse=True)
+def closed() -> Iterator[None]:
+    """No test waits for the workers of the one before."""
+    yield
+    while OPEN:
+        OPEN.pop().close()
 
 
 # --- what is in a batch --------------------------------------------------------------------------------------------
@@ -276,6 +288,17 @@ def test_workers_are_kept_for_the_next_pass_where_that_is_asked_for(keep: bool, 
     made = loader(1, process_of, keep=keep)
     passes = [next(iter(made.batches(torch.arange(1), 1, epoch))).item() for epoch in range(2)]
     assert (passes[0] == passes[1]) is same
+
+
+def test_closing_ends_the_workers_and_a_later_epoch_has_new_ones() -> None:
+    made = loader(1, process_of)
+    workers = []
+    for _ in range(2):
+        workers.append(torch.cat(list(made.epoch(lambda epoch: torch.arange(2), 1, 0))).unique().item())
+        made.close()
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(workers[-1]), 0)
+    assert workers[0] != workers[1]
 
 
 def test_examples_can_be_sent_to_a_worker_that_is_no_fork() -> None:

@@ -109,6 +109,15 @@ class Loader:
             yield _made(batch)
         self.ahead = (epoch + 1, stream)
 
+    def close(self) -> None:
+        """End the workers now.
+
+        They would end by themselves, but late: the order of the next batches leads back to this object, so that Python
+        takes it apart in an order in which torch waits 5 s for workers that have not been told to end.
+        """
+        self.ahead = None
+        self.loader._iterator = None
+
     def _keys(self, order: Tensor, size: int, *purpose: object) -> list[list[Key]]:
         keys = [(derive(self.seed, "example", *purpose, number), number) for number in order.tolist()]
         return [keys[start : start + size] for start in range(0, len(keys), size)]

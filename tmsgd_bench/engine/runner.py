@@ -176,6 +176,7 @@ def _train(spec: RunSpec, options: RunOptions, make_task: MakeTask, device: torc
         raise
     finally:
         reporter.close()
+        trainer.task.close()
     outcome = _publish(trainer, options, folder, failure)
     release(spec, options)
     watched.catch_up(trainer.history)  # all of it may come from a trunk
