@@ -217,6 +217,13 @@ def test_a_missing_or_damaged_file_reads_as_none(tmp_path: Path, spoil: Callable
     assert read_json(tmp_path / "file.json") is None
 
 
+def test_a_folder_in_the_place_of_the_file_is_named_and_stays(tmp_path: Path) -> None:
+    (tmp_path / "file" / "below").mkdir(parents=True)
+    with pytest.raises(StoreError, match=f"{tmp_path / 'file'} is a folder"):
+        files.write_text(tmp_path / "file", "text")
+    assert [path.name for path in tmp_path.rglob("*")] == ["file", "below"]
+
+
 def test_a_file_in_the_place_of_the_folder_is_told(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("a file")
     with pytest.raises(StoreError, match="taken"):
