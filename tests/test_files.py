@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tmsgd_bench.errors import StoreError
-from tmsgd_bench.files import read_json, unwritable, write_atomically, write_json, write_texts, write_yaml
+from tmsgd_bench.files import read_json, unwritable, write_atomically, write_json, write_text, write_texts, write_yaml
 
 
 def plain(text: st.SearchStrategy[str]) -> st.SearchStrategy[dict[str, Any]]:
@@ -220,7 +220,7 @@ def test_a_missing_or_damaged_file_reads_as_none(tmp_path: Path, spoil: Callable
 def test_a_folder_in_the_place_of_the_file_is_named_and_stays(tmp_path: Path) -> None:
     (tmp_path / "file" / "below").mkdir(parents=True)
     with pytest.raises(StoreError, match=f"{tmp_path / 'file'} is a folder"):
-        files.write_text(tmp_path / "file", "text")
+        write_text(tmp_path / "file", "text")
     assert [path.name for path in tmp_path.rglob("*")] == ["file", "below"]
 
 

@@ -34,7 +34,7 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
         temporary.replace(path)
     except OSError as error:
         if path.is_dir():
-            raise StoreError(f"{path} is a folder where a file is to be written: move it away, and try again.") from error
+            raise StoreError(f"{path} is a folder, and a file is to be written there: move it away.") from error
         raise unwritable(path.parent, error) from error
     finally:
         with suppress(OSError):  # where the folder is a file, say, there is nothing to tidy up
