@@ -12,11 +12,10 @@ from matplotlib import patheffects, rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tmsgd_bench import files
 from tmsgd_bench.errors import StoreError
 from tmsgd_bench.escaping import mathtext
 from tmsgd_bench.results.figure_parts import KeptArrays, grid, label_row
-from tmsgd_bench.results.figure_runs import PaperFigure, never_switches, title, writer
+from tmsgd_bench.results.figure_runs import PaperFigure, never_switches, title, write_picture
 
 TASK = "fkpd"
 FACES = 7
@@ -64,8 +63,7 @@ class KeyPoints(KeptArrays):
         Raises:
             StoreError: the folder cannot be written.
         """
-        with rc_context(STYLE):
-            files.write_atomically(folder / PICTURE, writer(_grid([("", self)], ""), "png"))
+        write_picture(folder / PICTURE, lambda: _grid([("", self)], ""), STYLE)
 
 
 def draw(chosen: pd.DataFrame) -> Figure:

@@ -13,11 +13,10 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tmsgd_bench import files
 from tmsgd_bench.escaping import mathtext
 from tmsgd_bench.results import store
 from tmsgd_bench.results.figure_parts import KeptArrays, grid, label_row
-from tmsgd_bench.results.figure_runs import PaperFigure, never_switches, title, writer
+from tmsgd_bench.results.figure_runs import PaperFigure, never_switches, title, write_picture
 
 TASK = "ig"
 FILE, PICTURE = "samples.npz", "samples.png"
@@ -55,8 +54,7 @@ class Samples(KeptArrays):
         Raises:
             StoreError: the folder cannot be written.
         """
-        figure = _grid([("", self)], spread(self.epochs.tolist()), "")
-        files.write_atomically(folder / PICTURE, writer(figure, "png"))
+        write_picture(folder / PICTURE, lambda: _grid([("", self)], spread(self.epochs.tolist()), ""), STYLE)
 
 
 def draw(chosen: pd.DataFrame) -> Figure:

@@ -8,14 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from tmsgd_bench import files
 from tmsgd_bench.results.figure_parts import grid
-from tmsgd_bench.results.figure_runs import writer
+from tmsgd_bench.results.figure_runs import write_picture
 
 SHOWN = 8
 COLUMNS = 4
@@ -60,8 +58,7 @@ class Boxes:
         Raises:
             StoreError: the folder cannot be written.
         """
-        with rc_context(STYLE):
-            files.write_atomically(folder / PICTURE, writer(self.figure(), "png"))
+        write_picture(folder / PICTURE, self.figure, STYLE)
 
     def figure(self) -> Figure:
         """The images in rows of four."""

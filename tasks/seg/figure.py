@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from tmsgd_bench import files
 from tmsgd_bench.results.figure_parts import grid, label_row
-from tmsgd_bench.results.figure_runs import writer
+from tmsgd_bench.results.figure_runs import write_picture
 from tmsgd_bench.voc import colour_map
 
 SHOWN = 6
@@ -46,8 +44,7 @@ class Masks:
         Raises:
             StoreError: the folder cannot be written.
         """
-        with rc_context(STYLE):
-            files.write_atomically(folder / PICTURE, writer(self.figure(), "png"))
+        write_picture(folder / PICTURE, self.figure, STYLE)
 
     def figure(self) -> Figure:
         """A column for each image; below, the classes that are in them."""

@@ -182,6 +182,16 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     return [folder / f"{name}.{kind}" for kind in KINDS]
 
 
+def write_picture(path: Path, draw: Callable[[], Figure], style: Any) -> None:
+    """Write a figure as PNG, drawn with settings of matplotlib.
+
+    Raises:
+        StoreError: the folder cannot be written.
+    """
+    with rc_context(style):
+        files.write_atomically(path, writer(draw(), "png"))
+
+
 def writer(figure: Figure, kind: str) -> Callable[[Path], None]:
     """Writes a figure to a path; the same figure gives the same file."""
     undated = {"CreationDate": None} if kind == "pdf" else {}
