@@ -5,13 +5,16 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import yaml
 
+import tmsgd_bench
 from tmsgd_bench import __version__, escaping, files, manifest, outputs, terminal
+from tmsgd_bench.checks import shown
 from tmsgd_bench.data.catalog import STAND_IN, Dataset, catalog, data_root, find
 from tmsgd_bench.data.croissant import card
 from tmsgd_bench.errors import BenchError, ConfigError, StoreError
@@ -39,10 +42,12 @@ Examples of this command:
   python -m tmsgd_bench voc-eval . --devkit FOLDER  PASCAL VOC's average precision of files of detections
 """
 FIGURES = {
-    "1": "tmsgd_bench.results.figure_keypoints",
-    "2": "tmsgd_bench.results.figure_samples",
-    "switch": "tmsgd_bench.results.figure_switch",
+    "switch": (
+        "tmsgd_bench.results.figure_switch",
+        "the final metric against the switch epoch (not in the paper; of runs by experiment=switch)",
+    )
 }
+"""Figures of any task's runs, as the tasks declare theirs: the module that draws one, and what is on it."""
 RESULTS = Path("results/runs")
 KNOWN = {"status": ("done", "diverged", "failed", "running", "abandoned", store.DAMAGED), "data": ("real", "synthetic")}
 RUN_COLUMNS = ["run_id", "status", "epochs_done", "epochs", "final", "best", "data", "protocols", "note"]
@@ -210,11 +215,10 @@ def _add_figure(commands: Any) -> None:
     parser = commands.add_parser(
         "figure",
         help="a figure of the paper, drawn from the runs",
-        description="Figure 1: key points found on seven test faces (task fkpd). Figure 2: images by each optimizer's "
-        "generator while it trains (task ig). A row for each optimizer, from runs alike in all else. 'switch', "
-        "which the paper does not have: the final metric against the switch epoch, from experiment=switch.",
+        description="".join(f"Figure {name}: {about}. " for name, (_, about) in _figures().items())
+        + "Runs that are compared are alike in all else.",
     )
-    parser.add_argument("number", metavar="NAME", choices=tuple(FIGURES), help=" or ".join(FIGURES))
+    parser.add_argument("number", metavar="NAME", help=" or ".join(_figures()))
     _add_stores(parser, numerics=False)
     parser.add_argument("--data", choices=("real", "synthetic"), default="real", help="which runs (default: real)")
     parser.add_argument(
@@ -495,12 +499,36 @@ def draw_figure(options: argparse.Namespace) -> int:
     """Draw a figure of the paper."""
     import importlib  # matplotlib, which most other commands do not need
 
-    module = importlib.import_module(FIGURES[options.number])
+    module = importlib.import_module(_drawn_by(options.number))
     protocol = None if options.protocol == "any" else options.protocol
     runs = _read_all(options.results)
     written = module.write(runs, _target(options, "figures"), options.data, protocol, options.seed)
     terminal.say(f"Written: {', '.join(map(str, written))}.")
     return 0
+
+
+def _figures() -> dict[str, tuple[str, str]]:
+    """Every figure by its name: the module that draws it, and what is on it."""
+    beside = Path(tmsgd_bench.__file__).resolve().parents[1] / "tasks" / "__init__.py"
+    there = find_spec("tasks")  # other packages have that name too
+    if there is None or there.origin is None or Path(there.origin).resolve() != beside:
+        return FIGURES
+    import tasks
+
+    return {**tasks.FIGURES, **FIGURES}
+
+
+def _drawn_by(name: str) -> str:
+    """The module that draws a figure."""
+    figures = _figures()
+    if name in figures:
+        return figures[name][0]
+    known = f"there is no figure {shown(name)} here: name one of {', '.join(figures)}"
+    if len(figures) > len(FIGURES):
+        raise ConfigError(f"{known}.")
+    raise ConfigError(
+        f"{known}, or start 'python -m tmsgd_bench figure' in the checkout's folder, whose tasks draw the paper's."
+    )
 
 
 def write_report(options: argparse.Namespace) -> int:
