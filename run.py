@@ -23,6 +23,7 @@ from omegaconf import DictConfig
 from tmsgd_bench import interrupt
 from tmsgd_bench.engine import compose, plan, progress, sweep
 from tmsgd_bench.errors import BenchError, RunIsBusy
+from tmsgd_bench.results.store import RunFolder
 
 log = logging.getLogger("run")
 raised: list[Exception] = []
@@ -37,7 +38,8 @@ def run_job(config: DictConfig) -> str:
         return "planned"
     options = compose.run_options(config, in_sweep=sweep.in_sweep())  # first: to know the run, data may be downloaded
     spec = compose.run_spec(config, fetch=True)
-    spec = spec.following(compose.followed_protocols(config, spec, HydraConfig.get().runtime.choices))
+    if options.force or not RunFolder(options.results_root, spec.run_id).finished():
+        spec = spec.following(compose.followed_protocols(config, spec, HydraConfig.get().runtime.choices))
     # Imported only now: torch takes seconds, which a wrong setting need not wait for.
     import tasks
     from tmsgd_bench.engine.runner import run

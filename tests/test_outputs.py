@@ -216,13 +216,16 @@ def test_a_folder_of_runs_that_no_command_wrote_stays(capsys: Capture, results: 
     assert before.items() <= snapshot(tmp_path / "out").items()
 
 
-def test_a_table_gives_back_the_place_of_runs_that_left_it(results: Path, tmp_path: Path) -> None:
+def test_runs_that_are_nowhere_else_are_deleted_only_by_force(capsys: Capture, results: Path, tmp_path: Path) -> None:
     arguments = ["table", "5", "--out", str(tmp_path / "out"), "--results", str(results)]
     assert cli.main(arguments) == 0
     gone = next(results.glob("tc-lstm-sgd-seed2*"))
     shutil.rmtree(gone)
-    assert (tmp_path / "out" / "runs" / gone.name).exists()
-    assert cli.main(arguments) == 0
+    before = snapshot(tmp_path / "out")
+    assert cli.main(arguments) == 2
+    assert f"1 runs that the results lack, {gone.name}" in capsys.readouterr().err
+    assert snapshot(tmp_path / "out") == before
+    assert cli.main([*arguments, "--force"]) == 0
     assert not (tmp_path / "out" / "runs" / gone.name).exists()
     assert len(list((tmp_path / "out" / "runs").iterdir())) == 5
 

@@ -142,7 +142,9 @@ def check_group(
         raise ConfigError(f"{name} must {'be null or ' * null}have the keys {keys}, not {shown(values)}.")
     for key in required:
         if key not in values:
-            raise ConfigError(f"setting {full_name(name, key)!r} is missing: set it, or leave out what removes it.")
+            raise ConfigError(
+                f"setting {full_name(name, key)!r} is missing: add it to its YAML, or leave out the ~ that removes it."
+            )
     if known is not None:
         for key in set(values) - set(known):
             raise unknown_setting(full_name(name, key), key, known)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import pytest
 import torch
 
+from tmsgd_bench.engine import schema
 from tmsgd_bench.engine.signatures import check_signature, fits, resolve
 from tmsgd_bench.errors import ConfigError
 
@@ -38,6 +39,13 @@ def test_what_a_constructor_does_not_take_is_refused(options: dict[str, Any], me
 def test_what_a_constructor_takes_is_accepted() -> None:
     check_signature("optimizer", Own, {"lr": 1, "betas": [0.5, 0.5], "nesterov": True})
     check_signature("optimizer", lambda params, **options: None, {"anything": object()})
+
+
+def test_an_optimizer_whose_step_needs_a_closure_is_refused() -> None:
+    values = {"_target_": "torch.optim.LBFGS", "name": "lbfgs", "label": "L-BFGS", "lr": 1.0}
+    with pytest.raises(ConfigError, match=r"LBFGS, whose step\(\) needs a closure"):
+        schema.check_optimizer(values)
+    schema.check_optimizer({**values, "_target_": "torch.optim.NAdam"})
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,9 @@ def add(commands: Any) -> None:
         metavar="FOLDER",
         help="also write all formats and the runs behind them there, in place of what an earlier one wrote",
     )
+    parser.add_argument(
+        "--force", action="store_true", help="with --out: also where runs that are nowhere else would be deleted"
+    )
     parser.set_defaults(action=print_table)
 
 
@@ -45,23 +48,41 @@ def print_table(options: argparse.Namespace) -> int:
     others = "" if table.run_ids else tables.other_conditions(runs, options.number)
     if options.out is not None:
         outputs.apart(options.out, [options.results])
-        _write_table(table, runs, options.out, others)
+        _check_target(table, options.out, others)
+        if not options.force:
+            _check_kept(runs, options.out)
+        _write_table(table, runs, options.out)
     terminal.say(tables.FORMATS[options.format](table), end="")
     if others:
         terminal.warn(f"no run has these conditions; finished runs of this table here: {others}")
     return 0
 
 
-def _write_table(table: tables.Table, runs: pd.DataFrame, folder: Path, others: str) -> None:
-    name = f"table{table.number}"
+def _check_target(table: tables.Table, folder: Path, others: str) -> None:
+    """Refuse an empty table, and a folder that holds another one."""
     if not table.run_ids:
         there = f"; finished runs of this table here: {others}" if others else ""
         raise StoreError(f"no run enters table {table.number} ({table.conditions}), so nothing is written{there}.")
     for other in manifest.read(folder) or {}:
-        if other.startswith("table") and other.endswith(".md") and other != f"{name}.md":
+        if other.startswith("table") and other.endswith(".md") and other != f"table{table.number}.md":
             raise ConfigError(
                 f"{folder} holds another table, {other}, with its runs: choose another folder with --out."
             )
+
+
+def _check_kept(runs: pd.DataFrame, folder: Path) -> None:
+    """Refuse to delete the evidence of an earlier table, unless the runs are there to be copied again."""
+    parts = [Path(name).parts for name in manifest.read(folder) or {}]
+    lost = sorted({part[1] for part in parts if part[0] == "runs"} - set(runs["run_id"]))
+    if lost:
+        raise StoreError(
+            f"{folder} holds {len(lost)} runs that the results lack, {lost[0]} for one: choose another folder, or "
+            "delete them with --force."
+        )
+
+
+def _write_table(table: tables.Table, runs: pd.DataFrame, folder: Path) -> None:
+    name = f"table{table.number}"
     finished = runs[runs["status"].isin(["done", "diverged"]) & runs["run_id"].isin(table.run_ids)]
     texts = {f"{name}.{suffix}": render(table) for suffix, render in tables.FORMATS.items()}
 

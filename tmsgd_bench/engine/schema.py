@@ -8,6 +8,7 @@ constructor's signature.
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -233,7 +234,18 @@ def check_optimizer(values: Any) -> None:
     else:
         renamed = {EPOCH_KEYS.get(key, key): value for key, value in options.items()}
         check_signature("optimizer", kind, {"lr": values["lr"], **renamed})
+        _check_step(kind)
     check_switch("optimizer", values)
+
+
+def _check_step(kind: Any) -> None:
+    """Refuse an optimizer whose step evaluates the loss again: the tasks call ``step()``."""
+    closure = inspect.signature(kind.step).parameters.get("closure") if hasattr(kind, "step") else None
+    if closure is not None and closure.default is inspect.Parameter.empty:
+        raise ConfigError(
+            f"optimizer._target_ names {kind.__qualname__}, whose step() needs a closure, and no task has one: choose "
+            "an optimizer that steps by the gradients alone."
+        )
 
 
 def check_schedule(section: str, values: Any) -> None:

@@ -218,7 +218,8 @@ def line(number: int) -> str:
 
 
 def _line(job: dict[str, Any]) -> str:
-    return f"{job['status']}: {job.get('run_id') or ' '.join(job['overrides'])}: {job['note']}"
+    name = job.get("run_id") or " ".join(job["overrides"]) or "the run"
+    return f"{job['status']}: {name}: {job['note']}"
 
 
 def summarise(folder: Path) -> tuple[str, bool]:
