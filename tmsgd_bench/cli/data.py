@@ -9,7 +9,6 @@ from typing import Any
 
 from tmsgd_bench import terminal
 from tmsgd_bench.data.catalog import STAND_IN, Dataset, catalog, data_root, find
-from tmsgd_bench.data.croissant import card
 from tmsgd_bench.errors import ConfigError
 
 
@@ -39,8 +38,7 @@ def manage_data(options: argparse.Namespace) -> int:
     chosen = [find(name) for name in options.names] or list(catalog().values())
     root, kind = data_root(options.root), "synthetic" if options.synthetic else "real"
     if options.do == "card":
-        terminal.say(json.dumps(card(chosen[0]) if len(chosen) == 1 else [card(d) for d in chosen], indent=2))
-        return 0
+        return _print_cards(chosen)
     if options.do == "prepare":
         if not options.names and kind == "real":
             raise ConfigError(
@@ -54,6 +52,15 @@ def manage_data(options: argparse.Namespace) -> int:
         raise ConfigError("--synthetic goes with 'prepare' alone, which also checks a stand-in that is there already.")
     states = [_describe(dataset, root, verify_only=options.do == "verify") for dataset in chosen]
     return 0 if options.do == "list" or all(states) else 1
+
+
+def _print_cards(chosen: list[Dataset]) -> int:
+    """Print the card of one data set, or a list of those of several."""
+    from tmsgd_bench.data.croissant import card  # which no other command needs
+
+    cards = [card(dataset) for dataset in chosen]
+    terminal.say(json.dumps(cards[0] if len(cards) == 1 else cards, indent=2))
+    return 0
 
 
 def _describe(dataset: Dataset, root: Path, verify_only: bool) -> bool:

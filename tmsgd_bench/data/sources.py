@@ -10,8 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from PIL import Image
-
 from tmsgd_bench import manifest
 from tmsgd_bench.data.sealed import CHUNK
 from tmsgd_bench.data.texts import measure
@@ -142,6 +140,8 @@ class DataFolder:
 
     def undecodable(self, folder: Path) -> str:
         """The first of its files that is no image although all must be, as a phrase; or an empty string."""
+        from PIL import Image  # which a look at runs, or at the help, does not need
+
         for path in self.paths(folder) if self.images else ():
             try:
                 with Image.open(path) as image:
