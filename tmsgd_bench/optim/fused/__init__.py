@@ -7,6 +7,7 @@ loop or by ``foreach``.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -58,13 +59,12 @@ def _divide(params: list[Tensor], states: list[State], rule: Rule) -> tuple[dict
 
     Asked anew at every step, because a wrong address ends the process: some 2 µs a parameter.
     """
-    batches: dict[Batch, Tensors] = {}
+    batches: defaultdict[Batch, Tensors] = defaultdict(lambda: ([], []))
     rest: Tensors = ([], [])
     for param, state in zip(params, states, strict=True):
         own, held = rest
         if _fits(param, state):
-            batch = param.device, param.dtype, rule.momentum != 0 and fresh(state)
-            own, held = batches.setdefault(batch, ([], []))
+            own, held = batches[param.device, param.dtype, rule.momentum != 0 and fresh(state)]
         own.append(param)
         held.append(state)
     return batches, rest
