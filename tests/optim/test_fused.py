@@ -468,6 +468,36 @@ def test_two_parameters_in_the_same_memory_are_both_stepped() -> None:
     assert_agree(ends[:1], ends[1:])
 
 
+CHANGES: dict[str, Callable[[Tensor], Tensor]] = {
+    "other memory": lambda tensor: tensor.clone(),
+    "fewer elements": lambda tensor: tensor[:2],
+    "more elements": lambda tensor: tensor.repeat(1000),
+    "another shape": lambda tensor: tensor.view(2, 3),
+    "every other": lambda tensor: tensor.repeat_interleave(2)[::2],
+    "float64": lambda tensor: tensor.double(),
+}
+
+
+@needs_fused
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_weight_that_is_given_other_memory_between_steps_moves_or_is_refused_as_under_the_loop(
+    change: Callable[[Tensor], Tensor],
+) -> None:
+    ends, refusals = [], []
+    for implementation in ("fused", "loop"):
+        [weight] = weights([(6,)], torch.float32)
+        optimizer = TMSGD([weight], 0.1, switch_step=1, **IMPLEMENTATIONS[implementation])
+        train(optimizer, [weight], range(4))
+        weight.grad, weight.data = None, change(weight.data)
+        try:
+            train(optimizer, [weight], range(4, 6))
+        except RuntimeError as error:
+            refusals.append(str(error))
+        ends.append(held(optimizer, [weight]))
+    assert len(set(refusals)) == len(refusals) // 2
+    assert_agree(ends[0], ends[1])
+
+
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_a_parameter_whose_elements_share_memory_is_refused(implementation: str) -> None:
     skip_without(implementation)

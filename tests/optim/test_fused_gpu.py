@@ -275,25 +275,6 @@ def test_two_optimizers_that_take_turns_are_handed_their_own_addresses(stand_in:
         torch.testing.assert_close(ours, theirs)
 
 
-@pytest.mark.skipif(one_pass.TensorGuards is None, reason="this torch cannot look at many tensors in one call")
-def test_tensors_that_look_as_at_the_last_step_are_not_looked_over_one_by_one(
-    stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    looked_over: list[Tensor] = []
-    fits = one_pass._fits
-    monkeypatch.setattr(one_pass, "_fits", lambda param, state: looked_over.append(param) or fits(param, state))
-    weights = [Parameter(torch.ones(shape, dtype=torch.float64)) for shape in SHAPES]
-    optimizer = TMSGD(weights, 0.1, momentum=0.9, fused=True)
-    for index in range(4):
-        renew_gradients(optimizer, weights, index)
-        optimizer.step()
-    looked_over.clear()
-    for index in range(4):
-        renew_gradients(optimizer, weights, index)
-        optimizer.step()
-    assert not looked_over
-
-
 def steps(optimizer: torch.optim.Optimizer, count: int, weights: list[Parameter]) -> None:
     for index in range(count):
         for weight in weights:

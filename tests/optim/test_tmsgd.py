@@ -5,8 +5,10 @@ The recursion below is written on the weights themselves, as the paper prints it
 
 from __future__ import annotations
 
+import ast
 import copy
 import doctest
+import functools
 import io
 import itertools
 import math
@@ -27,7 +29,7 @@ from torch.nn import Parameter
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LinearLR, LRScheduler, MultiStepLR
 
-from tmsgd_bench.optim import TMSGD, MultistepScheme, tmsgd
+from tmsgd_bench.optim import TMSGD, MultistepScheme, kernels, tmsgd
 
 Gradient = Callable[[int, Tensor], Tensor]
 
@@ -883,6 +885,52 @@ def test_an_option_of_a_group_out_of_its_range_is_refused_alike(options: dict[st
     optimizer = TMSGD([first], lr=0.1)
     with pytest.raises(ValueError, match=message):
         optimizer.add_param_group({"params": [second], **options})
+
+
+def test_foreach_is_refused_by_name_where_torch_lacks_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    param = Parameter(torch.ones(2))
+    made_before = TMSGD([param], 0.1, foreach=True)
+    monkeypatch.delattr(torch, "_foreach_copy_")
+    with pytest.raises(RuntimeError, match=r"has no torch\._foreach_copy_\. Say foreach=False"):
+        TMSGD([param], 0.1, foreach=True)
+    with pytest.raises(RuntimeError, match=r"has no torch\._foreach_copy_\. Say foreach=False"):
+        step_with(made_before, [param], 0)
+    assert torch.equal(param.detach(), torch.ones(2))
+    step_with(TMSGD([param], 0.1, foreach=False), [param], 0)
+
+
+def test_where_foreach_would_be_the_choice_but_cannot_be_had_the_loop_steps_and_one_warning_says_why(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    start, gradient = random_problem(10, torch.float32)
+    theirs, ours = Parameter(start.clone()), Parameter(start.clone())
+    expected = drive(TMSGD([theirs], 0.1, fused=False, foreach=False), theirs, gradient, 5)
+    monkeypatch.setattr(kernels, "FOREACH_DEVICES", frozenset(("cpu",)))
+    monkeypatch.delattr(torch, "_foreach_mul")
+    monkeypatch.setattr(tmsgd, "_warn_of_the_loop", functools.cache(tmsgd._warn_of_the_loop.__wrapped__))
+    with pytest.warns(
+        RuntimeWarning, match=r"steps with a loop, more slowly: .* has no torch\._foreach_mul\."
+    ) as caught:
+        visited = drive(TMSGD([ours], 0.1, fused=False), ours, gradient, 5)
+    assert len(caught) == 1
+    assert torch.equal(visited, expected)
+
+
+def private_names(source: Path) -> set[str]:
+    """What a module takes from torch under names that begin with an underscore."""
+    names = set()
+    for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Attribute) and ast.unparse(node).startswith("torch."):
+            names |= {*ast.unparse(node).split(".")[1:]}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "torch":
+            names |= {*(node.module or "").split("."), *(alias.name for alias in node.names)}
+    return {name for name in names if name.startswith("_") and not name.endswith("__")}
+
+
+def test_nothing_private_is_taken_from_torch_but_what_foreach_looks_for_before_it_steps() -> None:
+    sources = (ROOT / "tmsgd_bench" / "optim").rglob("*.py")
+    taken = {source.name: names for source in sources if (names := private_names(source))}
+    assert taken == {"kernels.py": {*kernels.FOREACH_FUNCTIONS}}
 
 
 @pytest.mark.parametrize("option", ["nesterov", "dampening", "switch_epoch", "step"])

@@ -9,6 +9,8 @@ from pytorch_optimizer import ApolloDQN
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+FOREACH_NORM = getattr(torch, "_foreach_norm", None)  # private, so that a later version may lack it
+
 
 class _FourthNorm(TorchFunctionMode):
     """Takes ‖x‖₄ as √‖x²‖₂: the same number, without raising every element to a power.
@@ -18,7 +20,7 @@ class _FourthNorm(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func is torch._foreach_norm and kwargs.get("ord") == 4:
+        if func is FOREACH_NORM and kwargs.get("ord") == 4:
             return [_fourth_norm(tensor) for tensor in args[0]]
         if func in (torch.Tensor.norm, torch.norm) and kwargs.get("p") == 4:
             return _fourth_norm(args[0])

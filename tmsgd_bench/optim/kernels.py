@@ -19,6 +19,12 @@ DIRECTION = "momentum_buffer"  # the name torch.optim.SGD uses, so that its stat
 NEWEST = "displacement"  # u = W − W₋₁
 OLDER = "previous_displacement"  # u₋₁ = W₋₁ − W₋₂
 
+PLAIN_TYPES = frozenset((torch.nn.Parameter, Tensor))
+FOREACH_DEVICES = frozenset(("cuda", "xpu", "mtia"))
+"""Where one call for many tensors is faster than a loop, as torch's own optimizers have it."""
+FOREACH_FUNCTIONS = ("_foreach_add", "_foreach_add_", "_foreach_copy_", "_foreach_mul", "_foreach_mul_", "_foreach_neg")
+"""Of torch; private, so that a later version may lack one."""
+
 
 class Phase(enum.IntEnum):
     """What a step does with the history. The values are those of fused/step.c."""
@@ -103,6 +109,17 @@ def _direction(param: Tensor, state: State, rule: Rule) -> Tensor:
     else:
         state[DIRECTION].mul_(rule.momentum).add_(direction)
     return state[DIRECTION]
+
+
+def foreach_suits(params: list[Tensor]) -> bool:
+    """Whether ``foreach`` is the choice for parameters that nothing was asked for."""
+    return all(type(p) in PLAIN_TYPES and p.device.type in FOREACH_DEVICES for p in params)
+
+
+def foreach_unavailable() -> str:
+    """Why there is no ``foreach`` with this torch; empty if there is one."""
+    missing = [f"torch.{name}" for name in FOREACH_FUNCTIONS if not hasattr(torch, name)]
+    return f"PyTorch {torch.__version__} has no {', '.join(missing)}" if missing else ""
 
 
 def foreach_step(params: list[Tensor], states: list[State], rule: Rule) -> None:

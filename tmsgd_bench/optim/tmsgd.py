@@ -16,11 +16,22 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.optim.optimizer import Optimizer, _default_to_fused_or_foreach
+from torch.optim.optimizer import Optimizer
 
 from tmsgd_bench.optim import fused as one_pass
 from tmsgd_bench.optim import portable
-from tmsgd_bench.optim.kernels import DIRECTION, NEWEST, OLDER, Phase, Rule, State, foreach_step, loop_step
+from tmsgd_bench.optim.kernels import (
+    DIRECTION,
+    NEWEST,
+    OLDER,
+    Phase,
+    Rule,
+    State,
+    foreach_step,
+    foreach_suits,
+    foreach_unavailable,
+    loop_step,
+)
 from tmsgd_bench.optim.schemes import MultistepScheme
 
 INSTANTS = 3  # W, W₋₁ and W₋₂
@@ -62,7 +73,7 @@ class TMSGD(Optimizer):
             "auto" (experimental) waits for :meth:`switch`.
         scheme: a name from :data:`SCHEMES`, a :class:`MultistepScheme`, or coefficients (a₀, a₁, a₂, b).
         restart_every: forget the history at every multiple of this many steps; None never does.
-        foreach: one call for many tensors, instead of a loop; None chooses as torch does.
+        foreach: one call for many tensors, instead of a loop; None chooses it for plain tensors on GPUs, as torch does.
         fused: one pass over memory for all tensors. None uses it on the CPU, where step.c can be compiled (once for
             each machine, at the first step, in about half a second), and on a GPU, with Triton, for groups of 2²⁴
             weights and more; True for all. Where it cannot be had, a warning says why and the loop or ``foreach``
@@ -71,7 +82,7 @@ class TMSGD(Optimizer):
 
     Raises:
         ValueError: an option is out of its range, or the scheme does not converge.
-        RuntimeError: at ``step``, if a gradient is sparse.
+        RuntimeError: torch lacks what ``foreach=True`` needs; at ``step``, if a gradient is sparse.
 
     Example:
         >>> weight = torch.nn.Parameter(torch.ones(2))
@@ -111,7 +122,6 @@ class TMSGD(Optimizer):
             "differentiable": False,  # torch adds it to every state that is loaded
         }
         _check_options(defaults)
-        self._divisions: dict[int, one_pass.Divisions] = {}  # by a group's id; checked before use
         super().__init__(params, _plain(defaults))
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -140,7 +150,6 @@ class TMSGD(Optimizer):
         """
         _check_loaded(state, getattr(self, "defaults", None) or state["defaults"])
         present = [dict(group) for group in getattr(self, "param_groups", ())]
-        self._divisions = {}
         super().__setstate__(state)
         self._settle([*self.state])
         for index, group in enumerate(self.param_groups):
@@ -182,7 +191,7 @@ class TMSGD(Optimizer):
         """Take one step; returns what ``closure`` returns, if one is given.
 
         Raises:
-            RuntimeError: a gradient is sparse.
+            RuntimeError: a gradient is sparse, or torch lacks what a group's ``foreach=True`` needs.
         """
         loss = None
         if closure is not None:
@@ -213,8 +222,7 @@ class TMSGD(Optimizer):
         for phase, (params, states) in self._by_phase(group, grads).items():
             rule = _rule(group, phase)
             if _wants_fused(group, params) and not rule.in_place:
-                known = self._divisions.setdefault(id(group), {})
-                params, states = one_pass.step(params, states, rule, _serves, known)
+                params, states = one_pass.step(params, states, rule, _serves)
             if params:
                 kernel = foreach_step if _uses_foreach(group, params) else loop_step
                 kernel(params, states, rule)
@@ -328,9 +336,30 @@ def _recording() -> bool:
 
 
 def _uses_foreach(group: dict[str, Any], params: list[Tensor]) -> bool:
-    if group["foreach"] is not None:
-        return bool(group["foreach"])
-    return bool(_default_to_fused_or_foreach(params, differentiable=False, use_fused=False)[1])
+    asked = group["foreach"]
+    if asked:
+        _require_foreach()
+        return True
+    if asked is False or not foreach_suits(params):
+        return False
+    if reason := foreach_unavailable():
+        _warn_of_the_loop(reason)
+    return not reason
+
+
+def _require_foreach() -> None:
+    if reason := foreach_unavailable():
+        raise RuntimeError(f"TMSGD cannot step with foreach=True: {reason}. Say foreach=False, or leave it out.")
+
+
+@functools.cache
+def _warn_of_the_loop(reason: str) -> None:
+    """Said once in a process."""
+    warnings.warn(
+        f"TMSGD steps with a loop, more slowly: {reason}. foreach=False asks for that and silences this.",
+        RuntimeWarning,
+        stacklevel=2,
+    )
 
 
 def _wants_fused(group: dict[str, Any], params: list[Tensor]) -> bool:
@@ -380,7 +409,7 @@ def _expected(group: dict[str, Any]) -> list[str]:
 
 
 def _check_options(options: dict[str, Any]) -> None:
-    """Raise ValueError with the reason if an option is out of its range."""
+    """Raise ValueError with the reason if an option is out of its range, RuntimeError if it cannot be had."""
     lr = options["lr"]
     if isinstance(lr, Tensor) and lr.numel() != 1:
         raise ValueError("Tensor lr must be 1-element")
@@ -395,11 +424,17 @@ def _check_options(options: dict[str, Any]) -> None:
     if options["restart_every"] is not None:
         _check_count("restart_every", options["restart_every"], least=1, other="or None")
     _check_count("step", options.get("step", 0), least=0)
+    _check_flags(options)
+
+
+def _check_flags(options: dict[str, Any]) -> None:
     for name, known in (("maximize", (True, False)), ("foreach", (True, False, None)), ("fused", (True, False, None))):
         if not any(options[name] is one for one in known):
             raise ValueError(f"Invalid {name} value: {options[name]!r}, must be one of {', '.join(map(str, known))}")
     if options["fused"] and options["foreach"]:
         raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
+    if options["foreach"]:
+        _require_foreach()
 
 
 def _check_loaded(state: dict[str, Any], defaults: dict[str, Any]) -> None:

@@ -10,22 +10,13 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from array import array
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from tmsgd_bench.optim.kernels import (
-    DIRECTION,
-    NEWEST,
-    OLDER,
-    Phase,
-    Rule,
-    State,
-    exchange,
-    remember,
-)
+from tmsgd_bench.optim.fused.addresses import addresses_of, sizes_of, table_of
+from tmsgd_bench.optim.kernels import DIRECTION, NEWEST, Phase, Rule, State, exchange, remember
 
 SOURCE = Path(__file__).with_name("step.c")
 CODES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}  # as in step.c
@@ -70,9 +61,7 @@ def step(params: list[Tensor], states: list[State], rule: Rule, first: bool) -> 
     assert isinstance(library, ctypes.CDLL)  # the caller has asked ``unavailable``
     if first or rule.phase is Phase.START:
         _allocate(params, states, rule, first)
-    table = array("q")
-    for param, state in zip(params, states, strict=True):
-        table.extend(row(param, state, rule))
+    table = table_of(sizes_of(params), addresses_of(params, states, rule))
     numbers = _Rule(
         *(float(rule.lr), rule.weight_decay, rule.momentum, rule.alpha, rule.beta, float(rule.lr) * rule.gain),
         *(int(rule.phase), rule.maximize, first),
@@ -91,15 +80,6 @@ def _allocate(params: list[Tensor], states: list[State], rule: Rule, first: bool
             remember(state, staggered_like(param, slot=1 + (NEWEST in state)))
         if first:
             state[DIRECTION] = staggered_like(param, slot=3)
-
-
-def row(param: Tensor, state: State, rule: Rule) -> tuple[int, ...]:
-    """Number of elements, then the addresses of parameter, gradient, u, u₋₁ and momentum buffer; 0 for none."""
-    momentum = state[DIRECTION].data_ptr() if rule.momentum else 0
-    at = (param.numel(), param.data_ptr(), param.grad.data_ptr())  # type: ignore[union-attr]
-    if rule.phase is Phase.HISTORY:
-        return *at, state[NEWEST].data_ptr(), state[OLDER].data_ptr(), momentum
-    return *at, state[NEWEST].data_ptr() if rule.phase is Phase.START else 0, 0, momentum
 
 
 def staggered_like(param: Tensor, slot: int) -> Tensor:

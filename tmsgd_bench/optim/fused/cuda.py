@@ -2,7 +2,7 @@
 
 Triton comes with PyTorch's CUDA builds. The kernel is handed a table of addresses, so that sixty small tensors cost
 one launch and not sixty; the table goes to the GPU again only when an address in it has changed. The GPU may wait while
-the host collects them, so they are collected in columns, which is faster than by rows.
+the host collects them.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import functools
 import importlib.util
 import itertools
 import operator
-from array import array
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from tmsgd_bench.optim.kernels import DIRECTION, NEWEST, OLDER, Phase, Rule, State, exchange, remember
+from tmsgd_bench.optim.fused.addresses import Columns, addresses_of, sizes_of, table_of
+from tmsgd_bench.optim.kernels import DIRECTION, Phase, Rule, State, exchange, remember
 
 BLOCK = 4096  # elements of one program
 WARPS = 8
@@ -56,12 +56,12 @@ def step(params: list[Tensor], states: list[State], rule: Rule, first: bool) -> 
     """
     if first or rule.phase is Phase.START:
         _allocate(params, states, rule, first)
-    device, sizes = params[0].device, tuple([param.numel() for param in params])
+    device, sizes = params[0].device, sizes_of(params)
     place = device, _stream(device)
     blocks = _blocks(sizes, place)
     if not len(blocks):
         return
-    table, aligned = _table(sizes, _addresses(params, states, rule), place)
+    table, aligned = _table(sizes, addresses_of(params, states, rule), place)
     variant = (
         *(int(rule.phase), rule.weight_decay != 0, rule.momentum != 0, first, rule.maximize, aligned),
         params[0].dtype,
@@ -83,25 +83,12 @@ def _allocate(params: list[Tensor], states: list[State], rule: Rule, first: bool
             state[DIRECTION] = torch.empty_like(param, requires_grad=False)
 
 
-Columns = tuple[tuple[int, ...], ...]
 Place = tuple[torch.device, int]
 """A device and a stream of it. What is made on one stream is used on no other, where nothing waits for its copy."""
 
 
 def _stream(device: torch.device) -> int:
     return torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
-
-
-def _addresses(params: list[Tensor], states: list[State], rule: Rule) -> Columns:
-    """Of the parameters, gradients, u, u₋₁ and momentum buffers; 0 for those that the step does not use."""
-    unused = (0,) * len(params)
-    return (
-        tuple([param.data_ptr() for param in params]),
-        tuple([param.grad.data_ptr() for param in params]),  # type: ignore[union-attr]
-        unused if rule.phase is Phase.PLAIN else tuple([state[NEWEST].data_ptr() for state in states]),
-        tuple([state[OLDER].data_ptr() for state in states]) if rule.phase is Phase.HISTORY else unused,
-        tuple([state[DIRECTION].data_ptr() for state in states]) if rule.momentum else unused,
-    )
 
 
 @functools.lru_cache(maxsize=TABLES)
@@ -122,8 +109,7 @@ def _table(sizes: tuple[int, ...], addresses: Columns, place: Place) -> tuple[Te
     waits.
     """
     aligned = functools.reduce(operator.or_, itertools.chain.from_iterable(addresses)) % ALIGNMENT == 0
-    rows = array("q", itertools.chain.from_iterable(zip(sizes, *addresses, strict=True)))
-    host = torch.frombuffer(rows, dtype=torch.int64).view(len(sizes), COLUMNS)
+    host = torch.frombuffer(table_of(sizes, addresses), dtype=torch.int64).view(len(sizes), COLUMNS)
     device, _ = place
     return (host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host), aligned
 
