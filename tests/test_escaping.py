@@ -177,7 +177,7 @@ def test_labels_are_still_told_apart(label: str) -> None:
     """Escaping is not deleting: LaTeX's and Markdown's forms lead back to the visible text."""
     shown = escaping.plain(label)
     assert len(shown) == len(label)
-    again = re.sub(r"\\([\\`*|~\[\]_])", r"\1", escaping.markdown(label))
+    again = re.sub(r"\\([\\`*|~$\[\]_])", r"\1", escaping.markdown(label))
     assert again.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&") == shown
     assert escaping.csv_cell(label).removeprefix("'") == shown
 

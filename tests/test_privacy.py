@@ -48,6 +48,9 @@ PLACES = {
     r"a=\\server\me": "a=PATH",
     "/home/me/run.py": "…/run.py",
     "a=x:/home/me": "a=PATH",
+    "hydra.job.env_set.WANDB_API_KEY=abc": "hydra.job.env_set.WANDB_API_KEY=SECRET",
+    "+tracker.token=abc": "+tracker.token=SECRET",
+    "task.tokens=32": "task.tokens=32",
 }
 KEPT = [
     *("-m", "experiment=table5", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "seed=0,1,2", "seed=range(0,3)"),

@@ -16,7 +16,7 @@ LATEX = {"±": r"$\pm$", "−": "$-$", "%": r"\%", "¹": "$^1$", "²": "$^2$", "
 LATEX |= {">": "$>$", "“": "``", "”": "''", "×": r"$\times$", "…": r"\dots{}", "#": r"\#", "’": "'", "α": r"$\alpha$"}
 LATEX |= {"$": r"\$", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 LATEX |= {"\\": r"\textbackslash{}"}
-MARKDOWN = re.compile(r"[\\`*|~\[\]]|(?<![^\W_])_|_(?![^\W_])")
+MARKDOWN = re.compile(r"[\\`*|~$\[\]]|(?<![^\W_])_|_(?![^\W_])")
 """What GitHub's Markdown takes for markup anywhere in a line; inside of a word, "_" is none."""
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """A spreadsheet calculates a cell that begins so."""

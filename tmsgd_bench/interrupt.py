@@ -18,7 +18,7 @@ from typing import Any
 
 GRACE_SECONDS = 5.0
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
-ASKED = b"\ninterrupted: stopping at the end of this epoch, or in 5 s; once more stops at once\n"
+ASKED = f"\ninterrupted: stopping at the end of this epoch, or in {GRACE_SECONDS:.0f} s; once more stops at once\n"
 
 
 class Interrupted(KeyboardInterrupt):
@@ -140,7 +140,7 @@ def _wait_for_the_epoch(number: int) -> None:
     _state.timer.start()
     if not _state.quiet:
         with suppress(OSError):  # not by print: the signal may have come in the middle of one
-            os.write(2, ASKED)
+            os.write(2, ASKED.encode())
 
 
 def _cancel() -> None:

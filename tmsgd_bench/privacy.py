@@ -1,4 +1,4 @@
-"""Settings without what they tell of a machine: no folders, no names of hosts and users.
+"""Settings without what they tell of a machine: no folders, no names of hosts and users, no secrets.
 
 Results are published, so what is recorded of a command must be fit for it.
 """
@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import PurePosixPath
 
-PATH, HOST, USER = "PATH", "HOST", "USER"
+PATH, HOST, USER, SECRET = "PATH", "HOST", "USER", "SECRET"
 FILES = re.compile(
     r"\.(bin|ckpt|csv|gz|h5|json|npy|npz|onnx|pkl|parquet|pt|pth|py|safetensors|tar|txt|xz|yaml|yml|zip)$",
     re.IGNORECASE,
@@ -21,6 +21,8 @@ FILES = re.compile(
 FOLDER_OPTIONS = ("--config-dir", "--config-path", "-cd", "-cp")
 FOLDER_KEY = re.compile(r"(^|[._-])(root|dir|path|paths|folder|cwd)$", re.IGNORECASE)
 """Settings whose values are places, also where nothing else shows it."""
+SECRET_KEY = re.compile(r"(^|[._-])(token|secret|password|passwd|credentials?|(api|access)[_-]?key)$", re.IGNORECASE)
+"""Settings whose values are nobody else's business."""
 VALUE = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|(?:\\.|[^,\[\]{}()'"\\])+""")
 """In a value of Hydra's grammar: a quoted string, or what stands between brackets and commas."""
 PLACE = re.compile(r"""^(/|~|\.{1,2}(/|$)|[A-Za-z]:[\\/]|\\\\|[A-Za-z][\w+.-]*:/)""")
@@ -58,6 +60,8 @@ def setting(value: str, key: str = "") -> str:
         value: as text, maybe in Hydra's grammar.
         key: the setting's name, which may say that its values are places.
     """
+    if SECRET_KEY.search(key):
+        return SECRET
     places = FOLDER_KEY.search(key) is not None and value.lower() not in NO_PLACE
     return _named_away(VALUE.sub(lambda found: _part(found[0], places), value))
 

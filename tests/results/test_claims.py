@@ -415,6 +415,8 @@ def test_an_edited_table_is_named_and_not_judged(tmp_path: Path, caplog: pytest.
     finding = numerical.accuracy(numerical.read_numerics(tmp_path))
     assert finding.evidence == "not judged: order.csv differs from its checksum"
     assert finding.verdict == "not yet tested" and "order.csv differs" in caplog.text
+    (tmp_path / "order.csv").unlink()
+    assert numerical.accuracy(numerical.read_numerics(tmp_path)).evidence == "not judged: order.csv is missing"
 
 
 # --- forms ---------------------------------------------------------------------------------------------------------

@@ -338,3 +338,10 @@ def test_numerical_tables_of_the_repository_are_whole() -> None:
     published = Path(__file__).resolve().parents[2] / "results" / "numerics"
     assert manifest.problems(published) == []
     assert numerical.read_numerics(published).problems == {}
+
+
+def test_a_file_in_the_place_of_a_run_is_named(tmp_path: Path, write_run: WriteRun) -> None:
+    run = write_run(tmp_path)
+    shutil.rmtree(run)
+    run.write_text("no folder")
+    assert status(tmp_path) == {run.name: "damaged"}

@@ -82,7 +82,7 @@ def read_table(folder: Path, name: str) -> pd.DataFrame | None:
         StoreError: it differs from its checksum, or cannot be read; the message is a phrase that names it.
     """
     file = f"{name}.csv"
-    if not (folder / file).exists():
+    if not (folder / file).exists() and file not in (manifest.read(folder) or {}):
         return None
     if found := manifest.problems(folder, [file]):
         raise StoreError(found[0] if file in found[0] else f"{file} has no checksum, since {found[0]}")

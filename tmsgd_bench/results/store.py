@@ -290,7 +290,7 @@ def complaints(runs: pd.DataFrame) -> list[str]:
 
 def _is_run(path: Path) -> bool:
     """Whether a folder of a store is a run's: by its name, or, renamed, by most of the files that a run has."""
-    if path.name.startswith(".") or not path.is_dir():
+    if path.name.startswith("."):
         return False
     return bool(RUN_ID.fullmatch(path.name)) or sum((path / name).is_file() for name in REQUIRED) > 2
 
