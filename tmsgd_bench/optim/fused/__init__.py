@@ -81,7 +81,7 @@ def _implementation(device: str) -> Any:
 def _fits(param: Tensor, state: State) -> bool:
     """Whether a parameter, its gradient and its state lie in memory in one and the same order, element by element.
 
-    The common case, all contiguous, is decided first.
+    Where all are contiguous, no strides are compared.
     """
     grad, dtype = param.grad, param.dtype
     if type(grad) is not Tensor or type(param) not in PLAIN_TYPES or dtype not in DTYPES:
