@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import shutil
 import traceback
 from collections.abc import Callable
@@ -13,18 +12,21 @@ from typing import Any
 import torch
 
 from tmsgd_bench import files, interrupt
-from tmsgd_bench.engine import checkpoint, environment
-from tmsgd_bench.engine.loop import Checkpointer, Diverged, Trainer, weights_digest
-from tmsgd_bench.engine.prefix import Trunk, release, shared_epochs, trunk_of
-from tmsgd_bench.engine.progress import Reporter, make_reporter
+from tmsgd_bench.engine import checkpoint, environment, result
+from tmsgd_bench.engine.checkpoint import Checkpointer
+from tmsgd_bench.engine.loop import Trainer
+from tmsgd_bench.engine.monitor import SharpnessMonitor
+from tmsgd_bench.engine.observers import Grace, Observer, observing
+from tmsgd_bench.engine.prefix import SharedEpochs, release, shared_epochs, trunk_of
+from tmsgd_bench.engine.progress import make_reporter
+from tmsgd_bench.engine.signs_of_life import Heartbeat
 from tmsgd_bench.engine.spec import RunOptions, RunSpec
-from tmsgd_bench.engine.trackers import TrackedReporter, Watched
+from tmsgd_bench.engine.trackers import Watched
 from tmsgd_bench.engine.trackers import build as build_tracker
 from tmsgd_bench.errors import BenchError, ConfigError, DataError, StoreError
 from tmsgd_bench.results import store
-from tmsgd_bench.results.heartbeat import Heartbeat
 from tmsgd_bench.results.store import RunFolder
-from tmsgd_bench.task import Metric, Task
+from tmsgd_bench.task import Task
 
 log = logging.getLogger(__name__)
 
@@ -61,12 +63,12 @@ def run(spec: RunSpec, options: RunOptions, make_task: MakeTask) -> Outcome:
         Exception: whatever the task raised; it is kept in the run's folder, and the run is retried next time.
     """
     folder = RunFolder(options.results_root, spec.run_id)
-    if (result := folder.finished()) and not options.force:
-        return _skipped(spec, options, result)
+    if (known := folder.finished()) and not options.force:
+        return _skipped(spec, options, known)
     device = environment.prepare_process(options, spec.tf32)
     with folder.locked(wait=options.wait):
-        if (result := folder.finished()) and not options.force:
-            return _skipped(spec, options, result)
+        if (known := folder.finished()) and not options.force:
+            return _skipped(spec, options, known)
         _clear_the_way(folder, options)
         if folder.complete() and (not options.force or (folder.work / store.FORCED).exists()):
             return _finish(spec, options, folder)
@@ -100,8 +102,11 @@ def _finish(spec: RunSpec, options: RunOptions, folder: RunFolder) -> Outcome:
     """Publish a run that an earlier process had brought to its end."""
     _put_out(folder)
     release(spec, options)
-    result = store.whole(folder.final).result
-    return Outcome(spec.run_id, result["status"], result["note"], (result.get("prefix") or {}).get("saved", 0))
+    return _outcome(spec, store.whole(folder.final).result)
+
+
+def _outcome(spec: RunSpec, written: dict[str, Any]) -> Outcome:
+    return Outcome(spec.run_id, written["status"], written["note"], (written.get("prefix") or {}).get("saved", 0))
 
 
 def _put_out(folder: RunFolder) -> None:
@@ -111,10 +116,10 @@ def _put_out(folder: RunFolder) -> None:
     folder.publish()
 
 
-def _skipped(spec: RunSpec, options: RunOptions, result: dict[str, Any]) -> Outcome:
+def _skipped(spec: RunSpec, options: RunOptions, known: dict[str, Any]) -> Outcome:
     release(spec, options)
-    note = f"already {result['status']}: {result['note']}"
-    if options.sharpness and result.get("log_sharpness") != asdict(options.sharpness):
+    note = f"already {known['status']}: {known['note']}"
+    if options.sharpness and known.get("log_sharpness") != asdict(options.sharpness):
         note += "; its history lacks the sharpness asked for: force=true trains it again and records it"
     folder = RunFolder(options.results_root, spec.run_id).final
     checkpoint.clear(folder)  # left by a process that was killed while it tidied up
@@ -127,78 +132,32 @@ def _skipped(spec: RunSpec, options: RunOptions, result: dict[str, Any]) -> Outc
     return Outcome(spec.run_id, "skipped", note)
 
 
-def _announce_switch(spec: RunSpec) -> None:
-    if note := switch_note(spec):
-        log.warning("%s: %s", spec.run_id, note)
-
-
-def switch_note(spec: RunSpec) -> str:
-    """One sentence if the switch epoch lies outside the run, so that it is plain SGD; empty otherwise."""
-    if spec.switch_epoch is None or spec.switches is not False:
-        return ""
-    return f"the switch epoch {spec.switch_epoch} lies outside its {spec.epochs} epochs, so this run is {_plain(spec)}"
-
-
-def _plain(spec: RunSpec) -> str:
-    return f"plain {'SGD-M' if spec.optimizer.get('momentum') else 'SGD'}"
-
-
 def _train(spec: RunSpec, options: RunOptions, make_task: MakeTask, device: torch.device, folder: RunFolder) -> Outcome:
     watched = Watched(build_tracker(options.tracker))
-    trainer = Trainer.build(spec, lambda: make_task(device), device, options.sharpness)
-    _announce_switch(spec)  # only now: a setting that cannot be used is told alone
-    resumed_at = _resume(trainer, options, folder)
-    if not trainer.epoch:  # whatever an earlier process of the run had taken over is lost
-        (folder.work / store.PREFIX).unlink(missing_ok=True)
-    if trunk := trunk_of(spec, options):
-        trunk.register(spec.run_id, shared_epochs(spec))
-    reporter: Reporter = make_reporter(
-        options.progress,
-        spec.run_id,
-        spec.epochs,
-        resumed_at,
-        trainer.task.steps_per_epoch,
-        trainer.task.metrics,
-    )
-    reporter = TrackedReporter(reporter, watched, lambda: trainer.history)
-    watched.start(spec.run_id, asdict(spec), resumed_at)
-    status = lambda: {"epoch": trainer.epoch, "epochs": spec.epochs, "trained": trainer.trained_here}  # noqa: E731
-    failure = None
-    try:
-        with Heartbeat(folder.work, status):
-            if trunk and trainer.epoch < shared_epochs(spec):
-                _follow(trunk, trainer, reporter, folder)
-            trainer.fit(reporter, Checkpointer(trainer, folder.work, options.checkpoint_seconds))
-    except Diverged as error:
-        failure = error
-    except BaseException as error:
-        watched.end("failed" if isinstance(error, Exception) else "interrupted", {})
-        raise
-    finally:
-        reporter.close()
-        trainer.task.close()
-    outcome = _publish(trainer, options, folder, failure)
-    release(spec, options)
-    watched.catch_up(trainer.history)  # all of it may come from a trunk
-    watched.end(outcome.status, _last_metrics(trainer))
+    trainer = Trainer.build(spec, make_task, device)
+    monitor = SharpnessMonitor(trainer, options.sharpness)
+    if note := result.switch_note(spec):  # only now: a setting that cannot be used is told alone
+        log.warning("%s: %s", spec.run_id, note)
+    _restore(trainer, options, folder)
+    with observing(trainer, [watched]):  # it ends last: a tracker's server may be slow, and the result must not wait
+        try:
+            inner = [make_reporter(options.progress), Heartbeat(folder.work), *_keepers(spec, options, folder)]
+            with observing(trainer, inner):
+                trainer.fit(spec.epochs, [monitor, watched, *inner])
+        finally:
+            trainer.task.close()
+        outcome = _publish(trainer, monitor, options, folder)
+        release(spec, options)
     return outcome
 
 
-def _last_metrics(trainer: Trainer) -> dict[str, float]:
-    names = {metric.name for metric in trainer.task.metrics}
-    return {name: value for row in trainer.history[-1:] for name, value in row.items() if name in names}
-
-
-def _follow(trunk: Trunk, trainer: Trainer, reporter: Reporter, folder: RunFolder) -> None:
-    """The shared epochs; records where they came from, also if they end in a divergence."""
-    try:
-        trunk.follow(trainer, shared_epochs(trainer.spec), lambda epoch, after: trainer.fit(reporter, after, epoch))
-    finally:
-        saved = trainer.epoch - trunk.trained.get(trainer.spec.run_id, 0)
-        origin = {"trunk": trunk.folder.name, "epochs": trainer.epoch, "saved": saved, "trained_by": trunk.trained}
-        if saved:  # another device or torch may round otherwise than this one
-            origin["made_on"] = trunk.made_on
-        files.write_json(folder.work / store.PREFIX, origin)
+def _keepers(spec: RunSpec, options: RunOptions, folder: RunFolder) -> list[Observer]:
+    """What keeps states to go on from: a shared trunk's, and the run's own after those."""
+    trunk, seconds = trunk_of(spec, options), options.checkpoint_seconds
+    if trunk is None:
+        return [Grace(), Checkpointer(folder.work, seconds)]
+    own = Checkpointer(folder.work, seconds, after=shared_epochs(spec))
+    return [Grace(), SharedEpochs(trunk, folder.work, seconds), own]
 
 
 def _open_work(spec: RunSpec, options: RunOptions, folder: RunFolder) -> None:
@@ -218,12 +177,13 @@ def _open_work(spec: RunSpec, options: RunOptions, folder: RunFolder) -> None:
     files.write_yaml(folder.work / store.CONFIG, described)
 
 
-def _resume(trainer: Trainer, options: RunOptions, folder: RunFolder) -> int:
-    """Load the last good checkpoint, if there is one; returns the epoch to go on from."""
+def _restore(trainer: Trainer, options: RunOptions, folder: RunFolder) -> None:
+    """Load the last good checkpoint, if there is one, and record on what the run goes on."""
     if checkpoint.load_latest(folder.work, trainer.device, trainer.load_state_dict) is not None:
         log.info("%s: resuming after %d of %d epochs", trainer.spec.run_id, trainer.epoch, trainer.spec.epochs)
+    else:  # whatever an earlier process of the run had taken over is lost
+        (folder.work / store.PREFIX).unlink(missing_ok=True)
     _record_environment(trainer, options, folder)
-    return trainer.epoch
 
 
 def _record_environment(trainer: Trainer, options: RunOptions, folder: RunFolder) -> None:
@@ -241,19 +201,19 @@ def _record_environment(trainer: Trainer, options: RunOptions, folder: RunFolder
     files.write_json(path, now)
 
 
-def _publish(trainer: Trainer, options: RunOptions, folder: RunFolder, failure: Diverged | None) -> Outcome:
+def _publish(trainer: Trainer, monitor: SharpnessMonitor, options: RunOptions, folder: RunFolder) -> Outcome:
     with trainer.clocks.measure("bookkeeping"):
         store.write_history(folder.work / store.HISTORY, trainer.history)
-        if failure is None:
-            trainer.task.draw(folder.work)
+        if trainer.divergence is None:
+            trainer.draw(folder.work)
         if options.save_weights:
             _save_weights(trainer, folder)
-    origin = files.read_json(folder.work / store.PREFIX) or {}
-    result = {**_result(trainer, failure), "prefix": origin or None}
-    files.write_json(folder.work / store.RESULT, result)
+    origin = files.read_json(folder.work / store.PREFIX)
+    written = {**result.of(trainer, monitor), "prefix": origin or None}
+    files.write_json(folder.work / store.RESULT, written)
     store.seal(folder.work)  # from now on it only needs to be published, whoever does it
     _put_out(folder)
-    return Outcome(trainer.spec.run_id, result["status"], result["note"], origin.get("saved", 0))
+    return _outcome(trainer.spec, written)
 
 
 def _save_weights(trainer: Trainer, folder: RunFolder) -> None:
@@ -264,57 +224,6 @@ def _save_weights(trainer: Trainer, folder: RunFolder) -> None:
             f"could not write {store.WEIGHTS} into {folder.work} ({files.os_reason(error)}): free some space, then "
             "start the same command again."
         ) from error
-
-
-def _result(trainer: Trainer, failure: Diverged | None) -> dict[str, Any]:
-    spec, clocks, primary = trainer.spec, trainer.clocks, trainer.task.metrics[0]
-    result: dict[str, Any] = {
-        "status": "diverged" if failure else "done",
-        "metric": primary.name,
-        "unit": primary.unit,
-        "direction": primary.direction,
-        "metrics": [asdict(metric) for metric in trainer.task.metrics],
-        **_primary_values(trainer.history, primary, failure),
-        "initial": trainer.initial.get(primary.name),
-        "epochs_done": trainer.epoch,
-        "steps_per_epoch": trainer.task.steps_per_epoch,
-        "training_examples": trainer.task.train_size,
-        "parameters": sum(p.numel() for m in trainer.task.modules.values() for p in m.parameters()),
-        "training_seconds": clocks.seconds["training"],
-        "clocks": clocks.state_dict(),
-        # A diverged run's clock includes an epoch that was not finished.
-        "examples_per_second": None if failure else clocks.throughput(trainer.epoch, trainer.task.train_size),
-        "switched": trainer.switched,
-        "weights_sha256": weights_digest(trainer.weights()),
-        **trainer.monitor.result(),
-    }
-    if failure:
-        result |= {"diverged_at": {"loss": failure.loss, "epoch": failure.epoch, "step": failure.step}}
-        return result | {"note": str(failure)}
-    value = "was not measured" if result["final"] is None else f"{result['final']:.6g} {primary.unit}"
-    number = f"{primary.label or primary.name} {value}".rstrip()
-    return result | {"note": "; ".join(filter(None, [number, switch_note(spec), _auto_note(trainer)]))}
-
-
-def _auto_note(trainer: Trainer) -> str:
-    """What came of a switch that the run was to choose itself; empty for other runs."""
-    if trainer.spec.auto_switch is None:
-        return ""
-    epoch = trainer.monitor.chosen_epoch
-    return (
-        f"switched at epoch {epoch}" if epoch is not None else f"never switched, so this run is {_plain(trainer.spec)}"
-    )
-
-
-def _primary_values(history: list[dict[str, float]], metric: Metric, failure: Diverged | None) -> dict[str, Any]:
-    """The primary metric after the last epoch, and its best value, which is chosen on test data."""
-    if failure or not history or metric.name not in history[-1]:
-        return {"final": None, "best": None, "best_epoch": None}
-    # Rows without it are of epochs without an evaluation, or from a trunk that could not measure it.
-    usable = [row for row in history if math.isfinite(row.get(metric.name, math.nan))] or history[-1:]
-    choose = max if metric.direction == "max" else min
-    best = choose(usable, key=lambda row: row[metric.name])
-    return {"final": history[-1][metric.name], "best": best[metric.name], "best_epoch": int(best["epoch"])}
 
 
 def _record_failure(folder: RunFolder, error: Exception) -> None:
