@@ -73,20 +73,3 @@ def test_those_that_have_started_end_last_first_with_what_went_wrong(breaks: str
         trained(Notes("a", notes), Notes("b", notes, breaks), until=1)
     assert [note[0] for note in notes if note[1] == "end"] == ended
     assert {note[2] for note in notes if note[1] == "end"} == {ZeroDivisionError}
-
-
-def test_a_divergence_ends_training_and_is_no_error() -> None:
-    notes: list[tuple[Any, ...]] = []
-    trainer = trained(Notes("a", notes), lr=1e30)
-    assert trainer.divergence is not None and trainer.epoch == trainer.divergence.epoch
-    assert notes[-1] == ("a", "end", type(None))
-
-
-@pytest.mark.parametrize("stops", [[6], [1, 6], [2, 3, 6]])
-def test_training_in_several_goes_is_one_run_with_one_warm_up(stops: list[int]) -> None:
-    whole, parts = trained(), Trainer.build(make_spec("sgd"), task_maker(), torch.device("cpu"))
-    for until in stops:
-        parts.fit(until)
-    assert parts.clocks.warm_up_epochs == 1
-    for name, weights in whole.weights()["net"].items():
-        assert torch.equal(parts.weights()["net"][name], weights)

@@ -860,6 +860,12 @@ def test_the_epochs_of_a_trunk_are_credited_to_the_runs_that_trained_them(sweep:
     assert sweep.result(SGD)["prefix"]["trained_by"] == {ONE.run_id: 1, THREE.run_id: 2, SGD.run_id: 3}
 
 
+def test_a_process_that_trains_its_trunk_too_has_one_warm_up_epoch(sweep: Sweep) -> None:
+    sweep.register([SGD, THREE])
+    sweep.run(THREE)
+    assert sweep.result(THREE)["clocks"]["warm_up_epochs"] == 1
+
+
 def test_the_record_survives_an_interruption_after_the_switch(sweep: Sweep) -> None:
     sweep.register([SGD, THREE])
     sweep.run(SGD)

@@ -22,6 +22,7 @@ from hydra import initialize_config_dir
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from modes import evaluating
 from omegaconf import OmegaConf
 from PIL import Image
 from torch import Tensor, nn
@@ -548,16 +549,16 @@ def test_every_running_average_has_the_momentum_asked_for(voc: Path, momentum: f
 
 def test_drawing_writes_images_with_true_and_predicted_masks(voc: Path, tmp_path: Path) -> None:
     task = make(voc)
-    task.model.train()
     stream = torch.get_rng_state()
     before = {name: value.clone() for name, value in task.model.state_dict().items()}
-    task.draw(tmp_path)
+    with evaluating(task):
+        task.draw(tmp_path)
+        shown = task.predicted()
     assert [path.name for path in tmp_path.iterdir()] == ["masks.png"]
     with Image.open(tmp_path / "masks.png") as picture:
         assert picture.format == "PNG" and min(picture.size) > 200
     assert torch.equal(torch.get_rng_state(), stream)
     assert all(torch.equal(task.model.state_dict()[name], value) for name, value in before.items())
-    shown = task.predicted()
     assert len(shown.images) == len(shown.truths) == len(shown.predictions) == 3
     for number in range(3):
         image, mask = task.test_example(number)
