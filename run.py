@@ -97,18 +97,22 @@ def _run() -> int:
             raise raised.pop()
     except plan.PlanShown as shown:
         return _explain(shown.error) if shown.error else 0
-    except KeyboardInterrupt as error:
-        interrupt.ignore()
-        print("interrupted: start the same command again to go on from the last checkpoint", file=sys.stderr)
-        code = getattr(error, "code", 130)
-    except Exception as error:
-        code = _explain(error)
+    except KeyboardInterrupt:
+        code = _interrupted()
+    except Exception as error:  # that of a signal may become another one in the code that it interrupts
+        code = _interrupted() if interrupt.asked() else _explain(error)
     folder = sweep.SweepCallback.folder
     if folder is not None and folder.exists():
         text, complete = sweep.summarise(folder)
         print(text)
         code = code or (0 if complete else 1)
     return code
+
+
+def _interrupted() -> int:
+    interrupt.ignore()
+    print("interrupted: start the same command again to go on from the last checkpoint", file=sys.stderr)
+    return interrupt.exit_code()
 
 
 def _explain(error: Exception) -> int:

@@ -77,6 +77,7 @@ def table_1(configs: dict[str, dict[str, Any]]) -> pd.DataFrame:
         tables = [table for table in paper()["tables"].values() if table["task"] == name]
         blocks = [block for table in tables for block in table["blocks"]]
         sets = config.get("datasets", [config["dataset"]])
+        sets = sets.values() if isinstance(sets, dict) else sets
         rows.append(
             {
                 "task": name,

@@ -76,6 +76,10 @@ ACCEPTED = {
     "optimizer.label": TEXT,
     "task.reading": f"{PATH} removed",
     "task.datasets": "removed",
+    "task.datasets.20*+20*": "",  # no command line can name it
+    "task.datasets.20*": "word removed",
+    "task.without_test": "removed",
+    "task.without_test.splits": "removed",
     "results.root": PATH,
     "data.root": f"null {PATH}",
     "data.name": "null",

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tmsgd_bench.engine.signatures import one_line, resolve
 from tmsgd_bench.errors import ConfigError
-from tmsgd_bench.task import Task, TaskSettings
+
+if TYPE_CHECKING:  # importing torch takes seconds, which looking at the figures' names should not cost
+    from tmsgd_bench.task import Task, TaskSettings
+
+FIGURES = {
+    "1": ("tasks.fkpd.figure", "key points found on seven test faces (task fkpd), a row for each optimizer"),
+    "2": ("tasks.ig.figure", "images by the generator while it trains (task ig), a row for each optimizer"),
+}
+"""The figures that the tasks can draw of runs: the module whose ``write`` does, and what is on it."""
 
 
 def build(target: str, settings: TaskSettings, options: Mapping[str, Any]) -> Task:

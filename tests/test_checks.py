@@ -64,6 +64,14 @@ def test_a_list_has_items_that_are_allowed(value: Any) -> None:
     assert allowed(checks.items(checks.whole(0, 1), 1, 2), value) == fine
 
 
+@given(ANYTHING | st.dictionaries(st.from_regex(r"[a-z0-9+/]{1,5}", fullmatch=True), st.integers(0, 2)))
+def test_a_mapping_has_names_for_what_is_allowed(value: Any) -> None:
+    named = isinstance(value, dict) and all(allowed(checks.name(), key) for key in value)
+    assert allowed(checks.keyed(), value) == named
+    fine = named and len(value) >= 2 and all(item in (0, 1) for item in value.values())
+    assert allowed(checks.keyed(checks.whole(0, 1), 2), value) == fine
+
+
 SECTION = checks.Section({"size": checks.whole(1)}, {"word": checks.choice("a", "b")})
 
 

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tmsgd_bench.errors import StoreError
-from tmsgd_bench.files import read_json, unwritable, write_atomically, write_json, write_texts, write_yaml
+from tmsgd_bench.files import read_json, unwritable, write_atomically, write_json, write_text, write_texts, write_yaml
 
 
 def plain(text: st.SearchStrategy[str]) -> st.SearchStrategy[dict[str, Any]]:
@@ -215,6 +215,13 @@ def test_yaml_keeps_the_order_of_keys(tmp_path: Path) -> None:
 def test_a_missing_or_damaged_file_reads_as_none(tmp_path: Path, spoil: Callable[[Path], Any]) -> None:
     spoil(tmp_path / "file.json")
     assert read_json(tmp_path / "file.json") is None
+
+
+def test_a_folder_in_the_place_of_the_file_is_named_and_stays(tmp_path: Path) -> None:
+    (tmp_path / "file" / "below").mkdir(parents=True)
+    with pytest.raises(StoreError, match=f"{tmp_path / 'file'} is a folder"):
+        write_text(tmp_path / "file", "text")
+    assert [path.name for path in tmp_path.rglob("*")] == ["file", "below"]
 
 
 def test_a_file_in_the_place_of_the_folder_is_told(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tmsgd_bench import cli
+from tmsgd_bench.results import store
 
 WriteRun = Callable[..., Path]
 ROOT = Path(__file__).parents[1]
@@ -110,7 +111,7 @@ def test_a_file_that_cannot_be_used_is_named(
     def denied(*_: object) -> None:
         raise PermissionError(13, "Permission denied", str(results / "x"))
 
-    monkeypatch.setattr(cli.store, "read_runs", denied)
+    monkeypatch.setattr(store, "read_runs", denied)
     assert cli.main(["runs", "--results", str(results)]) == 2
     assert capsys.readouterr().err == f"error: cannot use {results / 'x'} (Permission denied).\n"
 

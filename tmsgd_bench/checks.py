@@ -305,3 +305,15 @@ def items(rule: Rule, least: int = 0, most: int = 1000) -> Rule:
         example,
         lambda value: isinstance(value, list | tuple) and least <= len(value) <= most and all(map(rule.accepts, value)),
     )
+
+
+def keyed(rule: Rule | None = None, least: int = 0) -> Rule:
+    """A mapping of at least so many names to values that a rule allows; without a rule, to any."""
+
+    def accepts(value: Any) -> bool:
+        named = isinstance(value, Mapping) and all(NAME.fullmatch(str(key)) for key in value)
+        return named and len(value) >= least and (rule is None or all(map(rule.accepts, value.values())))
+
+    allowed = f"a mapping of {f'at least {least} ' * bool(least)}names"
+    allowed += "" if rule is None else f", each to {rule.allowed}"
+    return Rule(allowed, f"{{mine:{'mine' if rule is None else rule.example}}}", accepts)

@@ -33,6 +33,8 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
+        if path.is_dir():
+            raise StoreError(f"{path} is a folder, and a file is to be written there: move it away.") from error
         raise unwritable(path.parent, error) from error
     finally:
         with suppress(OSError):  # where the folder is a file, say, there is nothing to tidy up
@@ -71,7 +73,7 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
     Raises:
         StoreError: see :func:`write_atomically`.
     """
-    text = json.dumps(_finite(values), indent=2, allow_nan=False) + "\n"
+    text = json.dumps(finite(values), indent=2, allow_nan=False) + "\n"
     write_text(path, text)
 
 
@@ -120,11 +122,12 @@ def unwritable(folder: Path, error: OSError) -> StoreError:
     )
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """A plain value as JSON takes it: with null in place of NaN and infinity."""
     if isinstance(value, dict):
-        return {key: _finite(entry) for key, entry in value.items()}
+        return {key: finite(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(entry) for entry in value]
+        return [finite(entry) for entry in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

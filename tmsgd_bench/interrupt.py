@@ -30,7 +30,6 @@ class Interrupted(KeyboardInterrupt):
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
-        self.code = 128 + number
 
 
 @dataclass
@@ -106,6 +105,11 @@ def epoch_ended(last: bool) -> None:
 def asked() -> bool:
     """Whether a signal has asked to stop."""
     return _state.asked is not None
+
+
+def exit_code() -> int:
+    """Of a process that ends for a signal, as a shell has it; where none was seen, for Ctrl-C."""
+    return 128 + (_state.asked or signal.SIGINT)
 
 
 def stop_if_asked() -> None:

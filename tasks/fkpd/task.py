@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tasks.fkpd import data
+from tasks.fkpd.figure import FACES, KeyPoints
 from tasks.fkpd.model import OPTIONS, build
 from tmsgd_bench.checks import Section, choice
-from tmsgd_bench.results.figure_keypoints import FACES, KeyPoints
 from tmsgd_bench.seeding import epoch_order
 from tmsgd_bench.task import Metric, Task, TaskSettings
 

@@ -1,13 +1,13 @@
 """FID of runs that were trained without Inception weights: ``python -m tasks.ig.score RUN_FOLDER...``.
 
-The run is left as it is; what is measured goes into ``fid.json`` beside its result.
+The run is left as it is; what is measured goes beside its result.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,11 @@ import tasks
 from tasks.ig import inception
 from tasks.ig.task import GENERATOR, ImageGeneration
 from tmsgd_bench import manifest
-from tmsgd_bench.data.catalog import data_root, find
+from tmsgd_bench.data.catalog import data_root
+from tmsgd_bench.engine import finished
 from tmsgd_bench.errors import BenchError, DataError, StoreError
 from tmsgd_bench.results import store
-from tmsgd_bench.task import TaskSettings
-
-FILE = store.SCORE
+from tmsgd_bench.results.evidence import MEASURED
 
 
 def score(run: Path, root: str | None, device: torch.device) -> dict[str, Any]:
@@ -33,62 +32,28 @@ def score(run: Path, root: str | None, device: torch.device) -> dict[str, Any]:
         root: of the data sets; None for the usual one.
 
     Returns:
-        What ``fid.json`` holds: the metrics, the number of images, and what they were measured with.
+        What :data:`~tmsgd_bench.results.evidence.MEASURED` holds.
 
     Raises:
         StoreError: the folder is no finished run of this task, or its generator is not there.
         DataError: the weights or the photos are missing, damaged, or not those of the run.
     """
-    config = _config(run)
-    weights = data_root(root) / "weights"
-    if lack := inception.lacking(weights):
+    known = finished.read(run, "ig")
+    if lack := inception.lacking(data_root(root) / "weights"):
         raise DataError(f"FID cannot be measured: {lack}.")
-    task = _task(config, weights, root, device)
+    settings = known.settings(root, device)
+    task = tasks.build("tasks.ig.ImageGeneration", settings, {**known.options, "features": "inception"})
+    assert isinstance(task, ImageGeneration)
     _load(task, run / GENERATOR)
     with torch.no_grad():
         found = task.evaluate()
-    measured = {"weights_sha256": inception.WEIGHTS.sha256, "device": str(device), "torch": str(torch.__version__)}
-    return {**found, "images": task.train_size, **measured}
-
-
-def _config(run: Path) -> dict[str, Any]:
-    found = store.whole(run.resolve()) if (run / store.RESULT).exists() else None
-    if found is None or found.result["status"] != "done" or found.settings["task"]["name"] != "ig":
-        raise StoreError(f"{run} is no finished run of task=ig: name folders such as results/runs/ig-dcgan-sgd-….")
-    return found.settings
-
-
-def _task(config: Mapping[str, Any], weights: Path, root: str | None, device: torch.device) -> ImageGeneration:
-    settings = TaskSettings(
-        data_folder=data_folder(config, root),
-        data_limit=config["data"]["limit"],
-        batch_size=config["batch_size"],
-        seed=config["seed"],
-        device=device,
-        model={key: value for key, value in config["model"].items() if key != "name"},
-        fingerprint=config["data"]["fingerprint"],
-        weights_folder=weights,
-    )
-    options = {key: value for key, value in config["task"].items() if key not in ("name", "dataset")}
-    task = tasks.build("tasks.ig.ImageGeneration", settings, {**options, "features": "inception"})
-    assert isinstance(task, ImageGeneration)
-    return task
-
-
-def data_folder(config: Mapping[str, Any], root: str | None) -> Path:
-    """The photos that a run was trained on.
-
-    Raises:
-        DataError: they are not there, or others are.
-    """
-    dataset, data = find(config["task"]["dataset"]), config["data"]
-    place, kind = data_root(root), data["kind"]
-    folder = dataset.prepare(place, kind) if kind == "synthetic" else dataset.folder(place, kind)
-    if dataset.fingerprint(folder, kind, verify=False) != data["fingerprint"]:
-        raise DataError(
-            f"the photos in {folder} are not the ones that the run was trained on: name theirs with --root."
-        )
-    return folder
+    used = {"weights_sha256": inception.WEIGHTS.sha256, "device": str(device), "torch": str(torch.__version__)}
+    primary = task.metrics[0]
+    return {
+        "metrics": found,
+        "primary": {key: getattr(primary, key) for key in ("name", "label", "unit", "direction")},
+        "measured_with": {"images": task.train_size, **used},
+    }
 
 
 def _load(task: ImageGeneration, path: Path) -> None:
@@ -110,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Score runs; returns the exit code: 0 fine, 2 a run cannot be scored."""
     parser = argparse.ArgumentParser(
         prog="python -m tasks.ig.score",
-        description=f"Measure FID of finished runs of task=ig that kept their generator. Writes {FILE} beside each "
+        description=f"Measure FID of finished runs of task=ig that kept their generator. Writes {MEASURED} beside each "
         "result, which stays as it is.",
     )
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN_FOLDER", help="folders of finished runs")
@@ -121,8 +86,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         for run in options.runs:
             found = score(run, options.root, device)
-            store.add_score(run, found)
-            print(f"{run.name}: {', '.join(f'{name} {value}' for name, value in found.items())}")
+            store.add_measured(run, found)
+            shown = {**found["metrics"], **found["measured_with"]}
+            print(f"{run.name}: {', '.join(f'{name} {value}' for name, value in shown.items())}")
     except BenchError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

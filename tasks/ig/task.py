@@ -14,12 +14,12 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from tasks.ig import data, model
+from tasks.ig.figure import SAMPLES, Samples
 from tasks.ig.inception import InceptionFeatures
 from tasks.ig.quality import DIVERSITY, Quality, choose_network
 from tmsgd_bench import files
 from tmsgd_bench.checks import Section, choice, items, whole
 from tmsgd_bench.errors import ConfigError, StoreError
-from tmsgd_bench.results.figure_samples import SAMPLES, Samples
 from tmsgd_bench.seeding import epoch_order, generator
 from tmsgd_bench.task import Metric, Task, TaskSettings
 

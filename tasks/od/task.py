@@ -13,11 +13,11 @@ from torch import Tensor
 from tasks import voc
 from tasks.compute import CHANNELS_LAST, PRECISION, autocast, memory_format
 from tasks.od.detector import Batch, Detector, Found, to_device
+from tasks.od.figure import SHOWN, Boxes, Shown
 from tasks.od.options import OPTIONS
 from tasks.od.rfbnet import RFBDetector
 from tmsgd_bench.checks import Section, whole
 from tmsgd_bench.data.loading import Loader
-from tmsgd_bench.results.figure_boxes import SHOWN, Boxes, Shown
 from tmsgd_bench.results.store import PREDICTIONS
 from tmsgd_bench.seeding import epoch_order
 from tmsgd_bench.task import Metric, Task, TaskSettings

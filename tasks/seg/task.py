@@ -15,12 +15,12 @@ from torchvision.transforms import v2
 from tasks import voc
 from tasks.compute import CHANNELS_LAST, PRECISION, autocast, memory_format, normalise
 from tasks.seg import model
+from tasks.seg.figure import SHOWN, Masks
 from tasks.seg.quality import accuracy, confusion, intersections_over_unions
 from tasks.voc import IGNORED, Part
 from tmsgd_bench.checks import Section, whole
 from tmsgd_bench.data.loading import Loader
 from tmsgd_bench.data.packed import Chosen
-from tmsgd_bench.results.figure_masks import SHOWN, Masks
 from tmsgd_bench.seeding import epoch_order
 from tmsgd_bench.task import Metric, Task, TaskSettings
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import random
 import re
 import shutil
@@ -49,6 +50,12 @@ def rewrite(path: Path, key: str, value: Any) -> None:
         place = place[parent]
     place[last] = value
     path.write_text(json.dumps(values) if path.suffix == ".json" else yaml.safe_dump(values), encoding="utf-8")
+
+
+def measured(distance: float) -> dict[str, Any]:
+    """What a tool writes that measures a distance of a finished run."""
+    primary = {"name": "distance", "label": "", "unit": "", "direction": "min"}
+    return {"metrics": {"distance": distance}, "primary": primary, "measured_with": {"images": 12}}
 
 
 @pytest.mark.parametrize("name", [*evidence.REQUIRED, manifest.NAME])
@@ -177,14 +184,39 @@ def test_a_measurement_that_was_cut_short_counts_as_none(
             with monkeypatch.context() as patch:
                 patch.setattr(files, "write_atomically", killed)
                 with suppress(KeyboardInterrupt):
-                    store.add_score(run, {"fid": score})
+                    store.add_measured(run, measured(score))
             (row,) = read_runs(tmp_path).to_dict("records")
             assert row["status"] == "done" and row["final"] in (90.0, 41.5, score)
-            assert row["metric"] == ("accuracy" if row["final"] == 90.0 else "fid")
-        store.add_score(run, {"fid": score})
+            assert row["metric"] == ("accuracy" if row["final"] == 90.0 else "distance")
+        store.add_measured(run, measured(score))
         assert read_runs(tmp_path)["final"][0] == score
-    rewrite(run / store.SCORE, "fid", 1.0)
-    assert "fid.json differs from its checksum" in reason(tmp_path)
+    rewrite(run / evidence.MEASURED, "primary.unit", "%")
+    assert "measured_later.json differs from its checksum" in reason(tmp_path)
+    store.seal(run)
+    assert read_runs(tmp_path)["unit"][0] == "%"
+    rewrite(run / evidence.MEASURED, "primary.name", "another")
+    store.seal(run)
+    assert "measured_later.json has no finite number for another" in reason(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"metrics": {"distance": math.nan}}, "no finite number for distance"),
+        ({"metrics": {}}, "no finite number for distance"),
+        ({"metrics": {"distance": "1"}}, "metrics of measured_later.json is not a mapping, each value a finite number"),
+        ({"primary": {"name": "distance", "label": "", "unit": ""}}, "primary.direction of"),
+    ],
+    ids=str,
+)
+def test_a_measurement_that_could_not_be_used_is_not_written(
+    tmp_path: Path, write_run: WriteRun, changes: dict[str, Any], words: str
+) -> None:
+    """The run counts as before."""
+    run = write_run(tmp_path)
+    with pytest.raises(StoreError, match=words):
+        store.add_measured(run, {**measured(41.5), **changes})
+    assert read_runs(tmp_path)["final"][0] == 90.0 and not (run / evidence.MEASURED).exists()
 
 
 def test_a_copy_of_evidence_is_whole_and_a_damaged_run_is_not_copied(tmp_path: Path, write_run: WriteRun) -> None:

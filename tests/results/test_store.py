@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import re
 import shutil
 import subprocess
@@ -490,10 +491,12 @@ def test_a_store_that_cannot_be_read_is_told(tmp_path: Path) -> None:
 def test_a_metric_measured_afterwards_takes_the_place_of_the_one_recorded(tmp_path: Path, write_run: WriteRun) -> None:
     """Its best epoch is not known; a diverged run stays one."""
     folder, diverged = write_run(tmp_path), write_run(tmp_path, seed=1, status="diverged")
+    primary = {"name": "distance", "label": "Distance", "unit": "px", "direction": "min"}
+    measured = {"metrics": {"distance": 41.5, "other": math.nan}, "primary": primary, "measured_with": {}}
     for one in (folder, diverged):
-        store.add_score(one, {"fid": 41.5, "fid64": 0.08})
+        store.add_measured(one, measured)
     found = by_id(tmp_path)
     row = found[folder.name]
-    assert (row["metric"], row["direction"], row["final"]) == ("fid", "min", 41.5)
-    assert pd.isna(row["best"]) and row["note"].startswith("FID 41.5, measured afterwards")
+    assert (row["metric"], row["unit"], row["direction"], row["final"]) == ("distance", "px", "min", 41.5)
+    assert pd.isna(row["best"]) and row["note"].startswith("Distance 41.5, measured afterwards")
     assert found[diverged.name]["metric"] == "accuracy"

@@ -27,6 +27,7 @@ from torch.optim import Optimizer
 import tasks
 from tasks.fkpd import FacialKeyPoints, data
 from tasks.fkpd.data import CROP, POINTS, SHORT_SIDE, Frames
+from tasks.fkpd.figure import FACES, FILE, PICTURE, KeyPoints
 from tasks.fkpd.model import PreActBlock, build
 from tasks.fkpd.task import in_pixels, scale, to_float
 from tmsgd_bench import TMSGD, files
@@ -36,7 +37,6 @@ from tmsgd_bench.engine.runner import Outcome, run
 from tmsgd_bench.engine.spec import RunOptions, RunSpec
 from tmsgd_bench.errors import ConfigError, DataError
 from tmsgd_bench.results import store
-from tmsgd_bench.results.figure_keypoints import FACES, FILE, PICTURE, KeyPoints
 from tmsgd_bench.seeding import subset
 from tmsgd_bench.task import TaskSettings
 

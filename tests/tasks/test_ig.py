@@ -23,16 +23,18 @@ from torch import Tensor, nn
 import tasks
 from tasks.ig import ImageGeneration, data, inception, model, quality, score
 from tasks.ig.features import RandomFeatures
+from tasks.ig.figure import SAMPLES, Samples
 from tasks.ig.inception import InceptionFeatures
 from tasks.ig.quality import Quality, choose_network, diversity
 from tmsgd_bench import files
 from tmsgd_bench.data.sources import DataFile
 from tmsgd_bench.data.synthetic import sneakers
+from tmsgd_bench.engine import finished as finished_run
 from tmsgd_bench.engine.runner import run
 from tmsgd_bench.engine.spec import RunOptions, RunSpec
 from tmsgd_bench.errors import ConfigError, DataError
 from tmsgd_bench.results import store
-from tmsgd_bench.results.figure_samples import SAMPLES, Samples
+from tmsgd_bench.results.evidence import MEASURED
 from tmsgd_bench.seeding import epoch_order, generator, subset
 from tmsgd_bench.task import TaskSettings
 
@@ -811,7 +813,7 @@ def finished(few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     start(one, tmp_path / "runs", few)
     monkeypatch.setattr(inception, "lacking", lambda folder: "")
     monkeypatch.setattr(inception, "load", lambda folder: InceptionFeatures(Averages(), SIZES))
-    monkeypatch.setattr(score, "data_folder", lambda config, root: few)
+    monkeypatch.setattr(finished_run, "data_folder", lambda data, fingerprint: few)
     return tmp_path / "runs" / one.run_id
 
 
@@ -820,15 +822,17 @@ def test_fid_of_a_finished_run_is_what_the_run_would_have_measured(
 ) -> None:
     before = (finished / store.RESULT).read_bytes()
     assert score.main([str(finished), "--root", str(tmp_path)]) == 0
-    found = files.read_json(finished / score.FILE)
+    found = files.read_json(finished / MEASURED)
     assert found is not None and "fid" in capsys.readouterr().out
     again = replace(spec("sgd", epochs=1), task={**spec("sgd").task, "features": "inception"})
     options = RunOptions(tmp_path / "measured", device="cpu", progress="log")
     run(again, options, lambda device: ImageGeneration(settings(few), **(OPTIONS | {"features": "inception"})))
     history = pd.read_parquet(tmp_path / "measured" / again.run_id / store.HISTORY)
     for name in ("fid", "fid64", "fid_softmax", "diversity"):
-        assert found[name] == history[name].iloc[-1]
-    assert found["images"] == 12
+        assert found["metrics"][name] == history[name].iloc[-1]
+    assert found["measured_with"]["images"] == 12
+    (row,) = store.read_runs(finished.parent).to_dict("records")
+    assert (row["metric"], row["final"]) == ("fid", history["fid"].iloc[-1]) and row["note"].startswith("FID ")
     assert (finished / store.RESULT).read_bytes() == before
 
 
@@ -849,13 +853,6 @@ def test_a_folder_that_cannot_be_scored_gets_one_sentence(
     (finished / "generator.pt").write_bytes(kept)
     monkeypatch.setattr(inception, "lacking", lambda folder: "the weights are missing: get them")
     assert "the weights are missing: get them" in said(str(finished))
-
-
-def test_other_data_than_the_runs_are_refused(few: Path) -> None:
-    with pytest.raises(DataError, match="not the ones"):
-        score.data_folder(
-            {"data": {"kind": "synthetic", "fingerprint": "other"}, "task": {"dataset": "sneakers"}}, None
-        )
 
 
 # --- the real photos -----------------------------------------------------------------------------------------------

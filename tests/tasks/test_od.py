@@ -27,6 +27,7 @@ from torch.nn import functional as F
 import tasks
 from tasks.od import ObjectDetection
 from tasks.od.detector import Batch, Found
+from tasks.od.figure import PICTURE, SHOWN
 from tasks.od.rfbnet import RFBDetector
 from tasks.od.rfbnet.priors import MAPS
 from tmsgd_bench import cli, files
@@ -36,7 +37,6 @@ from tmsgd_bench.engine.runner import Outcome, run
 from tmsgd_bench.engine.spec import RunOptions, RunSpec, SharpnessLog
 from tmsgd_bench.errors import ConfigError, StoreError
 from tmsgd_bench.results import store
-from tmsgd_bench.results.figure_boxes import PICTURE, SHOWN
 from tmsgd_bench.task import TaskSettings
 from tmsgd_bench.voc import CLASSES, read_objects
 

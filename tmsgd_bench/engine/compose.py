@@ -8,6 +8,7 @@ import re
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,11 +23,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from tmsgd_bench.checks import names_weights_file, shown
-from tmsgd_bench.data.catalog import Combined, Dataset, data_root, find_all
 from tmsgd_bench.data.sources import file_digest
 from tmsgd_bench.engine import schema
 from tmsgd_bench.engine.signatures import one_line
-from tmsgd_bench.engine.spec import RunOptions, RunSpec, SharpnessLog, validate
+from tmsgd_bench.engine.spec import RunOptions, RunSpec, SharpnessLog, validate, without
+from tmsgd_bench.engine.task_data import TaskData
 from tmsgd_bench.errors import BenchError, ConfigError, DataError
 from tmsgd_bench.version import PROTOCOLS
 
@@ -59,18 +60,15 @@ def run_spec(config: DictConfig, fetch: bool = False) -> RunSpec:
         ConfigError: a value is of the wrong type, out of range, or refers to something that is not there.
     """
     values = checked(config)
-    dataset = dataset_of(values)
-    task = {key: value for key, value in values["task"].items() if key not in schema.NOT_OF_THE_TASK}
-    task["dataset"] = dataset.name
-    data, model = values["data"], values["model"]
-    if fetch and data["kind"] == "real" and data["verify"] and not dataset.pinned:
-        ready_folder(values, dataset)
-    fingerprint = dataset.fingerprint(_data_folder(values, dataset), data["kind"], data["verify"])
+    data, model = data_of(values), values["model"]
+    task = {**without(values["task"], *schema.NOT_OF_THE_TASK), "dataset": data.name}
+    if fetch and data.kind == "real" and data.verify and not data.dataset.pinned:
+        data.ready()
     return validate(
         RunSpec(
             task=task,
             model={**model, **_weights_identity(model)},
-            data={"kind": data["kind"], "limit": data["limit"], "fingerprint": fingerprint},
+            data={"kind": data.kind, "limit": values["data"]["limit"], "fingerprint": data.fingerprint()},
             optimizer=values["optimizer"],
             epochs=values["epochs"],
             batch_size=values["batch_size"],
@@ -167,25 +165,19 @@ def make_task(config: DictConfig, device: torch.device, build: BuildTask) -> Tas
         ConfigError: the task refuses its options.
     """
     from tmsgd_bench.engine.environment import workers
-    from tmsgd_bench.task import TaskSettings
 
     values = checked(config)
-    dataset, data = dataset_of(values), values["data"]
-    folder = ready_folder(values, dataset)
-    settings = TaskSettings(
-        data_folder=folder,
-        data_limit=data["limit"],
+    data = data_of(values)
+    settings = replace(
+        data.settings(data.ready(), data.fingerprint(), device),
+        data_limit=values["data"]["limit"],
         batch_size=values["batch_size"],
         seed=values["seed"],
-        device=device,
-        model={key: value for key, value in values["model"].items() if key != "name"},
-        fingerprint=dataset.fingerprint(folder, data["kind"], data["verify"]),
-        weights_folder=data_root(data["root"]) / "weights",
+        model=without(values["model"], "name"),
         workers=workers(values["workers"], device),
         save_predictions=values["save_predictions"],
     )
-    own = ("name", "dataset", *schema.NOT_OF_THE_TASK)
-    options = {key: value for key, value in values["task"].items() if key not in own}
+    options = without(values["task"], "name", "dataset", *schema.NOT_OF_THE_TASK)
     return build(values["task"]["_target_"], settings, options)
 
 
@@ -322,36 +314,43 @@ def unusable(error: OmegaConfBaseException, config: DictConfig) -> ConfigError:
     )
 
 
-def dataset_of(values: dict[str, Any]) -> Dataset | Combined:
-    """The data set that the run needs: verified, without what serves testing alone if it tests on training data.
+def data_of(values: dict[str, Any]) -> TaskData:
+    """The data that the run needs.
 
-    Of unverified data whatever is there makes up the contents.
+    ``data.name`` or ``data.years`` choose one of the task's ``datasets``. The files for testing may be missing if the
+    task's options are those of its ``without_test``.
+
+    Raises:
+        ConfigError: the task has no such data set.
     """
-    chosen = _chosen_dataset(values)
-    needs_test = values["task"].get("splits") != "train/val"
-    return chosen if needs_test or not values["data"]["verify"] else chosen.without_test()
+    task, data = values["task"], values["data"]
+    spared = task.get("without_test")
+    needs_test = not spared or any(task[key] != value for key, value in spared.items())
+    return TaskData(_chosen_dataset(values), data["kind"], data["root"], data["verify"], needs_test)
 
 
-def _chosen_dataset(values: dict[str, Any]) -> Dataset | Combined:
-    """The task's data set, or the one of those it can use that ``data.name`` or ``data.years`` names."""
+def _chosen_dataset(values: dict[str, Any]) -> str:
+    """The name of the task's data set, or of the one of those it can use that is asked for."""
     own, chosen = values["task"]["dataset"], values["data"]["name"]
     usable = values["task"].get("datasets", [own])
+    of_years = {str(key): name for key, name in usable.items()} if isinstance(usable, Mapping) else {}
     if (years := values["data"]["years"]) is not None:
-        return find_all(_of_years(years, chosen, usable))
-    if chosen is not None and chosen not in usable:
-        raise ConfigError(f"data.name must be one of {', '.join(usable)} for this task, not {chosen!r}.")
-    return find_all(own if chosen is None else chosen)
+        return _of_years(years, chosen, of_years)
+    names = list(of_years.values()) or usable
+    if chosen is not None and chosen not in names:
+        raise ConfigError(f"data.name must be one of {', '.join(names)} for this task, not {chosen!r}.")
+    return own if chosen is None else chosen
 
 
-def _of_years(years: Any, chosen: str | None, usable: Sequence[str]) -> str:
-    """The name of the VOC data set of a year, or of several with "+" between them."""
-    of_years = {name.replace("voc", ""): name for name in usable if name.startswith("voc")}
+def _of_years(years: Any, chosen: str | None, of_years: Mapping[str, str]) -> str:
+    """The name of the data set that ``data.years`` stands for."""
     if str(years) not in of_years:
         known = f"one of {', '.join(of_years)}" if of_years else "null, for this task's data set has none"
         raise ConfigError(f"data.years must be {known}, not {shown(years)}.")
-    if chosen not in (None, of_years[str(years)]):
+    name = of_years[str(years)]
+    if chosen not in (None, name):
         raise ConfigError(f"data.name={chosen} and data.years={years} name two data sets: leave one of them away.")
-    return of_years[str(years)]
+    return name
 
 
 def _weights_identity(model: Mapping[str, Any]) -> dict[str, Any]:
@@ -366,17 +365,3 @@ def _weights_identity(model: Mapping[str, Any]) -> dict[str, Any]:
             f"model.weights names {weights}, which cannot be read ({error.strerror}): correct the path, or choose "
             "model.weights=none."
         ) from error
-
-
-def _data_folder(values: dict[str, Any], dataset: Dataset | Combined) -> Path:
-    data = values["data"]
-    return dataset.folder(data_root(data["root"]), data["kind"])
-
-
-def ready_folder(values: dict[str, Any], dataset: Dataset | Combined) -> Path:
-    """The data set's folder, verified or written, unless verification was turned off."""
-    data = values["data"]
-    if data["kind"] == "real" and not data["verify"]:
-        log.warning("data.verify=false: the files of %s are used without checking them", dataset.name)
-        return _data_folder(values, dataset)
-    return dataset.prepare(data_root(data["root"]), data["kind"], log.info)

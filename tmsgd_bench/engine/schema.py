@@ -20,6 +20,7 @@ from tmsgd_bench.checks import (
     either,
     flag,
     items,
+    keyed,
     name,
     number,
     optional,
@@ -48,7 +49,7 @@ from tmsgd_bench.version import PROTOCOLS
 Table = TypeVar("Table")
 
 MOST_THREADS = 4096
-NOT_OF_THE_TASK = ("_target_", "datasets", "reading", *PROTOCOLS)
+NOT_OF_THE_TASK = ("_target_", "datasets", "without_test", "reading", *PROTOCOLS)
 """Keys of a task's YAML that do not determine a result."""
 
 RATE = number(0, 1e6, 0.01)
@@ -96,6 +97,13 @@ SIMPLE: dict[str, Check] = {
 }
 """The settings that name no class."""
 
+DESCRIPTION: dict[str, Check] = {
+    "datasets": either(items(name(), 1), keyed(name(), 1)),
+    "without_test": keyed(),
+    "reading": remark(),
+}
+"""What a task's YAML may say besides its options: the data sets that ``data.name`` may name, by what ``data.years`` may
+be if it is; the options with which files for testing are not needed; why a protocol reads the paper as it does."""
 OF_A_PROTOCOL = ("epochs", "lr", "batch_size", "switch_epoch", "schedule")
 GROUPS = (*SIMPLE, "schedule", "optimizer", "tracker", "task", "model")
 VARIABLES = ("switch_epochs",)
@@ -277,9 +285,8 @@ def check_task(task: Any, model: Any) -> None:
     """Raise ConfigError unless the settings are those of a task and of a model that it has."""
     own = {"_target_": class_name(), "name": name(), "dataset": name()}
     check_group("task", task, tuple(own))
-    Section(own, {"datasets": items(name(), 1), "reading": remark()})(
-        "task", {key: value for key, value in task.items() if key in (*own, "datasets", "reading")}
-    )
+    described = Section(own, DESCRIPTION)
+    described("task", {key: value for key, value in task.items() if key in described.checks})
     check_group("model", model, ("name",))
     name()("model.name", model["name"])
     kind = resolve("task", task["_target_"])
@@ -289,10 +296,20 @@ def check_task(task: Any, model: Any) -> None:
         declared("task", options)
     else:
         check_signature("task", kind, options)
+    _check_without_test(kind, task.get("without_test", {}), options)
     _check_model(kind, task, model)
     for protocol in PROTOCOLS:
         if protocol in task:
             _check_protocol(f"task.{protocol}", task[protocol], kind, model)
+
+
+def _check_without_test(kind: Any, values: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+    """The options with which files for testing are not needed must be options of the task."""
+    check_group("task.without_test", values, (), options)
+    known = _checks(kind, "options", {})
+    for key, value in values.items():
+        if key in known:
+            known[key](f"task.without_test.{key}", value)
 
 
 def _check_model(kind: Any, task: Mapping[str, Any], model: Mapping[str, Any]) -> None:

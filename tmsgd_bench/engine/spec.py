@@ -173,6 +173,11 @@ class RunOptions:
     tracker: dict[str, Any] | None = None
 
 
+def without(section: Mapping[str, Any], *keys: str) -> dict[str, Any]:
+    """A section of a run's settings without some of its keys."""
+    return {key: value for key, value in section.items() if key not in keys}
+
+
 def validate(spec: RunSpec) -> RunSpec:
     """Return the spec, or raise.
 

@@ -28,8 +28,12 @@ CONFIG = "config.yaml"
 HISTORY = "history.parquet"
 ENVIRONMENT = "environment.json"
 PREFIX = "prefix.json"
-SCORE = "fid.json"
-"""What a run could not measure itself, measured afterwards; it counts if the manifest names it."""
+MEASURED = "measured_later.json"
+"""What a run could not measure itself, measured afterwards; it counts if the manifest names it.
+
+``metrics`` has every value by its name; ``primary`` declares the one that takes the place of the run's primary metric
+(``name``, ``label``, ``unit``, ``direction``); ``measured_with`` records how.
+"""
 REQUIRED = (CONFIG, ENVIRONMENT, HISTORY, RESULT)
 
 Fault = Literal["damaged", "unsealed", "unreadable"]
@@ -70,14 +74,14 @@ class Evidence:
         settings: of ``config.yaml``; empty if they are not those that the run's name stands for.
         environment: of ``environment.json``.
         result: of ``result.json``; empty if there is a problem.
-        score: of ``fid.json``; empty without one.
+        measured: of ``measured_later.json``; empty without one.
         problem: why nothing of this may be used, or None.
     """
 
     settings: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
     result: dict[str, Any] = field(default_factory=dict)
-    score: dict[str, Any] = field(default_factory=dict)
+    measured: dict[str, Any] = field(default_factory=dict)
     problem: Problem | None = None
 
 
@@ -108,6 +112,14 @@ def list_of(kind: Kind) -> Kind:
     """The kind of a list, each entry of one kind."""
     return Kind(
         f"a list, each of it {kind.words}", lambda value: isinstance(value, list) and all(map(kind.holds, value))
+    )
+
+
+def mapping_to(kind: Kind) -> Kind:
+    """The kind of a mapping, each value of one kind."""
+    return Kind(
+        f"a mapping, each value {kind.words}",
+        lambda value: isinstance(value, dict) and all(map(kind.holds, value.values())),
     )
 
 
@@ -194,7 +206,15 @@ KINDS: dict[str, dict[str, Kind]] = {
         "accelerator": TEXT | NONE,
         "threads": WHOLE | NONE,
     },
-    SCORE: {"fid": NUMBER},
+    MEASURED: {
+        "metrics": mapping_to(NUMBER | NONE),
+        "primary": MAPPING,
+        "primary.name": TEXT,
+        "primary.label": TEXT,
+        "primary.unit": TEXT,
+        "primary.direction": one_of("min", "max"),
+        "measured_with": MAPPING | NONE,
+    },
 }
 """What each file must hold, by dotted key; a key that is not there is null."""
 
@@ -254,7 +274,7 @@ def read_values(folder: Path, name: str) -> dict[str, Any]:
     """The values in a JSON file of a run, each of its kind.
 
     Args:
-        name: ``result.json``, ``environment.json`` or ``fid.json``.
+        name: ``result.json``, ``environment.json`` or ``measured_later.json``.
 
     Raises:
         Damaged: they cannot be read, or one is not of its kind.
@@ -314,20 +334,41 @@ def examine(folder: Path) -> Evidence:
             raise wrong
         result, environment = read_values(folder, RESULT), read_values(folder, ENVIRONMENT)
         _check_result(result, settings, read_history(folder))
-        score = read_values(folder, SCORE) if sealed and SCORE in (manifest.read(folder) or {}) else {}
+        measured = _measured(folder) if sealed else {}
     except OSError as error:
         return Evidence(settings, problem=Problem(f"it cannot be read ({os_reason(error)})", "unreadable"))
     except Damaged as error:
         return Evidence(settings, problem=Problem(str(error)))
     if not sealed:
         return Evidence(settings, problem=Problem(f"{manifest.NAME} is missing", "unsealed"))
-    return Evidence(settings, environment, result, score)
+    return Evidence(settings, environment, result, measured)
+
+
+def _measured(folder: Path) -> dict[str, Any]:
+    """What was measured afterwards; empty if nothing was that counts."""
+    if MEASURED not in (manifest.read(folder) or {}):
+        return {}
+    values = read_values(folder, MEASURED)
+    check_measured(values)
+    return values
+
+
+def check_measured(values: Any) -> None:
+    """Check what ``measured_later.json`` holds, or is to hold.
+
+    Raises:
+        Damaged: a value is not of its kind, or the primary metric has no finite one.
+    """
+    check_kinds(MEASURED, values)
+    name = values["primary"]["name"]
+    if not NUMBER.holds(values["metrics"].get(name)):
+        raise Damaged(f"{MEASURED} has no finite number for {printable(name)}")
 
 
 def _check_sums(folder: Path) -> None:
     """Compare the small files with their checksums; the others are compared when they are used."""
     named = manifest.read(folder) or {}
-    optional = [name for name in (PREFIX, SCORE) if name in named or (name == PREFIX and (folder / name).exists())]
+    optional = [name for name in (PREFIX, MEASURED) if name in named or (name == PREFIX and (folder / name).exists())]
     for name in (manifest.NAME, *REQUIRED):
         _bytes(folder, name)  # tells a file that cannot be read now from one that is damaged
     if found := manifest.problems(folder, (*REQUIRED, *optional)):

@@ -6,8 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from tmsgd_bench import files, outputs
@@ -79,6 +81,57 @@ def choose(runs: pd.DataFrame, wanted: Wanted) -> pd.DataFrame:
     return _one_each(max(groups, key=_rank))
 
 
+@dataclass(frozen=True)
+class PaperFigure:
+    """A figure of the paper: a row for each optimizer.
+
+    Args:
+        name: of its files.
+        task, file, what: see :class:`Wanted`.
+        style: settings of matplotlib.
+        draw: draws runs from :func:`choose`.
+    """
+
+    name: str
+    task: str
+    file: str
+    what: str
+    style: Any
+    draw: Callable[[pd.DataFrame], Figure]
+
+    def write(
+        self,
+        runs: pd.DataFrame,
+        folder: Path,
+        data: str = "real",
+        protocol: str | None = "table2",
+        seed: int | None = None,
+    ) -> list[Path]:
+        """Draw the figure from runs of one store; :func:`choose` says from which.
+
+        Args:
+            runs: from :func:`tmsgd_bench.results.store.read_runs`.
+            folder: where the PNG and the PDF are written; made if missing.
+            data: "real" or "synthetic".
+            protocol: only runs that follow it to the letter; None for any run.
+            seed: of the runs; None to choose.
+
+        Returns:
+            The files.
+
+        Raises:
+            StoreError: no such run has what is to be drawn, that of a run is damaged, or the folder cannot be written.
+        """
+        chosen = choose(runs, Wanted(self.task, self.file, self.what, data, protocol, seed))
+        with rc_context(self.style):  # the PDF's kind of font is asked for when it is written
+            return save(self.draw(chosen), folder, self.name)
+
+
+def never_switches(row: pd.Series) -> bool:
+    """Whether a run's switch epoch lies behind its last."""
+    return bool(pd.notna(row["switch_epoch"]) and row["switch_epoch"] >= row["epochs"])
+
+
 def _rank(group: pd.DataFrame) -> tuple[int, str, int]:
     """The more optimizers that can be drawn the better, then the newer, then the smaller seed."""
     newest = max((str(time) for time in group["started"].dropna()), default="")
@@ -127,6 +180,16 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
 
     outputs.renew(folder, fill)
     return [folder / f"{name}.{kind}" for kind in KINDS]
+
+
+def write_picture(path: Path, draw: Callable[[], Figure], style: Any) -> None:
+    """Write a figure as PNG, drawn with settings of matplotlib.
+
+    Raises:
+        StoreError: the folder cannot be written.
+    """
+    with rc_context(style):
+        files.write_atomically(path, writer(draw(), "png"))
 
 
 def writer(figure: Figure, kind: str) -> Callable[[Path], None]:

@@ -22,7 +22,7 @@ BASES = {"tmsgd": "sgd", "tmsgdm": "sgdm"}
 """What each optimizer is before its switch."""
 STYLE: Any = {"font.size": 9.0, "pdf.fonttype": 42, "axes.spines.top": False, "axes.spines.right": False}
 COLOUR, BASE_COLOUR = "#b5432a", "#33557f"
-COMMAND = "python run.py experiment=switch task=tc"
+COMMAND = "python run.py experiment=switch"
 
 
 def write(

@@ -28,10 +28,10 @@ from filelock import FileLock, Timeout
 
 from tmsgd_bench import manifest
 from tmsgd_bench.errors import RunIsBusy, StoreError
-from tmsgd_bench.files import digest, read_json, unwritable, write_atomically, write_json
+from tmsgd_bench.files import digest, finite, read_json, unwritable, write_atomically, write_json
 from tmsgd_bench.identity import RUN_ID
 from tmsgd_bench.results import evidence, heartbeat
-from tmsgd_bench.results.evidence import PREFIX, REQUIRED, SCORE, Evidence
+from tmsgd_bench.results.evidence import MEASURED, PREFIX, REQUIRED, Evidence
 from tmsgd_bench.results.selection import DAMAGED
 
 CONFIG, ENVIRONMENT, HISTORY, RESULT = REQUIRED
@@ -182,19 +182,24 @@ def seal(folder: Path) -> None:
         raise unwritable(folder, error) from error
 
 
-def add_score(folder: Path, values: dict[str, Any]) -> None:
+def add_measured(folder: Path, values: dict[str, Any]) -> None:
     """Write into a finished run's folder what was measured afterwards. Killed on the way, the run is as if nothing had
     been measured.
 
     Args:
-        values: what ``fid.json`` is to hold.
+        values: what :data:`evidence.MEASURED` is to hold.
 
     Raises:
-        StoreError: the folder cannot be written.
+        StoreError: the folder cannot be written, or the values are not what the file may hold.
     """
-    manifest.amend(folder, drop=[SCORE])
-    write_json(folder / SCORE, values)
-    manifest.amend(folder, add=[SCORE])
+    values = finite(values)
+    try:
+        evidence.check_measured(values)
+    except evidence.Damaged as error:
+        raise StoreError(f"nothing is written into {folder} ({error}): the run counts as it is.") from error
+    manifest.amend(folder, drop=[MEASURED])
+    write_json(folder / MEASURED, values)
+    manifest.amend(folder, add=[MEASURED])
 
 
 def copy_evidence(source: Path, target: Path) -> None:
@@ -210,7 +215,7 @@ def copy_evidence(source: Path, target: Path) -> None:
     whole(source)
     pictures = [path.name for kind in PICTURES for path in source.glob(kind)]
     sealed = manifest.read(source) or {}
-    names = [name for name in (*REQUIRED, PREFIX, SCORE, *pictures) if name in sealed]
+    names = [name for name in (*REQUIRED, PREFIX, MEASURED, *pictures) if name in sealed]
     if problems := manifest.problems(source, names):
         raise StoreError(f"{source} is damaged: {'; '.join(problems)}: {evidence.AGAIN}.")
     try:
@@ -362,7 +367,7 @@ def _finished_row(folder: Path, again: bool) -> dict[str, Any]:
     found = evidence.examine(folder)
     if found.problem:
         return _damaged_row(folder, found.settings, str(found.problem))
-    result = _scored(folder, found)
+    result = _with_measured(folder, found)
     if again:
         result["note"] += "; force=true has begun to train it again"
     return _row(folder, found.settings, result, found.environment)
@@ -392,18 +397,20 @@ def environment(folder: Path) -> dict[str, Any]:
         return {}
 
 
-def _scored(folder: Path, found: Evidence) -> dict[str, Any]:
+def _with_measured(folder: Path, found: Evidence) -> dict[str, Any]:
     """A result with the primary metric that was measured afterwards, if it was; its best epoch is not known."""
     result = dict(found.result)
-    if not found.score:
-        if (folder / SCORE).exists():
-            result["note"] += f"; {SCORE} is ignored, since {manifest.NAME} does not name it: measure it again"
+    if not found.measured:
+        if (folder / MEASURED).exists():
+            result["note"] += f"; {MEASURED} is ignored, since {manifest.NAME} does not name it: measure it again"
         return result
     if result["status"] != "done":
         return result
-    score = found.score["fid"]
-    metric = {"metric": "fid", "unit": "", "direction": "min", "final": score, "best": None, "best_epoch": None}
-    return {**result, **metric, "note": f"FID {score:.6g}, measured afterwards; {result['note']}"}
+    primary = found.measured["primary"]
+    name, value = primary["name"], found.measured["metrics"][primary["name"]]
+    metric = {"metric": name, "unit": primary["unit"], "direction": primary["direction"], "final": value}
+    note = f"{primary['label'] or name} {value:.6g}, measured afterwards; {result['note']}"
+    return {**result, **metric, "best": None, "best_epoch": None, "note": note}
 
 
 def _unfinished(root: Path, folder: Path) -> dict[str, Any]:

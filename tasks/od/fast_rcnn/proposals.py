@@ -20,8 +20,7 @@ from tasks.od.fast_rcnn.selective_search import Search
 from tasks.od.options import MODES, OWN
 from tasks.voc import SPLITS, parts
 from tmsgd_bench.checks import whole
-from tmsgd_bench.data.catalog import data_root, find_all
-from tmsgd_bench.engine import compose
+from tmsgd_bench.engine.task_data import TaskData
 from tmsgd_bench.errors import BenchError
 from tmsgd_bench.task import TaskSettings
 
@@ -49,19 +48,9 @@ def compute(options: argparse.Namespace) -> None:
 def _settings(options: argparse.Namespace) -> TaskSettings:
     """What a run on the same data is told: with another fingerprint it would decode the images once more."""
     name = "+".join(f"voc{year}" for year in options.years.split("+"))
-    data = {"kind": _kind(options), "root": options.root, "verify": options.verify, "name": None, "years": None}
-    values = {"task": {"dataset": name, "splits": options.splits}, "data": data}
-    dataset = compose.dataset_of(values)
-    folder = compose.ready_folder(values, dataset)
-    return TaskSettings(
-        data_folder=folder,
-        data_limit=None,
-        batch_size=1,
-        seed=0,
-        device=torch.device("cpu"),
-        model={},
-        fingerprint=dataset.fingerprint(folder, data["kind"], data["verify"]),
-    )
+    needs_test = options.splits.endswith("/test")
+    data = TaskData(name, _kind(options), options.root, options.verify, needs_test)
+    return data.settings(data.ready(), data.fingerprint(), torch.device("cpu"))
 
 
 def _kind(options: argparse.Namespace) -> str:
@@ -75,7 +64,7 @@ def bring(options: argparse.Namespace) -> None:
         DataError: a file cannot be used.
         StoreError: the data root cannot be written.
     """
-    data_folder = find_all("voc2007").folder(data_root(options.root), _kind(options))  # the years lie side by side
+    data_folder = TaskData("voc2007", _kind(options), options.root).folder  # the years lie side by side
     name = imported.keep(regions.folder(data_folder), options.files)
     print(f"imported: use it with model.proposals.kind={name}")
 

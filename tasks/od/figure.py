@@ -8,14 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from tmsgd_bench import files
-from tmsgd_bench.results.figure_runs import writer
+from tmsgd_bench.results.figure_parts import grid
+from tmsgd_bench.results.figure_runs import write_picture
 
 SHOWN = 8
 COLUMNS = 4
@@ -60,20 +58,16 @@ class Boxes:
         Raises:
             StoreError: the folder cannot be written.
         """
-        with rc_context(STYLE):
-            files.write_atomically(folder / PICTURE, writer(self.figure(), "png"))
+        write_picture(folder / PICTURE, self.figure, STYLE)
 
     def figure(self) -> Figure:
         """The images in rows of four."""
         rows = -(-len(self.images) // COLUMNS)
         height = HEAD + rows * WIDTH / COLUMNS
-        figure = Figure(figsize=(WIDTH, height))
-        FigureCanvasAgg(figure)
-        cells = figure.subplots(rows, COLUMNS, squeeze=False).ravel()
-        figure.subplots_adjust(0.0, 0.0, 1.0, 1.0 - HEAD / height, wspace=0.02, hspace=0.02)
-        for axes in cells:
+        figure, cells = grid(rows, COLUMNS, (WIDTH, height), (0.0, 0.0, 1.0, 1.0 - HEAD / height), gap=0.02)
+        for axes in cells.flat:
             axes.set_axis_off()
-        for axes, shown in zip(cells, self.images, strict=False):
+        for axes, shown in zip(cells.flat, self.images, strict=False):
             self._draw_one(axes, shown)
         handles = [Rectangle((0, 0), 1, 1, fill=False, edgecolor=colour) for colour in ("black", FOUND)]
         words = ["annotated (white)", f"found: score ≥ {SURE}; thin: the {MOST} surest where none is"]

@@ -14,9 +14,9 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
+from tasks.fkpd.figure import FILE, PICTURE, TASK, WIDTH, KeyPoints, draw, write
 from tmsgd_bench.errors import StoreError
-from tmsgd_bench.results import figure_keypoints, figure_runs
-from tmsgd_bench.results.figure_keypoints import FILE, PICTURE, TASK, KeyPoints, draw, write
+from tmsgd_bench.results import figure_runs
 from tmsgd_bench.results.figure_runs import OPTIMIZERS, Wanted
 from tmsgd_bench.results.store import CONFIG, read_runs
 
@@ -322,7 +322,7 @@ def test_it_is_written_as_png_and_pdf_with_the_same_bytes_every_time(tmp_path: P
     assert contents[0] == contents[1]
     assert contents[0][1].startswith(b"%PDF")
     with Image.open(paths[0]) as picture:
-        assert picture.format == "PNG" and picture.width == 200 * figure_keypoints.WIDTH
+        assert picture.format == "PNG" and picture.width == 200 * WIDTH
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path, add: Callable[..., Path]) -> None:

@@ -12,10 +12,10 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
+from tasks.ig.figure import FILE, MOST, PICTURE, SAMPLES, Samples, draw, spread, tile, write
 from tmsgd_bench.errors import StoreError
-from tmsgd_bench.results import figure_samples, store
+from tmsgd_bench.results import store
 from tmsgd_bench.results.figure_runs import Wanted, choose
-from tmsgd_bench.results.figure_samples import FILE, MOST, SAMPLES, Samples, draw, spread, tile, write
 
 ORDER = ["sgd", "tmsgd", "sgdm", "tmsgdm", "adam", "apollo"]
 Add = Callable[..., Path]
@@ -269,5 +269,5 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path, add: Add) -> None
 def test_a_runs_own_picture_has_a_column_for_each_time(tmp_path: Path) -> None:
     for epochs in ([1], [1, 5, 30], list(range(1, 13))):
         samples(epochs).draw(tmp_path)
-        with Image.open(tmp_path / figure_samples.PICTURE) as picture:
+        with Image.open(tmp_path / PICTURE) as picture:
             assert picture.width == pytest.approx(1400 * min(len(epochs), MOST) / max(3, min(len(epochs), MOST)), abs=2)

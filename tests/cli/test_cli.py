@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import importlib
+import importlib.util
 import io
 import json
 import re
@@ -20,6 +22,7 @@ import torch
 
 import tasks
 from tmsgd_bench import __version__, cli, manifest
+from tmsgd_bench.cli import figure
 from tmsgd_bench.data.catalog import catalog, find
 from tmsgd_bench.data.croissant import card
 from tmsgd_bench.data.synthetic import r8
@@ -600,6 +603,30 @@ def test_the_examples_in_the_help_can_be_parsed() -> None:
     assert len(examples) == 11
     for example in examples:
         assert callable(cli._parser().parse_args(shlex.split(example)).action)
+
+
+def test_a_figure_that_there_is_not_is_named_with_those_that_there_are(capsys: Capture) -> None:
+    assert cli.main(["figure", "7"]) == 2
+    assert capsys.readouterr().err == "error: there is no figure '7' here: name one of 1, 2, switch.\n"
+
+
+@pytest.mark.parametrize("module", [module for module, _ in figure.figures().values()])
+def test_every_figure_has_a_module_that_writes_it(module: str) -> None:
+    assert callable(importlib.import_module(module).write)
+
+
+@pytest.mark.parametrize("elsewhere", [None, importlib.util.find_spec("json")], ids=["none", "another package"])
+def test_without_the_tasks_the_command_says_that_their_figures_need_the_checkout(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch, elsewhere: Any
+) -> None:
+    """As where the package is installed without them; all else is there."""
+    monkeypatch.setattr(figure, "find_spec", lambda name: elsewhere)
+    assert cli.main(["figure", "1"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "switch, or start 'python -m tmsgd_bench figure' in the checkout's" in said
+    with pytest.raises(SystemExit) as raised:
+        cli.main(["figure", "--help"])
+    assert raised.value.code == 0 and "switch epoch" in capsys.readouterr().out
 
 
 def test_the_version_is_the_packages(capsys: Capture) -> None:

@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib import rc_context
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from tmsgd_bench import files
-from tmsgd_bench.results.figure_runs import writer
+from tmsgd_bench.results.figure_parts import grid, label_row
+from tmsgd_bench.results.figure_runs import write_picture
 from tmsgd_bench.voc import colour_map
 
 SHOWN = 6
@@ -46,19 +44,16 @@ class Masks:
         Raises:
             StoreError: the folder cannot be written.
         """
-        with rc_context(STYLE):
-            files.write_atomically(folder / PICTURE, writer(self.figure(), "png"))
+        write_picture(folder / PICTURE, self.figure, STYLE)
 
     def figure(self) -> Figure:
         """A column for each image; below, the classes that are in them."""
         side = (WIDTH - LABEL) / len(self.images)
         height = LEGEND + side * len(ROWS)
-        figure = Figure(figsize=(WIDTH, height))
-        FigureCanvasAgg(figure)
-        cells = figure.subplots(len(ROWS), len(self.images), squeeze=False)
-        figure.subplots_adjust(LABEL / WIDTH, LEGEND / height, 1.0, 1.0, wspace=0.03, hspace=0.03)
+        area = (LABEL / WIDTH, LEGEND / height, 1.0, 1.0)
+        figure, cells = grid(len(ROWS), len(self.images), (WIDTH, height), area, gap=0.03)
         for row, (label, pictures) in enumerate(zip(ROWS, self._pictures(), strict=True)):
-            cells[row, 0].text(-0.06, 0.5, label, transform=cells[row, 0].transAxes, ha="right", va="center")
+            label_row(cells[row, 0], label)
             for axes, picture in zip(cells[row], pictures, strict=True):
                 axes.imshow(picture, interpolation="nearest")
                 axes.set_axis_off()

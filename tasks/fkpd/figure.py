@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 from matplotlib import patheffects, rc_context
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from tmsgd_bench import files
 from tmsgd_bench.errors import StoreError
 from tmsgd_bench.escaping import mathtext
-from tmsgd_bench.results.figure_runs import Wanted, choose, save, title, writer
+from tmsgd_bench.results.figure_parts import KeptArrays, grid, label_row
+from tmsgd_bench.results.figure_runs import PaperFigure, never_switches, title, write_picture
 
 TASK = "fkpd"
 FACES = 7
@@ -38,7 +36,7 @@ NAMES = {"truth": "labelled", "predicted": "found by the network"}
 
 
 @dataclass(frozen=True)
-class KeyPoints:
+class KeyPoints(KeptArrays):
     """Faces with the points that are labelled on them, and those that a network found.
 
     Args:
@@ -47,40 +45,13 @@ class KeyPoints:
         predicted: the same, as found.
     """
 
+    file: ClassVar[str] = FILE
     images: np.ndarray
     truth: np.ndarray
     predicted: np.ndarray
 
-    def save(self, folder: Path) -> None:
-        """Write ``keypoints.npz`` into a folder.
-
-        Raises:
-            StoreError: the folder cannot be written.
-        """
-        packed = io.BytesIO()
-        np.savez_compressed(packed, images=self.images, truth=self.truth, predicted=self.predicted)
-        files.write_atomically(folder / FILE, lambda path: path.write_bytes(packed.getvalue()))
-
-    @classmethod
-    def load(cls, folder: Path) -> KeyPoints:
-        """What :meth:`save` wrote.
-
-        Raises:
-            StoreError: it is missing or damaged.
-        """
-        path = folder / FILE
-        try:
-            with np.load(path, allow_pickle=False) as packed:
-                found = cls(*(packed[name] for name in cls.__annotations__))
-            found._check()
-        except Exception as error:  # a damaged file raises almost any kind
-            raise StoreError(
-                f"cannot use {path} ({files.os_reason(error)}): restore it from a copy, or train its run again with "
-                "force=true."
-            ) from error
-        return found
-
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raise ValueError unless there are as many points of each face, with two numbers each."""
         faces = len(self.images)
         shapes = self.images.ndim == 3 and self.truth.shape == self.predicted.shape == (faces, *self.truth.shape[1:])
         if not shapes or self.truth.ndim != 3 or self.truth.shape[2] != 2:
@@ -92,33 +63,7 @@ class KeyPoints:
         Raises:
             StoreError: the folder cannot be written.
         """
-        with rc_context(STYLE):
-            files.write_atomically(folder / PICTURE, writer(_grid([("", self)], ""), "png"))
-
-
-def write(
-    runs: pd.DataFrame, folder: Path, data: str = "real", protocol: str | None = "table2", seed: int | None = None
-) -> list[Path]:
-    """Draw Figure 1 from runs of one store: a row for each optimizer, a column for each face.
-
-    Which runs: :func:`figure_runs.choose`.
-
-    Args:
-        runs: from :func:`tmsgd_bench.results.store.read_runs`.
-        folder: where ``figure1.png`` and ``figure1.pdf`` are written; made if missing.
-        data: "real" or "synthetic".
-        protocol: only runs that follow it to the letter; None for any run.
-        seed: of the runs; None to choose.
-
-    Returns:
-        The files.
-
-    Raises:
-        StoreError: no such run has key points, those of a run are damaged, or the folder cannot be written.
-    """
-    chosen = choose(runs, Wanted(TASK, FILE, "key points", data, protocol, seed))
-    with rc_context(STYLE):  # the PDF's kind of font is asked for when it is written
-        return save(draw(chosen), folder, "figure1")
+        write_picture(folder / PICTURE, lambda: _grid([("", self)], ""), STYLE)
 
 
 def draw(chosen: pd.DataFrame) -> Figure:
@@ -137,9 +82,12 @@ def draw(chosen: pd.DataFrame) -> Figure:
     return _grid(rows, title(chosen, "training frames"))
 
 
+write = PaperFigure("figure1", TASK, FILE, "key points", STYLE, draw).write
+
+
 def _label(row: pd.Series) -> str:
     label = row["label"]
-    if pd.notna(row["switch_epoch"]) and row["switch_epoch"] >= row["epochs"]:
+    if never_switches(row):
         label += "\n(never switches)"
     if not row["drawn"]:
         return f"{label}\n{'no points' if row['status'] == 'done' else row['status']}"
@@ -161,12 +109,10 @@ def _grid(rows: list[tuple[str, KeyPoints]], title: str) -> Figure:
     side = (WIDTH - labelled) / faces
     height = head + side * len(rows)
     with rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, height))
-        FigureCanvasAgg(figure)
-        cells = figure.subplots(len(rows), faces, squeeze=False)
-        figure.subplots_adjust(labelled / WIDTH, 0.0, 1.0, 1.0 - head / height, wspace=0.03, hspace=0.03)
+        area = (labelled / WIDTH, 0.0, 1.0, 1.0 - head / height)
+        figure, cells = grid(len(rows), faces, (WIDTH, height), area, gap=0.03)
         for line, (label, points) in zip(cells, rows, strict=True):
-            line[0].text(-0.06, 0.5, mathtext(label), transform=line[0].transAxes, ha="right", va="center")
+            label_row(line[0], label)
             for axes, face in zip(line, range(faces), strict=True):
                 _draw_face(axes, points, face)
         lines = cells[0, 0].get_lines()

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from tmsgd_bench import files
-from tmsgd_bench.errors import StoreError
 from tmsgd_bench.escaping import mathtext
 from tmsgd_bench.results import store
-from tmsgd_bench.results.figure_runs import Wanted, choose, save, title, writer
+from tmsgd_bench.results.figure_parts import KeptArrays, grid, label_row
+from tmsgd_bench.results.figure_runs import PaperFigure, never_switches, title, write_picture
 
 TASK = "ig"
 FILE, PICTURE = "samples.npz", "samples.png"
@@ -33,7 +30,7 @@ STYLE: Any = {"font.size": 8.0, "axes.titlesize": 8.0, "pdf.fonttype": 42}
 
 
 @dataclass(frozen=True)
-class Samples:
+class Samples(KeptArrays):
     """What one generator made of the same noise at several times.
 
     Args:
@@ -41,39 +38,12 @@ class Samples:
         images: uint8, shape (times, images, 3, height, width).
     """
 
+    file: ClassVar[str] = FILE
     epochs: np.ndarray
     images: np.ndarray
 
-    def save(self, folder: Path) -> None:
-        """Write ``samples.npz`` into a folder.
-
-        Raises:
-            StoreError: the folder cannot be written.
-        """
-        packed = io.BytesIO()
-        np.savez_compressed(packed, epochs=self.epochs, images=self.images)
-        files.write_atomically(folder / FILE, lambda path: path.write_bytes(packed.getvalue()))
-
-    @classmethod
-    def load(cls, folder: Path) -> Samples:
-        """What :meth:`save` wrote.
-
-        Raises:
-            StoreError: it is missing or damaged.
-        """
-        path = folder / FILE
-        try:
-            with np.load(path, allow_pickle=False) as packed:
-                found = cls(packed["epochs"], packed["images"])
-            found._check()
-        except Exception as error:  # a damaged file raises almost any kind
-            raise StoreError(
-                f"cannot use {path} ({files.os_reason(error)}): restore it from a copy, or train its run again with "
-                "force=true."
-            ) from error
-        return found
-
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raise ValueError unless there are images in colours of each time."""
         images, epochs = self.images, self.epochs
         if images.dtype != np.uint8 or images.ndim != 5 or images.shape[2] != 3 or epochs.shape != images.shape[:1]:
             raise ValueError("its arrays are not images of several epochs")
@@ -84,33 +54,7 @@ class Samples:
         Raises:
             StoreError: the folder cannot be written.
         """
-        figure = _grid([("", self)], spread(self.epochs.tolist()), "")
-        files.write_atomically(folder / PICTURE, writer(figure, "png"))
-
-
-def write(
-    runs: pd.DataFrame, folder: Path, data: str = "real", protocol: str | None = "table2", seed: int | None = None
-) -> list[Path]:
-    """Draw Figure 2 from runs of one store: a row for each optimizer, a column for each time.
-
-    Every cell shows the same noise vectors at the same places. Which runs: :func:`figure_runs.choose`.
-
-    Args:
-        runs: from :func:`tmsgd_bench.results.store.read_runs`.
-        folder: where ``figure2.png`` and ``figure2.pdf`` are written; made if missing.
-        data: "real" or "synthetic".
-        protocol: only runs that follow it to the letter; None for any run.
-        seed: of the runs; None to choose.
-
-    Returns:
-        The files.
-
-    Raises:
-        StoreError: no such run has images, those of a run are damaged, or the folder cannot be written.
-    """
-    chosen = choose(runs, Wanted(TASK, FILE, "generated images", data, protocol, seed))
-    with rc_context(STYLE):
-        return save(draw(chosen), folder, "figure2")
+        write_picture(folder / PICTURE, lambda: _grid([("", self)], spread(self.epochs.tolist()), ""), STYLE)
 
 
 def draw(chosen: pd.DataFrame) -> Figure:
@@ -129,6 +73,10 @@ def draw(chosen: pd.DataFrame) -> Figure:
     return _grid(rows, epochs, about)
 
 
+write = PaperFigure("figure2", TASK, FILE, "generated images", STYLE, draw).write
+"""Every cell shows the same noise vectors at the same places."""
+
+
 def spread(epochs: Sequence[int]) -> list[int]:
     """At most seven of them, evenly spread, with the first and the last."""
     places = np.linspace(0, len(epochs) - 1, min(MOST, len(epochs))).round().astype(int)
@@ -140,7 +88,7 @@ def _label(row: pd.Series) -> str:
     if not row["drawn"]:
         return f"{row['label']}\n{row['status'] if row['status'] != 'done' else 'no images'}"
     lines = [str(row["label"])]
-    if pd.notna(row["switch_epoch"]) and row["switch_epoch"] >= row["epochs"]:
+    if never_switches(row):
         lines.append("(never switches)")
     if pd.notna(row["final"]):
         lines.append(f"{'FID' if row['metric'] == 'fid' else 'distance'} {row['final']:.4g}")
@@ -163,15 +111,13 @@ def _grid(rows: Sequence[tuple[str, Samples | None]], epochs: Sequence[int], abo
     side = (WIDTH - labelled) / max(len(epochs), 3)
     width, height = labelled + side * len(epochs), head + side * len(rows)
     with rc_context(STYLE):
-        figure = Figure(figsize=(max(width, WIDTH * bool(about)), height))
-        FigureCanvasAgg(figure)
-        cells = figure.subplots(len(rows), len(epochs), squeeze=False)
-        right = width / figure.get_figwidth()
-        figure.subplots_adjust(labelled / figure.get_figwidth(), 0.0, right, 1.0 - head / height, 0.05, 0.05)
+        whole = max(width, WIDTH * bool(about))
+        area = (labelled / whole, 0.0, width / whole, 1.0 - head / height)
+        figure, cells = grid(len(rows), len(epochs), (whole, height), area, gap=0.05)
         for axes, epoch in zip(cells[0], epochs, strict=True):
             axes.set_title(f"{epoch} epoch{'s' * (epoch != 1)}", pad=3.0)
         for line, (label, samples) in zip(cells, rows, strict=True):
-            line[0].text(-0.06, 0.5, mathtext(label), transform=line[0].transAxes, ha="right", va="center")
+            label_row(line[0], label)
             for axes, epoch in zip(line, epochs, strict=True):
                 _draw_cell(axes, samples, epoch)
         figure.text(0.5, 1.0 - 0.04 / height, mathtext(about), ha="center", va="top")

@@ -1,0 +1,45 @@
+"""``claims``: the paper's claims, each with our evidence and a verdict."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from tmsgd_bench import files, outputs, terminal
+from tmsgd_bench.cli import stores
+from tmsgd_bench.results import claim_forms, claims, numerical, tables
+
+
+def add(commands: Any) -> None:
+    """Add the command to the parser's commands."""
+    parser = commands.add_parser(
+        "claims",
+        help="the paper's claims, each with our evidence and a verdict",
+        description="Each sentence of the paper that can be tested: supported, contradicted, undecided or not yet "
+        "tested, by a fixed rule. Only runs on real data that follow the protocol exactly count.",
+    )
+    stores.add_stores(parser)
+    parser.add_argument(
+        "--protocol",
+        choices=("table2", "corrected"),
+        default="table2",
+        help="the settings as printed (table2, default) or as read (corrected)",
+    )
+    parser.add_argument(
+        "--format", choices=tuple(claim_forms.FORMATS), default="text", help="printed format (default: text)"
+    )
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="also write md, csv and tex there")
+    parser.set_defaults(action=print_claims)
+
+
+def print_claims(options: argparse.Namespace) -> int:
+    """Print the verdicts and, with --out, write them in all file formats."""
+    runs = stores.read_all(options.results)
+    found = claims.evaluate(runs, numerical.read_numerics(stores.numerics_folder(options)), options.protocol)
+    if options.out is not None:
+        stores.check_some(runs, options)
+        texts = {f"claims.{name}": claim_forms.FORMATS[name](found) for name in tables.FORMATS}
+        outputs.renew(stores.target(options, ""), lambda place: files.write_texts(place, texts))
+    terminal.say(claim_forms.FORMATS[options.format](found), end="")
+    return 0

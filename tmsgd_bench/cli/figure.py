@@ -1,0 +1,83 @@
+"""``figure``: a figure of the paper, drawn from the runs."""
+
+from __future__ import annotations
+
+import argparse
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import tmsgd_bench
+from tmsgd_bench import terminal
+from tmsgd_bench.checks import shown
+from tmsgd_bench.cli import stores
+from tmsgd_bench.errors import ConfigError
+from tmsgd_bench.version import PROTOCOLS
+
+FIGURES = {
+    "switch": (
+        "tmsgd_bench.results.figure_switch",
+        "the final metric against the switch epoch (not in the paper; of runs by experiment=switch)",
+    )
+}
+"""Figures of any task's runs, as the tasks declare theirs: the module that draws one, and what is on it."""
+
+
+def add(commands: Any) -> None:
+    """Add the command to the parser's commands."""
+    parser = commands.add_parser(
+        "figure",
+        help="a figure of the paper, drawn from the runs",
+        description="".join(f"Figure {name}: {about}. " for name, (_, about) in figures().items())
+        + "Runs that are compared are alike in all else.",
+    )
+    parser.add_argument("number", metavar="NAME", help=" or ".join(figures()))
+    stores.add_stores(parser, numerics=False)
+    parser.add_argument("--data", choices=("real", "synthetic"), default="real", help="which runs (default: real)")
+    parser.add_argument(
+        "--protocol", choices=(*PROTOCOLS, "any"), default="table2", help="which settings (default: table2)"
+    )
+    parser.add_argument("--seed", type=int, help="of the runs (default: the one that most optimizers have)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FOLDER",
+        help="where to write it (default, for the runs in results/runs alone: results/figures)",
+    )
+    parser.set_defaults(action=draw_figure)
+
+
+def draw_figure(options: argparse.Namespace) -> int:
+    """Draw a figure of the paper."""
+    import importlib  # matplotlib, which most other commands do not need
+
+    module = importlib.import_module(_drawn_by(options.number))
+    protocol = None if options.protocol == "any" else options.protocol
+    runs = stores.read_all(options.results)
+    written = module.write(runs, stores.target(options, "figures"), options.data, protocol, options.seed)
+    terminal.say(f"Written: {', '.join(map(str, written))}.")
+    return 0
+
+
+def figures() -> dict[str, tuple[str, str]]:
+    """Every figure by its name: the module that draws it, and what is on it."""
+    beside = Path(tmsgd_bench.__file__).resolve().parents[1] / "tasks" / "__init__.py"
+    there = find_spec("tasks")  # other packages have that name too
+    if there is None or there.origin is None or Path(there.origin).resolve() != beside:
+        return FIGURES
+    import tasks
+
+    return {**tasks.FIGURES, **FIGURES}
+
+
+def _drawn_by(name: str) -> str:
+    """The module that draws a figure."""
+    known = figures()
+    if name in known:
+        return known[name][0]
+    sentence = f"there is no figure {shown(name)} here: name one of {', '.join(known)}"
+    if len(known) > len(FIGURES):
+        raise ConfigError(f"{sentence}.")
+    raise ConfigError(
+        f"{sentence}, or start 'python -m tmsgd_bench figure' in the checkout's folder, whose tasks draw the paper's."
+    )

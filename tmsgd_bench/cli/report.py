@@ -1,0 +1,39 @@
+"""``report``: everything as one page."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from tmsgd_bench import terminal
+from tmsgd_bench.cli import stores
+
+
+def add(commands: Any) -> None:
+    """Add the command to the parser's commands."""
+    parser = commands.add_parser(
+        "report",
+        help="everything as one HTML page, and its tables as Markdown, CSV and LaTeX",
+        description="Write one self-contained HTML file: verdicts, tables, curves, settings, and the runs behind every "
+        "number; beside it the same tables as Markdown, CSV and LaTeX.",
+    )
+    stores.add_stores(parser)
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FOLDER",
+        help="where to write it (default, for the runs in results/runs alone: results/report)",
+    )
+    parser.set_defaults(action=write_report)
+
+
+def write_report(options: argparse.Namespace) -> int:
+    """Write the report and say where it is."""
+    from tmsgd_bench.results import report  # matplotlib and jinja2, which no other command needs
+
+    runs = stores.read_all(options.results)
+    stores.check_some(runs, options)
+    path = report.write(runs, stores.numerics_folder(options), stores.target(options, "report"))
+    terminal.say(f"The report is in {path}.")
+    return 0

@@ -1,0 +1,113 @@
+"""The runs: ``runs`` lists them, ``show`` prints one in full."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from tmsgd_bench import escaping, files, terminal
+from tmsgd_bench.cli import stores
+from tmsgd_bench.errors import ConfigError
+from tmsgd_bench.results import store
+
+KNOWN = {"status": ("done", "diverged", "failed", "running", "abandoned", store.DAMAGED), "data": ("real", "synthetic")}
+RUN_COLUMNS = ["run_id", "status", "epochs_done", "epochs", "final", "best", "data", "protocols", "note"]
+
+
+def add(commands: Any) -> None:
+    """Add both commands to the parser's commands."""
+    _add_runs(commands)
+    _add_show(commands)
+
+
+def _add_runs(commands: Any) -> None:
+    parser = commands.add_parser(
+        "runs",
+        help="list runs: done, diverged, failed, running, abandoned",
+        description="List runs. 'final' is the primary metric after the last epoch, 'best' its best epoch "
+        "(chosen on test data). An abandoned run was interrupted; the command that started it resumes it.",
+    )
+    stores.add_results(parser)
+    for name in ("task", "model", "optimizer"):
+        parser.add_argument(f"--{name}", help=f"only runs with this {name}")
+    for name, known in KNOWN.items():
+        parser.add_argument(f"--{name}", choices=known, help=f"only runs with this {name}")
+    parser.add_argument("--seed", type=int, help="only runs with this seed")
+    parser.add_argument("--format", choices=("text", "csv"), default="text", help="csv prints every column")
+    parser.set_defaults(action=list_runs)
+
+
+def _add_show(commands: Any) -> None:
+    parser = commands.add_parser(
+        "show",
+        help="one run in full",
+        description="Settings, outcome, environment and last epochs of one run.",
+    )
+    parser.add_argument("run", metavar="RUN", help="the run's name, or enough of its start to be unique")
+    stores.add_results(parser)
+    parser.set_defaults(action=show_run)
+
+
+def list_runs(options: argparse.Namespace) -> int:
+    """Print the runs that match the filters."""
+    runs = stores.read(options.results)
+    runs = stores.filtered(runs, options, ("task", "model", "optimizer", "status", "data", "seed"))
+    if runs.empty and options.format == "text":
+        terminal.say("no runs match")
+        return 0
+    if options.format == "csv":
+        terminal.say(escaping.csv(runs), end="")
+        return 0
+    terminal.say(_as_text(runs))
+    return 0
+
+
+def _as_text(runs: pd.DataFrame) -> str:
+    shown = runs[RUN_COLUMNS].map(lambda cell: escaping.plain(cell) if isinstance(cell, str) else cell)
+    shown["protocols"] = shown["protocols"].map(lambda names: "+".join(names) or "custom")
+    shown["data"] = [_data(row) for _, row in runs.iterrows()]
+    shown["run_id"] = shown["run_id"].str.ljust(shown["run_id"].str.len().max())
+    return shown.to_string(index=False, na_rep="–", float_format=lambda x: f"{x:.6g}")
+
+
+def _data(row: pd.Series) -> str:
+    """What a run was trained and measured on; empty if that is not known."""
+    if pd.isna(row["data"]):
+        return ""
+    words = [str(row["data"])]
+    words += [] if pd.isna(row["limit"]) else [f"{row['limit']:.0f} examples"]
+    words += [] if pd.isna(row["split"]) or row["split"] == "test" else [f"{row['split']} split"]
+    return ", ".join([*words, *(["unverified"] if row["verified"] is False else [])])
+
+
+def show_run(options: argparse.Namespace) -> int:
+    """Print everything the store knows of one run."""
+    row = _named(stores.read(options.results), options.run)
+    folder = Path(row["folder"])
+    note = "" if pd.isna(row["note"]) else escaping.plain(str(row["note"]))
+    terminal.say(f"{row['run_id']}: {row['status']}\n{note}\nfolder: {folder}\n")
+    if row["status"] == store.DAMAGED:
+        return 1
+    terminal.say((folder / store.CONFIG).read_text(encoding="utf-8"))
+    for name in (store.RESULT, store.ENVIRONMENT, store.FAILURE):
+        if (values := files.read_json(folder / name)) is not None:
+            error = values.pop("error", "")
+            terminal.say(f"{name}:\n{yaml.safe_dump(values, sort_keys=False, allow_unicode=True)}{error}")
+    if (folder / store.HISTORY).exists():
+        terminal.say("last epochs:\n" + files.read_parquet(folder / store.HISTORY).tail(5).to_string(index=False))
+    return 0
+
+
+def _named(runs: pd.DataFrame, start: str) -> pd.Series:
+    """The run with this name, or the only one whose name starts so."""
+    matches = runs[runs["run_id"].str.startswith(start)]
+    exact = matches[matches["run_id"] == start]
+    matches = exact if len(exact) else matches
+    if len(matches) != 1:
+        found = "none" if matches.empty else ", ".join(matches["run_id"])
+        raise ConfigError(f"{start!r} must name one run, but matches {found}: see 'python -m tmsgd_bench runs'.")
+    return matches.iloc[0]

@@ -1,0 +1,88 @@
+"""The data that a task is to work on: which data set, where it is, and how far its files are trusted."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tmsgd_bench.data.catalog import Combined, Dataset, data_root, find_all
+
+if TYPE_CHECKING:  # importing torch takes seconds, which looking at the settings should not cost
+    import torch
+
+    from tmsgd_bench.task import TaskSettings
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """A data set for a task.
+
+    Args:
+        name: of an entry of the catalog, or of several with "+" between them.
+        kind: "real" or "synthetic".
+        root: the folder of all data sets; None for the usual one.
+        verify: whether real files must be the published ones.
+        needs_test: whether the files that serve testing alone are needed. Of unverified data whatever is there makes
+            up the contents.
+    """
+
+    name: str
+    kind: str = "real"
+    root: str | None = None
+    verify: bool = True
+    needs_test: bool = True
+
+    @property
+    def dataset(self) -> Dataset | Combined:
+        """The entry of the catalog, without what is not needed.
+
+        Raises:
+            ConfigError: there is none of that name.
+        """
+        chosen = find_all(self.name)
+        return chosen if self.needs_test or not self.verify else chosen.without_test()
+
+    @property
+    def folder(self) -> Path:
+        """Where the files are, or will be."""
+        return self.dataset.folder(data_root(self.root), self.kind)
+
+    def fingerprint(self) -> str:
+        """What identifies the contents; see :meth:`Dataset.fingerprint`."""
+        return self.dataset.fingerprint(self.folder, self.kind, self.verify)
+
+    def ready(self) -> Path:
+        """The folder, its files verified or written, unless verification is off.
+
+        Raises:
+            DataError: the data set is missing, damaged, or cannot be downloaded.
+        """
+        if self.kind == "real" and not self.verify:
+            log.warning("data.verify=false: the files of %s are used without checking them", self.name)
+            return self.folder
+        return self.dataset.prepare(data_root(self.root), self.kind, log.info)
+
+    def settings(self, folder: Path, fingerprint: str, device: torch.device) -> TaskSettings:
+        """What a task is told: about the data all; for the rest one example at a time, seed 0 and no options.
+
+        Args:
+            folder: of the files, as :meth:`ready` returns it.
+            fingerprint: of the contents, as :meth:`fingerprint` returns it.
+            device: where modules and data are to live.
+        """
+        from tmsgd_bench.task import TaskSettings
+
+        return TaskSettings(
+            data_folder=folder,
+            data_limit=None,
+            batch_size=1,
+            seed=0,
+            device=device,
+            model={},
+            fingerprint=fingerprint,
+            weights_folder=data_root(self.root) / "weights",
+        )
