@@ -31,7 +31,7 @@ from tmsgd_bench.engine import checkpoint, plan, prefix
 from tmsgd_bench.engine.plan import Job
 from tmsgd_bench.engine.prefix import Trunk, shared_epochs, trunk_key
 from tmsgd_bench.engine.runner import Outcome, run
-from tmsgd_bench.engine.spec import RunOptions, RunSpec, SharpnessLog
+from tmsgd_bench.engine.spec import RunOptions, RunSpec
 from tmsgd_bench.errors import StoreError
 from tmsgd_bench.results import store
 from tmsgd_bench.task import TaskSettings
@@ -640,7 +640,7 @@ def test_other_optimizers_have_no_trunk(name: str, sweep: Sweep) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"force": True}, {"sharpness": SharpnessLog(1, SIZE)}, {"share_prefix": False}], ids=str
+    "changes", [{"force": True}, {"log_sharpness": 1, "sharpness_examples": SIZE}, {"share_prefix": False}], ids=str
 )
 def test_a_run_can_be_asked_to_train_all_its_epochs_itself(changes: dict[str, Any], sweep: Sweep, alone: Alone) -> None:
     sweep.changes["keep_trunks"] = True

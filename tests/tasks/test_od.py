@@ -34,7 +34,7 @@ from tmsgd_bench import cli, files
 from tmsgd_bench.data.synthetic import voc2007
 from tmsgd_bench.engine.optimizers import build_optimizer, build_schedulers
 from tmsgd_bench.engine.runner import Outcome, run
-from tmsgd_bench.engine.spec import RunOptions, RunSpec, SharpnessLog
+from tmsgd_bench.engine.spec import RunOptions, RunSpec
 from tmsgd_bench.errors import ConfigError, StoreError
 from tmsgd_bench.results import store
 from tmsgd_bench.task import TaskSettings
@@ -729,7 +729,7 @@ def test_a_run_whose_sharpness_is_recorded_has_the_bits_of_one_alone(
         own = settings(few, data_limit=4, save_predictions=True, workers=workers)
         return ObjectDetection(own, **(OPTIONS | {"evaluate_every": 2}))
 
-    options = RunOptions(results_root=tmp_path, device="cpu", progress="log", sharpness=SharpnessLog(1, 4))
+    options = RunOptions(results_root=tmp_path, device="cpu", progress="log", log_sharpness=1, sharpness_examples=4)
     assert run(one, options, task).status == "done"
     recorded = history(tmp_path, one)
     assert (recorded["sharpness"] > 0).all() and recorded["sharpness"].nunique() == EPOCHS

@@ -42,7 +42,7 @@ from tmsgd_bench.data.synthetic import voc2007
 from tmsgd_bench.engine import compose, prefix
 from tmsgd_bench.engine.optimizers import build_optimizer
 from tmsgd_bench.engine.runner import Outcome, run
-from tmsgd_bench.engine.spec import RunOptions, RunSpec, SharpnessLog
+from tmsgd_bench.engine.spec import RunOptions, RunSpec
 from tmsgd_bench.errors import ConfigError, DataError
 from tmsgd_bench.results import store
 from tmsgd_bench.seeding import epoch_order, generator
@@ -883,7 +883,7 @@ def test_a_run_whose_sharpness_is_recorded_has_the_bits_of_one_alone(
     voc: Path, tmp_path: Path, undisturbed: Callable[[str], dict[str, Any]]
 ) -> None:
     """With normalised layers and drawn examples, of which a measurement leaves no trace."""
-    train(voc, tmp_path, "tmsgd", sharpness=SharpnessLog(EPOCHS, 2))
+    train(voc, tmp_path, "tmsgd", log_sharpness=EPOCHS, sharpness_examples=2)
     recorded = pd.read_parquet(tmp_path / spec("tmsgd").run_id / store.HISTORY)["sharpness"]
     assert recorded.iloc[-1] > 0 and recorded.iloc[:-1].isna().all()
     assert outcome(tmp_path, "tmsgd")["weights_sha256"] == undisturbed("tmsgd")["weights_sha256"]

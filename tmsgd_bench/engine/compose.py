@@ -26,7 +26,7 @@ from tmsgd_bench.checks import names_weights_file, shown
 from tmsgd_bench.data.sources import file_digest
 from tmsgd_bench.engine import schema
 from tmsgd_bench.engine.signatures import one_line
-from tmsgd_bench.engine.spec import RunOptions, RunSpec, SharpnessLog, validate, without
+from tmsgd_bench.engine.spec import RunOptions, RunSpec, validate, without
 from tmsgd_bench.engine.task_data import TaskData
 from tmsgd_bench.errors import BenchError, ConfigError, DataError
 from tmsgd_bench.version import PROTOCOLS
@@ -80,25 +80,12 @@ def run_spec(config: DictConfig, fetch: bool = False) -> RunSpec:
 
 
 def run_options(config: DictConfig, in_sweep: bool) -> RunOptions:
-    """Where and how to run it. Jobs of a sweep write log lines: bars of parallel jobs would overwrite each other."""
-    values = checked(config)
-    progress, share = values["progress"], values["prefix"]["share"]
-    every = values["log_sharpness"]
-    return RunOptions(
-        wait=in_sweep,
-        sharpness=None if every is None else SharpnessLog(every, values["sharpness_examples"]),
-        share_prefix=in_sweep if share == "auto" else share,
-        keep_trunks=values["prefix"]["keep"],
-        save_predictions=values["save_predictions"],
-        tracker=values["tracker"],
-        verified_data=values["data"]["kind"] == "synthetic" or values["data"]["verify"],
-        results_root=Path(values["results"]["root"]).expanduser(),
-        progress="log" if in_sweep and progress == "auto" else progress,
-        **{
-            key: values[key]
-            for key in ("device", "threads", "deterministic", "checkpoint_seconds", "force", "save_weights")
-        },
-    )
+    """Where and how to run it.
+
+    Raises:
+        ConfigError: a setting cannot be used.
+    """
+    return RunOptions.of(checked(config), in_sweep)
 
 
 def followed_protocols(config: DictConfig, spec: RunSpec, choices: Mapping[str, str | None]) -> tuple[str, ...]:
