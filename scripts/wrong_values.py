@@ -33,7 +33,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tmsgd_bench.engine import explanations, plan
+from tmsgd_bench.engine import command_line, explanations, plan
 from tmsgd_bench.engine.optimizers import build_optimizer, build_schedulers
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
