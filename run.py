@@ -21,7 +21,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from tmsgd_bench import interrupt
-from tmsgd_bench.engine import compose, plan, progress, sweep
+from tmsgd_bench.engine import command_line, compose, explanations, plan, progress, sweep
 from tmsgd_bench.errors import BenchError, RunIsBusy
 from tmsgd_bench.results.store import RunFolder
 
@@ -32,7 +32,7 @@ CONF = Path(__file__).resolve().parent / "conf"
 
 def run_job(config: DictConfig) -> str:
     """Train what a composed configuration describes and return the outcome's status."""
-    compose.check_verbose(HydraConfig.get().verbose)
+    command_line.check_verbose(HydraConfig.get().verbose)
     if plan.wanted(config):
         print(plan.describe([plan.of_config(config, in_sweep=False)]))
         return "planned"
@@ -93,7 +93,7 @@ def main() -> int:
 def _run() -> int:
     code = 0
     try:
-        compose.check_groups(sys.argv[1:], CONF)
+        command_line.check_groups(sys.argv[1:], CONF)
         entry()
         if raised:
             raise raised.pop()
@@ -118,7 +118,7 @@ def _interrupted() -> int:
 
 
 def _explain(error: Exception) -> int:
-    sentence = compose.explain(error, CONF)
+    sentence = explanations.explain(error, CONF)
     if sentence is None:
         traceback.print_exception(error)
         return 1

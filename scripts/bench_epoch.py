@@ -71,7 +71,7 @@ def make_loops(optimizer: str, folder: Path) -> dict[str, Callable[[int], float]
     """Functions that train one epoch and return its seconds."""
     spec = make_spec(optimizer)
     settings = TaskSettings(folder, None, BATCH, 0, torch.device("cpu"), {"embedding": 100, "hidden": 50})
-    trainer = Trainer.build(spec, lambda: TextClassification(settings, 32, "end"), torch.device("cpu"))
+    trainer = Trainer.build(spec, lambda _: TextClassification(settings, 32, "end"), torch.device("cpu"))
     task = trainer.task
     assert isinstance(task, TextClassification)
     bare, full = copy.deepcopy(task.model), copy.deepcopy(task.model)
@@ -96,9 +96,8 @@ def make_spec(optimizer: str) -> RunSpec:
 def engine_epoch(trainer: Trainer, epoch: int) -> float:
     """One epoch as ``Trainer.fit`` trains it, by the training clock."""
     trainer.epoch = epoch
-    reporter = LogReporter("bench", EPOCHS, 0, trainer.task.steps_per_epoch, trainer.task.metrics)
     with trainer.clocks.measure("training"):
-        trainer._train_epoch(reporter)
+        trainer.train_epoch([LogReporter()])
     return trainer.clocks.last
 
 

@@ -56,7 +56,7 @@ from tasks.seg.task import stack, training_examples
 from tasks.voc import Part
 from tmsgd_bench import files
 from tmsgd_bench.data.catalog import data_root, find
-from tmsgd_bench.engine import compose, environment, sweep  # noqa: F401 (sweep registers resolvers of conf/)
+from tmsgd_bench.engine import compose, environment, explanations, sweep  # noqa: F401 (sweep registers resolvers of conf/)
 from tmsgd_bench.seeding import seed_globally
 from tmsgd_bench.task import Task
 
@@ -79,7 +79,7 @@ def main() -> int:
         if options.out:
             files.write_json(options.out, {"environment": environment.describe(torch.device(options.device)), **found})
     except Exception as error:
-        sentence = compose.explain(error, ROOT / "conf")
+        sentence = explanations.explain(error, ROOT / "conf")
         if sentence is None:
             raise
         print(f"error: {sentence}", file=sys.stderr)

@@ -33,7 +33,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tmsgd_bench.engine import compose, plan
+from tmsgd_bench.engine import command_line, explanations, plan
 from tmsgd_bench.engine.optimizers import build_optimizer, build_schedulers
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
@@ -284,7 +284,7 @@ class Judge:
         try:
             use(self._composed(case))
         except Exception as error:
-            sentence = compose.explain(error, CONF)
+            sentence = explanations.explain(error, CONF)
             if sentence is None:
                 return Verdict("traceback", "".join(traceback.format_exception(error)))
             return Verdict("refused", sentence)
@@ -294,7 +294,7 @@ class Judge:
         base = [*case.base, SYNTHETIC]
         with initialize_config_dir(str(CONF)):
             if case.key in self._groups:
-                compose.check_groups([case.override], CONF)
+                command_line.check_groups([case.override], CONF)
                 return compose_config("config", overrides=[*base, case.override])
             if case.base not in self._bases:
                 self._bases[case.base] = compose_config("config", overrides=base)

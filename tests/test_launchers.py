@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 
 from hydra_plugins import tmsgd_launchers
 from tmsgd_bench import files
-from tmsgd_bench.engine import compose, sweep, workers
+from tmsgd_bench.engine import explanations, sweep, workers
 from tmsgd_bench.errors import ConfigError, StoreError
 from tmsgd_bench.results import store
 
@@ -276,7 +276,7 @@ def test_a_launcher_that_is_not_installed_is_named_with_its_extra(launcher: str,
     assert f"\n  - {plugin}\n" in text or "\n  - ray_local\n" in text or "\n  - slurm\n" in text
     missing = MissingConfigException("missing", missing_cfg_file=f"hydra/launcher/{plugin}", options=["basic"])
     assert (
-        compose.explain(missing, ROOT / "conf")
+        explanations.explain(missing, ROOT / "conf")
         == f"hydra/launcher={plugin} is not installed: pip install -e '.[{extra}]'."
     )
 

@@ -23,7 +23,7 @@ from omegaconf import OmegaConf
 
 from tmsgd_bench import files
 from tmsgd_bench.data.catalog import catalog, find
-from tmsgd_bench.engine import compose, sweep
+from tmsgd_bench.engine import compose, explanations, sweep
 from tmsgd_bench.engine.optimizers import build_optimizer, build_schedulers
 from tmsgd_bench.errors import DataError
 from tmsgd_bench.results import store
@@ -379,7 +379,7 @@ def test_an_interrupted_run_says_how_to_go_on(tmp_path: Path) -> None:
 
 
 def test_explanations_cover_hydras_own_errors() -> None:
-    assert compose.explain(ValueError("a bug"), ROOT / "conf") is None
+    assert explanations.explain(ValueError("a bug"), ROOT / "conf") is None
 
 
 def test_data_elsewhere_follow_their_protocol_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

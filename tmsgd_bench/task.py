@@ -164,4 +164,7 @@ class Task(ABC):
         """Called when training is over: end the processes that make its batches."""
 
     def draw(self, folder: Path) -> None:  # noqa: B027 - most tasks have no picture, and need not say so
-        """Write figures of the trained modules into a folder, where the paper has some."""
+        """Write figures of the trained modules into a folder, where the paper has some.
+
+        Called once, after training, in evaluation mode and without gradients; changes no weights.
+        """

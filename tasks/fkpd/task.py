@@ -83,13 +83,11 @@ class FacialKeyPoints(Task):
         found.save(folder)
         found.draw(folder)
 
-    @torch.no_grad()
     def found(self) -> KeyPoints:
         """What the model finds on faces that are spread evenly over the test split."""
         faces = min(FACES, len(self.test))
         chosen = torch.arange(faces, device=self.settings.device) * len(self.test) // faces
         pixels, points = self.test.crop(chosen, self.test_corners[chosen])
-        self.model.eval()  # a run whose epochs were all trained by others has not been in evaluation mode yet
         predicted = in_pixels(self.model(to_float(pixels)))
         return KeyPoints(*(part.cpu().numpy() for part in (pixels, points, predicted)))
 

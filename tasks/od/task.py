@@ -89,10 +89,8 @@ class ObjectDetection(Task):
         found = {f"ap_{name}": float(value) for name, value in zip(CLASSES, precisions, strict=True)}
         return {"map": mean_average_precision(precisions), **found}
 
-    @torch.no_grad()
     def detections(self) -> Detections:
         """Everything that the detector finds on the test split."""
-        self.detector.network.eval()
         parts, first = [], 0
         size = self.detector.test_batch
         for batch in self.test_loader.batches(torch.arange(len(self.test)), size):
@@ -116,10 +114,8 @@ class ObjectDetection(Task):
         if self.settings.save_predictions:
             detection_files.write(folder / PREDICTIONS, self.test_split, self.test.names, self.detections())
 
-    @torch.no_grad()
     def shown(self) -> Boxes:
         """What is found on test images that are spread evenly over the split, the same for every run."""
-        self.detector.network.eval()  # a run whose epochs were all trained by others has not been in it yet
         count = min(SHOWN, len(self.test))
         images = []
         for number in (position * len(self.test) // count for position in range(count)):

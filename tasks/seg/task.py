@@ -138,10 +138,8 @@ class Segmentation(Task):
         """
         self.predicted().draw(folder)
 
-    @torch.no_grad()
     def predicted(self) -> Masks:
         """What the model predicts on test images that are spread evenly over the split."""
-        self.model.eval()  # a run whose epochs were all trained by others has not been in evaluation mode yet
         count = min(SHOWN, len(self.test))
         images, truths, predictions = [], [], []
         for number in range(count):

@@ -17,14 +17,21 @@ from toy import BATCH, SIZE, ToyTask, make_options, make_spec, task_maker
 
 from tmsgd_bench.engine import clocks, monitor
 from tmsgd_bench.engine.runner import run
-from tmsgd_bench.engine.spec import RunSpec, SharpnessLog
+from tmsgd_bench.engine.spec import RunSpec
 from tmsgd_bench.errors import ConfigError
 from tmsgd_bench.optim.curvature import NotFinite, Sharpness
 from tmsgd_bench.results import store
 from tmsgd_bench.task import TaskSettings
 
 COLUMNS = ["sharpness", "lr_times_sharpness"]
-EVERY = SharpnessLog(1, SIZE)
+
+
+def logged(every: int, examples: int = SIZE) -> dict[str, int]:
+    """The options that record the sharpness."""
+    return {"log_sharpness": every, "sharpness_examples": examples}
+
+
+EVERY = logged(1)
 
 
 class Normalised(ToyTask):
@@ -90,7 +97,7 @@ def test_recording_the_sharpness_changes_nothing_but_the_history(
 ) -> None:
     spec = make_spec(name)
     run(spec, make_options(tmp_path / "without"), maker(kind))
-    run(spec, make_options(tmp_path / "with", sharpness=SharpnessLog(1, 7)), maker(kind))
+    run(spec, make_options(tmp_path / "with", **logged(1, 7)), maker(kind))
     assert result(tmp_path / "with", spec)["weights_sha256"] == result(tmp_path / "without", spec)["weights_sha256"]
     without, recorded = history(tmp_path / "without", spec), history(tmp_path / "with", spec)
     assert set(recorded) == {*without, *COLUMNS}
@@ -109,7 +116,7 @@ def test_without_being_asked_for_it_is_not_in_the_history(tmp_path: Path) -> Non
 @pytest.mark.parametrize(("every", "epochs"), [(1, [0, 1, 2, 3, 4, 5]), (2, [1, 3, 5]), (4, [3]), (7, [])])
 def test_it_is_recorded_after_every_so_many_epochs(every: int, epochs: list[int], tmp_path: Path) -> None:
     spec = make_spec()
-    run(spec, make_options(tmp_path, sharpness=SharpnessLog(every, SIZE)), task_maker())
+    run(spec, make_options(tmp_path, **logged(every)), task_maker())
     rows = history(tmp_path, spec)
     assert list(rows["epoch"][rows["sharpness"].notna()]) == epochs
     assert result(tmp_path, spec)["log_sharpness"] == {"every_epochs": every, "examples": SIZE}
@@ -118,7 +125,7 @@ def test_it_is_recorded_after_every_so_many_epochs(every: int, epochs: list[int]
 def test_lr_times_sharpness_is_taken_with_the_rate_of_the_next_step(tmp_path: Path) -> None:
     """The schedule halves the rate after epochs 1 and 3: their rows have the new one already."""
     spec = make_spec("sgd")
-    run(spec, make_options(tmp_path, sharpness=EVERY), task_maker())
+    run(spec, make_options(tmp_path, **EVERY), task_maker())
     rows = history(tmp_path, spec)
     rates = [spec.optimizer["lr"] * factor for factor in (1.0, 0.5, 0.5, 0.25, 0.25, 0.25)]
     assert list(rows["lr_times_sharpness"]) == pytest.approx(list(rates * rows["sharpness"]), rel=1e-12)
@@ -133,7 +140,7 @@ def test_it_is_the_largest_eigenvalue_of_the_mean_over_examples(
     spec = make_spec("sgd", epochs=1)
     make = maker(Plain, batch_size)
     monkeypatch.setattr(monitor, "sharpness", lambda *a, **k: real(*a, tolerance=1e-6, **k))
-    run(spec, make_options(tmp_path, sharpness=EVERY), lambda device: built.append(make(device)) or built[0])  # type: ignore[func-returns-value]
+    run(spec, make_options(tmp_path, **EVERY), lambda device: built.append(make(device)) or built[0])  # type: ignore[func-returns-value]
     task = built[0]
     model, x, y = task.model.double(), task.x.double(), task.y.double()
     sizes = [p.shape for p in model.parameters()]
@@ -155,13 +162,13 @@ real = monitor.sharpness
 def test_an_interrupted_run_has_the_history_of_an_undisturbed_one(name: str, tmp_path: Path) -> None:
     """Interrupted before, right before, at and after the switch."""
     spec = make_spec(name)
-    run(spec, make_options(tmp_path / "whole", sharpness=EVERY), task_maker())
+    run(spec, make_options(tmp_path / "whole", **EVERY), task_maker())
     whole = result(tmp_path / "whole", spec)
     for epoch, step in [(1, 1), (2, 3), (3, 0), (4, 2)]:
         root = tmp_path / f"{epoch}-{step}"
         with pytest.raises(Killed):
-            run(spec, make_options(root, sharpness=EVERY), task_maker(on_step=kill_at(epoch, step)))
-        run(spec, make_options(root, sharpness=EVERY), task_maker())
+            run(spec, make_options(root, **EVERY), task_maker(on_step=kill_at(epoch, step)))
+        run(spec, make_options(root, **EVERY), task_maker())
         pd.testing.assert_frame_equal(history(root, spec), history(tmp_path / "whole", spec), check_exact=True)
         torn = result(root, spec)
         assert torn["weights_sha256"] == whole["weights_sha256"]
@@ -201,7 +208,7 @@ def test_a_loss_that_is_not_finite_leaves_a_gap_and_a_word(
 
     monkeypatch.setattr(monitor, "sharpness", fail)
     spec = make_spec("tmsgd_auto")
-    run(spec, make_options(tmp_path, sharpness=EVERY), task_maker())
+    run(spec, make_options(tmp_path, **EVERY), task_maker())
     assert history(tmp_path, spec)[COLUMNS].isna().all().all()
     assert result(tmp_path, spec)["auto_switch"]["epoch"] is None
     assert "no sharpness after epoch 0: the loss is inf" in caplog.text
@@ -232,7 +239,7 @@ def test_the_models_mode_is_as_before(tmp_path: Path, monkeypatch: pytest.Monkey
             modes.append(("draw", self.model.training))
 
     make = maker(Watching)
-    run(make_spec(epochs=1), make_options(tmp_path, sharpness=EVERY), lambda d: tasks.append(make(d)) or tasks[0])  # type: ignore[func-returns-value]
+    run(make_spec(epochs=1), make_options(tmp_path, **EVERY), lambda d: tasks.append(make(d)) or tasks[0])  # type: ignore[func-returns-value]
     assert set(modes) == {("loss", True), ("draw", False)}
 
 
@@ -269,7 +276,7 @@ def test_the_sample_is_made_once_in_a_run(tmp_path: Path) -> None:
             asked.append(epoch)
             return super().batches(epoch)
 
-    run(make_spec("sgd"), make_options(tmp_path, sharpness=EVERY), maker(Watching))
+    run(make_spec("sgd"), make_options(tmp_path, **EVERY), maker(Watching))
     assert asked == [0, 0, 1, 2, 3, 4, 5]
 
 
@@ -289,7 +296,7 @@ def test_a_task_whose_sharpness_cannot_be_measured_is_refused_in_one_sentence(
     kind: type[ToyTask], message: str, name: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match=message) as error:
-        run(make_spec(name), make_options(tmp_path, sharpness=EVERY), maker(kind))
+        run(make_spec(name), make_options(tmp_path, **EVERY), maker(kind))
     assert "\n" not in str(error.value)
     assert store.read_runs(tmp_path).empty
 
@@ -312,11 +319,11 @@ def test_a_done_run_is_skipped_and_says_that_its_history_lacks_the_sharpness(tmp
     spec, lacking = make_spec(), "its history lacks the sharpness asked for: force=true"
     run(spec, make_options(tmp_path), task_maker())
     assert lacking not in run(spec, make_options(tmp_path), task_maker()).note
-    again = run(spec, make_options(tmp_path, sharpness=EVERY), task_maker())
+    again = run(spec, make_options(tmp_path, **EVERY), task_maker())
     assert again.status == "skipped" and lacking in again.note
-    run(spec, make_options(tmp_path, sharpness=EVERY, force=True), task_maker())
-    assert lacking not in run(spec, make_options(tmp_path, sharpness=EVERY), task_maker()).note
-    assert lacking in run(spec, make_options(tmp_path, sharpness=SharpnessLog(2, SIZE)), task_maker()).note
+    run(spec, make_options(tmp_path, **EVERY, force=True), task_maker())
+    assert lacking not in run(spec, make_options(tmp_path, **EVERY), task_maker()).note
+    assert lacking in run(spec, make_options(tmp_path, **logged(2)), task_maker()).note
 
 
 # --- the automatic switch ------------------------------------------------------------------------------------------
@@ -404,9 +411,9 @@ def test_a_run_that_diverges_after_its_switch_has_switched(tmp_path: Path) -> No
     assert (found["status"], found["switched"], found["auto_switch"]["epoch"]) == ("diverged", True, 3)
 
 
-@pytest.mark.parametrize("recorded", [None, SharpnessLog(1, 5)])
+@pytest.mark.parametrize("recorded", [EVERY, logged(1, 5)])
 def test_one_measurement_serves_both_where_they_ask_for_the_same(
-    recorded: SharpnessLog | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recorded: dict[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[int] = []
 
@@ -416,6 +423,6 @@ def test_one_measurement_serves_both_where_they_ask_for_the_same(
 
     monkeypatch.setattr(monitor, "sharpness", counting)
     spec: RunSpec = make_spec("tmsgd_auto")
-    run(spec, make_options(tmp_path, sharpness=recorded or EVERY), task_maker())
-    assert calls == ([4] * 6 if recorded is None else [4, 1] * 3 + [1] * 3)
+    run(spec, make_options(tmp_path, **recorded), task_maker())
+    assert calls == ([4] * 6 if recorded == EVERY else [4, 1] * 3 + [1] * 3)
     assert result(tmp_path, spec)["auto_switch"]["products"] == 15

@@ -31,7 +31,7 @@ from tmsgd_bench.engine import checkpoint, plan, prefix
 from tmsgd_bench.engine.plan import Job
 from tmsgd_bench.engine.prefix import Trunk, shared_epochs, trunk_key
 from tmsgd_bench.engine.runner import Outcome, run
-from tmsgd_bench.engine.spec import RunOptions, RunSpec, SharpnessLog
+from tmsgd_bench.engine.spec import RunOptions, RunSpec
 from tmsgd_bench.errors import StoreError
 from tmsgd_bench.results import store
 from tmsgd_bench.task import TaskSettings
@@ -640,7 +640,7 @@ def test_other_optimizers_have_no_trunk(name: str, sweep: Sweep) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"force": True}, {"sharpness": SharpnessLog(1, SIZE)}, {"share_prefix": False}], ids=str
+    "changes", [{"force": True}, {"log_sharpness": 1, "sharpness_examples": SIZE}, {"share_prefix": False}], ids=str
 )
 def test_a_run_can_be_asked_to_train_all_its_epochs_itself(changes: dict[str, Any], sweep: Sweep, alone: Alone) -> None:
     sweep.changes["keep_trunks"] = True
@@ -858,6 +858,12 @@ def test_the_epochs_of_a_trunk_are_credited_to_the_runs_that_trained_them(sweep:
     for spec in specs:
         sweep.run(spec)
     assert sweep.result(SGD)["prefix"]["trained_by"] == {ONE.run_id: 1, THREE.run_id: 2, SGD.run_id: 3}
+
+
+def test_a_process_that_trains_its_trunk_too_has_one_warm_up_epoch(sweep: Sweep) -> None:
+    sweep.register([SGD, THREE])
+    sweep.run(THREE)
+    assert sweep.result(THREE)["clocks"]["warm_up_epochs"] == 1
 
 
 def test_the_record_survives_an_interruption_after_the_switch(sweep: Sweep) -> None:

@@ -8,9 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from toy import make_spec, task_maker
 
 from tmsgd_bench.engine import progress
-from tmsgd_bench.task import Metric
+from tmsgd_bench.engine.loop import Trainer
+from tmsgd_bench.engine.observers import observing
 
 
 def gone_reader() -> int:
@@ -30,11 +33,10 @@ def test_reports_into_a_broken_stream_are_lost_and_nothing_else(kind: str, monke
             monkeypatch.setattr(sys, name, None if kind == "closed" else broken)
         streams = progress.protect_streams()
         assert progress.protect_streams() == streams
-        bar = progress.BarReporter("run", 2, 0, 3, (Metric("error", "", "min"),))
-        for step in range(3):
-            bar.step(0, step)
-        bar.epoch(0, {"error": 1.0})
-        bar.close()
+        trainer = Trainer.build(make_spec(epochs=2), task_maker(), torch.device("cpu"))
+        bar = progress.BarReporter()
+        with observing(trainer, [bar]):
+            trainer.fit(2, [bar])
         progress.ConsoleHandler().emit(logging.makeLogRecord({"msg": "a line"}))
         print("a summary", flush=True)
         for stream in streams:

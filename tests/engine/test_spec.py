@@ -15,7 +15,7 @@ from toy import make_spec
 
 from tmsgd_bench import seeding
 from tmsgd_bench.engine import schema
-from tmsgd_bench.engine.spec import AutoSwitchPlan, RunSpec, validate
+from tmsgd_bench.engine.spec import AutoSwitchPlan, RunOptions, RunSpec, validate
 from tmsgd_bench.errors import ConfigError
 from tmsgd_bench.version import BENCHMARK_VERSION
 
@@ -182,3 +182,34 @@ def test_run_ids_are_readable_and_unique() -> None:
     spec = make_spec()
     assert spec.run_id.startswith("toy-linear-tmsgd-switch3-seed0-")
     assert isinstance(spec, RunSpec) and spec.run_id != make_spec(lr=0.06).run_id
+
+
+# --- options -------------------------------------------------------------------------------------------------------
+
+SETTINGS: dict[str, Any] = {
+    **dict.fromkeys(("deterministic", "force", "save_weights", "save_predictions"), False),
+    **{"device": "auto", "threads": 1, "checkpoint_seconds": 30, "progress": "auto"},
+    **{"log_sharpness": None, "sharpness_examples": 1000, "tracker": None},
+    "results": {"root": "~/runs"},
+    "prefix": {"share": "auto", "keep": True},
+    "data": {"kind": "real", "verify": False},
+}
+
+
+@pytest.mark.parametrize("in_sweep", [False, True])
+def test_options_are_read_from_their_settings(in_sweep: bool) -> None:
+    """Runs of a sweep share their prefixes, wait for each other, and write log lines, unless told otherwise."""
+    options = RunOptions.of(SETTINGS, in_sweep)
+    assert options.results_root == Path.home() / "runs" and options.keep_trunks and not options.verified_data
+    assert (options.share_prefix, options.wait, options.progress) == (in_sweep, in_sweep, "log" if in_sweep else "auto")
+    told = RunOptions.of({**SETTINGS, "prefix": {"share": not in_sweep, "keep": False}, "progress": "bar"}, in_sweep)
+    assert (told.share_prefix, told.progress) == (not in_sweep, "bar")
+
+
+def test_every_option_but_whole_groups_has_a_check_that_its_default_passes() -> None:
+    checks = RunOptions.checks()
+    assert set(checks) == set(SETTINGS) - {"data", "tracker"}
+    for name, check in checks.items():
+        check(name, SETTINGS[name])
+        with pytest.raises(ConfigError, match=name):
+            check(name, object())

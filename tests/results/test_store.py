@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import math
-import os
 import re
 import shutil
 import subprocess
@@ -20,29 +19,27 @@ import pytest
 
 from tmsgd_bench import manifest
 from tmsgd_bench.errors import RunIsBusy, StoreError
-from tmsgd_bench.files import read_json, write_json
+from tmsgd_bench.files import write_json
 from tmsgd_bench.results import evidence, heartbeat, store
-from tmsgd_bench.results.heartbeat import Heartbeat
 from tmsgd_bench.results.store import COLUMNS, RunFolder, read_runs, write_history
 
 WriteRun = Callable[..., Path]
 Begin = Callable[[str], RunFolder]
 
 TRAINING = """
-import sys, time
+import os, socket, sys, time
 from pathlib import Path
-from tmsgd_bench.results.heartbeat import Heartbeat
+from tmsgd_bench.files import write_json
+from tmsgd_bench.results import heartbeat
 from tmsgd_bench.results.store import RunFolder
 
 folder = RunFolder(Path(sys.argv[1]), sys.argv[2])
 with folder.locked():
     folder.work.mkdir(exist_ok=True)
-    status = lambda: {"epoch": 30, "epochs": 120, "trained": 20}
-    with Heartbeat(folder.work, status):
-        while not (folder.work / "heartbeat.json").exists():
-            time.sleep(0.01)
-        print("training", flush=True)
-        sys.stdin.read()
+    who = {"pid": os.getpid(), "host": socket.gethostname(), "started": time.time(), "time": time.time()}
+    write_json(folder.work / heartbeat.NAME, {**who, "epoch": 30, "epochs": 120, "trained": 20})
+    print("training", flush=True)
+    sys.stdin.read()
 """
 
 
@@ -189,34 +186,6 @@ def test_a_store_that_cannot_be_made_is_told_with_the_fix(tmp_path: Path) -> Non
 # --- heartbeat -----------------------------------------------------------------------------------------------------
 
 
-def test_the_heartbeat_tells_who_when_and_how_far(tmp_path: Path) -> None:
-    before = time.time()
-    with Heartbeat(tmp_path, lambda: {"epoch": 3}):
-        while (beat := read_json(tmp_path / heartbeat.NAME)) is None:
-            time.sleep(0.005)
-    assert (beat["pid"], beat["epoch"]) == (os.getpid(), 3)
-    assert before <= beat["started"] <= beat["time"] <= time.time()
-
-
-def test_the_heartbeat_goes_on_until_the_end_and_survives_a_full_disk(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(heartbeat, "SECONDS", 0.001)
-    epochs = iter(range(10**9))
-    written: list[int] = []
-
-    def write(path: Path, values: dict[str, Any]) -> None:
-        written.append(values["epoch"])
-        raise StoreError("full")
-
-    monkeypatch.setattr(heartbeat, "write_json", write)
-    with Heartbeat(tmp_path, lambda: {"epoch": next(epochs)}) as heart:
-        while len(written) < 3:
-            time.sleep(0.001)
-    assert not heart.thread.is_alive()
-    assert written[:3] == [0, 1, 2]
-
-
 def test_the_time_left_is_that_of_the_epochs_done_by_this_process() -> None:
     """20 epochs in 600 s, 90 to go: 2,700 s. Before the first epoch is done there is nothing to tell."""
     beat = {"started": 1000.0, "time": 1600.0, "epoch": 30, "trained": 20, "epochs": 120}
@@ -266,14 +235,6 @@ def test_a_job_of_a_sweep_waits_until_the_other_machine_is_through(
     monkeypatch.setattr(store.time, "sleep", sleep)
     with folder.locked(wait=True):
         assert len(slept) == 3
-
-
-def test_the_heartbeat_ends_with_the_training(tmp_path: Path) -> None:
-    """Otherwise another machine would wait for a process that is no more."""
-    with Heartbeat(tmp_path, lambda: {}):
-        while not heartbeat.read(tmp_path):
-            time.sleep(0.005)
-    assert list(tmp_path.iterdir()) == []
 
 
 # --- publishing ----------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ import yaml
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from modes import evaluating
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -604,30 +605,33 @@ def test_it_learns_to_tell_faces_apart(faces: Path) -> None:
 
 def test_drawing_writes_the_points_found_on_seven_faces(faces: Path, tmp_path: Path) -> None:
     task = make(faces)
-    task.draw(tmp_path)
+    with evaluating(task):
+        task.draw(tmp_path)
     found = KeyPoints.load(tmp_path)
     assert found.images.shape == (FACES, CROP, CROP) and found.images.dtype == np.uint8
     assert found.truth.shape == found.predicted.shape == (FACES, POINTS, 2)
     chosen = torch.tensor([0, 1, 3, 5, 6, 8, 10])  # spread over 12
     pixels, points = task.test.crop(chosen, task.test.centres()[chosen])
     assert np.array_equal(found.images, pixels.numpy()) and np.array_equal(found.truth, points.numpy())
-    with torch.no_grad():
-        expected = 50 * task.model.eval()(pixels[:, None].float() / 255).view(-1, POINTS, 2) + 100
+    with evaluating(task):
+        expected = 50 * task.model(pixels[:, None].float() / 255).view(-1, POINTS, 2) + 100
     np.testing.assert_allclose(found.predicted, expected.numpy(), rtol=1e-5)
     with Image.open(tmp_path / PICTURE) as picture:
         assert picture.format == "PNG" and picture.width > 3 * picture.height
 
 
-def test_drawing_changes_nothing_of_a_network_in_training(faces: Path, tmp_path: Path) -> None:
+def test_drawing_changes_nothing(faces: Path, tmp_path: Path) -> None:
     task = make(faces)
-    task.model.train()
     before, stream = snapshot(task.model), torch.get_rng_state()
-    task.draw(tmp_path)
+    with evaluating(task):
+        task.draw(tmp_path)
     assert unchanged(task.model, before) and torch.equal(torch.get_rng_state(), stream)
 
 
 def test_a_small_test_split_has_fewer_faces(tmp_path: Path) -> None:
-    assert make(write(tmp_path)).found().images.shape == (2, CROP, CROP)
+    task = make(write(tmp_path))
+    with evaluating(task):
+        assert task.found().images.shape == (2, CROP, CROP)
 
 
 # --- options -------------------------------------------------------------------------------------------------------

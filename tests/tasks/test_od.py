@@ -18,6 +18,7 @@ import pytest
 import torch
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
+from modes import evaluating
 from omegaconf import OmegaConf
 from PIL import Image
 from torch import Tensor, nn
@@ -33,7 +34,7 @@ from tmsgd_bench import cli, files
 from tmsgd_bench.data.synthetic import voc2007
 from tmsgd_bench.engine.optimizers import build_optimizer, build_schedulers
 from tmsgd_bench.engine.runner import Outcome, run
-from tmsgd_bench.engine.spec import RunOptions, RunSpec, SharpnessLog
+from tmsgd_bench.engine.spec import RunOptions, RunSpec
 from tmsgd_bench.errors import ConfigError, StoreError
 from tmsgd_bench.results import store
 from tmsgd_bench.task import TaskSettings
@@ -120,10 +121,14 @@ def make(
     return ObjectDetection(settings(folder, model, **changes), **(OPTIONS | (options or {})))
 
 
-@torch.no_grad()
 def evaluated(task: ObjectDetection) -> dict[str, float]:
-    task.detector.network.eval()
-    return task.evaluate()
+    with evaluating(task):
+        return task.evaluate()
+
+
+def drawn(task: ObjectDetection, folder: Path) -> None:
+    with evaluating(task):
+        task.draw(folder)
 
 
 # --- what it measures ----------------------------------------------------------------------------------------------
@@ -223,7 +228,7 @@ def test_a_network_that_is_not_finite_finds_nothing(few: Path, bad: float, tmp_p
         for weight in task.detector.network.parameters():
             weight.fill_(bad)
     assert evaluated(task)["map"] == 0.0
-    task.draw(tmp_path)
+    drawn(task, tmp_path)
     assert (tmp_path / PICTURE).is_file()
     assert {path.read_text() for path in (tmp_path / "detections").iterdir()} == {""}
 
@@ -351,7 +356,7 @@ def test_the_official_files_have_the_runs_own_score(
     task = make(few, save_predictions=True)
     task.detector.detect = Oracle(task, blurred)  # type: ignore[method-assign]
     expected = evaluated(task)
-    task.draw(tmp_path)
+    drawn(task, tmp_path)
     folder = tmp_path / "detections"
     assert sorted(path.name for path in folder.iterdir()) == sorted(f"comp4_det_test_{name}.txt" for name in CLASSES)
     assert cli.main(["voc-eval", str(folder), "--devkit", str(few / YEAR), "--format", "csv"]) == 0
@@ -363,7 +368,7 @@ def test_the_official_files_have_the_runs_own_score(
 
 @pytest.mark.usefixtures("glance")
 def test_without_being_asked_a_run_writes_no_detections(few: Path, tmp_path: Path) -> None:
-    make(few).draw(tmp_path)
+    drawn(make(few), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [PICTURE]
     with Image.open(tmp_path / PICTURE) as picture:
         assert picture.format == "PNG" and picture.width > 400
@@ -374,7 +379,8 @@ def test_shown_are_test_images_with_their_own_objects_and_what_is_found(few: Pat
     task = make(few)
     task.detector.detect = Oracle(task)  # type: ignore[method-assign]
     names = (few / YEAR / "ImageSets/Main/test.txt").read_text().split()
-    shown = task.shown().images
+    with evaluating(task):
+        shown = task.shown().images
     assert len(shown) == TESTED < SHOWN
     for name, one in zip(names, shown, strict=True):
         true = read_objects(few / YEAR / "Annotations" / f"{name}.xml")
@@ -397,7 +403,8 @@ def test_boxes_are_drawn_where_they_are(few: Path, found: float) -> None:
 
     task = make(few)
     task.detector.detect = Oracle(task, many)  # type: ignore[method-assign]
-    figure = task.shown().figure()
+    with evaluating(task):
+        figure = task.shown().figure()
     for axes, own in zip(figure.axes, task.test.objects, strict=False):
         outlines = [(*patch.get_xy(), patch.get_width(), patch.get_height()) for patch in axes.patches]  # type: ignore[attr-defined]
         true = [[x1, y1, x2 - x1, y2 - y1] for x1, y1, x2, y2 in own.boxes.tolist()]
@@ -411,9 +418,8 @@ def test_boxes_are_drawn_where_they_are(few: Path, found: float) -> None:
 @pytest.mark.usefixtures("glance")
 def test_drawing_changes_no_weights(few: Path, tmp_path: Path) -> None:
     task = make(few, save_predictions=True)
-    task.detector.network.train()
     before, stream = copy.deepcopy(task.detector.network.state_dict()), torch.get_rng_state()
-    task.draw(tmp_path)
+    drawn(task, tmp_path)
     assert torch.equal(torch.get_rng_state(), stream)
     assert all(torch.equal(value, before[name]) for name, value in task.detector.network.state_dict().items())
 
@@ -421,7 +427,7 @@ def test_drawing_changes_no_weights(few: Path, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("glance")
 def test_a_folder_that_cannot_be_written_is_named(few: Path, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="absent"):
-        make(few).draw(tmp_path / "absent")
+        drawn(make(few), tmp_path / "absent")
 
 
 # --- settings ------------------------------------------------------------------------------------------------------
@@ -723,7 +729,7 @@ def test_a_run_whose_sharpness_is_recorded_has_the_bits_of_one_alone(
         own = settings(few, data_limit=4, save_predictions=True, workers=workers)
         return ObjectDetection(own, **(OPTIONS | {"evaluate_every": 2}))
 
-    options = RunOptions(results_root=tmp_path, device="cpu", progress="log", sharpness=SharpnessLog(1, 4))
+    options = RunOptions(results_root=tmp_path, device="cpu", progress="log", log_sharpness=1, sharpness_examples=4)
     assert run(one, options, task).status == "done"
     recorded = history(tmp_path, one)
     assert (recorded["sharpness"] > 0).all() and recorded["sharpness"].nunique() == EPOCHS

@@ -22,6 +22,7 @@ from hydra import initialize_config_dir
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from modes import evaluating
 from omegaconf import OmegaConf
 from PIL import Image
 from torch import Tensor, nn
@@ -41,7 +42,7 @@ from tmsgd_bench.data.synthetic import voc2007
 from tmsgd_bench.engine import compose, prefix
 from tmsgd_bench.engine.optimizers import build_optimizer
 from tmsgd_bench.engine.runner import Outcome, run
-from tmsgd_bench.engine.spec import RunOptions, RunSpec, SharpnessLog
+from tmsgd_bench.engine.spec import RunOptions, RunSpec
 from tmsgd_bench.errors import ConfigError, DataError
 from tmsgd_bench.results import store
 from tmsgd_bench.seeding import epoch_order, generator
@@ -548,16 +549,16 @@ def test_every_running_average_has_the_momentum_asked_for(voc: Path, momentum: f
 
 def test_drawing_writes_images_with_true_and_predicted_masks(voc: Path, tmp_path: Path) -> None:
     task = make(voc)
-    task.model.train()
     stream = torch.get_rng_state()
     before = {name: value.clone() for name, value in task.model.state_dict().items()}
-    task.draw(tmp_path)
+    with evaluating(task):
+        task.draw(tmp_path)
+        shown = task.predicted()
     assert [path.name for path in tmp_path.iterdir()] == ["masks.png"]
     with Image.open(tmp_path / "masks.png") as picture:
         assert picture.format == "PNG" and min(picture.size) > 200
     assert torch.equal(torch.get_rng_state(), stream)
     assert all(torch.equal(task.model.state_dict()[name], value) for name, value in before.items())
-    shown = task.predicted()
     assert len(shown.images) == len(shown.truths) == len(shown.predictions) == 3
     for number in range(3):
         image, mask = task.test_example(number)
@@ -882,7 +883,7 @@ def test_a_run_whose_sharpness_is_recorded_has_the_bits_of_one_alone(
     voc: Path, tmp_path: Path, undisturbed: Callable[[str], dict[str, Any]]
 ) -> None:
     """With normalised layers and drawn examples, of which a measurement leaves no trace."""
-    train(voc, tmp_path, "tmsgd", sharpness=SharpnessLog(EPOCHS, 2))
+    train(voc, tmp_path, "tmsgd", log_sharpness=EPOCHS, sharpness_examples=2)
     recorded = pd.read_parquet(tmp_path / spec("tmsgd").run_id / store.HISTORY)["sharpness"]
     assert recorded.iloc[-1] > 0 and recorded.iloc[:-1].isna().all()
     assert outcome(tmp_path, "tmsgd")["weights_sha256"] == undisturbed("tmsgd")["weights_sha256"]

@@ -12,15 +12,21 @@ import logging
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from tmsgd_bench import interrupt
+from tmsgd_bench.engine.observers import Observer, Row
 from tmsgd_bench.errors import BenchError, StoreError
 from tmsgd_bench.files import os_reason
+
+if TYPE_CHECKING:
+    from tmsgd_bench.engine.loop import Trainer
 
 log = logging.getLogger(__name__)
 
@@ -174,3 +180,28 @@ def _newest_first(folder: Path) -> list[Path]:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class Checkpointer(Observer):
+    """Writes a checkpoint after an epoch if enough time has passed since the last one, or if the run is to stop.
+
+    Args:
+        folder: the run's work folder.
+        every_seconds: least time between two checkpoints; 0 for one after each epoch.
+        after: epochs that need no checkpoint, since the states of a shared trunk are kept (see
+            tmsgd_bench/engine/prefix.py).
+    """
+
+    def __init__(self, folder: Path, every_seconds: float, after: int = 0) -> None:
+        self.folder, self.every, self.after = folder, every_seconds, after
+        self.latest = time.monotonic()
+
+    def epoch(self, trainer: Trainer, row: Row) -> None:
+        if trainer.epoch <= self.after:
+            self.latest = time.monotonic()
+            return
+        # The last epoch needs none: its result follows at once.
+        due = time.monotonic() - self.latest >= self.every and not trainer.finished
+        if due or interrupt.asked():
+            save(self.folder, trainer.epoch, trainer.state_dict())
+            self.latest = time.monotonic()

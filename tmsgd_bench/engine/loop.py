@@ -1,14 +1,13 @@
-"""The training loop of one run: epochs, evaluation, history, checkpoints."""
+"""The training loop of one run: epochs, evaluation, history."""
 
 from __future__ import annotations
 
 import copy
 import hashlib
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -16,23 +15,35 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from tmsgd_bench import interrupt
-from tmsgd_bench.engine import checkpoint
 from tmsgd_bench.engine.clocks import Clocks
-from tmsgd_bench.engine.monitor import SharpnessMonitor
+from tmsgd_bench.engine.observers import Observer, Row
 from tmsgd_bench.engine.optimizers import build_optimizer, build_schedulers
-from tmsgd_bench.engine.progress import Reporter
-from tmsgd_bench.engine.spec import RunSpec, SharpnessLog
+from tmsgd_bench.engine.spec import RunSpec
 from tmsgd_bench.errors import BenchError
 from tmsgd_bench.seeding import seed_globally
 from tmsgd_bench.task import Task
 
 
-class Diverged(Exception):
-    """A training loss stopped being finite."""
+@dataclass(frozen=True)
+class Divergence:
+    """A training loss stopped being finite: which, and where. It is a result, and no error."""
 
-    def __init__(self, loss: str, epoch: int, step: int) -> None:
-        super().__init__(f"{loss} is not finite at epoch {epoch}, step {step}")
-        self.loss, self.epoch, self.step = loss, epoch, step
+    loss: str
+    epoch: int
+    step: int
+
+    def __str__(self) -> str:
+        return f"{self.loss} is not finite at epoch {self.epoch}, step {self.step}"
+
+
+class Stateful(Protocol):
+    """What has a state of plain values and tensors."""
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """The state."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state; an empty one if the state that is loaded is older than this part."""
 
 
 class LossRecord:
@@ -58,6 +69,10 @@ class LossRecord:
             self._fold(name)
         return {name: torch.cat(parts) for name, parts in self.folded.items()}
 
+    def mean(self) -> float:
+        """The mean of the first loss so far; reads it from the device."""
+        return float(next(iter(self.all().values())).mean())
+
     def _fold(self, name: str) -> None:
         if values := self.values[name]:
             self.folded.setdefault(name, []).append(torch.stack(values))
@@ -74,11 +89,12 @@ class Trainer:
         device: where it all lives.
         optimizers: one for each module of the task.
         per_update, per_epoch: learning-rate schedulers.
-        monitor: measures the sharpness after epochs, where that is asked for.
         epoch: finished epochs.
         history: one row for each finished epoch.
         initial: the metrics before the first epoch, where the task asks for them.
         trained_here: epochs that this process has trained itself.
+        divergence: where a loss stopped being finite; None if none has.
+        parts: what else belongs to the run's state, by the name that it has there.
     """
 
     spec: RunSpec
@@ -87,27 +103,23 @@ class Trainer:
     optimizers: dict[str, Optimizer]
     per_update: list[LRScheduler]
     per_epoch: list[LRScheduler]
-    monitor: SharpnessMonitor
     clocks: Clocks
     epoch: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
     initial: dict[str, float] = field(default_factory=dict)
     trained_here: int = 0
+    divergence: Divergence | None = None
+    parts: dict[str, Stateful] = field(default_factory=dict)
 
     @classmethod
-    def build(
-        cls, spec: RunSpec, make_task: Callable[[], Task], device: torch.device, log: SharpnessLog | None = None
-    ) -> Trainer:
+    def build(cls, spec: RunSpec, make_task: Callable[[torch.device], Task], device: torch.device) -> Trainer:
         """Modules with the seed's initial weights, and fresh optimizers and schedulers for them.
 
-        Args:
-            log: what of the sharpness to record in the history.
-
         Raises:
-            ConfigError: the optimizer, the schedule or the sharpness asked for does not fit the task.
+            ConfigError: the optimizer or the schedule does not fit the task.
         """
         seed_globally(spec.seed, "weights")
-        task = make_task()
+        task = make_task(device)
         optimizers, per_update, per_epoch = {}, [], []
         for name, module in task.modules.items():
             optimizers[name] = build_optimizer(spec.optimizer, module.parameters(), task.steps_per_epoch)
@@ -115,72 +127,81 @@ class Trainer:
             updates, epochs = build_schedulers(spec.optimizer, spec.schedule, optimizers[name], steps)
             per_update += updates
             per_epoch += epochs
-        monitor = SharpnessMonitor(spec, task, optimizers, log)
-        return cls(spec, task, device, optimizers, per_update, per_epoch, monitor, Clocks(device))
+        return cls(spec, task, device, optimizers, per_update, per_epoch, Clocks(device))
 
-    def fit(self, reporter: Reporter, after_epoch: Callable[[], None], until: int | None = None) -> None:
-        """Train the epochs that are left, or those up to ``until``.
+    @property
+    def finished(self) -> bool:
+        """Whether every epoch of the run is trained."""
+        return self.epoch == self.spec.epochs
+
+    def fit(self, until: int, observers: Sequence[Observer] = ()) -> None:
+        """Train the epochs up to ``until``, or to a divergence.
+
+        Args:
+            observers: told of every step and epoch; :func:`~tmsgd_bench.engine.observers.observing` starts and ends
+                them.
 
         Raises:
-            Diverged: a loss is not finite.
             Interrupted: a signal asked to stop; after the last epoch it does not, since only the result is left.
         """
         interrupt.training_begins()
         self._evaluate_at_start()
-        fresh = True
-        while self.epoch < (self.spec.epochs if until is None else until):
+        while self.epoch < until and self.divergence is None:
             with self.clocks.measure("training"):
-                losses = self._train_epoch(reporter)
-            if fresh:
+                losses = self.train_epoch(observers)
+            seconds = self.clocks.last
+            if self.trained_here == 0:
                 self.clocks.note_warm_up()
-            fresh = False
-            self._finish_epoch(losses, reporter)
-            interrupt.epoch_ended(last=self.epoch == self.spec.epochs)
-            after_epoch()
-            if self.epoch < self.spec.epochs:
-                interrupt.stop_if_asked()
+            self.divergence = self._divergence(losses)
+            if self.divergence is None:
+                self._finish_epoch(losses, seconds, observers)
 
     def _evaluate_at_start(self) -> None:
         if self.task.evaluate_at_start and self.epoch == 0 and not self.initial:
             with self.clocks.measure("evaluation"):
                 self.initial = self.evaluate()
 
-    def _train_epoch(self, reporter: Reporter) -> dict[str, Tensor]:
+    def train_epoch(self, observers: Sequence[Observer] = ()) -> dict[str, Tensor]:
         """One pass over the training split; returns every step's losses, still on the device."""
         seed_globally(self.spec.seed, "epoch", self.epoch)
         for module in self.task.modules.values():
             module.train()
         losses = LossRecord()
-        step = -1
-        for step, batch in enumerate(self.task.batches(self.epoch)):
+        steps = 0
+        for batch in self.task.batches(self.epoch):
             losses.add(self.task.training_step(batch, self.optimizers))
             for scheduler in self.per_update:
                 scheduler.step()
-            if reporter.step(self.epoch, step):
-                reporter.show_loss(float(next(iter(losses.all().values())).mean()))
-        if step + 1 != self.task.steps_per_epoch:
-            raise BenchError(f"the task made {step + 1} batches in an epoch, but declares {self.task.steps_per_epoch}.")
+            for observer in observers:
+                observer.step(self, losses)
+            steps += 1
+        if steps != self.task.steps_per_epoch:
+            raise BenchError(f"the task made {steps} batches in an epoch, but declares {self.task.steps_per_epoch}.")
         for scheduler in self.per_epoch:
             scheduler.step()
         return losses.all()
 
-    def _finish_epoch(self, losses: dict[str, Tensor], reporter: Reporter) -> None:
+    def _divergence(self, losses: dict[str, Tensor]) -> Divergence | None:
         for name, values in losses.items():
             bad = (~torch.isfinite(values)).nonzero()
             if len(bad):
-                raise Diverged(name, self.epoch, int(bad[0]))
-        seconds = self.clocks.last
+                return Divergence(name, self.epoch, int(bad[0]))
+        return None
+
+    def _finish_epoch(self, losses: dict[str, Tensor], seconds: float, observers: Sequence[Observer]) -> None:
         with self.clocks.measure("evaluation"):
             metrics = self.evaluate() if self._evaluates() else {}
             self._tell_task()
-        row = {name: float(values.double().mean()) for name, values in losses.items()} | metrics
-        with self.clocks.measure("bookkeeping"):
-            curvature = self.monitor.after_epoch(self.epoch, self._lr())
-        own = {"lr": self._lr(), **curvature, "training_seconds": seconds}
-        self.history.append({"epoch": float(self.epoch), **row, **own})
-        reporter.epoch(self.epoch, row)
+        means = {name: float(values.double().mean()) for name, values in losses.items()}
+        row: Row = {"epoch": float(self.epoch), **means, **metrics, "lr": self.lr, "training_seconds": seconds}
+        self.history.append(row)
         self.epoch += 1
         self.trained_here += 1
+        for observer in observers:
+            with self.clocks.measure("bookkeeping"):
+                observer.epoch(self, row)
+        if not self.finished:
+            interrupt.stop_if_asked()
 
     def _evaluates(self) -> bool:
         """Whether this epoch ends with an evaluation."""
@@ -189,22 +210,35 @@ class Trainer:
 
     @torch.no_grad()
     def _tell_task(self) -> None:
-        for module in self.task.modules.values():
-            module.eval()
+        self._to_evaluation_mode()
         self.task.after_epoch(self.epoch)
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
         """The task's metrics, checked to be the declared ones."""
-        for module in self.task.modules.values():
-            module.eval()
+        self._to_evaluation_mode()
         values = self.task.evaluate()
         declared = {metric.name for metric in self.task.metrics}
         if set(values) != declared:
             raise BenchError(f"evaluate() returned {sorted(values)}, but the task declares {sorted(declared)}.")
         return values
 
-    def _lr(self) -> float:
+    @torch.no_grad()
+    def draw(self, folder: Path) -> None:
+        """Write the task's figures into a folder.
+
+        Raises:
+            StoreError: the folder cannot be written.
+        """
+        self._to_evaluation_mode()  # where all epochs were trained by others, nothing has been evaluated yet
+        self.task.draw(folder)
+
+    def _to_evaluation_mode(self) -> None:
+        for module in self.task.modules.values():
+            module.eval()
+
+    @property
+    def lr(self) -> float:
         """The learning rate of the next step."""
         return float(next(iter(self.optimizers.values())).param_groups[0]["lr"])
 
@@ -219,8 +253,8 @@ class Trainer:
             "modules": {name: module.state_dict() for name, module in self.task.modules.items()},
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
             "schedulers": [scheduler.state_dict() for scheduler in (*self.per_update, *self.per_epoch)],
-            "monitor": self.monitor.state_dict(),
             "task": self.task.state(),
+            **{name: part.state_dict() for name, part in self.parts.items()},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -251,15 +285,10 @@ class Trainer:
             self.optimizers[name].load_state_dict(state["optimizers"][name])
         for scheduler, saved in zip((*self.per_update, *self.per_epoch), state["schedulers"], strict=True):
             scheduler.load_state_dict(saved)
-        self.monitor.load_state_dict(state.get("monitor", {}))  # older checkpoints lack these three
-        self.initial = state.get("initial", {})
+        for name, part in self.parts.items():
+            part.load_state_dict(state.get(name, {}))
+        self.initial = state.get("initial", {})  # older checkpoints lack these
         self.task.load_state(state.get("task", {}))
-
-    @property
-    def switched(self) -> bool:
-        """Whether training has reached its switch epoch."""
-        start = self.monitor.chosen_epoch if self.spec.auto_switch else self.spec.switch_epoch
-        return isinstance(start, int) and start < self.spec.epochs and self.epoch >= start
 
     def weights(self) -> dict[str, dict[str, Tensor]]:
         """The modules' weights and buffers."""
@@ -275,24 +304,6 @@ def copied(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(copied(entry) for entry in value)
     return copy.deepcopy(value)
-
-
-class Checkpointer:
-    """Writes a checkpoint after an epoch if enough time has passed since the last one, or if the run is to stop."""
-
-    def __init__(self, trainer: Trainer, folder: Path, every_seconds: float) -> None:
-        self.trainer, self.folder, self.every = trainer, folder, every_seconds
-        self.latest = time.monotonic()
-
-    def __call__(self) -> None:
-        """To be called after each epoch; the last epoch needs none, its result follows at once."""
-        finished = self.trainer.epoch == self.trainer.spec.epochs
-        due = time.monotonic() - self.latest >= self.every and not finished
-        if not (due or interrupt.asked()):
-            return
-        with self.trainer.clocks.measure("bookkeeping"):
-            checkpoint.save(self.folder, self.trainer.epoch, self.trainer.state_dict())
-        self.latest = time.monotonic()
 
 
 def weights_digest(weights: dict[str, dict[str, Tensor]]) -> str:

@@ -9,12 +9,13 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from tmsgd_bench.engine.observers import Observer, Row
 from tmsgd_bench.engine.spec import AutoSwitchPlan, RunSpec, SharpnessLog
 from tmsgd_bench.errors import ConfigError
 from tmsgd_bench.optim.auto_switch import AutoSwitch
@@ -22,32 +23,33 @@ from tmsgd_bench.optim.curvature import NotConverged, NotFinite, Sharpness, shar
 from tmsgd_bench.seeding import derive, seed_globally
 from tmsgd_bench.task import Task
 
+if TYPE_CHECKING:
+    from tmsgd_bench.engine.loop import Trainer
+
 log = logging.getLogger(__name__)
 
 
-class SharpnessMonitor:
+class SharpnessMonitor(Observer):
     """Measures the training loss's sharpness on a fixed sample of training examples, where that is asked for.
 
     A measurement changes neither weights nor buffers nor random streams, so a run is the same with and without it.
 
     Args:
-        spec: the run; its ``auto_switch`` says whether and how it chooses its switch epoch.
-        task: what is measured.
-        optimizers: one for each module of the task.
+        trainer: of the run, whose ``auto_switch`` says whether and how it chooses its switch epoch. The decisions
+            become a part of the trainer's state.
         recorded: what to record in the history; None for nothing.
 
     Raises:
         ConfigError: the task has no single loss that could be measured, or the optimizer cannot be switched.
     """
 
-    def __init__(
-        self, spec: RunSpec, task: Task, optimizers: Mapping[str, Optimizer], recorded: SharpnessLog | None
-    ) -> None:
-        self.spec, self.task, self.recorded, self.plan = spec, task, recorded, spec.auto_switch
+    def __init__(self, trainer: Trainer, recorded: SharpnessLog | None) -> None:
+        self.spec, self.task, self.recorded, self.plan = trainer.spec, trainer.task, recorded, trainer.spec.auto_switch
         self.products, self.seconds = 0, 0.0
         if self.active:
-            _check_measurable(spec, task)
-        self.auto = _auto_switch(spec, self.plan, optimizers) if self.plan else None
+            _check_measurable(self.spec, self.task)
+        self.auto = _auto_switch(self.spec, self.plan, trainer.optimizers) if self.plan else None
+        trainer.parts["monitor"] = self
 
     @property
     def active(self) -> bool:
@@ -60,23 +62,28 @@ class SharpnessMonitor:
         decisions = self.auto.decisions if self.auto else []
         return next((d.step // self.task.steps_per_epoch for d in decisions if d.switched), None)
 
-    def after_epoch(self, epoch: int, lr: float) -> dict[str, float]:
-        """What the history is to hold of an epoch that has just been trained; lets the optimizer switch.
+    @property
+    def switch_epoch(self) -> int | None:
+        """First epoch of the multi-step rule, chosen here or set in advance; None if there is none yet."""
+        epoch = self.chosen_epoch if self.plan else self.spec.switch_epoch
+        return epoch if isinstance(epoch, int) else None
 
-        Args:
-            lr: the learning rate of the next step.
+    def epoch(self, trainer: Trainer, row: Row) -> None:
+        """Add ``sharpness`` and ``lr_times_sharpness`` to the row, NaN if not measured; let the optimizer switch.
 
-        Returns:
-            ``sharpness`` and ``lr_times_sharpness``, NaN if they were not measured; nothing if they never are.
+        Where nothing is ever measured, the row stays as it is.
         """
+        if not self.active:
+            return
         found: Sharpness | None = None
+        epoch = int(row["epoch"])
         if self._decides_after(epoch):
             found = self._decide(epoch)
-        if self.recorded and (epoch + 1) % self.recorded.every_epochs == 0:
+        if self.recorded and trainer.epoch % self.recorded.every_epochs == 0:
             known = found is not None and self.plan is not None and self.plan.examples == self.recorded.examples
             found = found if known else self._measure(epoch, self.recorded.examples)
         value = math.nan if found is None else float(found)
-        return {"sharpness": value, "lr_times_sharpness": lr * value} if self.active else {}
+        row |= {"sharpness": value, "lr_times_sharpness": trainer.lr * value}
 
     def state_dict(self) -> dict[str, Any]:
         """The decisions so far and what they cost, as plain values; empty if there are none to make."""

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from tmsgd_bench.checks import flag, path
-from tmsgd_bench.engine import compose
+from tmsgd_bench.engine import command_line, compose, explanations
 from tmsgd_bench.engine.spec import RunOptions, RunSpec
 from tmsgd_bench.errors import ConfigError
 from tmsgd_bench.results import store
@@ -70,7 +70,7 @@ def wanted(config: DictConfig) -> bool:
     try:
         plan = OmegaConf.select(config, "plan")
     except OmegaConfBaseException as error:
-        raise compose.unusable(error, config) from error
+        raise explanations.unusable(error, config) from error
     flag()("plan", plan)
     return bool(plan)
 
@@ -82,7 +82,7 @@ def of_sweep(config: DictConfig) -> tuple[list[Job], list[Exception]]:
         config: what Hydra hands to ``on_multirun_start``.
     """
     parameters = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
-    folders = compose.search_path(config.hydra)
+    folders = command_line.search_path(config.hydra)
     jobs: dict[tuple[Path, str], Job] = {}
     wrong: list[Exception] = []
     for overrides in expand([*parameters, *config.hydra.overrides.task]):

@@ -17,9 +17,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,9 +27,10 @@ from filelock import FileLock, Timeout
 
 from tmsgd_bench import files, interrupt
 from tmsgd_bench.engine import checkpoint
+from tmsgd_bench.engine.observers import Observer, Row
 from tmsgd_bench.engine.spec import AUTO, RunOptions, RunSpec
 from tmsgd_bench.errors import BenchError, StoreError
-from tmsgd_bench.results.store import RunFolder
+from tmsgd_bench.results.store import PREFIX, RunFolder
 
 if TYPE_CHECKING:
     from tmsgd_bench.engine.loop import Trainer
@@ -76,19 +77,15 @@ class Trunk:
     """The shared states of one trunk in a store.
 
     Args:
-        options: the store; ``checkpoint_seconds`` between two states that nobody waits for, which are what a kill
-            goes back to; and whether to keep states that nobody needs.
+        options: the store, and whether to keep states that nobody needs.
         key: from :func:`trunk_key`.
     """
 
     def __init__(self, options: RunOptions, key: str) -> None:
-        self.key, self.every_seconds, self.keep = key, options.checkpoint_seconds, options.keep_trunks
+        self.key, self.keep = key, options.keep_trunks
         self.root = options.results_root
         self.folder = self.root / FOLDER / key[:16]
         self.pending = self.folder / "pending"
-        self.latest = time.monotonic()
-        self.trained: dict[str, int] = {}
-        self.made_on: dict[str, Any] = {}
 
     def register(self, run_id: str, epoch: int) -> None:
         """Note that a run needs the state after ``epoch`` epochs.
@@ -119,17 +116,24 @@ class Trunk:
             with suppress(OSError):  # not empty
                 self.folder.parent.rmdir()
             return
-        if self._kept():
+        if self.kept():
             return
-        with self._held() as held:
-            if not held:
-                return  # a run that trains it is registered itself, and will tidy up when it is through
-            if self.wanted():
-                self._prune()
-            if not self.wanted():  # looked at again: another run may have released its claim, and found the lock taken
-                self._clear()
+        lock = self.acquired()
+        if lock is None:
+            return  # a run that trains it is registered itself, and will tidy up when it is through
+        try:
+            self._tidy_up()
+        finally:
+            lock.release()
 
-    def _kept(self) -> bool:
+    def _tidy_up(self) -> None:
+        """With the lock held, delete what no pending run needs."""
+        if self.wanted():
+            self.prune()
+        if not self.wanted():  # looked at again: another run may have released its claim, and found the lock taken
+            self._clear()
+
+    def kept(self) -> bool:
         """Whether its states stay when nobody needs them: because this run says so, or an earlier one did."""
         mark = self.folder / KEEP
         if self.keep and self.folder.exists():
@@ -161,41 +165,7 @@ class Trunk:
                 continue
         return found
 
-    def follow(self, trainer: Trainer, until: int, train: Callable[[int, Callable[[], None]], None]) -> None:
-        """Bring a trainer to the end of ``until`` epochs, by states of the trunk and by training what is missing.
-
-        Args:
-            trainer: of a run with this trunk.
-            until: epochs, at most the run's shared ones.
-            train: trains to an epoch, and calls its second argument after each.
-
-        ``trained`` then says how many of the epochs each run trained, by run id.
-
-        Raises:
-            Diverged: from ``train``.
-        """
-        if trainer.epoch:  # trained before the run shared anything
-            self.trained = {trainer.spec.run_id: trainer.epoch}
-        while self._adopt(trainer, until) < until:
-            interrupt.stop_if_asked()
-            with self._held() as held:
-                if held and self._adopt(trainer, until) < until:
-                    train(until, lambda: self._leave(trainer))
-            if not held and self._has_passed(until):
-                train(until, lambda: self._count(trainer))
-
-    @contextmanager
-    def _held(self) -> Iterator[bool]:
-        lock = self._acquired()
-        if lock is None:
-            yield False
-            return
-        try:
-            yield True
-        finally:
-            lock.release()
-
-    def _acquired(self) -> FileLock | None:
+    def acquired(self) -> FileLock | None:
         """The trunk's lock, held; None if another process holds it."""
         lock = FileLock(self.folder / "lock")
         for attempt in range(ATTEMPTS):
@@ -210,13 +180,82 @@ class Trunk:
                     raise files.unwritable(self.folder, error) from error
         return None
 
-    def _adopt(self, trainer: Trainer, until: int) -> int:
+    def has_passed(self, epoch: int) -> bool:
+        """Whether the run that trains the trunk is beyond an epoch whose state nobody had asked for by then."""
+        reached = checkpoint.epochs(self.folder)
+        return bool(reached) and reached[0][0] > epoch and all(saved != epoch for saved, _ in reached)
+
+    def prune(self) -> None:
+        """Delete the states that no pending run begins at, but for the newest ones, which a kill goes back to."""
+        wanted = self.wanted()
+        for epoch, path in checkpoint.epochs(self.folder)[checkpoint.KEPT :]:
+            if epoch not in wanted:
+                checkpoint.forget(path)
+
+
+class SharedEpochs(Observer):
+    """Brings a run to the end of its shared epochs, by states of its trunk and by training what is missing.
+
+    Either it finds the state that it needs when training starts, or it holds the trunk's lock while it trains, and
+    leaves the states that others wait for.
+
+    Args:
+        trunk: the run's.
+        work: the run's folder, which gets a note of where its epochs came from.
+        every_seconds: between two states that nobody waits for, which are what a kill goes back to.
+    """
+
+    def __init__(self, trunk: Trunk, work: Path, every_seconds: float) -> None:
+        self.trunk, self.work, self.every_seconds = trunk, work, every_seconds
+        self.latest = time.monotonic()
+        self.lock: FileLock | None = None
+        self.under_way = False
+        self.trained: dict[str, int] = {}  # epochs that each run has trained, by run id
+        self.made_on: dict[str, Any] = {}
+
+    def start(self, trainer: Trainer) -> None:
+        """Register; take the newest state that helps, and wait until the rest is there or can be trained here.
+
+        Raises:
+            StoreError: the store cannot be written.
+            Interrupted: a signal came while it waited.
+        """
+        until = shared_epochs(trainer.spec)
+        self.trunk.register(trainer.spec.run_id, until)
+        if trainer.epoch >= until:
+            return
+        self.under_way = True
+        if trainer.epoch:  # trained before the run shared anything
+            self.trained = {trainer.spec.run_id: trainer.epoch}
+        try:
+            while self._adopt(trainer) < until and not self._may_train(trainer):
+                interrupt.stop_if_asked()
+        except BaseException:
+            self._leave(trainer)
+            raise
+        self._leave_at_its_end(trainer)
+
+    def epoch(self, trainer: Trainer, row: Row) -> None:
+        """Leave the state if a run waits for it, enough time has passed, or the run is to stop."""
+        if not self.under_way:
+            return
+        run_id = trainer.spec.run_id
+        self.trained[run_id] = self.trained.get(run_id, 0) + 1
+        if self.lock is not None:
+            self._save_if_needed(trainer)
+        self._leave_at_its_end(trainer)
+
+    def end(self, trainer: Trainer, error: BaseException | None) -> None:
+        """Give up the lock, if the run ended within its shared epochs."""
+        if self.under_way:
+            self._leave(trainer)
+
+    def _adopt(self, trainer: Trainer) -> int:
         """Load the newest state that helps; returns the trainer's epoch."""
+        folder, until = self.trunk.folder, shared_epochs(trainer.spec)
         use = partial(self._take, trainer)
-        if checkpoint.load_between(self.folder, trainer.epoch + 1, until, trainer.device, use) is not None:
-            log.info(
-                "%s: taking its first %d epochs from trunk %s", trainer.spec.run_id, trainer.epoch, self.folder.name
-            )
+        if checkpoint.load_between(folder, trainer.epoch + 1, until, trainer.device, use) is not None:
+            log.info("%s: taking its first %d epochs from trunk %s", trainer.spec.run_id, trainer.epoch, folder.name)
         return trainer.epoch
 
     def _take(self, trainer: Trainer, state: dict[str, Any]) -> None:
@@ -227,47 +266,58 @@ class Trunk:
         """
         trained = state.get("trained")
         counted = isinstance(trained, dict) and all(isinstance(epochs, int) for epochs in trained.values())
-        if state.get("trunk") != self.key or not counted:
+        if state.get("trunk") != self.trunk.key or not counted:
             raise BenchError("it holds no state of this trunk")
         _load(trainer, state)
         self.trained, self.made_on = state["trained"], state.get("made_on", {})
 
-    def _has_passed(self, epoch: int) -> bool:
-        """Whether the run that trains the trunk is beyond an epoch whose state nobody had asked for by then."""
-        reached = checkpoint.epochs(self.folder)
-        return bool(reached) and reached[0][0] > epoch and all(saved != epoch for saved, _ in reached)
+    def _may_train(self, trainer: Trainer) -> bool:
+        """Whether to train what is missing: with the lock, or if nobody else will ever leave the state."""
+        self.lock = self.trunk.acquired()
+        if self.lock is None:
+            return self.trunk.has_passed(shared_epochs(trainer.spec))
+        self._adopt(trainer)  # what the run that held it until now has left
+        return True
 
-    def _count(self, trainer: Trainer) -> None:
-        run_id = trainer.spec.run_id
-        self.trained[run_id] = self.trained.get(run_id, 0) + 1
-
-    def _leave(self, trainer: Trainer) -> None:
-        """After an epoch: leave the state if a run waits for it, enough time has passed, or the run is to stop."""
-        self._count(trainer)
-        wanted = trainer.epoch in self.wanted()
-        due = time.monotonic() - self.latest >= self.every_seconds and trainer.epoch < trainer.spec.epochs
+    def _save_if_needed(self, trainer: Trainer) -> None:
+        wanted = trainer.epoch in self.trunk.wanted()
+        due = time.monotonic() - self.latest >= self.every_seconds and not trainer.finished
         if not (wanted or due or interrupt.asked()):
             return
-        with trainer.clocks.measure("bookkeeping"):
-            self.folder.mkdir(parents=True, exist_ok=True)  # the last other run may just have tidied it away
-            checkpoint.save(self.folder, trainer.epoch, _state(trainer, self.key, self.trained), keep=None)
+        self.trunk.folder.mkdir(parents=True, exist_ok=True)  # the last other run may just have tidied it away
+        state = _state(trainer, self.trunk.key, self.trained)
+        checkpoint.save(self.trunk.folder, trainer.epoch, state, keep=None)
         if due:
             self.latest = time.monotonic()
-        if not self._kept():
-            self._prune()
+        if not self.trunk.kept():
+            self.trunk.prune()
 
-    def _prune(self) -> None:
-        """Delete the states that no pending run begins at, but for the newest ones, which a kill goes back to."""
-        wanted = self.wanted()
-        for epoch, path in checkpoint.epochs(self.folder)[checkpoint.KEPT :]:
-            if epoch not in wanted:
-                checkpoint.forget(path)
+    def _leave_at_its_end(self, trainer: Trainer) -> None:
+        if trainer.epoch >= shared_epochs(trainer.spec):
+            self._leave(trainer)
+
+    def _leave(self, trainer: Trainer) -> None:
+        """Give up the lock, and note where the run's epochs came from."""
+        self.under_way = False
+        if self.lock is not None:
+            self.lock.release()
+        saved = trainer.epoch - self.trained.get(trainer.spec.run_id, 0)
+        origin = {
+            "trunk": self.trunk.folder.name,
+            "epochs": trainer.epoch,
+            "saved": saved,
+            "trained_by": self.trained,
+        }
+        if saved:  # another device or torch may round otherwise than this one
+            origin["made_on"] = self.made_on
+        files.write_json(self.work / PREFIX, origin)
 
 
 def _state(trainer: Trainer, key: str, trained: dict[str, int]) -> dict[str, Any]:
     """A trainer's state without what tells SGD from TM-SGD before the switch."""
     state = trainer.state_dict()
-    del state["identity"], state["monitor"]
+    for own in ("identity", *trainer.parts):
+        del state[own]
     state["optimizers"] = {name: _shared_part(value) for name, value in state["optimizers"].items()}
     made_on = {"device": trainer.device.type, "threads": torch.get_num_threads(), "torch": str(torch.__version__)}
     return {**state, "trunk": key, "trained": dict(trained), "made_on": made_on}

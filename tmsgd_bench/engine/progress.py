@@ -6,14 +6,16 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from tmsgd_bench.task import Metric
+from tmsgd_bench.engine.observers import Observer, Row
+
+if TYPE_CHECKING:
+    from tmsgd_bench.engine.loop import LossRecord, Trainer
 
 log = logging.getLogger(__name__)
 
@@ -21,53 +23,35 @@ LOG_SECONDS = 10.0
 BAR_SECONDS = 0.5
 
 
-class Reporter(Protocol):
-    """Receives what happens in a run."""
-
-    def step(self, epoch: int, step: int) -> bool:
-        """Count one step; True asks for the current loss through ``show_loss``."""
-
-    def show_loss(self, loss: float) -> None:
-        """The mean loss of the running epoch."""
-
-    def epoch(self, epoch: int, row: Mapping[str, float]) -> None:
-        """A finished epoch with its losses and metrics."""
-
-    def close(self) -> None:
-        """The run is over."""
-
-
-class BarReporter:
+class BarReporter(Observer):
     """One bar for the whole run, in optimizer steps."""
 
-    def __init__(self, name: str, epochs: int, done: int, steps_per_epoch: int, metrics: tuple[Metric, ...]) -> None:
-        self.metrics = metrics
+    def start(self, trainer: Trainer) -> None:
+        per_epoch = trainer.task.steps_per_epoch
         self.shown: dict[str, str] = {}
         self.next_loss = time.monotonic() + BAR_SECONDS
-        total, initial = epochs * steps_per_epoch, done * steps_per_epoch
         self.bar = tqdm(
-            total=total,
-            initial=initial,
-            desc=name,
+            total=trainer.spec.epochs * per_epoch,
+            initial=trainer.epoch * per_epoch,
+            desc=trainer.spec.run_id,
             unit="step",
             mininterval=0.2,
             dynamic_ncols=True,
             smoothing=0.05,
         )
 
-    def step(self, epoch: int, step: int) -> bool:
+    def step(self, trainer: Trainer, losses: LossRecord) -> None:
         self.bar.update()
-        return time.monotonic() >= self.next_loss
+        if time.monotonic() >= self.next_loss:
+            self.next_loss = time.monotonic() + BAR_SECONDS
+            self._show(loss=f"{losses.mean():.4f}")
 
-    def show_loss(self, loss: float) -> None:
-        self.next_loss = time.monotonic() + BAR_SECONDS
-        self._show(loss=f"{loss:.4f}")
+    def epoch(self, trainer: Trainer, row: Row) -> None:
+        primary = trainer.task.metrics[0]
+        shown = {primary.name: f"{row[primary.name]:.4g}{primary.unit}"} if primary.name in row else {}
+        self._show(epoch=str(int(row["epoch"])), **shown)
 
-    def epoch(self, epoch: int, row: Mapping[str, float]) -> None:
-        primary = {m.name: f"{row[m.name]:.4g}{m.unit}" for m in self.metrics[:1] if m.name in row}
-        self._show(epoch=str(epoch), **primary)
-
-    def close(self) -> None:
+    def end(self, trainer: Trainer, error: BaseException | None) -> None:
         self.bar.close()
 
     def _show(self, **values: str) -> None:
@@ -75,41 +59,28 @@ class BarReporter:
         self.bar.set_postfix(self.shown, refresh=False)
 
 
-class LogReporter:
+class LogReporter(Observer):
     """A log line for the first and last epoch, and in between at most one every ten seconds."""
 
-    def __init__(self, name: str, epochs: int, done: int, steps_per_epoch: int, metrics: tuple[Metric, ...]) -> None:
-        self.name, self.epochs = name, epochs
-        self.metrics = [metric for metric in metrics if not metric.detail]
-        self.seen, self.start, self.latest = 0, time.monotonic(), -LOG_SECONDS
+    def start(self, trainer: Trainer) -> None:
+        self.began, self.latest = time.monotonic(), -LOG_SECONDS
 
-    def step(self, epoch: int, step: int) -> bool:
-        return False
-
-    def show_loss(self, loss: float) -> None:
-        """Log lines show whole epochs only."""
-
-    def epoch(self, epoch: int, row: Mapping[str, float]) -> None:
-        now = time.monotonic() - self.start
-        self.seen += 1  # epochs that came from a checkpoint or a trunk took no time here
-        if now - self.latest < LOG_SECONDS and epoch + 1 < self.epochs:
+    def epoch(self, trainer: Trainer, row: Row) -> None:
+        now = time.monotonic() - self.began
+        if now - self.latest < LOG_SECONDS and not trainer.finished:
             return
         self.latest = now
-        left = now / self.seen * (self.epochs - epoch - 1)
-        shown = [*(key for key in row if key.startswith("loss")), *(m.name for m in self.metrics if m.name in row)]
+        spec, metrics = trainer.spec, [metric.name for metric in trainer.task.metrics if not metric.detail]
+        left = now / trainer.trained_here * (spec.epochs - trainer.epoch)  # epochs made by others took no time here
+        shown = [*(key for key in row if key.startswith("loss")), *(name for name in metrics if name in row)]
         numbers = " ".join(f"{key}={row[key]:.4g}" for key in shown)
-        log.info("%s: epoch %d of %d, %s, %s left", self.name, epoch + 1, self.epochs, numbers, duration(left))
-
-    def close(self) -> None:
-        """Nothing is held open."""
+        log.info("%s: epoch %d of %d, %s, %s left", spec.run_id, trainer.epoch, spec.epochs, numbers, duration(left))
 
 
-def make_reporter(
-    kind: str, name: str, epochs: int, done: int, steps_per_epoch: int, metrics: tuple[Metric, ...]
-) -> Reporter:
+def make_reporter(kind: str) -> Observer:
     """The reporter for "bar", "log" or "auto"."""
     bar = kind == "bar" or (kind == "auto" and sys.stderr.isatty())
-    return (BarReporter if bar else LogReporter)(name, epochs, done, steps_per_epoch, metrics)
+    return BarReporter() if bar else LogReporter()
 
 
 def duration(seconds: float) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import shutil
 import traceback
 from collections.abc import Callable
@@ -13,18 +12,21 @@ from typing import Any
 import torch
 
 from tmsgd_bench import files, interrupt
-from tmsgd_bench.engine import checkpoint, environment
-from tmsgd_bench.engine.loop import Checkpointer, Diverged, Trainer, weights_digest
-from tmsgd_bench.engine.prefix import Trunk, release, shared_epochs, trunk_of
-from tmsgd_bench.engine.progress import Reporter, make_reporter
+from tmsgd_bench.engine import checkpoint, environment, result
+from tmsgd_bench.engine.checkpoint import Checkpointer
+from tmsgd_bench.engine.loop import Trainer
+from tmsgd_bench.engine.monitor import SharpnessMonitor
+from tmsgd_bench.engine.observers import Grace, Observer, observing
+from tmsgd_bench.engine.prefix import SharedEpochs, release, shared_epochs, trunk_of
+from tmsgd_bench.engine.progress import make_reporter
+from tmsgd_bench.engine.signs_of_life import Heartbeat
 from tmsgd_bench.engine.spec import RunOptions, RunSpec
-from tmsgd_bench.engine.trackers import TrackedReporter, Watched
+from tmsgd_bench.engine.trackers import Watched
 from tmsgd_bench.engine.trackers import build as build_tracker
 from tmsgd_bench.errors import BenchError, ConfigError, DataError, StoreError
 from tmsgd_bench.results import store
-from tmsgd_bench.results.heartbeat import Heartbeat
 from tmsgd_bench.results.store import RunFolder
-from tmsgd_bench.task import Metric, Task
+from tmsgd_bench.task import Task
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +51,7 @@ class Outcome:
 
 
 def run(spec: RunSpec, options: RunOptions, make_task: MakeTask) -> Outcome:
-    """Bring one run to its result, or say why not.
+    """Bring one run to its result, or say why not: lock, restore, fit, publish.
 
     Args:
         spec: validated settings.
@@ -60,261 +62,185 @@ def run(spec: RunSpec, options: RunOptions, make_task: MakeTask) -> Outcome:
         Interrupted: a signal ended it; the same call goes on with it.
         Exception: whatever the task raised; it is kept in the run's folder, and the run is retried next time.
     """
-    folder = RunFolder(options.results_root, spec.run_id)
-    if (result := folder.finished()) and not options.force:
-        return _skipped(spec, options, result)
-    device = environment.prepare_process(options, spec.tf32)
-    with folder.locked(wait=options.wait):
-        if (result := folder.finished()) and not options.force:
-            return _skipped(spec, options, result)
-        _clear_the_way(folder, options)
-        if folder.complete() and (not options.force or (folder.work / store.FORCED).exists()):
-            return _finish(spec, options, folder)
-        _open_work(spec, options, folder)
+    return _Run(spec, options, RunFolder(options.results_root, spec.run_id)).bring_to_its_result(make_task)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One run and its folder."""
+
+    spec: RunSpec
+    options: RunOptions
+    folder: RunFolder
+
+    def bring_to_its_result(self, make_task: MakeTask) -> Outcome:
+        if known := self._known():
+            return self._skipped(known)
+        device = environment.prepare_process(self.options, self.spec.tf32)
+        with self.folder.locked(wait=self.options.wait):
+            if known := self._known():
+                return self._skipped(known)
+            self._clear_the_way()
+            if self.folder.complete() and (not self.options.force or (self.folder.work / store.FORCED).exists()):
+                return self._finish()
+            self._open_work()
+            try:
+                return self._train(make_task, device)
+            except Exception as error:
+                interrupt.stop_if_asked()  # the signal may have met the processes that make batches, too
+                _record_failure(self.folder, error)
+                raise
+            finally:
+                interrupt.training_is_over()
+
+    def _known(self) -> dict[str, Any] | None:
+        """The result, if it is there and is to stay."""
+        return None if self.options.force else self.folder.finished()
+
+    def _skipped(self, known: dict[str, Any]) -> Outcome:
+        release(self.spec, self.options)
+        note = f"already {known['status']}: {known['note']}"
+        if self.options.sharpness and known.get("log_sharpness") != asdict(self.options.sharpness):
+            note += "; its history lacks the sharpness asked for: force=true trains it again and records it"
+        checkpoint.clear(self.folder.final)  # left by a process that was killed while it tidied up
+        for wanted, name, what in (
+            (self.options.save_weights, store.WEIGHTS, "weights"),
+            (self.options.save_predictions, store.PREDICTIONS, "predictions"),
+        ):
+            if wanted and not (self.folder.final / name).exists():
+                note += f"; its {what} were not kept: force=true trains it again and keeps them, where the task can"
+        return Outcome(self.spec.run_id, "skipped", note)
+
+    def _clear_the_way(self) -> None:
+        """Move a damaged run aside, so that it can be trained again.
+
+        Raises:
+            StoreError: what is published may be whole, but cannot be read, or has no manifest.
+        """
+        published = self.folder.published()
+        if published is None or published.problem is None:
+            return
+        problem, final = published.problem, self.folder.final
+        if problem.fault == "unreadable" or (problem.fault == "unsealed" and not self.options.force):
+            raise StoreError(f"{final} cannot be used: {problem}.")
+        kept = self.folder.set_aside()
+        log.warning("%s is damaged (%s): training it again; it is kept in %s", final, problem.reason, kept)
+
+    def _finish(self) -> Outcome:
+        """Publish a run that an earlier process had brought to its end."""
+        self._put_out()
+        release(self.spec, self.options)
+        return self._outcome(store.whole(self.folder.final).result)
+
+    def _outcome(self, known: dict[str, Any]) -> Outcome:
+        saved = (known.get("prefix") or {}).get("saved", 0)
+        return Outcome(self.spec.run_id, known["status"], known["note"], saved)
+
+    def _put_out(self) -> None:
+        """Publish a complete work folder; only the result and its evidence are ever published."""
+        checkpoint.clear(self.folder.work)
+        (self.folder.work / store.FORCED).unlink(missing_ok=True)
+        self.folder.publish()
+
+    def _open_work(self) -> None:
+        """Make the work folder with the run's settings in it.
+
+        ``force`` starts from nothing, unless what is there was itself begun by ``force`` and interrupted.
+        """
+        work = self.folder.work
+        forced = work / store.FORCED
+        if self.options.force and not forced.exists() and work.exists():
+            shutil.rmtree(work)
+        work.mkdir(exist_ok=True)
+        if self.options.force:
+            forced.touch()
+        (work / store.FAILURE).unlink(missing_ok=True)
+        spec = self.spec
+        described = {**spec.determinants, "protocols": list(spec.protocols), "setting": spec.setting}
+        described["optimizer"] = asdict(spec)["optimizer"]
+        files.write_yaml(work / store.CONFIG, described)
+
+    def _train(self, make_task: MakeTask, device: torch.device) -> Outcome:
+        watched = Watched(build_tracker(self.options.tracker))
+        trainer = Trainer.build(self.spec, make_task, device)
+        monitor = SharpnessMonitor(trainer, self.options.sharpness)
+        if note := result.switch_note(self.spec):  # only now: a setting that cannot be used is told alone
+            log.warning("%s: %s", self.spec.run_id, note)
+        self._restore(trainer)
+        with observing(trainer, [watched]):  # ends last: a tracker's server may be slow, and the result must not wait
+            self._fit(trainer, [monitor, watched])
+            outcome = self._publish(trainer, monitor)
+            release(self.spec, self.options)
+        return outcome
+
+    def _fit(self, trainer: Trainer, told_first: list[Observer]) -> None:
+        """Train the epochs that are left.
+
+        Args:
+            told_first: observers that are told before those that keep an epoch, and that need no start.
+        """
+        observers = [make_reporter(self.options.progress), Heartbeat(self.folder.work), *self._keepers()]
         try:
-            return _train(spec, options, make_task, device, folder)
-        except Exception as error:
-            interrupt.stop_if_asked()  # the signal may have met the processes that make batches, too
-            _record_failure(folder, error)
-            raise
+            with observing(trainer, observers):
+                trainer.fit(self.spec.epochs, [*told_first, *observers])
         finally:
-            interrupt.training_is_over()
+            trainer.task.close()
 
+    def _keepers(self) -> list[Observer]:
+        """What keeps states to go on from: a shared trunk's, and the run's own after those."""
+        work, seconds = self.folder.work, self.options.checkpoint_seconds
+        trunk = trunk_of(self.spec, self.options)
+        if trunk is None:
+            return [Grace(), Checkpointer(work, seconds)]
+        own = Checkpointer(work, seconds, after=shared_epochs(self.spec))
+        return [Grace(), SharedEpochs(trunk, work, seconds), own]
 
-def _clear_the_way(folder: RunFolder, options: RunOptions) -> None:
-    """Move a damaged run aside, so that it can be trained again.
+    def _restore(self, trainer: Trainer) -> None:
+        """Load the last good checkpoint, if there is one, and record on what the run goes on."""
+        if checkpoint.load_latest(self.folder.work, trainer.device, trainer.load_state_dict) is not None:
+            log.info("%s: resuming after %d of %d epochs", self.spec.run_id, trainer.epoch, self.spec.epochs)
+        else:  # whatever an earlier process of the run had taken over is lost
+            (self.folder.work / store.PREFIX).unlink(missing_ok=True)
+        self._record_environment(trainer)
 
-    Raises:
-        StoreError: what is published may be whole, but cannot be read, or has no manifest.
-    """
-    found = folder.published()
-    if found is None or found.problem is None:
-        return
-    if found.problem.fault == "unreadable" or (found.problem.fault == "unsealed" and not options.force):
-        raise StoreError(f"{folder.final} cannot be used: {found.problem}.")
-    reason = found.problem.reason
-    log.warning("%s is damaged (%s): training it again; it is kept in %s", folder.final, reason, folder.set_aside())
+    def _record_environment(self, trainer: Trainer) -> None:
+        """Write the environment; a resumed run keeps those of its earlier processes as ``before``."""
+        path = self.folder.work / store.ENVIRONMENT
+        earlier = store.environment(self.folder.work) if trainer.epoch else {}
+        if trainer.epoch and "started" not in earlier:
+            log.warning("%s is passed over: it does not say what the run's first epochs ran on", path)
+            earlier = {}
+        now = environment.describe(trainer.device) | {"verified_data": self.options.verified_data}
+        if earlier:
+            before = [*(earlier.pop("before", None) or []), earlier]
+            started = before[0].get("started", earlier["started"])
+            now = {**now, "started": started, "resumed": now["started"], "before": before}
+        files.write_json(path, now)
 
+    def _publish(self, trainer: Trainer, monitor: SharpnessMonitor) -> Outcome:
+        work = self.folder.work
+        with trainer.clocks.measure("bookkeeping"):
+            store.write_history(work / store.HISTORY, trainer.history)
+            if trainer.divergence is None:
+                trainer.draw(work)
+            if self.options.save_weights:
+                self._save_weights(trainer)
+        origin = files.read_json(work / store.PREFIX)
+        known = {**result.of(trainer, monitor), "prefix": origin or None}
+        files.write_json(work / store.RESULT, known)
+        store.seal(work)  # from now on it only needs to be published, whoever does it
+        self._put_out()
+        return self._outcome(known)
 
-def _finish(spec: RunSpec, options: RunOptions, folder: RunFolder) -> Outcome:
-    """Publish a run that an earlier process had brought to its end."""
-    _put_out(folder)
-    release(spec, options)
-    result = store.whole(folder.final).result
-    return Outcome(spec.run_id, result["status"], result["note"], (result.get("prefix") or {}).get("saved", 0))
-
-
-def _put_out(folder: RunFolder) -> None:
-    """Publish a complete work folder; only the result and its evidence are ever published."""
-    checkpoint.clear(folder.work)
-    (folder.work / store.FORCED).unlink(missing_ok=True)
-    folder.publish()
-
-
-def _skipped(spec: RunSpec, options: RunOptions, result: dict[str, Any]) -> Outcome:
-    release(spec, options)
-    note = f"already {result['status']}: {result['note']}"
-    if options.sharpness and result.get("log_sharpness") != asdict(options.sharpness):
-        note += "; its history lacks the sharpness asked for: force=true trains it again and records it"
-    folder = RunFolder(options.results_root, spec.run_id).final
-    checkpoint.clear(folder)  # left by a process that was killed while it tidied up
-    for wanted, name, what in (
-        (options.save_weights, store.WEIGHTS, "weights"),
-        (options.save_predictions, store.PREDICTIONS, "predictions"),
-    ):
-        if wanted and not (folder / name).exists():
-            note += f"; its {what} were not kept: force=true trains it again and keeps them, where the task can"
-    return Outcome(spec.run_id, "skipped", note)
-
-
-def _announce_switch(spec: RunSpec) -> None:
-    if note := switch_note(spec):
-        log.warning("%s: %s", spec.run_id, note)
-
-
-def switch_note(spec: RunSpec) -> str:
-    """One sentence if the switch epoch lies outside the run, so that it is plain SGD; empty otherwise."""
-    if spec.switch_epoch is None or spec.switches is not False:
-        return ""
-    return f"the switch epoch {spec.switch_epoch} lies outside its {spec.epochs} epochs, so this run is {_plain(spec)}"
-
-
-def _plain(spec: RunSpec) -> str:
-    return f"plain {'SGD-M' if spec.optimizer.get('momentum') else 'SGD'}"
-
-
-def _train(spec: RunSpec, options: RunOptions, make_task: MakeTask, device: torch.device, folder: RunFolder) -> Outcome:
-    watched = Watched(build_tracker(options.tracker))
-    trainer = Trainer.build(spec, lambda: make_task(device), device, options.sharpness)
-    _announce_switch(spec)  # only now: a setting that cannot be used is told alone
-    resumed_at = _resume(trainer, options, folder)
-    if not trainer.epoch:  # whatever an earlier process of the run had taken over is lost
-        (folder.work / store.PREFIX).unlink(missing_ok=True)
-    if trunk := trunk_of(spec, options):
-        trunk.register(spec.run_id, shared_epochs(spec))
-    reporter: Reporter = make_reporter(
-        options.progress,
-        spec.run_id,
-        spec.epochs,
-        resumed_at,
-        trainer.task.steps_per_epoch,
-        trainer.task.metrics,
-    )
-    reporter = TrackedReporter(reporter, watched, lambda: trainer.history)
-    watched.start(spec.run_id, asdict(spec), resumed_at)
-    status = lambda: {"epoch": trainer.epoch, "epochs": spec.epochs, "trained": trainer.trained_here}  # noqa: E731
-    failure = None
-    try:
-        with Heartbeat(folder.work, status):
-            if trunk and trainer.epoch < shared_epochs(spec):
-                _follow(trunk, trainer, reporter, folder)
-            trainer.fit(reporter, Checkpointer(trainer, folder.work, options.checkpoint_seconds))
-    except Diverged as error:
-        failure = error
-    except BaseException as error:
-        watched.end("failed" if isinstance(error, Exception) else "interrupted", {})
-        raise
-    finally:
-        reporter.close()
-        trainer.task.close()
-    outcome = _publish(trainer, options, folder, failure)
-    release(spec, options)
-    watched.catch_up(trainer.history)  # all of it may come from a trunk
-    watched.end(outcome.status, _last_metrics(trainer))
-    return outcome
-
-
-def _last_metrics(trainer: Trainer) -> dict[str, float]:
-    names = {metric.name for metric in trainer.task.metrics}
-    return {name: value for row in trainer.history[-1:] for name, value in row.items() if name in names}
-
-
-def _follow(trunk: Trunk, trainer: Trainer, reporter: Reporter, folder: RunFolder) -> None:
-    """The shared epochs; records where they came from, also if they end in a divergence."""
-    try:
-        trunk.follow(trainer, shared_epochs(trainer.spec), lambda epoch, after: trainer.fit(reporter, after, epoch))
-    finally:
-        saved = trainer.epoch - trunk.trained.get(trainer.spec.run_id, 0)
-        origin = {"trunk": trunk.folder.name, "epochs": trainer.epoch, "saved": saved, "trained_by": trunk.trained}
-        if saved:  # another device or torch may round otherwise than this one
-            origin["made_on"] = trunk.made_on
-        files.write_json(folder.work / store.PREFIX, origin)
-
-
-def _open_work(spec: RunSpec, options: RunOptions, folder: RunFolder) -> None:
-    """Make the work folder with the run's settings in it.
-
-    ``force`` starts from nothing, unless what is there was itself begun by ``force`` and interrupted.
-    """
-    forced = folder.work / store.FORCED
-    if options.force and not forced.exists() and folder.work.exists():
-        shutil.rmtree(folder.work)
-    folder.work.mkdir(exist_ok=True)
-    if options.force:
-        forced.touch()
-    (folder.work / store.FAILURE).unlink(missing_ok=True)
-    described = {**spec.determinants, "protocols": list(spec.protocols), "setting": spec.setting}
-    described["optimizer"] = asdict(spec)["optimizer"]
-    files.write_yaml(folder.work / store.CONFIG, described)
-
-
-def _resume(trainer: Trainer, options: RunOptions, folder: RunFolder) -> int:
-    """Load the last good checkpoint, if there is one; returns the epoch to go on from."""
-    if checkpoint.load_latest(folder.work, trainer.device, trainer.load_state_dict) is not None:
-        log.info("%s: resuming after %d of %d epochs", trainer.spec.run_id, trainer.epoch, trainer.spec.epochs)
-    _record_environment(trainer, options, folder)
-    return trainer.epoch
-
-
-def _record_environment(trainer: Trainer, options: RunOptions, folder: RunFolder) -> None:
-    """Write the environment; a resumed run keeps those of its earlier processes as ``before``."""
-    path = folder.work / store.ENVIRONMENT
-    earlier = store.environment(folder.work) if trainer.epoch else {}
-    if trainer.epoch and "started" not in earlier:
-        log.warning("%s is passed over: it does not say what the run's first epochs ran on", path)
-        earlier = {}
-    now = environment.describe(trainer.device) | {"verified_data": options.verified_data}
-    if earlier:
-        before = [*(earlier.pop("before", None) or []), earlier]
-        started = before[0].get("started", earlier["started"])
-        now = {**now, "started": started, "resumed": now["started"], "before": before}
-    files.write_json(path, now)
-
-
-def _publish(trainer: Trainer, options: RunOptions, folder: RunFolder, failure: Diverged | None) -> Outcome:
-    with trainer.clocks.measure("bookkeeping"):
-        store.write_history(folder.work / store.HISTORY, trainer.history)
-        if failure is None:
-            trainer.task.draw(folder.work)
-        if options.save_weights:
-            _save_weights(trainer, folder)
-    origin = files.read_json(folder.work / store.PREFIX) or {}
-    result = {**_result(trainer, failure), "prefix": origin or None}
-    files.write_json(folder.work / store.RESULT, result)
-    store.seal(folder.work)  # from now on it only needs to be published, whoever does it
-    _put_out(folder)
-    return Outcome(trainer.spec.run_id, result["status"], result["note"], origin.get("saved", 0))
-
-
-def _save_weights(trainer: Trainer, folder: RunFolder) -> None:
-    try:
-        files.write_atomically(folder.work / store.WEIGHTS, lambda path: torch.save(trainer.weights(), path))
-    except RuntimeError as error:  # torch's word for a full disk
-        raise StoreError(
-            f"could not write {store.WEIGHTS} into {folder.work} ({files.os_reason(error)}): free some space, then "
-            "start the same command again."
-        ) from error
-
-
-def _result(trainer: Trainer, failure: Diverged | None) -> dict[str, Any]:
-    spec, clocks, primary = trainer.spec, trainer.clocks, trainer.task.metrics[0]
-    result: dict[str, Any] = {
-        "status": "diverged" if failure else "done",
-        "metric": primary.name,
-        "unit": primary.unit,
-        "direction": primary.direction,
-        "metrics": [asdict(metric) for metric in trainer.task.metrics],
-        **_primary_values(trainer.history, primary, failure),
-        "initial": trainer.initial.get(primary.name),
-        "epochs_done": trainer.epoch,
-        "steps_per_epoch": trainer.task.steps_per_epoch,
-        "training_examples": trainer.task.train_size,
-        "parameters": sum(p.numel() for m in trainer.task.modules.values() for p in m.parameters()),
-        "training_seconds": clocks.seconds["training"],
-        "clocks": clocks.state_dict(),
-        # A diverged run's clock includes an epoch that was not finished.
-        "examples_per_second": None if failure else clocks.throughput(trainer.epoch, trainer.task.train_size),
-        "switched": trainer.switched,
-        "weights_sha256": weights_digest(trainer.weights()),
-        **trainer.monitor.result(),
-    }
-    if failure:
-        result |= {"diverged_at": {"loss": failure.loss, "epoch": failure.epoch, "step": failure.step}}
-        return result | {"note": str(failure)}
-    value = "was not measured" if result["final"] is None else f"{result['final']:.6g} {primary.unit}"
-    number = f"{primary.label or primary.name} {value}".rstrip()
-    return result | {"note": "; ".join(filter(None, [number, switch_note(spec), _auto_note(trainer)]))}
-
-
-def _auto_note(trainer: Trainer) -> str:
-    """What came of a switch that the run was to choose itself; empty for other runs."""
-    if trainer.spec.auto_switch is None:
-        return ""
-    epoch = trainer.monitor.chosen_epoch
-    return (
-        f"switched at epoch {epoch}" if epoch is not None else f"never switched, so this run is {_plain(trainer.spec)}"
-    )
-
-
-def _primary_values(history: list[dict[str, float]], metric: Metric, failure: Diverged | None) -> dict[str, Any]:
-    """The primary metric after the last epoch, and its best value, which is chosen on test data."""
-    if failure or not history or metric.name not in history[-1]:
-        return {"final": None, "best": None, "best_epoch": None}
-    # Rows without it are of epochs without an evaluation, or from a trunk that could not measure it.
-    usable = [row for row in history if math.isfinite(row.get(metric.name, math.nan))] or history[-1:]
-    choose = max if metric.direction == "max" else min
-    best = choose(usable, key=lambda row: row[metric.name])
-    return {"final": history[-1][metric.name], "best": best[metric.name], "best_epoch": int(best["epoch"])}
+    def _save_weights(self, trainer: Trainer) -> None:
+        work = self.folder.work
+        try:
+            files.write_atomically(work / store.WEIGHTS, lambda path: torch.save(trainer.weights(), path))
+        except RuntimeError as error:  # torch's word for a full disk
+            raise StoreError(
+                f"could not write {store.WEIGHTS} into {work} ({files.os_reason(error)}): free some space, then "
+                "start the same command again."
+            ) from error
 
 
 def _record_failure(folder: RunFolder, error: Exception) -> None:

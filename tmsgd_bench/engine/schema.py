@@ -40,8 +40,10 @@ from tmsgd_bench.engine.spec import (
     EPOCHS,
     LIMIT,
     LR,
+    MOST_THREADS,
     SEED,
     SWITCH_EPOCH,
+    RunOptions,
     check_switch,
 )
 from tmsgd_bench.errors import ConfigError
@@ -49,7 +51,6 @@ from tmsgd_bench.version import PROTOCOLS
 
 Table = TypeVar("Table")
 
-MOST_THREADS = 4096
 NOT_OF_THE_TASK = ("_target_", "datasets", "without_test", "reading", *PROTOCOLS)
 """Keys of a task's YAML that do not determine a result."""
 
@@ -65,21 +66,10 @@ STEPPING = optional(flag())
 SIMPLE: dict[str, Check] = {
     "seed": SEED,
     "n_seeds": whole(1, 100_000),
-    "device": choice("auto", "cpu", "cuda"),
-    "threads": optional(whole(1, MOST_THREADS)),
     "workers": either(choice("auto"), whole(0, MOST_THREADS)),
-    "deterministic": flag(),
     "tf32": flag(),
     "plan": flag(),
-    "force": flag(),
-    "checkpoint_seconds": number(0, 1e9, 30),
-    "progress": choice("auto", "bar", "log"),
-    "save_weights": flag(),
-    "save_predictions": flag(),
-    "log_sharpness": optional(whole(1)),
-    "sharpness_examples": whole(1),
-    "results": Section({"root": path()}),
-    "prefix": Section({"share": choice("auto", True, False), "keep": flag()}),
+    **RunOptions.checks(),
     "data": Section(
         {
             "kind": choice("real", "synthetic"),

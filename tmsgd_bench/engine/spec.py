@@ -1,17 +1,17 @@
-"""What determines a run's result, and the identity that follows from it.
+"""What determines a run's result, and the identity that follows from it; and apart from that, where and how it happens.
 
-Paths, device, threads and logging are not in here: they say where a run happens, not what it is.
+Paths, device, threads and logging are no part of the identity.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import Field, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from tmsgd_bench import identity
-from tmsgd_bench.checks import LARGEST, Section, number, optional, whole
+from tmsgd_bench.checks import LARGEST, Check, Section, choice, flag, number, optional, path, whole
 from tmsgd_bench.errors import ConfigError
 from tmsgd_bench.version import BENCHMARK_VERSION
 
@@ -25,6 +25,7 @@ BATCH_SIZE = whole(1, 1 << 24)
 SEED = whole(0, LARGEST)
 LR = number(0, 1e6, 0.01, above=True)
 LIMIT = optional(whole(1))
+MOST_THREADS = 4096
 SWITCH_EPOCH = whole(0)
 AUTO_SWITCH = Section(
     {"every_epochs": whole(1), "margin": number(0, 1, 0.5, above=True), "patience": whole(1), "examples": whole(1)},
@@ -134,9 +135,20 @@ class RunSpec:
         return replace(self, protocols=protocols)
 
 
+def setting(check: Check | None, name: str = "", read: Callable[[Any, bool], Any] | None = None) -> dict[str, Any]:
+    """What a field of :class:`RunOptions` has as metadata.
+
+    Args:
+        check: of the setting; None if tmsgd_bench/engine/schema.py has one for its whole group.
+        name: in conf/config.yaml, with a dot within a group; by default the field's.
+        read: from the setting's value, and whether the run is of a sweep, to the field's; by default the same value.
+    """
+    return {"check": check, "name": name, "read": read}
+
+
 @dataclass(frozen=True)
 class RunOptions:
-    """Where and how a run happens; nothing here changes its result.
+    """Where and how a run happens; nothing here changes its result. Each is one setting of conf/config.yaml.
 
     Args:
         results_root: folder that holds one folder for each run.
@@ -147,30 +159,90 @@ class RunOptions:
         force: train again although the result is there; the old one is replaced once the new one is complete.
         save_weights: keep the final weights as ``weights.pt``.
         save_predictions: keep what they predict on the test split, where the task can.
-        sharpness: what of the sharpness to record in the history; None records nothing.
+        log_sharpness: record the sharpness in the history after every so many epochs; None records nothing.
+        sharpness_examples: training examples that it is measured on.
         share_prefix: share the epochs before the switch with other runs of the store.
         keep_trunks: keep the shared states when no run needs them any more.
-        wait: wait for another process that trains the same run, in place of leaving it alone.
-        progress: "bar", "log" or "auto" (a bar on a terminal).
+        progress: "bar", "log" or "auto" (a bar on a terminal). Bars of a sweep's parallel runs would overwrite each
+            other, so those write log lines.
         verified_data: the data were checked to be the published ones (or are a stand-in).
         tracker: class and options of a live tracker (see tmsgd_bench/engine/trackers.py); None for none.
+        wait: wait for another process that trains the same run, in place of leaving it alone. No setting: it is so in
+            sweeps.
     """
 
-    results_root: Path
-    device: str = "auto"
-    threads: int | None = 1
-    deterministic: bool = False
-    checkpoint_seconds: float = 30.0
-    force: bool = False
-    save_weights: bool = False
-    save_predictions: bool = False
-    sharpness: SharpnessLog | None = None
-    share_prefix: bool = False
-    keep_trunks: bool = False
+    results_root: Path = field(
+        metadata=setting(path(), "results.root", read=lambda root, _: Path(root).expanduser()),
+    )
+    device: str = field(default="auto", metadata=setting(choice("auto", "cpu", "cuda")))
+    threads: int | None = field(default=1, metadata=setting(optional(whole(1, MOST_THREADS))))
+    deterministic: bool = field(default=False, metadata=setting(flag()))
+    checkpoint_seconds: float = field(default=30.0, metadata=setting(number(0, 1e9, 30)))
+    force: bool = field(default=False, metadata=setting(flag()))
+    save_weights: bool = field(default=False, metadata=setting(flag()))
+    save_predictions: bool = field(default=False, metadata=setting(flag()))
+    log_sharpness: int | None = field(default=None, metadata=setting(optional(whole(1))))
+    sharpness_examples: int = field(default=1000, metadata=setting(whole(1)))
+    share_prefix: bool = field(
+        default=False,
+        metadata=setting(
+            choice("auto", True, False),
+            "prefix.share",
+            read=lambda share, in_sweep: in_sweep if share == "auto" else share,
+        ),
+    )
+    keep_trunks: bool = field(default=False, metadata=setting(flag(), "prefix.keep"))
+    progress: str = field(
+        default="auto",
+        metadata=setting(
+            choice("auto", "bar", "log"),
+            read=lambda progress, in_sweep: "log" if in_sweep and progress == "auto" else progress,
+        ),
+    )
+    verified_data: bool = field(
+        default=True,
+        metadata=setting(None, "data", read=lambda data, _: data["kind"] == "synthetic" or data["verify"]),
+    )
+    tracker: dict[str, Any] | None = field(default=None, metadata=setting(None))
     wait: bool = False
-    progress: str = "auto"
-    verified_data: bool = True
-    tracker: dict[str, Any] | None = None
+
+    @property
+    def sharpness(self) -> SharpnessLog | None:
+        """What of the sharpness to record in the history; None for nothing."""
+        return None if self.log_sharpness is None else SharpnessLog(self.log_sharpness, self.sharpness_examples)
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any], in_sweep: bool) -> RunOptions:
+        """The options that checked settings describe.
+
+        Args:
+            in_sweep: whether the run is one of a sweep.
+        """
+        read = {own.name: _read(own, values, in_sweep) for own in fields(cls) if own.metadata}
+        return cls(wait=in_sweep, **read)
+
+    @classmethod
+    def checks(cls) -> dict[str, Check]:
+        """The check of every setting that is an option, by its name; of settings in a group the group's."""
+        alone: dict[str, Check] = {}
+        groups: dict[str, dict[str, Check]] = {}
+        for own in fields(cls):
+            if check := own.metadata.get("check"):
+                group, _, key = _name(own).rpartition(".")
+                (groups.setdefault(group, {}) if group else alone)[key] = check
+        return {**alone, **{group: Section(checks) for group, checks in groups.items()}}
+
+
+def _name(own: Field[Any]) -> str:
+    return own.metadata["name"] or own.name
+
+
+def _read(own: Field[Any], values: Mapping[str, Any], in_sweep: bool) -> Any:
+    value: Any = values
+    for key in _name(own).split("."):
+        value = value[key]
+    read = own.metadata["read"]
+    return value if read is None else read(value, in_sweep)
 
 
 def without(section: Mapping[str, Any], *keys: str) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from tmsgd_bench import files, interrupt
-from tmsgd_bench.engine import compose, plan, progress, workers
+from tmsgd_bench.engine import command_line, plan, progress, workers
 from tmsgd_bench.errors import BenchError, ConfigError, StoreError
 
 START = "start.json"
@@ -66,7 +66,7 @@ class SweepCallback(Callback):
         # Every job is handed it, on whatever machine it runs: its own sweep.dir would have another time, and another
         # place if results.root is one of the things that are swept.
         with open_dict(config.hydra.overrides):
-            config.hydra.overrides.hydra.append(compose.override("hydra.sweep.dir", str(folder)))
+            config.hydra.overrides.hydra.append(command_line.override("hydra.sweep.dir", str(folder)))
         if planned and wrong:
             raise plan.PlanShown(wrong[0])
         if planned:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from tmsgd_bench.checks import shown
 from tmsgd_bench.data.catalog import Combined, Dataset, data_root, find_all
+from tmsgd_bench.errors import ConfigError
 
 if TYPE_CHECKING:  # importing torch takes seconds, which looking at the settings should not cost
     import torch
@@ -86,3 +89,42 @@ class TaskData:
             fingerprint=fingerprint,
             weights_folder=data_root(self.root) / "weights",
         )
+
+
+def chosen(values: dict[str, Any]) -> TaskData:
+    """The data that the run needs.
+
+    ``data.name`` or ``data.years`` choose one of the task's ``datasets``. The files for testing may be missing if the
+    task's options are those of its ``without_test``.
+
+    Raises:
+        ConfigError: the task has no such data set.
+    """
+    task, data = values["task"], values["data"]
+    spared = task.get("without_test")
+    needs_test = not spared or any(task[key] != value for key, value in spared.items())
+    return TaskData(_chosen_dataset(values), data["kind"], data["root"], data["verify"], needs_test)
+
+
+def _chosen_dataset(values: dict[str, Any]) -> str:
+    """The name of the task's data set, or of the one of those it can use that is asked for."""
+    own, chosen = values["task"]["dataset"], values["data"]["name"]
+    usable = values["task"].get("datasets", [own])
+    of_years = {str(key): name for key, name in usable.items()} if isinstance(usable, Mapping) else {}
+    if (years := values["data"]["years"]) is not None:
+        return _of_years(years, chosen, of_years)
+    names = list(of_years.values()) or usable
+    if chosen is not None and chosen not in names:
+        raise ConfigError(f"data.name must be one of {', '.join(names)} for this task, not {chosen!r}.")
+    return own if chosen is None else chosen
+
+
+def _of_years(years: Any, chosen: str | None, of_years: Mapping[str, str]) -> str:
+    """The name of the data set that ``data.years`` stands for."""
+    if str(years) not in of_years:
+        known = f"one of {', '.join(of_years)}" if of_years else "null, for this task's data set has none"
+        raise ConfigError(f"data.years must be {known}, not {shown(years)}.")
+    name = of_years[str(years)]
+    if chosen not in (None, name):
+        raise ConfigError(f"data.name={chosen} and data.years={years} name two data sets: leave one of them away.")
+    return name

@@ -11,11 +11,15 @@ import logging
 import math
 import pkgutil
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from tmsgd_bench.engine.progress import Reporter
+from tmsgd_bench.engine.observers import Observer
 from tmsgd_bench.errors import ConfigError
+
+if TYPE_CHECKING:
+    from tmsgd_bench.engine.loop import Trainer
 
 log = logging.getLogger(__name__)
 
@@ -159,8 +163,8 @@ def build(options: Mapping[str, Any] | None) -> Tracker | None:
     return tracker
 
 
-class Watched:
-    """A tracker whose failures end it, and nothing else.
+class Watched(Observer):
+    """Tells a tracker about a run; a failure of the tracker ends it, and nothing else.
 
     Args:
         tracker: None to tell nobody.
@@ -170,19 +174,22 @@ class Watched:
         self.tracker = tracker
         self.told = 0
 
-    def start(self, run_id: str, settings: Mapping[str, Any], resumed_at: int) -> None:
-        self.told = resumed_at
-        self._tell(lambda tracker: tracker.start(run_id, settings, resumed_at))
+    def start(self, trainer: Trainer) -> None:
+        self.told = trainer.epoch
+        settings = asdict(trainer.spec)
+        self._tell(lambda tracker: tracker.start(trainer.spec.run_id, settings, self.told))
 
-    def catch_up(self, history: list[dict[str, float]]) -> None:
-        """Tell every finished epoch that has not been told yet."""
-        for row in history[self.told :]:
-            epoch = int(row["epoch"])
-            values = {name: value for name, value in row.items() if name != "epoch"}
-            self._tell(lambda tracker, epoch=epoch, values=values: tracker.epoch(epoch, values))
-        self.told = len(history)
+    def epoch(self, trainer: Trainer, row: Row) -> None:
+        """Tell every finished epoch that has not been told yet, also those that came from a shared trunk."""
+        for known in trainer.history[self.told :]:
+            values = {name: value for name, value in known.items() if name != "epoch"}
+            self._tell(lambda tracker, epoch=int(known["epoch"]), values=values: tracker.epoch(epoch, values))
+        self.told = trainer.epoch
 
-    def end(self, status: str, final: Row) -> None:
+    def end(self, trainer: Trainer, error: BaseException | None) -> None:
+        if error is None:
+            self.epoch(trainer, {})  # all of it may have come from a trunk
+        status, final = _status(trainer, error), {} if error else _last_metrics(trainer)
         values = {name: value for name, value in final.items() if math.isfinite(value)}
         self._tell(lambda tracker: tracker.end(status, values))
 
@@ -196,30 +203,15 @@ class Watched:
             self.tracker = None
 
 
-class TrackedReporter:
-    """Passes everything on, and tells a tracker about epochs.
+def _status(trainer: Trainer, error: BaseException | None) -> str:
+    if error is not None:
+        return "failed" if isinstance(error, Exception) else "interrupted"
+    return "done" if trainer.divergence is None else "diverged"
 
-    Args:
-        reporter: what it stands in front of.
-        watched: the tracker.
-        history: the run's growing list of finished epochs.
-    """
 
-    def __init__(self, reporter: Reporter, watched: Watched, history: Callable[[], list[dict[str, float]]]) -> None:
-        self.reporter, self.watched, self.history = reporter, watched, history
-
-    def step(self, epoch: int, step: int) -> bool:
-        return self.reporter.step(epoch, step)
-
-    def show_loss(self, loss: float) -> None:
-        self.reporter.show_loss(loss)
-
-    def epoch(self, epoch: int, row: Row) -> None:
-        self.reporter.epoch(epoch, row)
-        self.watched.catch_up(self.history())
-
-    def close(self) -> None:
-        self.reporter.close()
+def _last_metrics(trainer: Trainer) -> dict[str, float]:
+    names = {metric.name for metric in trainer.task.metrics}
+    return {name: value for row in trainer.history[-1:] for name, value in row.items() if name in names}
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,27 +1,25 @@
 """Signs of life of a run in training: who trains it, since when, and how far it is.
 
 A file lock keeps two processes of one machine from training the same run. On a file system that several machines share,
-locks may not reach from one to the other; there a fresh heartbeat does the same.
+locks may not reach from one to the other; there a fresh heartbeat does the same. The run's process writes it, see
+tmsgd_bench/engine/signs_of_life.py.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import socket
-import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tmsgd_bench.errors import StoreError
-from tmsgd_bench.files import read_json, write_json
+from tmsgd_bench.files import read_json
 
 log = logging.getLogger(__name__)
 NAME = "heartbeat.json"
 SECONDS = 5.0
+"""Between two heartbeats."""
 STALE_SECONDS = 60.0
 """A heartbeat older than this is of a dead process. The clocks of machines that share a store must agree this well."""
 
@@ -33,39 +31,6 @@ KINDS: dict[str, tuple[type, ...]] = {
 }
 """The kind of each value; none must be there."""
 LARGEST = 2**63
-
-
-class Heartbeat:
-    """Tells other processes, every few seconds, that a run is alive and how far it is; gone when it ends.
-
-    Args:
-        folder: the run's work folder.
-        status: asked for plain values to publish: ``epoch`` and ``epochs``, and ``trained``, the epochs that this
-            process has trained itself.
-    """
-
-    def __init__(self, folder: Path, status: Callable[[], dict[str, Any]]) -> None:
-        self.path, self.status = folder / NAME, status
-        self.stopped = threading.Event()
-        self.thread = threading.Thread(target=self._beat, daemon=True)
-
-    def __enter__(self) -> Heartbeat:
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stopped.set()
-        self.thread.join()
-        with suppress(OSError):  # another machine would wait until it is stale
-            self.path.unlink(missing_ok=True)
-
-    def _beat(self) -> None:
-        started = time.time()
-        who = {"pid": os.getpid(), "host": socket.gethostname(), "started": started}
-        while not self.stopped.is_set():
-            with suppress(StoreError):  # a full disk may have room again at the next checkpoint
-                write_json(self.path, {**who, "time": time.time(), **self.status()})
-            self.stopped.wait(SECONDS)
 
 
 def read(folder: Path) -> dict[str, Any]:

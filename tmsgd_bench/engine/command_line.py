@@ -1,0 +1,90 @@
+"""Settings as Hydra's command line takes them: written for it, and checked before Hydra reads them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+
+from tmsgd_bench.checks import shown
+from tmsgd_bench.errors import ConfigError
+
+OPTION = re.compile(r"\w[\w.+/-]*")
+"""The name of a file of a group, without .yaml."""
+GROUPS_OF_FILES = ("task", "model", "optimizer", "data", "protocol", "prefix", "tracker", "experiment")
+
+
+def search_path(hydra: Any) -> list[str]:
+    """The override that lets a configuration be composed again out of the same folders.
+
+    Hydra keeps those of ``--config-dir``, and forgets those of ``hydra.searchpath``.
+
+    Args:
+        hydra: Hydra's own section of the configuration; None for a configuration that no command line asked for.
+    """
+    sources = hydra.runtime.config_sources if hydra else ()
+    folders = [f"{one.schema}://{one.path}" for one in sources if one.provider.startswith("hydra.searchpath")]
+    return [f"hydra.searchpath=[{','.join(_quoted(folder) for folder in folders)}]"] if folders else []
+
+
+def override(key: str, value: str | None) -> str:
+    """A setting as Hydra's command line takes it, whatever letters its value has.
+
+    Example:
+        >>> print(override("results.root", "o'brien"))
+        results.root='o\\'brien'
+    """
+    return f"{key}=null" if value is None else f"{key}={_quoted(value)}"
+
+
+def _quoted(value: str) -> str:
+    # Before a quote a backslash has to be doubled, and elsewhere it must not be.
+    escaped = re.sub(r"(\\*)('|\Z)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), value)
+    return f"'{escaped}'"
+
+
+def check_verbose(verbose: Any) -> None:
+    """Raise ConfigError unless ``hydra.verbose`` is true, false, or the names of modules that there are."""
+    names = [verbose] if isinstance(verbose, str) else verbose
+    for name in names if isinstance(names, Sequence) else ():
+        if not _is_module(str(name)):
+            raise ConfigError(
+                f"hydra.verbose must be true, false, or a list of modules whose log to show, not {shown(name)}: set it "
+                "with hydra.verbose=true, say."
+            )
+
+
+def _is_module(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def check_groups(overrides: Iterable[str], conf: Path) -> None:
+    """Raise ConfigError for a group, such as optimizer, that is given anything but the name of one of its files.
+
+    Args:
+        overrides: as on the command line; what cannot be parsed is left to Hydra's own error.
+        conf: the folder of the groups.
+    """
+    for text in overrides:
+        group = text.partition("=")[0]
+        if "=" in text and group in GROUPS_OF_FILES:
+            with suppress(HydraException):
+                _check_group(group, OverridesParser.create().parse_overrides([text])[0], conf)
+
+
+def _check_group(group: str, override: Override, conf: Path) -> None:
+    value = None if override.is_sweep_override() else override.value()
+    if override.is_sweep_override() or (isinstance(value, str) and OPTION.fullmatch(value)):
+        return
+    known = ", ".join(sorted(path.stem for path in (conf / group).glob("*.yaml")))
+    raise ConfigError(f"{group} must be the name of a file in conf/{group}, not {shown(value)}: choose one of {known}.")

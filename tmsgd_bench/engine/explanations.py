@@ -1,0 +1,97 @@
+"""Errors as one sentence for the user: what is wrong, and the remedy."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import traceback
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from tmsgd_bench.engine import schema
+from tmsgd_bench.engine.signatures import one_line
+from tmsgd_bench.errors import BenchError, ConfigError
+from tmsgd_bench.version import PROTOCOLS
+
+DETAIL = re.compile(r"\s*(full_key|object_type|reference_type)[:=]")
+"""What OmegaConf adds to its messages, which says nothing to a user."""
+EXTRAS = {"joblib": "parallel", "ray": "ray", "submitit": "slurm"}
+"""The extra that a launcher comes with, by the first word of its name."""
+
+
+def explain(error: BaseException, conf: Path) -> str | None:
+    """One sentence for an error the user can mend; None for one that needs a traceback."""
+    if isinstance(error, BenchError):
+        return str(error)
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, name = error.missing_cfg_file.rpartition("/")
+        known = sorted({*(error.options or ()), *(path.stem for path in (conf / group).glob("*.yaml"))})
+        if group == "hydra/launcher" and (extra := EXTRAS.get(name.partition("_")[0])):
+            return f"{group}={name} is not installed: pip install -e '.[{extra}]'."
+        return f"unknown {group or 'configuration'} {name!r}: choose one of {', '.join(known)}."
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return _explain_override(error, conf)
+    if _is_hydras(error):
+        return f"Hydra cannot use these settings ({one_line(error)}): 'python run.py --cfg job' shows what there is."
+    if isinstance(error, OSError) and error.filename:
+        return (
+            f"cannot use {error.filename} ({error.strerror}): mend it, or choose another folder with results.root=PATH "
+            "or data.root=PATH."
+        )
+    return None
+
+
+def _is_hydras(error: BaseException) -> bool:
+    """Whether Hydra itself raised it: of what it is given it reads some before any check of ours."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    modules = [frame.f_globals.get("__name__", "").partition(".")[0] for frame in frames]
+    sets_up_logging = any(frame.f_code.co_name == "configure_log" for frame in frames)
+    return bool(modules) and (modules[-1] in ("hydra", "omegaconf", "antlr4") or sets_up_logging)
+
+
+def _explain_override(error: BaseException, conf: Path) -> str:
+    """Hydra's own words on one line, with the likeliest key if one was misspelt."""
+    cause = error.__cause__ or error
+    key = getattr(cause, "full_key", None) or getattr(cause, "key", None)
+    lines = f"{error}\n{error.__cause__ or ''}".splitlines()
+    text = " ".join(" ".join(line for line in lines if not DETAIL.match(line)).split()) or type(error).__name__
+    if key is None or "not in struct" not in f"{error} {cause}":
+        return text
+    guesses = difflib.get_close_matches(str(key), _keys(conf), n=1)
+    hint = f"did you mean {guesses[0]!r}?" if guesses else "see them all with 'python run.py --cfg job'."
+    return f"unknown setting {str(key)!r}: {hint}"
+
+
+def _keys(conf: Path) -> list[str]:
+    """Every setting of the default run, with dots between its parts."""
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(conf)):
+        return _flatten(OmegaConf.to_container(compose("config"), resolve=False))
+
+
+def _flatten(values: Any, prefix: str = "") -> list[str]:
+    if not isinstance(values, dict):
+        return []
+    found = []
+    for key, value in values.items():
+        found += [f"{prefix}{key}", *_flatten(value, f"{prefix}{key}.")]
+    return found
+
+
+def unusable(error: OmegaConfBaseException, config: DictConfig) -> ConfigError:
+    """The error for a setting whose value refers to another one that there is not, or cannot be computed."""
+    raw: Any = OmegaConf.to_container(config, resolve=False)
+    task, model = ({} if not isinstance(raw.get(group), dict) else raw[group] for group in ("task", "model"))
+    missing = re.search(r"'task\.\w+\.(\w+)'", str(error))
+    # Models look up what the task's protocol says of them: another task's protocols do not.
+    if missing and not any(missing[1] in (task.get(name) or ()) for name in PROTOCOLS):
+        return schema.other_model(model.get("name"), task.get("name"))
+    return ConfigError(
+        f"setting {str(error.full_key)!r} cannot be used ({one_line(error).rstrip('.')}): correct what it refers to."
+    )
