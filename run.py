@@ -36,10 +36,12 @@ def run_job(config: DictConfig) -> str:
     if plan.wanted(config):
         print(plan.describe([plan.of_config(config, in_sweep=False)]))
         return "planned"
+    choices = HydraConfig.get().runtime.choices
     options = compose.run_options(config, in_sweep=sweep.in_sweep())  # first: to know the run, data may be downloaded
+    command_line.check_names(config, choices)
     spec = compose.run_spec(config, fetch=True)
     if options.force or not RunFolder(options.results_root, spec.run_id).finished():
-        spec = spec.following(compose.followed_protocols(config, spec, HydraConfig.get().runtime.choices))
+        spec = spec.following(compose.followed_protocols(config, spec, choices))
     # Imported only now: torch takes seconds, which a wrong setting need not wait for.
     import tasks
     from tmsgd_bench.engine.runner import run

@@ -82,7 +82,7 @@ SECTION = checks.Section({"size": checks.whole(1)}, {"word": checks.choice("a", 
         ({"size": 1, "sise": 2}, "unknown setting 'model.sise': did you mean 'size'?"),
         ({"size": 1, "x": 2}, "unknown setting 'model.x': the settings there are size, word."),
         ({"size": 1, "word": "c"}, "model.word must be one of a, b, not 'c': set it with model.word=a, say."),
-        (5, "model must have the keys size, word, not 5."),
+        (5, "model must have the keys size, word, not 5: set one of them, as in model.size=VALUE."),
         ({"size": "x" * 500}, "(502 characters)"),
     ],
 )

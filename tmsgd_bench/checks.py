@@ -139,7 +139,10 @@ def check_group(
     """
     if not isinstance(values, Mapping):
         keys = ", ".join(known or required)
-        raise ConfigError(f"{name} must {'be null or ' * null}have the keys {keys}, not {shown(values)}.")
+        raise ConfigError(
+            f"{name} must {'be null or ' * null}have the keys {keys}, not {shown(values)}: set one of them, as in "
+            f"{name}.{next(iter(known or required))}=VALUE."
+        )
     for key in required:
         if key not in values:
             raise ConfigError(

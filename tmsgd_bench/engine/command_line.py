@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,8 +12,10 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
+from omegaconf import DictConfig
 
-from tmsgd_bench.checks import shown
+from tmsgd_bench.checks import shown, unknown_setting
+from tmsgd_bench.engine import schema
 from tmsgd_bench.errors import ConfigError
 
 OPTION = re.compile(r"\w[\w.+/-]*")
@@ -71,15 +73,39 @@ def _is_module(name: str) -> bool:
 def check_groups(overrides: Iterable[str], conf: Path) -> None:
     """Raise ConfigError for a group, such as optimizer, that is given anything but the name of one of its files.
 
+    Likewise for a setting that is added by ``+`` and that nothing reads.
+
     Args:
         overrides: as on the command line; what cannot be parsed is left to Hydra's own error.
         conf: the folder of the groups.
     """
     for text in overrides:
         group = text.partition("=")[0]
+        _check_added(group)
         if "=" in text and group in GROUPS_OF_FILES:
             with suppress(HydraException):
                 _check_group(group, OverridesParser.create().parse_overrides([text])[0], conf)
+
+
+def _check_added(key: str) -> None:
+    """Settings may be added within a section, such as an option of an optimizer's class, and nowhere else."""
+    added, known = key.lstrip("+"), {*schema.GROUPS, *schema.VARIABLES, *GROUPS_OF_FILES, "hydra", "local"}
+    if added != key and re.fullmatch(r"\w+", added) and added not in known:
+        raise unknown_setting(added, added, sorted(known))
+
+
+def check_names(config: DictConfig, choices: Mapping[str, str | None]) -> None:
+    """Raise ConfigError for a task, model or optimizer whose name is not its file's.
+
+    Tables choose their runs by these names: another optimizer that is called sgd would stand in SGD's row.
+
+    Args:
+        choices: the option chosen in each of Hydra's groups.
+    """
+    for group in ("task", "model", "optimizer"):
+        chosen = str(choices[group]).rpartition("/")[2]
+        if (found := config[group].name) != chosen:
+            raise ConfigError(f"{group}.name must be {chosen!r}, the name of its YAML file, not {shown(found)}.")
 
 
 def _check_group(group: str, override: Override, conf: Path) -> None:

@@ -8,9 +8,10 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -35,6 +36,8 @@ def explain(error: BaseException, conf: Path) -> str | None:
         if group == "hydra/launcher" and (extra := EXTRAS.get(name.partition("_")[0])):
             return f"{group}={name} is not installed: pip install -e '.[{extra}]'."
         return f"unknown {group or 'configuration'} {name!r}: choose one of {', '.join(known)}."
+    if sentence := _unreadable(error):
+        return sentence
     if isinstance(error, HydraException | OmegaConfBaseException):
         return _explain_override(error, conf)
     if _is_hydras(error):
@@ -45,6 +48,19 @@ def explain(error: BaseException, conf: Path) -> str | None:
             "or data.root=PATH."
         )
     return None
+
+
+def _unreadable(error: BaseException) -> str:
+    """A sentence for a setting or a file that breaks the rules of its language; empty for other errors."""
+    if isinstance(error, OverrideParseException):
+        return (
+            f"cannot read the setting {error.override}: put a value with special letters in quotes, as in "
+            "\"data.root='my folder'\", with \\' for a quote inside."
+        )
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
+        mark = error.problem_mark
+        return f"{mark.name}, line {mark.line + 1}, is not YAML ({error.problem}): correct it."
+    return ""
 
 
 def _is_hydras(error: BaseException) -> bool:
@@ -63,6 +79,9 @@ def _explain_override(error: BaseException, conf: Path) -> str:
     text = " ".join(" ".join(line for line in lines if not DETAIL.match(line)).split()) or type(error).__name__
     if key is None or "not in struct" not in f"{error} {cause}":
         return text
+    if str(key).startswith("schedule."):
+        known = ", ".join(PROTOCOLS)
+        return f"{key} belongs to the task's protocol: set task.PROTOCOL.{key}, with PROTOCOL one of {known}."
     guesses = difflib.get_close_matches(str(key), _keys(conf), n=1)
     hint = f"did you mean {guesses[0]!r}?" if guesses else "see them all with 'python run.py --cfg job'."
     return f"unknown setting {str(key)!r}: {hint}"
