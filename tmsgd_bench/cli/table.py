@@ -11,7 +11,7 @@ import pandas as pd
 from tmsgd_bench import files, manifest, outputs, terminal
 from tmsgd_bench.cli import stores
 from tmsgd_bench.errors import ConfigError, StoreError
-from tmsgd_bench.results import store, tables
+from tmsgd_bench.results import store, table_forms, tables
 from tmsgd_bench.results.paper import paper
 from tmsgd_bench.version import PROTOCOLS
 
@@ -28,7 +28,9 @@ def add(commands: Any) -> None:
     stores.add_results(parser)
     parser.add_argument("--data", choices=("real", "synthetic"), default="real", help="which runs (default: real)")
     parser.add_argument("--protocol", choices=PROTOCOLS, default="table2", help="which settings (default: table2)")
-    parser.add_argument("--format", choices=tuple(tables.FORMATS), default="md", help="printed format (default: md)")
+    parser.add_argument(
+        "--format", choices=tuple(table_forms.FORMATS), default="md", help="printed format (default: md)"
+    )
     parser.add_argument(
         "--out",
         type=Path,
@@ -46,7 +48,7 @@ def print_table(options: argparse.Namespace) -> int:
     if options.out is not None:
         outputs.apart(options.out, [options.results])
         _write_table(table, runs, options.out, others)
-    terminal.say(tables.FORMATS[options.format](table), end="")
+    terminal.say(table_forms.FORMATS[options.format](table), end="")
     if others:
         terminal.warn(f"no run has these conditions; finished runs of this table here: {others}")
     return 0
@@ -63,7 +65,7 @@ def _write_table(table: tables.Table, runs: pd.DataFrame, folder: Path, others: 
                 f"{folder} holds another table, {other}, with its runs: choose another folder with --out."
             )
     finished = runs[runs["status"].isin(["done", "diverged"]) & runs["run_id"].isin(table.run_ids)]
-    texts = {f"{name}.{suffix}": render(table) for suffix, render in tables.FORMATS.items()}
+    texts = {f"{name}.{suffix}": render(table) for suffix, render in table_forms.FORMATS.items()}
 
     def fill(place: Path) -> None:
         files.write_texts(place, texts)
