@@ -13,6 +13,7 @@ from tmsgd_bench.cli import stores
 from tmsgd_bench.errors import ConfigError, StoreError
 from tmsgd_bench.results import store, table_forms, tables
 from tmsgd_bench.results.paper import paper
+from tmsgd_bench.results.status import FINISHED
 from tmsgd_bench.version import PROTOCOLS
 
 
@@ -64,7 +65,7 @@ def _write_table(table: tables.Table, runs: pd.DataFrame, folder: Path, others: 
             raise ConfigError(
                 f"{folder} holds another table, {other}, with its runs: choose another folder with --out."
             )
-    finished = runs[runs["status"].isin(["done", "diverged"]) & runs["run_id"].isin(table.run_ids)]
+    finished = runs[runs["status"].isin(FINISHED) & runs["run_id"].isin(table.run_ids)]
     texts = {f"{name}.{suffix}": render(table) for suffix, render in table_forms.FORMATS.items()}
 
     def fill(place: Path) -> None:

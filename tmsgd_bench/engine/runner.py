@@ -23,6 +23,7 @@ from tmsgd_bench.engine.trackers import build as build_tracker
 from tmsgd_bench.errors import BenchError, ConfigError, DataError, StoreError
 from tmsgd_bench.results import store
 from tmsgd_bench.results.heartbeat import Heartbeat
+from tmsgd_bench.results.status import Status
 from tmsgd_bench.results.store import RunFolder
 from tmsgd_bench.task import Metric, Task
 
@@ -37,13 +38,13 @@ class Outcome:
 
     Args:
         run_id: its folder's name.
-        status: done, diverged or failed; "skipped" if its result was there already.
+        status: done or diverged; skipped if its result was there already.
         note: the metric, or what went wrong, for a person to read.
         saved: epochs that other runs had trained for it (see tmsgd_bench/engine/prefix.py).
     """
 
     run_id: str
-    status: str
+    status: Status
     note: str
     saved: int = 0
 
@@ -101,7 +102,7 @@ def _finish(spec: RunSpec, options: RunOptions, folder: RunFolder) -> Outcome:
     _put_out(folder)
     release(spec, options)
     result = store.whole(folder.final).result
-    return Outcome(spec.run_id, result["status"], result["note"], (result.get("prefix") or {}).get("saved", 0))
+    return Outcome(spec.run_id, Status(result["status"]), result["note"], (result.get("prefix") or {}).get("saved", 0))
 
 
 def _put_out(folder: RunFolder) -> None:
@@ -124,7 +125,7 @@ def _skipped(spec: RunSpec, options: RunOptions, result: dict[str, Any]) -> Outc
     ):
         if wanted and not (folder / name).exists():
             note += f"; its {what} were not kept: force=true trains it again and keeps them, where the task can"
-    return Outcome(spec.run_id, "skipped", note)
+    return Outcome(spec.run_id, Status.SKIPPED, note)
 
 
 def _announce_switch(spec: RunSpec) -> None:
@@ -172,7 +173,7 @@ def _train(spec: RunSpec, options: RunOptions, make_task: MakeTask, device: torc
     except Diverged as error:
         failure = error
     except BaseException as error:
-        watched.end("failed" if isinstance(error, Exception) else "interrupted", {})
+        watched.end(Status.FAILED if isinstance(error, Exception) else Status.INTERRUPTED, {})
         raise
     finally:
         reporter.close()
@@ -269,7 +270,7 @@ def _save_weights(trainer: Trainer, folder: RunFolder) -> None:
 def _result(trainer: Trainer, failure: Diverged | None) -> dict[str, Any]:
     spec, clocks, primary = trainer.spec, trainer.clocks, trainer.task.metrics[0]
     result: dict[str, Any] = {
-        "status": "diverged" if failure else "done",
+        "status": Status.DIVERGED if failure else Status.DONE,
         "metric": primary.name,
         "unit": primary.unit,
         "direction": primary.direction,

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from tmsgd_bench.engine.progress import Reporter
 from tmsgd_bench.errors import ConfigError
+from tmsgd_bench.results.status import Status
 
 log = logging.getLogger(__name__)
 
@@ -129,10 +130,10 @@ class WandB:
 
     def end(self, status: str, final: Row) -> None:
         self.run.summary.update({"status": status, **final})
-        self.run.finish(exit_code=int(status == "failed"))
+        self.run.finish(exit_code=int(status == Status.FAILED))
 
 
-MLFLOW_STATUS = {"failed": "FAILED", "interrupted": "KILLED"}
+MLFLOW_STATUS: dict[str, str] = {Status.FAILED: "FAILED", Status.INTERRUPTED: "KILLED"}
 PACKAGES = {"tensorboard": "tensorboard", "mlflow": "mlflow", "wandb": "wandb"}
 """The extra of each package."""
 
@@ -184,7 +185,7 @@ class Watched:
 
     def end(self, status: str, final: Row) -> None:
         values = {name: value for name, value in final.items() if math.isfinite(value)}
-        self._tell(lambda tracker: tracker.end(status, values))
+        self._tell(lambda tracker: tracker.end(str(status), values))  # a plain word: it may be sent anywhere
 
     def _tell(self, action: Callable[..., None]) -> None:
         if self.tracker is None:

@@ -18,6 +18,7 @@ from tmsgd_bench.errors import ConfigError
 from tmsgd_bench.results import selection, store
 from tmsgd_bench.results.cells import comparison_record, difference, footnote, markdown_row, significance, summary
 from tmsgd_bench.results.statistics import Comparison, Summary, compare, correct, summarise
+from tmsgd_bench.results.status import FINISHED, Status
 
 SAME = ["task", "model", "dataset", "context", "metric"]
 SHOWN = 4
@@ -96,14 +97,14 @@ def build(runs: pd.DataFrame, reference: str = "sgd") -> list[Group]:
     Raises:
         ConfigError: no run has that optimizer.
     """
-    known = runs[runs["status"].isin((*selection.FINISHED, selection.DAMAGED)) & runs["context"].notna()]
-    finished = known[known["status"].isin(selection.FINISHED)]
+    known = runs[runs["status"].isin((*FINISHED, Status.DAMAGED)) & runs["context"].notna()]
+    finished = known[known["status"].isin(FINISHED)]
     if len(finished) and reference not in set(finished["optimizer"]):
         names = ", ".join(sorted(set(finished["optimizer"])))
         raise ConfigError(f"no finished run has the optimizer {reference!r}: choose --reference from {names}.")
     metrics = known.groupby("context")["metric"].transform("first")  # a diverged run's is its task's as well
     groups = [own for _, own in known.assign(metric=known["metric"].fillna(metrics)).groupby(SAME, dropna=False)]
-    groups = [own for own in groups if own["status"].isin(selection.FINISHED).any()]
+    groups = [own for own in groups if own["status"].isin(FINISHED).any()]
     told = _told_apart([(_group(own, reference), _finished(own).iloc[0]) for own in groups])
     lost = [selection.left_out(runs, [own]) for own in groups]
     return [
@@ -113,7 +114,7 @@ def build(runs: pd.DataFrame, reference: str = "sgd") -> list[Group]:
 
 
 def _finished(own: pd.DataFrame) -> pd.DataFrame:
-    return own[own["status"].isin(selection.FINISHED)]
+    return own[own["status"].isin(FINISHED)]
 
 
 def _told_apart(groups: Sequence[tuple[Group, pd.Series]]) -> list[Group]:
@@ -175,7 +176,7 @@ def _order(own: pd.DataFrame, reference: str) -> tuple[str, bool, int, float, st
 
 
 def _entry(own: pd.DataFrame, base: pd.DataFrame | None, direction: str) -> Entry:
-    done = own[own["status"] == "done"]
+    done = own[own["status"] == Status.DONE]
     ours = selection.outcomes(own, direction)
     return Entry(
         label=_label(own.iloc[0]),

@@ -17,6 +17,7 @@ from tmsgd_bench.escaping import mathtext
 from tmsgd_bench.results import selection
 from tmsgd_bench.results.figure_runs import save
 from tmsgd_bench.results.statistics import summarise
+from tmsgd_bench.results.status import Status
 
 BASES = {"tmsgd": "sgd", "tmsgdm": "sgdm"}
 """What each optimizer is before its switch."""
@@ -46,7 +47,7 @@ def write(
     Raises:
         StoreError: there is no study, or the folder cannot be written.
     """
-    kept = runs[(runs["data"] == data) & (runs["status"] == "done")]
+    kept = runs[(runs["data"] == data) & (runs["status"] == Status.DONE)]
     kept = kept if seed is None else kept[kept["seed"] == seed]
     written: list[Path] = []
     for own, base in studies(kept, protocol):

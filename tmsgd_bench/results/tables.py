@@ -15,6 +15,7 @@ import pandas as pd
 from tmsgd_bench.results import selection
 from tmsgd_bench.results.paper import Experiment, Printed, experiments, layout
 from tmsgd_bench.results.statistics import Comparison, Difference, Summary, compare, correct, summarise
+from tmsgd_bench.results.status import Status
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,7 @@ def other_conditions(runs: pd.DataFrame, number: str) -> str:
 
 def _row(optimizer: str, chosen: pd.DataFrame, experiment: Experiment, reference: str) -> Row:
     own = selection.counted(chosen, optimizer)
-    done = own[own["status"] == "done"]
+    done = own[own["status"] == Status.DONE]
     others = selection.outcomes(selection.counted(chosen, reference), experiment.direction)
     ours = selection.outcomes(own, experiment.direction)
     return Row(

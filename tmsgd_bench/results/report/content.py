@@ -22,6 +22,7 @@ from tmsgd_bench.results.paper import Experiment, experiments, layout, paper
 from tmsgd_bench.results.report import figures
 from tmsgd_bench.results.report.figures import Chart, Curve, Dots, Quantity
 from tmsgd_bench.results.statistics import paired_difference
+from tmsgd_bench.results.status import FINISHED, Status
 from tmsgd_bench.version import PROTOCOLS
 
 BASES = {"tmsgd": "sgd", "tmsgdm": "sgdm"}
@@ -145,7 +146,7 @@ def _section(runs: pd.DataFrame, table: tables.Table, data: str, protocol: str, 
     parts = []
     for place, experiment in enumerate(experiments(table.number)):
         chosen = selection.select(runs, experiment, data, protocol)
-        chosen = chosen[chosen["status"] != selection.DAMAGED]  # the table says so
+        chosen = chosen[chosen["status"] != Status.DAMAGED]  # the table says so
         rows = [row for row in table.rows if row.experiment.key == experiment.key]
         if any(row.run_ids for row in rows):
             parts.append(_part(runs, chosen, experiment, rows, f"{anchor}-{place}", folder))
@@ -212,8 +213,7 @@ def _curves(own: Mapping[str, pd.DataFrame], quantity: str, labels: Mapping[str,
     found = []
     for optimizer, selected in own.items():
         done, diverged = (
-            figures.as_columns(_histories(selected[selected["status"] == status]), quantity)
-            for status in selection.FINISHED
+            figures.as_columns(_histories(selected[selected["status"] == status]), quantity) for status in FINISHED
         )
         if len(done) or len(diverged):
             found.append(Curve(optimizer, labels[optimizer], done, diverged))
@@ -267,7 +267,7 @@ def _dots(row: tables.Row, reference: tables.Row, own: Mapping[str, pd.DataFrame
 def _finals(own: pd.DataFrame | None) -> pd.Series:
     if own is None:
         return pd.Series(dtype=float)
-    done = own[own["status"] == "done"]
+    done = own[own["status"] == Status.DONE]
     return done.set_index("seed")["final"].astype(float)
 
 
@@ -276,7 +276,7 @@ def _switch_curves(
 ) -> Iterator[Chart]:
     for optimizer, base in BASES.items():
         swept = selection.sweep(runs, chosen, optimizer)
-        done = swept[swept["status"] == "done"].astype({"switch_epoch": float, "final": float})
+        done = swept[swept["status"] == Status.DONE].astype({"switch_epoch": float, "final": float})
         finals = done.pivot_table(index="switch_epoch", columns="seed", values="final")
         finals = finals[finals.index < math.inf]
         if len(finals) > 1:
@@ -290,7 +290,7 @@ def _switch_curves(
 
 def _images(used: pd.DataFrame, folder: Path) -> Iterator[Image]:
     """The pictures of each optimizer's run with the smallest seed."""
-    first = used[used["status"] == "done"].sort_values("seed").drop_duplicates("optimizer")
+    first = used[used["status"] == Status.DONE].sort_values("seed").drop_duplicates("optimizer")
     for _, row in first.iterrows():
         for path in sorted(Path(row["folder"]).glob("*.png")):
             if not store.intact(path.parent, path.name):
@@ -333,7 +333,7 @@ def evidence(runs: pd.DataFrame, folder: Path) -> tuple[list[Environment], list[
     environments: dict[str, Environment] = {}
     found = []
     for (_, run), plain in zip(runs.iterrows(), _records(runs), strict=True):
-        recorded = {} if run["status"] == selection.DAMAGED else store.environment(Path(run["folder"]))
+        recorded = {} if run["status"] == Status.DAMAGED else store.environment(Path(run["folder"]))
         name = _environment(recorded, environments) if recorded else ""
         marks = _run_marks(run)
         found.append(Evidence(plain, marks, relative(Path(run["folder"]), folder), name, _command(run)))
