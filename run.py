@@ -23,6 +23,7 @@ from omegaconf import DictConfig
 from tmsgd_bench import interrupt
 from tmsgd_bench.engine import command_line, compose, explanations, plan, progress, sweep
 from tmsgd_bench.errors import BenchError, RunIsBusy
+from tmsgd_bench.results.status import Status
 from tmsgd_bench.results.store import RunFolder
 
 log = logging.getLogger("run")
@@ -62,12 +63,12 @@ def sweep_job(config: DictConfig) -> str:
         sweep.end_job()
         raise
     except RunIsBusy as error:
-        status, note = "busy", str(error)
+        status, note = Status.BUSY, str(error)
     except BenchError as error:
-        status, note = "failed", str(error)
+        status, note = Status.FAILED, str(error)
     except Exception as error:
         log.error("%s", "".join(traceback.format_exception(error)).rstrip())
-        status, note = "failed", f"{type(error).__name__}: {error}"
+        status, note = Status.FAILED, f"{type(error).__name__}: {error}"
     log.error("%s: %s", status, note)
     sweep.record(status, "", note)
     return status
@@ -82,7 +83,7 @@ def entry(config: DictConfig) -> str:
         return run_job(config)
     except Exception as error:
         raised.append(error)  # raised again in main(): Hydra would announce it in words of its own
-        return "failed"
+        return Status.FAILED
 
 
 def main() -> int:

@@ -16,6 +16,7 @@ from tmsgd_bench.errors import StoreError
 from tmsgd_bench.escaping import mathtext
 from tmsgd_bench.results.figure_parts import KeptArrays, grid, label_row
 from tmsgd_bench.results.figure_runs import PaperFigure, never_switches, title, write_picture
+from tmsgd_bench.results.status import Status
 
 TASK = "fkpd"
 FACES = 7
@@ -90,7 +91,7 @@ def _label(row: pd.Series) -> str:
     if never_switches(row):
         label += "\n(never switches)"
     if not row["drawn"]:
-        return f"{label}\n{'no points' if row['status'] == 'done' else row['status']}"
+        return f"{label}\n{'no points' if row['status'] == Status.DONE else row['status']}"
     return f"{label}\nMSE {_short(row['final'])}"
 
 

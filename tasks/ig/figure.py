@@ -17,6 +17,7 @@ from tmsgd_bench.escaping import mathtext
 from tmsgd_bench.results import store
 from tmsgd_bench.results.figure_parts import KeptArrays, grid, label_row
 from tmsgd_bench.results.figure_runs import PaperFigure, never_switches, title, write_picture
+from tmsgd_bench.results.status import Status
 
 TASK = "ig"
 FILE, PICTURE = "samples.npz", "samples.png"
@@ -86,7 +87,7 @@ def spread(epochs: Sequence[int]) -> list[int]:
 def _label(row: pd.Series) -> str:
     """The optimizer, and how good and how diverse its last images are; or why there are none."""
     if not row["drawn"]:
-        return f"{row['label']}\n{row['status'] if row['status'] != 'done' else 'no images'}"
+        return f"{row['label']}\n{row['status'] if row['status'] != Status.DONE else 'no images'}"
     lines = [str(row["label"])]
     if never_switches(row):
         lines.append("(never switches)")

@@ -442,8 +442,8 @@ def test_markdown_and_latex_have_a_row_for_each_claim() -> None:
     markdown = [line for line in claim_forms.to_markdown(verdicts).splitlines() if line.startswith("| ")]
     latex = [line for line in claim_forms.to_latex(verdicts).splitlines() if line.endswith(r" \\")]
     assert len(markdown) - 2 == len(latex) - 1 == len(verdicts.claims)
-    assert {len(re.findall(r"(?<!\\)&", line)) for line in latex} == {len(claim_forms.COLUMNS) - 1}
-    assert {line.count("|") for line in markdown} == {len(claim_forms.COLUMNS) + 1}
+    assert {len(re.findall(r"(?<!\\)&", line)) for line in latex} == {len(claim_forms.HEADS) - 1}
+    assert {line.count("|") for line in markdown} == {len(claim_forms.HEADS) + 1}
 
 
 def test_latex_is_ascii_but_for_its_comments() -> None:

@@ -20,7 +20,18 @@ import yaml
 
 from tmsgd_bench import files, manifest
 from tmsgd_bench.errors import StoreError
-from tmsgd_bench.results import claim_forms, claims, comparison, evidence, export, numerical, statistics, store, tables
+from tmsgd_bench.results import (
+    claim_forms,
+    claims,
+    comparison,
+    evidence,
+    export,
+    numerical,
+    statistics,
+    store,
+    table_forms,
+    tables,
+)
 from tmsgd_bench.results.numerical import CLAIMED_ORDER, Numerics
 from tmsgd_bench.results.report import content
 from tmsgd_bench.results.store import read_runs
@@ -273,7 +284,7 @@ def use(root: Path, folder: Path) -> str:
     runs = read_runs(root)
     table = tables.build(runs, "5")
     verdicts = claims.evaluate(runs, Numerics(CLAIMED_ORDER, {}))
-    said = [form(table) for form in tables.FORMATS.values()]
+    said = [form(table) for form in table_forms.FORMATS.values()]
     said += [form(verdicts) for form in claim_forms.FORMATS.values()]
     said += [form(groups) for form in comparison.FORMATS.values() if (groups := comparison.build(runs))]
     said += [export.tidy(runs).to_csv(), export.histories(runs).to_csv()]

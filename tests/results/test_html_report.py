@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 from tmsgd_bench.errors import StoreError
-from tmsgd_bench.results import claim_forms, claims, numerical, report, selection, store, tables
+from tmsgd_bench.results import claim_forms, claims, numerical, report, selection, store, table_forms, tables
 from tmsgd_bench.results.paper import experiments, paper
 from tmsgd_bench.results.report import content, figures
 from tmsgd_bench.results.report.figures import Chart, Curve, Dots, Quantity
@@ -125,7 +125,7 @@ def test_every_table_is_there_with_ours_beside_the_papers(root: Path, page: Page
         table = tables.build(runs, number)
         assert table.heading in page.text
         for row in table.rows:
-            for cell in tables.cells(row, table)[:-1]:
+            for cell in table_forms.cells(row, table)[:-1]:
                 assert cell in page.text
 
 
@@ -175,7 +175,7 @@ def test_the_same_tables_are_there_as_files(root: Path, written: Path) -> None:
     expected = {f"table-{number}": tables.build(runs, number) for number in paper()["tables"]}
     expected["table-5-synthetic-smoke"] = tables.build(runs, "5", "synthetic", "smoke")
     verdicts = claims.evaluate(runs, numerical.read_numerics(NUMERICS))
-    for suffix, render in tables.FORMATS.items():
+    for suffix, render in table_forms.FORMATS.items():
         for name, table in expected.items():
             assert (written / f"{name}.{suffix}").read_text(encoding="utf-8") == render(table)
         assert (written / f"claims.{suffix}").read_text(encoding="utf-8") == claim_forms.FORMATS[suffix](verdicts)

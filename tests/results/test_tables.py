@@ -13,7 +13,8 @@ import pandas as pd
 import pytest
 
 from tmsgd_bench.errors import ConfigError, StoreError
-from tmsgd_bench.results import store, tables
+from tmsgd_bench.results import store, table_forms, tables
+from tmsgd_bench.results.cells import p_value
 from tmsgd_bench.results.paper import Printed, every_experiment, experiments, paper
 from tmsgd_bench.results.statistics import (
     ALPHA,
@@ -242,7 +243,7 @@ def test_a_row_of_diverged_runs_has_no_number() -> None:
     table = build(runs, "5")
     assert row(table, "Adam").marks == ("5 diverged",)
     assert row(table, "Adam").final.n == 0
-    line = next(line for line in tables.to_markdown(table).splitlines() if line.startswith("| Adam"))
+    line = next(line for line in table_forms.to_markdown(table).splitlines() if line.startswith("| Adam"))
     assert line.startswith("| Adam | 90.1 | – | – | 0.062 | 0.062 | – | – |")  # worse in 5 of 5 pairs: 2/2⁵
 
 
@@ -292,14 +293,14 @@ NUMBER = r"([+−-]?\d+\.\d+)"
 
 def markdown_cells(table: Table) -> list[list[str]]:
     """Head and rows of the Markdown form."""
-    lines = [line for line in tables.to_markdown(table).splitlines() if line.startswith("| ")]
+    lines = [line for line in table_forms.to_markdown(table).splitlines() if line.startswith("| ")]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
 def latex_cells(table: Table) -> list[list[str]]:
     """Head and rows of the LaTeX form, unescaped."""
     found = []
-    for line in tables.to_latex(table).splitlines():
+    for line in table_forms.to_latex(table).splitlines():
         if line.endswith(r" \\"):
             for escaped, plain in UNESCAPE.items():
                 line = line.replace(escaped, plain)
@@ -308,7 +309,7 @@ def latex_cells(table: Table) -> list[list[str]]:
 
 
 def csv_frame(table: Table) -> pd.DataFrame:
-    return pd.read_csv(io.StringIO(tables.to_csv(table)), dtype={"table": str, "marks": str, "runs": str})
+    return pd.read_csv(io.StringIO(table_forms.to_csv(table)), dtype={"table": str, "marks": str, "runs": str})
 
 
 def numbers(cell: str) -> list[float]:
@@ -372,7 +373,7 @@ def test_markdown_holds_what_csv_holds_to_two_digits(name: str) -> None:
         pairs = [float(found["pairs"])] if found["pairs"] else []
         assert numbers(cells[3]) == [*printed(found["difference"], found["low"], found["high"]), *pairs]
         assert numbers(cells[6]) == printed(found["detectable"])
-        assert [cells[4], cells[5]] == [tables.p_value(found["p"]), tables.p_value(found["p_holm"])]
+        assert [cells[4], cells[5]] == [p_value(found["p"]), p_value(found["p_holm"])]
         assert cells[8] == _text(found["marks"])
 
 
@@ -403,19 +404,19 @@ def test_one_pair_is_printed_without_an_interval() -> None:
 
 def test_the_forms_name_conditions_and_rules() -> None:
     table = full()
-    for text in (tables.to_markdown(table), tables.to_latex(table)):
+    for text in (table_forms.to_markdown(table), table_forms.to_latex(table)):
         assert "real data, protocol table2, benchmark version 1" in text
         assert "accuracy (%" in text
         assert "95 % percentile bootstrap interval" in text
         assert f"marked below {FEW_SEEDS}" in text
         assert "chosen on test data" in text
-    assert "higher is better" in tables.to_markdown(table)
+    assert "higher is better" in table_forms.to_markdown(table)
 
 
 def test_latex_has_nothing_left_to_escape() -> None:
     """In the body: no bare % & _ # outside of what LaTeX itself needs."""
     for name in TABLES:
-        body = [line for line in tables.to_latex(TABLES[name]()).splitlines() if not line.startswith("%")]
+        body = [line for line in table_forms.to_latex(TABLES[name]()).splitlines() if not line.startswith("%")]
         cells = " ".join(body).replace(" & ", " ")
         assert re.findall(r"(?<!\\)[%&#_]", cells) == []
         assert cells.isascii()
@@ -494,7 +495,7 @@ def test_a_run_that_has_not_ended_is_no_pair(status: str) -> None:
     ],
 )
 def test_a_p_value_is_never_rounded_across_the_level(p: float, text: str) -> None:
-    assert tables.p_value(p) == text
+    assert p_value(p) == text
 
 
 # --- the paper's numbers -------------------------------------------------------------------------------------------
@@ -601,5 +602,5 @@ def test_what_the_first_weights_can_do_is_a_row_of_its_own() -> None:
     assert [row.label for row in optimizers] == list(PRINTED)
     without = build(frame(*({**row, "initial": None} for row in rows)), "5")
     assert [row.label for row in without.rows] == list(PRINTED)
-    for form in tables.FORMATS.values():
+    for form in table_forms.FORMATS.values():
         assert "not fine-tuned" in form(table) and "not fine-tuned" not in form(without)

@@ -8,7 +8,7 @@ from typing import Any
 
 from tmsgd_bench import files, outputs, terminal
 from tmsgd_bench.cli import stores
-from tmsgd_bench.results import claim_forms, claims, numerical, tables
+from tmsgd_bench.results import claim_forms, claims, numerical, table_forms
 
 
 def add(commands: Any) -> None:
@@ -39,7 +39,7 @@ def print_claims(options: argparse.Namespace) -> int:
     found = claims.evaluate(runs, numerical.read_numerics(stores.numerics_folder(options)), options.protocol)
     if options.out is not None:
         stores.check_some(runs, options)
-        texts = {f"claims.{name}": claim_forms.FORMATS[name](found) for name in tables.FORMATS}
+        texts = {f"claims.{name}": claim_forms.FORMATS[name](found) for name in table_forms.FORMATS}
         outputs.renew(stores.target(options, ""), lambda place: files.write_texts(place, texts))
     terminal.say(claim_forms.FORMATS[options.format](found), end="")
     return 0

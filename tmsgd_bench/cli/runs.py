@@ -13,8 +13,9 @@ from tmsgd_bench import escaping, files, terminal
 from tmsgd_bench.cli import stores
 from tmsgd_bench.errors import ConfigError
 from tmsgd_bench.results import store
+from tmsgd_bench.results.status import OF_RUNS, Status
 
-KNOWN = {"status": ("done", "diverged", "failed", "running", "abandoned", store.DAMAGED), "data": ("real", "synthetic")}
+KNOWN = {"status": tuple(map(str, OF_RUNS)), "data": ("real", "synthetic")}
 RUN_COLUMNS = ["run_id", "status", "epochs_done", "epochs", "final", "best", "data", "protocols", "note"]
 
 
@@ -90,7 +91,7 @@ def show_run(options: argparse.Namespace) -> int:
     folder = Path(row["folder"])
     note = "" if pd.isna(row["note"]) else escaping.plain(str(row["note"]))
     terminal.say(f"{row['run_id']}: {row['status']}\n{note}\nfolder: {folder}\n")
-    if row["status"] == store.DAMAGED:
+    if row["status"] == Status.DAMAGED:
         return 1
     terminal.say((folder / store.CONFIG).read_text(encoding="utf-8"))
     for name in (store.RESULT, store.ENVIRONMENT, store.FAILURE):

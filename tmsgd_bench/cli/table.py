@@ -11,8 +11,9 @@ import pandas as pd
 from tmsgd_bench import files, manifest, outputs, terminal
 from tmsgd_bench.cli import stores
 from tmsgd_bench.errors import ConfigError, StoreError
-from tmsgd_bench.results import store, tables
+from tmsgd_bench.results import store, table_forms, tables
 from tmsgd_bench.results.paper import paper
+from tmsgd_bench.results.status import FINISHED
 from tmsgd_bench.version import PROTOCOLS
 
 
@@ -28,7 +29,9 @@ def add(commands: Any) -> None:
     stores.add_results(parser)
     parser.add_argument("--data", choices=("real", "synthetic"), default="real", help="which runs (default: real)")
     parser.add_argument("--protocol", choices=PROTOCOLS, default="table2", help="which settings (default: table2)")
-    parser.add_argument("--format", choices=tuple(tables.FORMATS), default="md", help="printed format (default: md)")
+    parser.add_argument(
+        "--format", choices=tuple(table_forms.FORMATS), default="md", help="printed format (default: md)"
+    )
     parser.add_argument(
         "--out",
         type=Path,
@@ -52,7 +55,7 @@ def print_table(options: argparse.Namespace) -> int:
         if not options.force:
             _check_kept(runs, options.out)
         _write_table(table, runs, options.out)
-    terminal.say(tables.FORMATS[options.format](table), end="")
+    terminal.say(table_forms.FORMATS[options.format](table), end="")
     if others:
         terminal.warn(f"no run has these conditions; finished runs of this table here: {others}")
     return 0
@@ -83,8 +86,8 @@ def _check_kept(runs: pd.DataFrame, folder: Path) -> None:
 
 def _write_table(table: tables.Table, runs: pd.DataFrame, folder: Path) -> None:
     name = f"table{table.number}"
-    finished = runs[runs["status"].isin(["done", "diverged"]) & runs["run_id"].isin(table.run_ids)]
-    texts = {f"{name}.{suffix}": render(table) for suffix, render in tables.FORMATS.items()}
+    finished = runs[runs["status"].isin(FINISHED) & runs["run_id"].isin(table.run_ids)]
+    texts = {f"{name}.{suffix}": render(table) for suffix, render in table_forms.FORMATS.items()}
 
     def fill(place: Path) -> None:
         files.write_texts(place, texts)

@@ -10,6 +10,7 @@ from tmsgd_bench.engine.spec import without
 from tmsgd_bench.engine.task_data import TaskData
 from tmsgd_bench.errors import DataError, StoreError
 from tmsgd_bench.results import store
+from tmsgd_bench.results.status import Status
 
 if TYPE_CHECKING:
     import torch
@@ -71,7 +72,7 @@ def read(folder: Path, task: str) -> FinishedRun:
         StoreError: it holds no finished run of the task, or a damaged one.
     """
     found = store.whole(folder.resolve()) if (folder / store.RESULT).exists() else None
-    if found is None or found.result["status"] != "done" or found.settings["task"]["name"] != task:
+    if found is None or found.result["status"] != Status.DONE or found.settings["task"]["name"] != task:
         raise StoreError(f"{folder} is no finished run of task={task}: name folders such as results/runs/{task}-….")
     settings, data = found.settings, found.settings["data"]
     return FinishedRun(

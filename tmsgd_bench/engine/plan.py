@@ -21,9 +21,8 @@ from tmsgd_bench.engine import command_line, compose, explanations
 from tmsgd_bench.engine.spec import RunOptions, RunSpec
 from tmsgd_bench.errors import ConfigError
 from tmsgd_bench.results import store
+from tmsgd_bench.results.status import FINISHED, Status
 from tmsgd_bench.results.store import RunFolder
-
-FINISHED = ("done", "diverged")
 
 
 class PlanShown(BaseException):
@@ -133,14 +132,14 @@ def describe(jobs: list[Job]) -> str:
     """
     frames = {root: store.read_runs(root) for root in {job.options.results_root for job in jobs}}
     rows = _rows(jobs, frames)
-    lines = [f"plan: {len(jobs)} runs, {sum(row['state'] == 'done' for row in rows)} of them done"]
+    lines = [f"plan: {len(jobs)} runs, {sum(row['state'] == Status.DONE for row in rows)} of them done"]
     lines += [
         f"  {row['state']:<9} {row['epochs']:>6} epochs  {_time(row['seconds']):>9}  {row['run']}{row['note']}"
         for row in rows
     ]
     epochs, alone = sum(row["epochs"] for row in rows), sum(row["alone"] for row in rows)
     lines.append(f"{epochs} epochs to train" + (f"; sharing saves {alone - epochs}" if alone > epochs else ""))
-    seconds = [row["seconds"] for row in rows if row["state"] != "done"]
+    seconds = [row["seconds"] for row in rows if row["state"] != Status.DONE]
     known = [value for value in seconds if not math.isnan(value)]
     unknown = len(seconds) - len(known)
     total = _time(sum(known)) + (f", and {unknown} runs of unknown time" if unknown else "")
@@ -166,7 +165,7 @@ def _rows(jobs: list[Job], frames: dict[Path, pd.DataFrame]) -> list[dict[str, A
                 "note": "  (never switches: eq. (8) is not used)"
                 if job.spec.switch_epoch is not None and job.spec.switches is False
                 else "",
-                "state": "done" if done else state,
+                "state": Status.DONE if done else state,
                 "epochs": epochs,
                 "alone": alone,
                 "seconds": epochs * _seconds_per_epoch(job.spec, frame),
@@ -201,7 +200,7 @@ def _shared(job: Job, reached: dict[tuple[Path, str], int]) -> int:
 def _seconds_per_epoch(spec: RunSpec, runs: pd.DataFrame) -> float:
     """Median over like runs of all their seconds by their epochs; NaN if there is none."""
     alike = runs[
-        (runs["status"] == "done")
+        (runs["status"] == Status.DONE)
         & (runs["task"] == spec.task["name"])
         & (runs["model"] == spec.model["name"])
         & (runs["data"] == spec.data["kind"])
@@ -217,7 +216,7 @@ def _disk(rows: list[dict[str, Any]], frames: dict[Path, pd.DataFrame]) -> str:
         for root, frame in frames.items()
         for run_id in frame.loc[frame["status"].isin(FINISHED), "run_id"]
     ]
-    count = sum(row["state"] != "done" for row in rows)
+    count = sum(row["state"] != Status.DONE for row in rows)
     if not sizes:
         return "unknown: the store has no finished run to measure"
     total = count * sorted(sizes)[len(sizes) // 2] / 1e6

@@ -9,6 +9,7 @@ from typing import Any
 from tmsgd_bench.engine.loop import Trainer, weights_digest
 from tmsgd_bench.engine.monitor import SharpnessMonitor
 from tmsgd_bench.engine.spec import RunSpec
+from tmsgd_bench.results.status import Status
 from tmsgd_bench.task import Metric
 
 
@@ -28,7 +29,7 @@ def of(trainer: Trainer, monitor: SharpnessMonitor) -> dict[str, Any]:
     spec, clocks, primary = trainer.spec, trainer.clocks, trainer.task.metrics[0]
     switch, failure = monitor.switch_epoch, trainer.divergence
     result: dict[str, Any] = {
-        "status": "diverged" if failure else "done",
+        "status": Status.DIVERGED if failure else Status.DONE,
         "metric": primary.name,
         "unit": primary.unit,
         "direction": primary.direction,

@@ -25,6 +25,7 @@ from tmsgd_bench.engine.trackers import Watched
 from tmsgd_bench.engine.trackers import build as build_tracker
 from tmsgd_bench.errors import BenchError, ConfigError, DataError, StoreError
 from tmsgd_bench.results import store
+from tmsgd_bench.results.status import Status
 from tmsgd_bench.results.store import RunFolder
 from tmsgd_bench.task import Task
 
@@ -39,13 +40,13 @@ class Outcome:
 
     Args:
         run_id: its folder's name.
-        status: done, diverged or failed; "skipped" if its result was there already.
+        status: done or diverged; skipped if its result was there already.
         note: the metric, or what went wrong, for a person to read.
         saved: epochs that other runs had trained for it (see tmsgd_bench/engine/prefix.py).
     """
 
     run_id: str
-    status: str
+    status: Status
     note: str
     saved: int = 0
 
@@ -109,7 +110,7 @@ class _Run:
         ):
             if wanted and not (self.folder.final / name).exists():
                 note += f"; its {what} were not kept: force=true trains it again and keeps them, where the task can"
-        return Outcome(self.spec.run_id, "skipped", note)
+        return Outcome(self.spec.run_id, Status.SKIPPED, note)
 
     def _clear_the_way(self) -> None:
         """Move a damaged run aside, so that it can be trained again.
@@ -134,7 +135,7 @@ class _Run:
 
     def _outcome(self, known: dict[str, Any]) -> Outcome:
         saved = (known.get("prefix") or {}).get("saved", 0)
-        return Outcome(self.spec.run_id, known["status"], known["note"], saved)
+        return Outcome(self.spec.run_id, Status(known["status"]), known["note"], saved)
 
     def _put_out(self) -> None:
         """Publish a complete work folder; only the result and its evidence are ever published."""

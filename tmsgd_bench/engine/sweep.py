@@ -22,13 +22,13 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from tmsgd_bench import files, interrupt
 from tmsgd_bench.engine import command_line, plan, progress, workers
 from tmsgd_bench.errors import BenchError, ConfigError, StoreError
+from tmsgd_bench.results.status import OF_JOBS, Status
 
 START = "start.json"
 STOP = "stop"
 SWEEPS = ".sweeps"  # in the results' root, by conf/config.yaml
 ABANDONED_SECONDS = 60.0
 """A temporary file older than this is not being written any more."""
-ORDER = ("done", "skipped", "diverged", "busy", "failed", "unfinished")
 
 
 OmegaConf.register_new_resolver("expanduser", os.path.expanduser, replace=True)
@@ -146,7 +146,7 @@ def record_waiting(number: int, overrides: Sequence[str]) -> None:
     """Write, in the main process, that a job is about to be handed to a launcher; one that never starts leaves this."""
     assert SweepCallback.folder is not None
     note = "it was not started; the same command starts it"
-    _put(SweepCallback.folder, number, overrides, {"status": "unfinished", "note": note})
+    _put(SweepCallback.folder, number, overrides, {"status": Status.UNFINISHED, "note": note})
 
 
 def skip_finished(number: int, config: DictConfig) -> bool:
@@ -159,7 +159,7 @@ def skip_finished(number: int, config: DictConfig) -> bool:
     if result is None or job.options.force or job.options.sharpness:
         return False
     note = f"already {result['status']}: {result['note']}"
-    values = {"status": "skipped", "run_id": job.spec.run_id, "note": note}
+    values = {"status": Status.SKIPPED, "run_id": job.spec.run_id, "note": note}
     _put(Path(config.hydra.sweep.dir), number, config.hydra.overrides.task, values)
     return True
 
@@ -178,7 +178,7 @@ def record_start() -> None:
         workers.belong_to(start["parent"], folder / STOP)
     interrupt.stop_if_asked()
     note = "its process ended without an outcome; the same command goes on with it"
-    _write({"status": "unfinished", "note": note, "pid": os.getpid()})
+    _write({"status": Status.UNFINISHED, "note": note, "pid": os.getpid()})
     if start:
         workers.enter(start["cwd"])
 
@@ -186,13 +186,13 @@ def record_start() -> None:
 def end_job() -> None:
     """Write that this job was interrupted; a worker does not return."""
     with suppress(StoreError):  # on a full disk it stays with what a killed job leaves
-        record("unfinished", "", "it was interrupted; the same command goes on with it")
+        record(Status.UNFINISHED, "", "it was interrupted; the same command goes on with it")
     start = files.read_json(Path(HydraConfig.get().sweep.dir) / START) or {}
     if start.get("parent", os.getpid()) != os.getpid():
         workers.await_end()
 
 
-def record(status: str, run_id: str, note: str, saved: int = 0) -> None:
+def record(status: Status, run_id: str, note: str, saved: int = 0) -> None:
     """Write the outcome of this job into its sweep's folder; ``saved`` counts epochs that other runs trained for it."""
     _write({"status": status, "run_id": run_id, "note": note, "saved_epochs": saved})
 
@@ -226,12 +226,12 @@ def summarise(folder: Path) -> tuple[str, bool]:
     """The summary of a sweep, and whether every job that ran has its result."""
     jobs = [job for path in sorted(folder.glob("job-*.json")) if (job := files.read_json(path))]
     counts = Counter(job["status"] for job in jobs)
-    total = ", ".join(f"{counts[status]} {status}" for status in ORDER if counts[status])
+    total = ", ".join(f"{counts[status]} {status}" for status in OF_JOBS if counts[status])
     lines = [f"sweep: {total or 'no job left an outcome'}"]
     if saved := sum(job.get("saved_epochs", 0) for job in jobs):
         lines.append(f"  {saved} epochs saved: runs that are the same until they switch shared them")
     for job in jobs:
-        if job["status"] not in ("done", "skipped"):
+        if job["status"] not in (Status.DONE, Status.SKIPPED):
             lines.append(f"  {_line(job)}")
-    complete = bool(jobs) and not (counts["failed"] or counts["unfinished"] or counts["busy"])
+    complete = bool(jobs) and not (counts[Status.FAILED] or counts[Status.UNFINISHED] or counts[Status.BUSY])
     return "\n".join(lines), complete

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from tmsgd_bench.engine.observers import Observer
 from tmsgd_bench.errors import ConfigError
+from tmsgd_bench.results.status import Status
 
 if TYPE_CHECKING:
     from tmsgd_bench.engine.loop import Trainer
@@ -133,10 +134,10 @@ class WandB:
 
     def end(self, status: str, final: Row) -> None:
         self.run.summary.update({"status": status, **final})
-        self.run.finish(exit_code=int(status == "failed"))
+        self.run.finish(exit_code=int(status == Status.FAILED))
 
 
-MLFLOW_STATUS = {"failed": "FAILED", "interrupted": "KILLED"}
+MLFLOW_STATUS: dict[str, str] = {Status.FAILED: "FAILED", Status.INTERRUPTED: "KILLED"}
 PACKAGES = {"tensorboard": "tensorboard", "mlflow": "mlflow", "wandb": "wandb"}
 """The extra of each package."""
 
@@ -191,7 +192,7 @@ class Watched(Observer):
             self.epoch(trainer, {})  # all of it may have come from a trunk
         status, final = _status(trainer, error), {} if error else _last_metrics(trainer)
         values = {name: value for name, value in final.items() if math.isfinite(value)}
-        self._tell(lambda tracker: tracker.end(status, values))
+        self._tell(lambda tracker: tracker.end(str(status), values))  # a plain word: it may be sent anywhere
 
     def _tell(self, action: Callable[..., None]) -> None:
         if self.tracker is None:
@@ -205,8 +206,8 @@ class Watched(Observer):
 
 def _status(trainer: Trainer, error: BaseException | None) -> str:
     if error is not None:
-        return "failed" if isinstance(error, Exception) else "interrupted"
-    return "done" if trainer.divergence is None else "diverged"
+        return Status.FAILED if isinstance(error, Exception) else Status.INTERRUPTED
+    return Status.DONE if trainer.divergence is None else Status.DIVERGED
 
 
 def _last_metrics(trainer: Trainer) -> dict[str, float]:

@@ -4,24 +4,49 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import pandas as pd
 
 from tmsgd_bench import escaping
+from tmsgd_bench.results.cells import comparison_record, difference, latex_tabular, markdown_row, signed, significance
 from tmsgd_bench.results.claims import Claim, Verdicts, footnote
 from tmsgd_bench.results.paper import Experiment
-from tmsgd_bench.results.tables import (
-    comparison_record,
-    difference,
-    latex_tabular,
-    markdown_words,
-    p_value,
-    signed,
-    tests,
-)
 
-COLUMNS = ("Verdict", "Claim", "On", "Paper", "Ours, A − B", "p", "p, Holm", "Detectable", "Printed", "Marks")
 WIDTH = 110
+
+
+class Cells(NamedTuple):
+    """What is printed of a claim, as text, in the order of the columns.
+
+    ``ours`` is our difference with its interval, or the evidence in words; ``printed`` is the paper's difference and
+    whether ours agrees with it.
+    """
+
+    verdict: str
+    statement: str
+    subject: str
+    place: str
+    ours: str
+    p: str
+    p_holm: str
+    detectable: str
+    printed: str
+    marks: str
+
+
+HEADS = Cells(
+    verdict="Verdict",
+    statement="Claim",
+    subject="On",
+    place="Paper",
+    ours="Ours, A − B",
+    p="p",
+    p_holm="p, Holm",
+    detectable="Detectable",
+    printed="Printed",
+    marks="Marks",
+)
 
 
 def subject(experiment: Experiment | None) -> str:
@@ -45,19 +70,19 @@ def printed(claim: Claim) -> str:
     return text + agrees[claim.printed.inside]
 
 
-def cells(claim: Claim) -> list[str]:
-    """The printed cells of a claim, in the order of COLUMNS."""
+def cells(claim: Claim) -> Cells:
+    """The printed cells of a claim."""
     digits = claim.experiment.digits + 1 if claim.experiment else 0
-    return [
+    return Cells(
         claim.verdict,
         claim.statement,
         subject(claim.experiment),
         claim.place,
         ours(claim),
-        *tests(claim.comparison, digits),
+        *significance(claim.comparison, digits),
         printed(claim),
         "; ".join(claim.marks),
-    ]
+    )
 
 
 def summary(verdicts: Verdicts) -> str:
@@ -76,17 +101,13 @@ def to_text(verdicts: Verdicts) -> str:
 
 
 def _block(claim: Claim) -> str:
-    about = subject(claim.experiment)
-    lines = [
-        f"{claim.verdict.upper()}: {claim.statement}{', ' + about if about else ''}",
-        quotation(claim),
-        ours(claim),
-    ]
+    texts = cells(claim)
+    about = f", {texts.subject}" if texts.subject else ""
+    lines = [f"{texts.verdict.upper()}: {texts.statement}{about}", quotation(claim), texts.ours]
     if claim.comparison is not None:
-        comparison = claim.comparison
-        lines.append(f"p {p_value(comparison.p)}, after Holm {p_value(comparison.p_holm)} ({comparison.family} tests)")
-        lines.append(f"detectable {cells(claim)[7]}; printed {printed(claim)}")
-    lines.append("; ".join(claim.marks))
+        lines.append(f"p {texts.p}, after Holm {texts.p_holm} ({claim.comparison.family} tests)")
+        lines.append(f"detectable {texts.detectable}; printed {texts.printed}")
+    lines.append(texts.marks)
     return "\n".join(
         textwrap.fill(line, WIDTH, initial_indent="  " * bool(i), subsequent_indent="    ")
         for i, line in enumerate(lines)
@@ -112,26 +133,21 @@ def quotation(claim: Claim) -> str:
 
 def to_markdown(verdicts: Verdicts) -> str:
     """A table in GitHub's Markdown, with the rule."""
-    filled = [_markdown_cells(claim) for claim in verdicts.claims]
-    rows: Sequence[Sequence[str]] = [COLUMNS, ["---"] * len(COLUMNS), *filled]
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    return (
-        "\n".join([f"**The paper's claims** — {verdicts.conditions}: {summary(verdicts)}", "", *lines, "", footnote()])
-        + "\n"
-    )
+    title = f"**The paper's claims** — {verdicts.conditions}: {summary(verdicts)}"
+    lines = map(markdown_row, (HEADS, ["---"] * len(HEADS), *map(_markdown, verdicts.claims)))
+    return "\n".join([title, "", *lines, "", footnote()]) + "\n"
 
 
-def _markdown_cells(claim: Claim) -> list[str]:
-    texts = markdown_words(cells(claim))
-    evidence = COLUMNS.index("Ours, A − B")
-    if claim.comparison is None:  # then it is in words
-        texts[evidence] = escaping.markdown(texts[evidence])
-    return texts
+def _markdown(claim: Claim) -> Cells:
+    """Marks and evidence in words are of any origin; the other cells are numbers and the paper's words."""
+    texts = cells(claim)
+    evidence = texts.ours if claim.comparison else escaping.markdown(texts.ours)
+    return texts._replace(ours=evidence, marks=escaping.markdown(texts.marks))
 
 
 def to_latex(verdicts: Verdicts) -> str:
     """A tabular (needs booktabs)."""
-    lines = latex_tabular(COLUMNS, [cells(claim) for claim in verdicts.claims], "llllrrrrll")
+    lines = latex_tabular(HEADS, [cells(claim) for claim in verdicts.claims], "llllrrrrll")
     head = escaping.plain(f"% Claims; {verdicts.conditions}: {summary(verdicts)}")
     return "\n".join([head, *lines, f"% {footnote()}"]) + "\n"
 

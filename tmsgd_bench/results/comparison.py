@@ -9,19 +9,45 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from tmsgd_bench import escaping
 from tmsgd_bench.errors import ConfigError
-from tmsgd_bench.results import selection, store, tables
+from tmsgd_bench.results import selection, store
+from tmsgd_bench.results.cells import comparison_record, difference, footnote, markdown_row, significance, summary
 from tmsgd_bench.results.statistics import Comparison, Summary, compare, correct, summarise
+from tmsgd_bench.results.status import FINISHED, Status
 
-HEAD = ("Optimizer", "Final epoch", "Difference, paired", "p", "p, Holm", "Detectable²", "Best epoch¹", "Marks")
 SAME = ["task", "model", "dataset", "context", "metric"]
 SHOWN = 4
 """Settings at most by which groups are told apart in words."""
+
+
+class Cells(NamedTuple):
+    """The cells of a printed row, in the order of the columns."""
+
+    optimizer: str
+    final: str
+    difference: str
+    p: str
+    p_holm: str
+    detectable: str
+    best: str
+    marks: str
+
+
+HEADS = Cells(
+    optimizer="Optimizer",
+    final="Final epoch",
+    difference="Difference, paired",
+    p="p",
+    p_holm="p, Holm",
+    detectable="Detectable²",
+    best="Best epoch¹",
+    marks="Marks",
+)
 
 
 @dataclass(frozen=True)
@@ -71,14 +97,14 @@ def build(runs: pd.DataFrame, reference: str = "sgd") -> list[Group]:
     Raises:
         ConfigError: no run has that optimizer.
     """
-    known = runs[runs["status"].isin((*selection.FINISHED, selection.DAMAGED)) & runs["context"].notna()]
-    finished = known[known["status"].isin(selection.FINISHED)]
+    known = runs[runs["status"].isin((*FINISHED, Status.DAMAGED)) & runs["context"].notna()]
+    finished = known[known["status"].isin(FINISHED)]
     if len(finished) and reference not in set(finished["optimizer"]):
         names = ", ".join(sorted(set(finished["optimizer"])))
         raise ConfigError(f"no finished run has the optimizer {reference!r}: choose --reference from {names}.")
     metrics = known.groupby("context")["metric"].transform("first")  # a diverged run's is its task's as well
     groups = [own for _, own in known.assign(metric=known["metric"].fillna(metrics)).groupby(SAME, dropna=False)]
-    groups = [own for own in groups if own["status"].isin(selection.FINISHED).any()]
+    groups = [own for own in groups if own["status"].isin(FINISHED).any()]
     told = _told_apart([(_group(own, reference), _finished(own).iloc[0]) for own in groups])
     lost = [selection.left_out(runs, [own]) for own in groups]
     return [
@@ -88,7 +114,7 @@ def build(runs: pd.DataFrame, reference: str = "sgd") -> list[Group]:
 
 
 def _finished(own: pd.DataFrame) -> pd.DataFrame:
-    return own[own["status"].isin(selection.FINISHED)]
+    return own[own["status"].isin(FINISHED)]
 
 
 def _told_apart(groups: Sequence[tuple[Group, pd.Series]]) -> list[Group]:
@@ -150,7 +176,7 @@ def _order(own: pd.DataFrame, reference: str) -> tuple[str, bool, int, float, st
 
 
 def _entry(own: pd.DataFrame, base: pd.DataFrame | None, direction: str) -> Entry:
-    done = own[own["status"] == "done"]
+    done = own[own["status"] == Status.DONE]
     ours = selection.outcomes(own, direction)
     return Entry(
         label=_label(own.iloc[0]),
@@ -183,29 +209,33 @@ def _heading(runs: pd.DataFrame) -> str:
 
 def to_markdown(groups: Sequence[Group]) -> str:
     """All groups in GitHub's Markdown, with the rules they were made by."""
-    return "\n".join([*(line for group in groups for line in _lines(group)), tables.footnote()]) + "\n"
+    return "\n".join([*(line for group in groups for line in _lines(group)), footnote()]) + "\n"
 
 
 def _lines(group: Group) -> Iterator[str]:
     reference = escaping.markdown(group.reference)
     yield f"**{escaping.markdown(group.heading)}**" + (f"; differences to {reference}" if reference else "")
     yield ""
-    yield from ("| " + " | ".join(row) + " |" for row in (HEAD, ("---",) * len(HEAD)))
-    for entry in group.entries:
-        yield "| " + " | ".join(tables.markdown_words(_cells(entry, group.digits))) + " |"
+    rows = (_markdown(_cells(entry, group.digits)) for entry in group.entries)
+    yield from map(markdown_row, (HEADS, ["---"] * len(HEADS), *rows))
     yield ""
 
 
-def _cells(entry: Entry, digits: int) -> list[str]:
+def _cells(entry: Entry, digits: int) -> Cells:
     comparison = entry.comparison
-    return [
+    return Cells(
         entry.label,
-        tables.summary(entry.final, digits),
-        "–" if comparison is None else tables.difference(comparison.difference, digits),
-        *tables.tests(comparison, digits),
-        tables.summary(entry.best, digits),
+        summary(entry.final, digits),
+        "–" if comparison is None else difference(comparison.difference, digits),
+        *significance(comparison, digits),
+        summary(entry.best, digits),
         "; ".join(entry.marks),
-    ]
+    )
+
+
+def _markdown(texts: Cells) -> Cells:
+    """Labels and marks are words of any origin; the other cells are numbers."""
+    return texts._replace(optimizer=escaping.markdown(texts.optimizer), marks=escaping.markdown(texts.marks))
 
 
 def to_csv(groups: Sequence[Group]) -> str:
@@ -221,7 +251,7 @@ def _record(group: Group, entry: Entry) -> dict[str, Any]:
         "std": entry.final.std,
         "n": entry.final.n,
         "reference": group.reference,
-        **tables.comparison_record(entry.comparison),
+        **comparison_record(entry.comparison),
         "best_mean": entry.best.mean,
         "best_std": entry.best.std,
         "marks": "; ".join(entry.marks),

@@ -22,6 +22,7 @@ import yaml
 
 from tmsgd_bench import identity, manifest
 from tmsgd_bench.files import os_reason
+from tmsgd_bench.results.status import FINISHED, Status
 
 RESULT = "result.json"
 CONFIG = "config.yaml"
@@ -171,7 +172,7 @@ KINDS: dict[str, dict[str, Kind]] = {
         "setting": TEXT,
     },
     RESULT: {
-        "status": one_of("done", "diverged"),
+        "status": one_of(*FINISHED),
         "metric": TEXT,
         "unit": TEXT,
         "direction": one_of("min", "max"),
@@ -398,7 +399,7 @@ def _check_identity(settings: Mapping[str, Any], name: str) -> None:
 
 def _check_result(result: Mapping[str, Any], settings: Mapping[str, Any], history: pd.DataFrame) -> None:
     """What the result says of the run's end must be what its history ends with."""
-    done = result["status"] == "done"
+    done = result["status"] == Status.DONE
     if done and len(history) != settings["epochs"]:
         raise Damaged(f"{HISTORY} has {len(history)} epochs of {settings['epochs']}")
     expected = {"epochs_done": len(history), **_primary(result, history if done else history.iloc[:0])}

@@ -11,7 +11,8 @@ import pandas as pd
 
 from tmsgd_bench import escaping, files
 from tmsgd_bench.errors import ConfigError, StoreError
-from tmsgd_bench.results import selection, store
+from tmsgd_bench.results import store
+from tmsgd_bench.results.status import FINISHED
 
 IDENTITY = (
     *("run_id", "status", "task", "model", "dataset", "optimizer", "label", "switch_epoch", "seed", "data", "limit"),
@@ -52,7 +53,7 @@ def histories(runs: pd.DataFrame) -> pd.DataFrame:
     parts = []
     for position, (folder, status) in enumerate(zip(runs["folder"], runs["status"], strict=True)):
         path = Path(folder) / store.HISTORY
-        if status in selection.FINISHED:
+        if status in FINISHED:
             identity = identities.iloc[[position]]
             parts.append(identity.merge(files.read_parquet(path), how="cross"))
     return pd.concat(parts, ignore_index=True) if parts else identities.iloc[:0].assign(epoch=pd.Series(dtype="Int64"))

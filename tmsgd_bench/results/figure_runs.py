@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from tmsgd_bench import files, outputs
 from tmsgd_bench.errors import StoreError
 from tmsgd_bench.results import store
-from tmsgd_bench.results.selection import FINISHED
+from tmsgd_bench.results.status import FINISHED, Status
 
 OPTIMIZERS = ("sgd", "tmsgd", "sgdm", "tmsgdm", "adam", "apollo")
 """Rows of a figure, in the paper's order; other optimizers follow."""
@@ -53,7 +53,7 @@ class Wanted:
     def has_file(self, row: pd.Series) -> bool:
         """Whether a finished run holds what is to be drawn, undamaged."""
         folder = Path(row["folder"])
-        return row["status"] == "done" and (folder / self.file).is_file() and store.intact(folder, self.file)
+        return row["status"] == Status.DONE and (folder / self.file).is_file() and store.intact(folder, self.file)
 
 
 def choose(runs: pd.DataFrame, wanted: Wanted) -> pd.DataFrame:

@@ -11,9 +11,10 @@ import pandas as pd
 from tmsgd_bench.errors import StoreError
 from tmsgd_bench.results.paper import Experiment
 from tmsgd_bench.results.statistics import FEW_SEEDS
+from tmsgd_bench.results.status import FINISHED, OF_RUNS, Status
 
-FINISHED = ("done", "diverged")
-DAMAGED = "damaged"
+BASES = {"tmsgd": "sgd", "tmsgdm": "sgdm"}
+"""What each optimizer is before its switch."""
 NAMED = 5
 """Damaged runs at most that a table names; the command names them all."""
 
@@ -84,7 +85,7 @@ def sweep(runs: pd.DataFrame, selected: pd.DataFrame, optimizer: str) -> pd.Data
 
 def evidence(own: pd.DataFrame) -> tuple[str, ...]:
     """The names of runs, but for damaged ones, which are evidence of nothing."""
-    return tuple(own.loc[own["status"] != DAMAGED, "run_id"])
+    return tuple(own.loc[own["status"] != Status.DAMAGED, "run_id"])
 
 
 def left_out(runs: pd.DataFrame, selected: Iterable[pd.DataFrame]) -> str:
@@ -94,10 +95,10 @@ def left_out(runs: pd.DataFrame, selected: Iterable[pd.DataFrame]) -> str:
         runs: from :func:`tmsgd_bench.results.store.read_runs`; those whose settings are unknown may belong anywhere.
         selected: from :func:`select`, or other runs that belong to the numbers.
     """
-    lost = runs[(runs["status"] == DAMAGED) & runs["task"].isna()]
+    lost = runs[(runs["status"] == Status.DAMAGED) & runs["task"].isna()]
     reasons = dict(zip(lost["run_id"], lost["note"], strict=True))
     for frame in selected:
-        own = frame[frame["status"] == DAMAGED]
+        own = frame[frame["status"] == Status.DAMAGED]
         own = own[~own["left_out"] & ~own["copy"]] if "copy" in own else own
         reasons |= dict(zip(own["run_id"], own["note"], strict=True))
     named = [f"{name} ({note.partition(':')[0]})" for name, note in sorted(reasons.items())[:NAMED]]
@@ -113,18 +114,18 @@ def outcomes(own: pd.DataFrame, direction: str) -> pd.Series:
     """
     finished = own[own["status"].isin(FINISHED)]
     worst = -math.inf if direction == "max" else math.inf
-    usable = (finished["status"] == "done") & finished["final"].notna()  # a metric that is not finite is no number
+    usable = (finished["status"] == Status.DONE) & finished["final"].notna()  # a metric that is not finite is no number
     finals = finished["final"].astype(float).where(usable, worst)
     return finals.set_axis(finished["seed"].astype(int))
 
 
 def marks(own: pd.DataFrame) -> list[str]:
     """What a reader must know about the runs behind a number."""
-    found = _data_marks(own[own["status"] != DAMAGED])
-    for status in ("diverged", "failed", "running", "abandoned", DAMAGED):
+    found = _data_marks(own[own["status"] != Status.DAMAGED])
+    for status in (one for one in OF_RUNS if one != Status.DONE):
         if count := int((own["status"] == status).sum()):
             found.append(f"{count} {status}")
-    done = own["status"] == "done"
+    done = own["status"] == Status.DONE
     if count := int((done & own["final"].isna()).sum()):
         found.append(f"{count} with a metric that is not finite")
     found += few_seeds(int((done & own["final"].notna()).sum()))

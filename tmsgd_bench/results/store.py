@@ -32,7 +32,7 @@ from tmsgd_bench.files import digest, finite, read_json, unwritable, write_atomi
 from tmsgd_bench.identity import RUN_ID
 from tmsgd_bench.results import evidence, heartbeat
 from tmsgd_bench.results.evidence import MEASURED, PREFIX, REQUIRED, Evidence
-from tmsgd_bench.results.selection import DAMAGED
+from tmsgd_bench.results.status import FINISHED, Status
 
 CONFIG, ENVIRONMENT, HISTORY, RESULT = REQUIRED
 FAILURE = "failure.json"
@@ -250,11 +250,11 @@ def intact(folder: Path, name: str) -> bool:
 def read_runs(root: Path) -> pd.DataFrame:
     """Every run of a store, finished or not: one row a run, sorted by run id.
 
-    Columns: those of ``COLUMNS``. ``status`` is done, diverged, failed, running, abandoned or damaged; ``final`` and
-    ``best`` are the primary metric in its unit, missing where there is none. ``protocols`` is a tuple. Runs with the
-    same ``setting`` differ in their seed alone, with the same ``context`` in seed and optimizer, and with the same
-    ``context`` and ``variant`` in seed and switch epoch. A damaged run has no numbers; it has its settings if they are
-    those that its name stands for, and its ``note`` is the reason, a colon, and what to do.
+    Columns: those of ``COLUMNS``. ``status`` is one of ``status.OF_RUNS``; ``final``, ``best`` are the primary metric
+    in its unit, missing where there is none. ``protocols`` is a tuple. Runs with the same ``setting`` differ in their
+    seed alone, with the same ``context`` in seed and optimizer, and with the same ``context`` and ``variant`` in seed
+    and switch epoch. A damaged run has no numbers; it has its settings if they are those that its name stands for, and
+    its ``note`` is the reason, a colon, and what to do.
 
     Raises:
         StoreError: the folder exists but cannot be read.
@@ -284,7 +284,7 @@ def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
 
 def complaints(runs: pd.DataFrame) -> list[str]:
     """A sentence for each damaged run of a frame: which, why, and what to do."""
-    lost = runs[runs["status"] == DAMAGED]
+    lost = runs[runs["status"] == Status.DAMAGED]
     return [f"damaged: {row['folder']}: {row['note']}" for _, row in lost.iterrows()]
 
 
@@ -309,7 +309,7 @@ def _is_there(path: Path) -> bool:
 def merge(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """The runs of several stores in one frame; of a run that is in several, one that has a result if there is one."""
     every = pd.concat(frames, ignore_index=True)
-    finished_first = every.sort_values("status", key=lambda one: ~one.isin(["done", "diverged"]), kind="stable")
+    finished_first = every.sort_values("status", key=lambda one: ~one.isin(FINISHED), kind="stable")
     return finished_first.drop_duplicates("run_id").sort_values("run_id", ignore_index=True)
 
 
@@ -376,7 +376,7 @@ def _finished_row(folder: Path, again: bool) -> dict[str, Any]:
 def _damaged_row(folder: Path, settings: dict[str, Any], note: str) -> dict[str, Any]:
     known = _described(settings, {}) if settings else {"protocols": ()}
     name = evidence.printable(folder.name)
-    return {"run_id": name, **known, "status": DAMAGED, "note": note, "folder": str(folder)}
+    return {"run_id": name, **known, "status": Status.DAMAGED, "note": note, "folder": str(folder)}
 
 
 def _unfinished_row(root: Path, folder: Path) -> dict[str, Any]:
@@ -404,7 +404,7 @@ def _with_measured(folder: Path, found: Evidence) -> dict[str, Any]:
         if (folder / MEASURED).exists():
             result["note"] += f"; {MEASURED} is ignored, since {manifest.NAME} does not name it: measure it again"
         return result
-    if result["status"] != "done":
+    if result["status"] != Status.DONE:
         return result
     primary = found.measured["primary"]
     name, value = primary["name"], found.measured["metrics"][primary["name"]]
@@ -417,12 +417,16 @@ def _unfinished(root: Path, folder: Path) -> dict[str, Any]:
     """What can be said of a run without a result: running, abandoned, or failed with its error."""
     if _is_locked(root / ".locks" / f"{folder.name}.lock") or heartbeat.elsewhere(folder):
         beat = heartbeat.read(folder)
-        return {"status": "running", "epochs_done": beat.get("epoch"), "note": heartbeat.progress(beat)}
+        return {"status": Status.RUNNING, "epochs_done": beat.get("epoch"), "note": heartbeat.progress(beat)}
     failure = read_json(folder / FAILURE)
     if failure:
-        return {"status": "failed", "note": str(failure.get("note", ""))}
+        return {"status": Status.FAILED, "note": str(failure.get("note", ""))}
     reached = heartbeat.read(folder).get("epoch")  # when it last gave a sign of life; a checkpoint may be newer
-    return {"status": "abandoned", "epochs_done": reached, "note": "resumes when the same command is started again"}
+    return {
+        "status": Status.ABANDONED,
+        "epochs_done": reached,
+        "note": "resumes when the same command is started again",
+    }
 
 
 def _is_locked(path: Path) -> bool:
@@ -445,7 +449,7 @@ def _switch_epoch(config: dict[str, Any], result: dict[str, Any]) -> float | Non
     if planned != "auto":
         return planned
     chosen = (result.get("auto_switch") or {}).get("epoch")
-    return math.inf if chosen is None and result.get("status") == "done" else chosen
+    return math.inf if chosen is None and result.get("status") == Status.DONE else chosen
 
 
 def _limit(config: dict[str, Any], result: dict[str, Any]) -> int | None:

@@ -17,7 +17,7 @@ from matplotlib import rc_context
 
 from tmsgd_bench import __version__, escaping, files, outputs
 from tmsgd_bench.errors import StoreError
-from tmsgd_bench.results import claim_forms, claims, numerical, tables
+from tmsgd_bench.results import cells, claim_forms, claims, numerical, table_forms
 from tmsgd_bench.results.claims import Claim, Verdicts
 from tmsgd_bench.results.report import content, figures
 from tmsgd_bench.results.report.figures import Chart
@@ -62,9 +62,9 @@ def _is_ours(name: str) -> bool:
 
 def _tables(verdicts: Verdicts, sections: list[content.Section]) -> dict[str, str]:
     """Every table of the page by file name, in every format."""
-    found = {f"claims.{suffix}": claim_forms.FORMATS[suffix](verdicts) for suffix in tables.FORMATS}
+    found = {f"claims.{suffix}": claim_forms.FORMATS[suffix](verdicts) for suffix in table_forms.FORMATS}
     for section in sections:
-        found |= {f"{section.anchor}.{suffix}": make(section.table) for suffix, make in tables.FORMATS.items()}
+        found |= {f"{section.anchor}.{suffix}": make(section.table) for suffix, make in table_forms.FORMATS.items()}
     return found
 
 
@@ -101,9 +101,9 @@ def render(
         environments=environments,
         evidence=evidence,
         statuses=runs["status"].value_counts().to_dict(),
-        forms=claim_forms,
-        tables=tables,
-        footnotes={"claims": claims.footnote(), "tables": tables.footnote()},
+        claim_forms=claim_forms,
+        table_forms=table_forms,
+        footnotes={"claims": claims.footnote(), "tables": cells.footnote()},
         version=__version__,
         benchmark_version=BENCHMARK_VERSION,
     )

@@ -1,0 +1,128 @@
+"""Cells of printed tables: numbers as text, and rows as Markdown, LaTeX and CSV have them.
+
+The paper's tables, its claims and the comparison of any runs are made of these.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from tmsgd_bench import escaping
+from tmsgd_bench.results.statistics import ALPHA, FEW_SEEDS, POWER, Comparison, Difference, Summary
+
+
+class Significance(NamedTuple):
+    """What tells whether a difference is one, as text."""
+
+    p: str
+    p_holm: str
+    detectable: str
+
+
+# ---------------------------------------------------------------- numbers as text
+
+
+def summary(value: Summary, digits: int) -> str:
+    """Mean ± standard deviation (n)."""
+    if value.n == 0:
+        return "–"
+    spread = "" if math.isnan(value.std) else f" ± {value.std:.{digits}f}"
+    return f"{value.mean:.{digits}f}{spread} (n={value.n})"
+
+
+def difference(value: Difference, digits: int) -> str:
+    """Mean [interval] (n), signs always shown."""
+    if value.n == 0:
+        return "–"
+    if math.isnan(value.low):
+        return f"{signed(value.mean, digits)} (n={value.n})"
+    return f"{signed(value.mean, digits)} [{signed(value.low, digits)}, {signed(value.high, digits)}] (n={value.n})"
+
+
+def signed(value: float, digits: int) -> str:
+    """A number with its sign."""
+    return f"{value:+.{digits}f}".replace("-", "−")
+
+
+def p_value(p: float) -> str:
+    """A p-value to two significant digits."""
+    if math.isnan(p):
+        return "–"
+    if p < 0.001:
+        return "<0.001"
+    texts = (f"{p:.{digits}g}" for digits in range(2, 18))
+    return next(text for text in texts if float(text) != ALPHA or p == ALPHA)  # 0.0497 is not 0.05
+
+
+def significance(comparison: Comparison | None, digits: int) -> Significance:
+    """p, p after Holm, and the detectable difference; dashes without a comparison."""
+    if comparison is None:
+        return Significance("–", "–", "–")
+    detectable = "–" if math.isnan(comparison.detectable) else f"{comparison.detectable:.{digits}f}"
+    return Significance(p_value(comparison.p), p_value(comparison.p_holm), detectable)
+
+
+# ---------------------------------------------------------------- rows
+
+
+def markdown_row(texts: Sequence[str]) -> str:
+    """A row of a table in GitHub's Markdown, of cells that are Markdown already."""
+    return "| " + " | ".join(texts) + " |"
+
+
+def latex_tabular(head: Sequence[str], body: Sequence[Sequence[str]], layout: str) -> list[str]:
+    """The lines of a tabular, every cell escaped.
+
+    Args:
+        head, body: plain text.
+        layout: one letter a column.
+    """
+
+    def line(texts: Sequence[str]) -> str:
+        return " & ".join(map(escaping.latex, texts)) + r" \\"
+
+    rows = [line(texts) for texts in body]
+    return [
+        rf"\begin{{tabular}}{{{layout}}}",
+        r"\toprule",
+        line(head),
+        r"\midrule",
+        *rows,
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+
+
+def comparison_record(comparison: Comparison | None) -> dict[str, Any]:
+    """A comparison's numbers in full; what is not known is NaN."""
+    found = comparison or Comparison(Difference(math.nan, math.nan, math.nan, 0), math.nan, 0, 0, 0, 0, math.nan)
+    return {
+        "difference": found.difference.mean,
+        "low": found.difference.low,
+        "high": found.difference.high,
+        "pairs": found.difference.n,
+        "spread": found.spread,
+        "above": found.above,
+        "below": found.below,
+        "diverged_pairs": found.diverged + found.void,
+        "p": found.p,
+        "p_holm": found.p_holm,
+        "family": found.family,
+        "detectable": found.detectable,
+    }
+
+
+def footnote() -> str:
+    """The rules that every table of the paper and every comparison is made by."""
+    return (
+        "Mean ± sample standard deviation over n seeds; differences are paired by seed, with a 95 % "
+        f"percentile bootstrap interval, which is too narrow below about ten pairs and is marked below {FEW_SEEDS}. "
+        "p: paired t-test, two-sided; where a run diverged the exact sign test, in which it counts as worse than any "
+        "number, and the means are over the other runs. “p, Holm” corrects for the comparisons of this table; a "
+        f"difference is decided below {ALPHA:g}. No p: fewer than two pairs, or differences that are all equal. "
+        "¹ The best epoch is chosen on test data: it is shown because papers report it, not as evidence. "
+        "² The smallest true difference that as many pairs with this spread would have decided with probability "
+        f"{POWER:g}."
+    )
