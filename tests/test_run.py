@@ -23,9 +23,11 @@ from omegaconf import OmegaConf
 
 from tmsgd_bench import files
 from tmsgd_bench.data.catalog import catalog, find
-from tmsgd_bench.engine import compose, explanations, sweep
+from tmsgd_bench.engine import compose, explanations, schema, sweep
 from tmsgd_bench.engine.optimizers import build_optimizer, build_schedulers
-from tmsgd_bench.errors import DataError
+from tmsgd_bench.engine.signatures import resolve
+from tmsgd_bench.engine.spec import RunSpec
+from tmsgd_bench.errors import ConfigError, DataError
 from tmsgd_bench.results import store
 
 ROOT = Path(__file__).parents[1]
@@ -294,6 +296,138 @@ def test_an_optimizer_is_one_yaml_anywhere(run: Runner, tmp_path: Path) -> None:
     )
     assert run("--config-dir=" + str(tmp_path / "my"), "protocol=smoke", "optimizer=lion") == 0
     assert list(store.read_runs(tmp_path / "runs")["protocols"]) == [("smoke",)]
+
+
+OWN_MODELS = """
+import torch
+from torch import nn
+
+
+class Means(nn.Module):
+    def __init__(self, classes: int, gain: float) -> None:
+        super().__init__()
+        self.gain, self.head = gain, nn.Linear(3, classes)
+
+    def forward(self, images):
+        return self.head(self.gain * images.mean((2, 3)))
+
+
+class Bag(nn.Module):
+    def __init__(self, vocabulary_size: int, classes: int, width: int = 4, **_: int) -> None:
+        super().__init__()
+        self.words, self.head = nn.Embedding(vocabulary_size, width), nn.Linear(width, classes)
+
+    def forward(self, words):
+        return self.head(self.words(words).mean(1))
+
+
+def flat(side: int, outputs: int, pool: int = 32) -> nn.Module:
+    return nn.Sequential(nn.AvgPool2d(pool), nn.Flatten(), nn.Linear((side // pool) ** 2, outputs))
+
+
+class Wide(nn.Module):
+    def __init__(self, rows: int, fields: int) -> None:
+        super().__init__()
+        self.wide = nn.Embedding(rows, 1)
+
+    def forward(self, ids):
+        return self.wide(ids).sum(dim=1).squeeze(1)
+
+
+def no_network(rows: int, fields: int) -> int:
+    return rows
+"""
+
+
+@pytest.fixture
+def own_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Write a model's YAML, of a module outside the project; returns the argument that makes Hydra look there."""
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "own_models.py").write_text(OWN_MODELS)
+    monkeypatch.syspath_prepend(str(tmp_path / "code"))
+    monkeypatch.delitem(sys.modules, "own_models", raising=False)
+
+    def write(target: str, name: str = "mine", **options: Any) -> str:
+        folder = tmp_path / "my" / "model"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump({"_target_": target, "name": name, **options}))
+        return f"--config-dir={tmp_path}/my"
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("task", "target", "options"),
+    [
+        ("ic", "own_models.Means", {"gain": 2.0}),
+        ("tc", "own_models.Bag", {}),
+        ("fkpd", "own_models.flat", {"pool": 16}),
+        ("ctr", "own_models.Wide", {}),
+    ],
+)
+def test_a_model_is_one_class_and_one_yaml_anywhere(
+    task: str, target: str, options: dict[str, Any], run: Runner, own_model: Callable[..., str], tmp_path: Path
+) -> None:
+    """As docs/extending.md says; its class is part of the run's identity, and follows a protocol like any other."""
+    folder = own_model(target, **options)
+    assert run(folder, f"task={task}", "model=mine", "protocol=smoke", "optimizer=sgd") == 0
+    (name,) = runs(tmp_path / "runs")
+    kept = yaml.safe_load((tmp_path / "runs" / name / store.CONFIG).read_text())
+    assert kept["model"] == {"_target_": target, "name": "mine", **options} and kept["protocols"] == ["smoke"]
+
+
+@pytest.mark.parametrize(
+    ("task", "target", "options", "message"),
+    [
+        ("tc", "own_models.Nobody", {}, "names the class 'own_models.Nobody', which cannot be imported"),
+        ("tc", "Bag", {}, "model._target_ must be the name of a class with its module, not 'Bag'"),
+        ("tc", "own_models.Wide", {}, "does not take vocabulary_size, reachable, classes: task=tc hands over vocab"),
+        ("tc", "own_models.Bag", {"width": "wide"}, "model.width must be int, as Bag declares it, not 'wide'"),
+        ("tc", "own_models.Bag", {"classes": 3}, "unknown setting 'model.classes'"),
+        ("ic", "own_models.Means", {}, "setting 'model.gain' is missing, which Means needs"),
+        ("ic", "own_models.Means", {"gain": 1.0, "gian": 1.0}, "unknown setting 'model.gian': did you mean 'gain'?"),
+        ("ctr", "own_models.no_network", {}, "'own_models.no_network', which makes no torch.nn"),
+    ],
+)
+def test_a_model_that_cannot_be_used_is_refused_in_one_sentence(
+    task: str,
+    target: str,
+    options: dict[str, Any],
+    message: str,
+    run: Runner,
+    own_model: Callable[..., str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run(own_model(target, **options), f"task={task}", "model=mine", "protocol=smoke") == 2
+    said = capsys.readouterr().err
+    assert message in said.splitlines()[-1] and "Traceback" not in said
+
+
+def test_another_class_under_a_models_name_makes_another_run(own_model: Callable[..., str]) -> None:
+    """A class of this project is no part of an identity: its runs are found as they were published."""
+    own_model("own_models.Bag")
+
+    def spec(*overrides: str) -> RunSpec:
+        return compose.run_spec(hydra_compose("config", overrides=["data=synthetic", *overrides]))
+
+    with initialize_config_dir(str(ROOT / "conf")):
+        usual, same = spec(), spec("model._target_=tasks.tc.model:LSTMClassifier")
+        other = spec("model._target_=own_models.Bag", "~model.embedding", "~model.hidden")
+    assert "_target_" not in usual.model and usual.identity == same.identity
+    assert other.model == {"_target_": "own_models.Bag", "name": "lstm"}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_model_of_another_task_is_refused(task: str) -> None:
+    """By what tasks hand over and classes take."""
+    kind = resolve("task", config(f"task={task}")["task"]["_target_"])
+    for path in (ROOT / "conf/model").glob("*.yaml"):
+        model = yaml.safe_load(path.read_text())
+        if model["_target_"].startswith(f"tasks.{task}."):
+            schema.check_handed_over(kind, task, model)
+        else:
+            with pytest.raises(ConfigError, match=f"model={path.stem} is of another task than task={task}"):
+                schema.check_handed_over(kind, task, model)
 
 
 def test_a_sweep_over_results_folders_has_one_summary(

@@ -12,7 +12,7 @@ import math
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from tmsgd_bench.errors import ConfigError
 
@@ -126,6 +126,30 @@ class Variants:
         check_group(name, values, (self.key,))
         choice(*self.sections)(full_name(name, self.key), values[self.key])
         self.sections[values[self.key]](name, {key: value for key, value in values.items() if key != self.key})
+
+
+Options = Section | Variants
+Callee = TypeVar("Callee", bound=Callable[..., Any])
+DECLARED = "__options__"
+
+
+def takes(options: Options) -> Callable[[Callee], Callee]:
+    """Declare what the options of a class or a function may be, which a YAML names by ``_target_``.
+
+    For ranges: without it the signature and its type hints are checked.
+    """
+
+    def declare(kind: Callee) -> Callee:
+        setattr(kind, DECLARED, options)
+        return kind
+
+    return declare
+
+
+def declared(kind: Any) -> Options | None:
+    """What a class or a function declares its options to be; None for one that does not, a subclass included."""
+    found: Options | None = getattr(kind, "__dict__", {}).get(DECLARED)
+    return found
 
 
 def check_group(

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from tmsgd_bench.checks import Section, Variants
+from tmsgd_bench.checks import Section
 
 Direction = Literal["min", "max"]
 
@@ -80,8 +80,8 @@ class Task(ABC):
 
     options: ClassVar[Section | None] = None
     """Checks the options of the task's YAML, before any data are loaded; None: the constructor's signature does."""
-    model_options: ClassVar[Section | Variants | None] = None
-    """Checks the model's options, without ``name``; None: whatever there is is accepted."""
+    model_arguments: ClassVar[tuple[str, ...]] = ()
+    """Names of what the task hands to its model's class besides the options of the model's YAML."""
 
     metrics: tuple[Metric, ...]
     """What ``evaluate`` returns; the first is the primary one. Of the class, or set by the constructor."""

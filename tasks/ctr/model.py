@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from tmsgd_bench.checks import Section, items, number, whole
+from tmsgd_bench.checks import Section, items, number, takes, whole
 
 OPTIONS = Section(
     {"embedding": whole(1, 1024), "hidden": items(whole(1, 16_384), most=32)},
@@ -19,6 +18,7 @@ INIT_STD = 1.0
 """How torch starts an embedding."""
 
 
+@takes(OPTIONS)
 class WideDeep(nn.Module):
     """A linear model of the values and a network over their embeddings; their sum is the log-odds of a click.
 
@@ -35,7 +35,7 @@ class WideDeep(nn.Module):
     """
 
     def __init__(
-        self, rows: int, fields: int, embedding: int, hidden: tuple[int, ...], init_std: float = INIT_STD
+        self, rows: int, fields: int, embedding: int, hidden: Sequence[int], init_std: float = INIT_STD
     ) -> None:
         super().__init__()
         self.wide = nn.Embedding(rows, 1, _weight=torch.zeros(rows, 1))
@@ -54,20 +54,3 @@ class WideDeep(nn.Module):
         wide = self.wide(ids).sum(dim=1)
         odds: Tensor = (wide + self.deep(self.vectors(ids).flatten(1))).squeeze(1)
         return odds
-
-
-def build(options: Mapping[str, Any], rows: int, fields: int) -> WideDeep:
-    """The model that its YAML describes.
-
-    Args:
-        options: ``embedding`` and ``hidden``; ``init_std``, which may be left out. It is not among the settings in
-            conf/, since each of those is part of every run's identity, and runs from before there was this one would
-            no longer be found.
-        rows, fields: see :class:`WideDeep`.
-
-    Raises:
-        ConfigError: a key is missing or unknown, or a value cannot be used.
-    """
-    OPTIONS("model", options)
-    init_std = float(options.get("init_std", INIT_STD))
-    return WideDeep(rows, fields, options["embedding"], tuple(options["hidden"]), init_std)

@@ -6,12 +6,12 @@ import math
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tasks import build_model
 from tasks.ctr import data
 from tasks.ctr.auc import area_under_curve
-from tasks.ctr.model import OPTIONS, build
 from tmsgd_bench.checks import Section, choice, whole
 from tmsgd_bench.seeding import epoch_order
 from tmsgd_bench.task import Metric, Task, TaskSettings
@@ -34,7 +34,7 @@ class ClickThrough(Task):
     """
 
     options = Section({"min_count": whole(1), "hour": choice("value", "split"), "evaluate_on": choice("test", "valid")})
-    model_options = OPTIONS
+    model_arguments = ("rows", "fields")
     metrics: tuple[Metric, ...] = (
         Metric("auc", "", "max", "AUC"),
         Metric("log_loss", "nat", "min", "log-loss"),
@@ -46,7 +46,8 @@ class ClickThrough(Task):
         self.options("task", {"min_count": min_count, "hour": hour, "evaluate_on": evaluate_on})
         self.loaded = data.load(settings, min_count, hour, evaluate_on)
         self.train, self.evaluation, sizes = self.loaded.train, self.loaded.evaluation, self.loaded.sizes
-        self.model = build(settings.model, sum(sizes.values()), len(sizes)).to(settings.device)
+        model = build_model(nn.Module, settings.model, rows=sum(sizes.values()), fields=len(sizes))
+        self.model = model.to(settings.device)
         self.modules = {"wide_deep": self.model}
         self.train_size = len(self.train)
 

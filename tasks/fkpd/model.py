@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tmsgd_bench.checks import Section, items, whole
-
-OPTIONS = Section({"blocks": items(whole(1, 100), 4, 4), "width": whole(2, 512), "hidden": whole(1, 16_384)})
+from tmsgd_bench.checks import Section, items, takes, whole
 
 SHRINKS = 32
 """Pixels of the image behind one of the last features, in each direction."""
@@ -44,6 +41,7 @@ class PreActBlock(nn.Module):
         return y.add_(beside)
 
 
+@takes(Section({"blocks": items(whole(1, 100), 4, 4), "width": whole(2, 512), "hidden": whole(1, 16_384)}))
 class PreActResNet(nn.Module):
     """A 7 × 7 stem and a max-pool, four stages of :class:`PreActBlock`, two linear layers with a ReLU between them.
 
@@ -58,7 +56,7 @@ class PreActResNet(nn.Module):
         outputs: numbers for each image.
     """
 
-    def __init__(self, blocks: tuple[int, ...], width: int, hidden: int, side: int, outputs: int) -> None:
+    def __init__(self, blocks: Sequence[int], width: int, hidden: int, side: int, outputs: int) -> None:
         super().__init__()
         channels = width // 2
         self.stem = nn.Conv2d(1, channels, 7, stride=2, padding=3, bias=False)
@@ -77,17 +75,3 @@ class PreActResNet(nn.Module):
         features = self.blocks(self.pool(self.stem(images)))
         numbers: Tensor = self.head(F.relu(self.hidden(features.flatten(1)), inplace=True))
         return numbers
-
-
-def build(options: Mapping[str, Any], side: int, outputs: int) -> PreActResNet:
-    """The network that a model's YAML describes.
-
-    Args:
-        options: ``blocks``, ``width`` and ``hidden``.
-        side, outputs: see :class:`PreActResNet`.
-
-    Raises:
-        ConfigError: a key is missing or unknown, or a value cannot be used.
-    """
-    OPTIONS("model", options)
-    return PreActResNet(tuple(options["blocks"]), options["width"], options["hidden"], side, outputs)

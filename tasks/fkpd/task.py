@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tasks import build_model
 from tasks.fkpd import data
 from tasks.fkpd.figure import FACES, KeyPoints
-from tasks.fkpd.model import OPTIONS, build
 from tmsgd_bench.checks import Section, choice
 from tmsgd_bench.seeding import epoch_order
 from tmsgd_bench.task import Metric, Task, TaskSettings
@@ -33,7 +33,7 @@ class FacialKeyPoints(Task):
     """
 
     options = Section({"loss": choice(*LOSSES), "eval_crop": choice("centre", "random")})
-    model_options = OPTIONS
+    model_arguments = ("side", "outputs")
     metrics: tuple[Metric, ...] = (
         Metric("mse", "", "min", "MSE"),
         Metric("distance", "px", "min", "mean distance"),
@@ -43,7 +43,8 @@ class FacialKeyPoints(Task):
         super().__init__(settings)
         self.options("task", {"loss": loss, "eval_crop": eval_crop})
         self.loss_function = LOSSES[loss]
-        self.model = build(settings.model, data.CROP, 2 * data.POINTS).to(settings.device)
+        model = build_model(nn.Module, settings.model, side=data.CROP, outputs=2 * data.POINTS)
+        self.model = model.to(settings.device)
         self.modules = {"keypoints": self.model}
         self.train, self.test = data.load(settings)
         self.train_size = len(self.train)

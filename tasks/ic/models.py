@@ -5,13 +5,10 @@ Weights start as torch's layers do. Convolutions have no bias: the batch normali
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tmsgd_bench.checks import Section, Variants, choice, whole
+from tmsgd_bench.checks import Section, Variants, choice, takes, whole
 
 VGG_DEPTHS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 """Convolutions of each of the five stages (Simonyan and Zisserman 2015, arXiv 1409.1556, Table 1: A, B, D, E)."""
@@ -149,19 +146,17 @@ OPTIONS = Variants(
 """Of a model, without its name."""
 
 
-def build(options: Mapping[str, Any], classes: int) -> nn.Module:
-    """The network that a model's YAML describes.
+@takes(OPTIONS)
+def build(classes: int, family: str, depth: int, width: int) -> nn.Module:
+    """The network of a family.
 
     Args:
-        options: ``family`` (vgg or resnet), ``depth`` and ``width``.
         classes: number of outputs.
-
-    Raises:
-        ConfigError: a key is missing or unknown, or there is no such network.
+        family: vgg or resnet.
+        depth, width: see :class:`VGG` and :class:`ResNet`.
     """
-    OPTIONS("model", options)
-    network = VGG if options["family"] == "vgg" else ResNet
-    return network(options["depth"], options["width"], classes)
+    network = VGG if family == "vgg" else ResNet
+    return network(depth, width, classes)
 
 
 def _convolution(inputs: int, outputs: int, size: int = 3, stride: int = 1) -> nn.Conv2d:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
-from tasks.ic import data, models
+from tasks import build_model
+from tasks.ic import data
 from tasks.ic.batches import crop_and_flip, draw_crops_and_flips, to_float
 from tmsgd_bench.checks import Section, choice
 from tmsgd_bench.seeding import epoch_order
@@ -32,7 +33,7 @@ class ImageClassification(Task):
     """
 
     options = Section({"augment": choice("none", "standard"), "channels_last": choice("auto", True, False)})
-    model_options = models.OPTIONS
+    model_arguments = ("classes",)
     metrics: tuple[Metric, ...] = (
         Metric("accuracy", "%", "max", "ACC"),
         Metric("test_loss", "nat", "min", "test loss"),
@@ -44,7 +45,7 @@ class ImageClassification(Task):
         self.augment = augment
         self.memory_format = _memory_format(channels_last, settings)
         self.data = data.load(settings.data_folder, settings.data_limit, settings.device)
-        model = models.build(settings.model, self.data.classes)
+        model = build_model(nn.Module, settings.model, classes=self.data.classes)
         self.model = model.to(settings.device).to(memory_format=self.memory_format)
         self.modules = {"classifier": self.model}
         self.train_size = len(self.data.train_labels)

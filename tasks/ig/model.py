@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from tmsgd_bench.checks import Section, whole
-
-OPTIONS = Section({"noise": whole(1, 16_384), "filters": whole(1, 512)})
+from tmsgd_bench.checks import Section, takes, whole
 
 SIDE = 64
 """Pixels of an image in each direction."""
@@ -70,14 +67,22 @@ class Discriminator(nn.Module):
         return logits.flatten()
 
 
-def build(options: Mapping[str, Any]) -> tuple[Generator, Discriminator]:
-    """The two networks of conf/model/dcgan.yaml.
+class Networks(NamedTuple):
+    """What the task trains against each other.
 
-    Raises:
-        ConfigError: an option is missing, unknown, or no whole number.
+    Args:
+        generator: has the length of a noise vector in ``noise``.
+        discriminator: logits of images.
     """
-    OPTIONS("model", options)
-    return Generator(options["noise"], options["filters"]), Discriminator(options["filters"])
+
+    generator: Generator
+    discriminator: Discriminator
+
+
+@takes(Section({"noise": whole(1, 16_384), "filters": whole(1, 512)}))
+def build(noise: int, filters: int) -> Networks:
+    """DCGAN's two networks; see :class:`Generator` and :class:`Discriminator`."""
+    return Networks(Generator(noise, filters), Discriminator(filters))
 
 
 def _grown(before: int, after: int) -> list[nn.Module]:

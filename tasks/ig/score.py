@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,9 @@ from tmsgd_bench.engine import finished
 from tmsgd_bench.errors import BenchError, DataError, StoreError
 from tmsgd_bench.results import store
 from tmsgd_bench.results.evidence import MEASURED
+
+MODEL = "tasks.ig.model.build"
+"""Of a run whose settings name no other: those of this project are not stored."""
 
 
 def score(run: Path, root: str | None, device: torch.device) -> dict[str, Any]:
@@ -42,6 +46,7 @@ def score(run: Path, root: str | None, device: torch.device) -> dict[str, Any]:
     if lack := inception.lacking(data_root(root) / "weights"):
         raise DataError(f"FID cannot be measured: {lack}.")
     settings = known.settings(root, device)
+    settings = replace(settings, model={"_target_": MODEL, **settings.model})
     task = tasks.build("tasks.ig.ImageGeneration", settings, {**known.options, "features": "inception"})
     assert isinstance(task, ImageGeneration)
     _load(task, run / GENERATOR)

@@ -13,9 +13,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
-from tasks.ig import data, model
+from tasks import build_model
+from tasks.ig import data
 from tasks.ig.figure import SAMPLES, Samples
 from tasks.ig.inception import InceptionFeatures
+from tasks.ig.model import SIDE, Networks
 from tasks.ig.quality import DIVERSITY, Quality, choose_network
 from tmsgd_bench import files
 from tmsgd_bench.checks import Section, choice, items, whole
@@ -41,15 +43,14 @@ class ImageGeneration(Task):
     options = Section(
         {"features": choice("inception", "random"), "evaluate_every": whole(1), "sample_epochs": items(whole(1))}
     )
-    model_options = model.OPTIONS
     metrics: tuple[Metric, ...] = (*InceptionFeatures.distances, DIVERSITY)
 
     def __init__(self, settings: TaskSettings, features: str, evaluate_every: int, sample_epochs: list[int]) -> None:
         super().__init__(settings)
         given = {"features": features, "evaluate_every": evaluate_every, "sample_epochs": sample_epochs}
         self.options("task", given)
-        networks = model.build(settings.model)  # before anything else that may draw from torch's global stream
-        self.generator, self.discriminator = networks[0].to(settings.device), networks[1].to(settings.device)
+        made = build_model(Networks, settings.model)  # before anything else that may draw from torch's global stream
+        self.generator, self.discriminator = made.generator.to(settings.device), made.discriminator.to(settings.device)
         self.modules = {"generator": self.generator, "discriminator": self.discriminator}
         self.photos = data.load(settings)
         self.train_size = len(self.photos)
@@ -128,7 +129,7 @@ class ImageGeneration(Task):
         """Keep images of the same noise; black ones where the generator's are not finite."""
         images = self._images(SAMPLES, "samples")
         if images is None:
-            images = torch.zeros((SAMPLES, 3, model.SIDE, model.SIDE), dtype=torch.uint8)
+            images = torch.zeros((SAMPLES, 3, SIDE, SIDE), dtype=torch.uint8)
         kept = {done: earlier for done, earlier in self.samples.items() if done in self.sample_epochs}
         self.samples = {**kept, epoch + 1: images.cpu()}
 

@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from tasks import voc
+from tasks import build_model, voc
 from tasks.compute import CHANNELS_LAST, PRECISION, autocast, memory_format
 from tasks.od.detector import Batch, Detector, Found, to_device
 from tasks.od.figure import SHOWN, Boxes, Shown
 from tasks.od.options import OPTIONS
 from tasks.od.rfbnet import RFBDetector
-from tmsgd_bench.checks import Section, whole
+from tmsgd_bench.checks import Section, takes, whole
 from tmsgd_bench.data.loading import Loader
 from tmsgd_bench.results.store import PREDICTIONS
 from tmsgd_bench.seeding import epoch_order
@@ -28,7 +29,7 @@ class ObjectDetection(Task):
     """Boxes around the objects of 20 classes; mean average precision on the test split, as VOC2007 measures it.
 
     Args:
-        settings: the run's; ``model.detector`` is "rfbnet" or "fast_rcnn".
+        settings: the run's.
         splits: lists to train on and to test on, such as "trainval/test".
         evaluate_every: evaluate after every so many epochs.
         precision: "float32", or "bfloat16" for convolutions and matrix products.
@@ -38,7 +39,7 @@ class ObjectDetection(Task):
     options = Section(
         {"splits": voc.SPLIT, "evaluate_every": whole(1), "precision": PRECISION, "channels_last": CHANNELS_LAST}
     )
-    model_options = OPTIONS
+    model_arguments = ("settings",)
     metrics: tuple[Metric, ...] = (
         Metric("map", "%", "max", "mAP"),
         *(Metric(f"ap_{name}", "%", "max", f"AP {name}", detail=True) for name in CLASSES),
@@ -51,7 +52,7 @@ class ObjectDetection(Task):
         given = {"splits": splits, "evaluate_every": evaluate_every}
         self.options("task", {**given, "precision": precision, "channels_last": channels_last})
         self.autocast = lambda: autocast(precision, settings.device)
-        self.detector = build(settings)
+        self.detector = build_model(Detector, settings.model, settings=settings)  # type: ignore[type-abstract]
         network = self.detector.network.to(settings.device).to(memory_format=memory_format(channels_last))
         self.modules = {"detector": network}
         self.train, self.test = voc.parts(settings, "Main", splits)
@@ -134,19 +135,24 @@ class ObjectDetection(Task):
         return Boxes(images, CLASSES)
 
 
-def build(settings: TaskSettings) -> Detector:
-    """The detector that a model's YAML names.
+@takes(OPTIONS)
+def build(settings: TaskSettings, detector: str, **options: Any) -> Detector:
+    """The detector of a name.
+
+    Args:
+        settings: the run's.
+        detector: "rfbnet" or "fast_rcnn".
+        options: see :class:`~tasks.od.rfbnet.RFBDetector` and :class:`~tasks.od.fast_rcnn.FastRCNN`.
 
     Raises:
-        ConfigError: there is none of that name, or it refuses its options.
-        DataError: its initial weights are missing or damaged.
+        ConfigError: its initial weights are of another network.
+        DataError: they are missing or damaged.
     """
-    OPTIONS("model", settings.model)
-    if settings.model["detector"] == "rfbnet":
-        return RFBDetector(settings)
+    if detector == "rfbnet":
+        return RFBDetector(settings, **options)
     from tasks.od.fast_rcnn import FastRCNN
 
-    return FastRCNN(settings)
+    return FastRCNN(settings, **options)
 
 
 def _joined(parts: list[Found]) -> Detections:

@@ -12,7 +12,6 @@ from tmsgd_bench.checks import names_weights_file, weights
 from tmsgd_bench.data import weights as published
 from tmsgd_bench.data.weights import Weights
 from tmsgd_bench.errors import ConfigError
-from tmsgd_bench.task import TaskSettings
 
 STAGES = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
 """Channels and convolutions of each stage (Simonyan and Zisserman 2015, arXiv 1409.1556, Table 1, D)."""
@@ -48,24 +47,27 @@ def start(module: nn.Module) -> None:
                 nn.init.zeros_(layer.bias)
 
 
-def initial_weights(settings: TaskSettings, width: int) -> tuple[Weights, Path] | None:
+def initial_weights(wanted: str, width: int, folder: Path) -> tuple[Weights, Path] | None:
     """VGG16's weights under torchvision's names, and their file; None for a model that starts from nothing.
 
+    Args:
+        wanted: "imagenet", "none", or the path of a file.
+        width: channels of the first stage.
+        folder: where published weights are kept.
+
     Raises:
-        ConfigError: ``model.weights`` is none of the known words, or the model is too narrow for published weights.
+        ConfigError: the model is too narrow for published weights.
         DataError: the file is missing, cannot be downloaded, or is damaged.
     """
-    wanted = settings.model["weights"]
     if wanted == "none":
         return None
-    WEIGHTS("model.weights", wanted)
     if width != FULL_WIDTH:
         raise ConfigError(f"model.weights={wanted} is for model.width=64, not {width}: set model.weights=none.")
     if names_weights_file(wanted):
         path = Path(wanted).expanduser()
     else:
         file = published.published(str(VGG16_Weights.IMAGENET1K_V1.url))
-        path = published.fetch(file, settings.weights_folder, published.OTHERWISE)
+        path = published.fetch(file, folder, published.OTHERWISE)
     return published.read(path), path
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,9 +11,8 @@ from torch.nn import functional as F
 from torchvision.models import MobileNet_V3_Large_Weights
 from torchvision.models.segmentation import LRASPP_MobileNet_V3_Large_Weights, lraspp_mobilenet_v3_large
 
-from tmsgd_bench.checks import Section, names_weights_file, number, weights
+from tmsgd_bench.checks import Section, names_weights_file, number, takes, weights
 from tmsgd_bench.data import weights as published
-from tmsgd_bench.task import TaskSettings
 from tmsgd_bench.voc import CLASSES
 
 NAMES = ("background", *CLASSES)
@@ -63,38 +62,54 @@ class HardSigmoid(nn.Module):
         return _HardSigmoid.apply(x)
 
 
-def build(settings: TaskSettings) -> tuple[nn.Module, bool]:
-    """The network, with the weights that ``model.weights`` names, and whether it can segment already.
+class Segmenter(NamedTuple):
+    """What the task trains.
+
+    Args:
+        network: has a mapping for its output, whose ``out`` are the logits of each pixel's classes.
+        trained: whether it can segment already.
+    """
+
+    network: nn.Module
+    trained: bool
+
+
+@takes(OPTIONS)
+def build(classes: int, weights_folder: Path, weights: str, norm_momentum: float) -> Segmenter:
+    """LRASPP, with its initial weights.
+
+    Args:
+        classes: of a pixel.
+        weights_folder: where published weights are kept.
+        weights: a name in ``PUBLISHED``, "none", or the path of a file.
+        norm_momentum: how much of a running average each step replaces.
 
     Raises:
-        ConfigError: an option is missing, unknown or out of range, or the weights are of another network.
+        ConfigError: the weights are of another network.
         DataError: the weights are missing, cannot be downloaded, or are damaged.
     """
-    options = settings.model
-    OPTIONS("model", options)
-    network = lraspp_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=len(NAMES))
-    _set_momentum(network, options["norm_momentum"])
+    network = lraspp_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=classes)
+    _set_momentum(network, norm_momentum)
     _make_twice_differentiable(network)
-    path = _weights_file(settings)
+    path = _weights_file(weights, weights_folder)
     if path is None:
-        return network, False
-    weights = published.read(path)
-    if not any(name.startswith(BACKBONE) for name in weights):
-        published.load_into(network, weights, path)
-        return network, True
-    own = {name.removeprefix(BACKBONE): value for name, value in weights.items() if name.startswith(BACKBONE)}
+        return Segmenter(network, False)
+    loaded = published.read(path)
+    if not any(name.startswith(BACKBONE) for name in loaded):
+        published.load_into(network, loaded, path)
+        return Segmenter(network, True)
+    own = {name.removeprefix(BACKBONE): value for name, value in loaded.items() if name.startswith(BACKBONE)}
     published.load_into(network.backbone, own, path)
-    return network, False
+    return Segmenter(network, False)
 
 
-def _weights_file(settings: TaskSettings) -> Path | None:
-    wanted = settings.model["weights"]
+def _weights_file(wanted: str, weights_folder: Path) -> Path | None:
     if names_weights_file(wanted):
         return Path(wanted).expanduser()
     if wanted == "none":
         return None
     file = published.published(str(PUBLISHED[wanted].url))
-    return published.fetch(file, settings.weights_folder, published.OTHERWISE)
+    return published.fetch(file, weights_folder, published.OTHERWISE)
 
 
 def _set_momentum(network: nn.Module, momentum: float) -> None:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from tasks import voc
+from tasks import build_model, voc
 from tasks.compute import CHANNELS_LAST, PRECISION, autocast, memory_format, normalise
 from tasks.seg import model
 from tasks.seg.figure import SHOWN, Masks
@@ -55,7 +55,7 @@ class Segmentation(Task):
             "channels_last": CHANNELS_LAST,
         }
     )
-    model_options = model.OPTIONS
+    model_arguments = ("classes", "weights_folder")
     metrics: tuple[Metric, ...] = (
         Metric("miou", "%", "max", "mIoU"),
         Metric("pixel_accuracy", "%", "max", "pixel accuracy"),
@@ -77,7 +77,9 @@ class Segmentation(Task):
         self.options("task", {**given, "precision": precision, "channels_last": channels_last})
         self.autocast = lambda: autocast(precision, settings.device)
         self.memory_format = memory_format(channels_last)
-        network, self.evaluate_at_start = model.build(settings)
+        network, self.evaluate_at_start = build_model(
+            model.Segmenter, settings.model, classes=len(model.NAMES), weights_folder=settings.weights_folder
+        )
         self.model = network.to(settings.device).to(memory_format=self.memory_format)
         self.modules = {"segmenter": self.model}
         self.train, self.test = voc.parts(settings, "Segmentation", splits)

@@ -6,9 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tmsgd_bench.checks import Section, whole
-
-OPTIONS = Section({"embedding": whole(1, 4096), "hidden": whole(1, 8192)})
+from tmsgd_bench.checks import Section, takes, whole
 
 
 class SplitEmbedding(nn.Module):
@@ -40,6 +38,7 @@ class SplitEmbedding(nn.Module):
         return F.embedding(words, torch.cat([self.weight, self.unreached]))
 
 
+@takes(Section({"embedding": whole(1, 4096), "hidden": whole(1, 8192)}))
 class LSTMClassifier(nn.Module):
     """One-layer LSTM over word vectors; its output at the last step goes through a linear layer.
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
+from tasks import build_model
 from tasks.tc import data
-from tasks.tc.model import OPTIONS, LSTMClassifier
 from tmsgd_bench.checks import Section, choice, whole
 from tmsgd_bench.seeding import epoch_order
 from tmsgd_bench.task import Metric, Task, TaskSettings
@@ -30,7 +30,7 @@ class TextClassification(Task):
     """
 
     options = Section({"tokens": whole(1, 10_000), "padding": choice("end", "start")})
-    model_options = OPTIONS
+    model_arguments = ("vocabulary_size", "reachable", "classes")
     metrics: tuple[Metric, ...] = (
         Metric("accuracy", "%", "max", "ACC"),
         Metric("test_loss", "nat", "min", "test loss"),
@@ -39,9 +39,14 @@ class TextClassification(Task):
     def __init__(self, settings: TaskSettings, tokens: int, padding: str) -> None:
         super().__init__(settings)
         self.options("task", {"tokens": tokens, "padding": padding})
-        OPTIONS("model", settings.model)
         loaded = data.load(settings.data_folder, tokens, settings.data_limit, padding)
-        model = LSTMClassifier(loaded.vocabulary_size, loaded.reachable, len(data.CLASSES), **settings.model)
+        model = build_model(
+            nn.Module,
+            settings.model,
+            vocabulary_size=loaded.vocabulary_size,
+            reachable=loaded.reachable,
+            classes=len(data.CLASSES),
+        )
         self.data = loaded.to(settings.device)
         self.model = model.to(settings.device)
         self.modules = {"classifier": self.model}

@@ -37,11 +37,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
+import tasks
 from tasks.ctr import ClickThrough, data, parts, prepare, text
 from tasks.ctr import kept as on_disk
 from tasks.ctr.auc import area_under_curve
 from tasks.ctr.fields import RARE, Tally, fields, hour_of_day, numbers, weekday
-from tasks.ctr.model import WideDeep, build
+from tasks.ctr.model import WideDeep
 from tasks.ctr.split import GROUPS, SPLITS, TEN, TEST, TRAIN, VALID, grouped, sizes_before, split
 from tmsgd_bench import TMSGD, files
 from tmsgd_bench.data.catalog import find
@@ -60,6 +61,7 @@ CONF = Path(__file__).parents[2] / "conf"
 CPU = torch.device("cpu")
 ROWS = 640
 FEW = {name: min(count, 6) for name, count in avazu.VALUES.items()} | {"device_ip": 300, "device_id": 40}
+TARGET = "tasks.ctr.model.WideDeep"
 SMALL = {"embedding": 3, "hidden": [5, 4]}
 STAND_IN = find("avazu").fingerprint(Path(), "synthetic", verify=False)
 """Of contents that are not looked at; :func:`contents` looks."""
@@ -98,7 +100,8 @@ def put(root: Path, lines: list[str], name: str = "train.csv", end: str = "\n") 
 
 def settings(folder: Path, **changes: Any) -> TaskSettings:
     """Those of a small run; ``changes`` replaces some."""
-    return replace(TaskSettings(folder, None, 16, 0, CPU, SMALL, fingerprint=STAND_IN), **changes)
+    made = replace(TaskSettings(folder, None, 16, 0, CPU, SMALL, fingerprint=STAND_IN), **changes)
+    return replace(made, model={"_target_": TARGET, **made.model})
 
 
 def contents(folder: Path) -> str:
@@ -1005,9 +1008,9 @@ def test_the_wide_part_starts_at_zero_and_the_vectors_as_torchs() -> None:
 def test_vectors_start_at_the_scale_that_is_asked_for(std: float) -> None:
     """And everything else as before."""
     torch.manual_seed(0)
-    usual = build({"embedding": 16, "hidden": [5]}, 4000, 2).state_dict()
+    usual = WideDeep(4000, 2, 16, [5]).state_dict()
     torch.manual_seed(0)
-    scaled = build({"embedding": 16, "hidden": [5], "init_std": std}, 4000, 2).state_dict()
+    scaled = WideDeep(4000, 2, 16, [5], std).state_dict()
     assert torch.equal(scaled.pop("vectors.weight"), usual["vectors.weight"] * std)
     assert float(usual["vectors.weight"].std()) == pytest.approx(1.0, rel=0.02)
     assert all(torch.equal(value, usual[name]) for name, value in scaled.items()) and scaled
@@ -1035,7 +1038,7 @@ def test_vectors_start_at_the_scale_that_is_asked_for(std: float) -> None:
 )
 def test_settings_of_the_model_that_cannot_be_used_are_refused(options: dict[str, Any], named: str) -> None:
     with pytest.raises(ConfigError, match=named):
-        build(options, 9, 2)
+        tasks.build_model(WideDeep, {"_target_": TARGET, **options}, rows=9, fields=2)
 
 
 # --- rows that a batch does not touch ------------------------------------------------------------------------------
@@ -1200,6 +1203,7 @@ def test_the_protocols_are_the_papers_as_printed_and_as_read() -> None:
     printed = {"epochs": 20, "lr": 0.001, "batch_size": 256, "switch_epoch": 15, "schedule": None}
     assert values["table2"] == values["corrected"] == printed
     model = yaml.safe_load((CONF / "model/wide_deep.yaml").read_text(encoding="utf-8"))
+    assert model.pop("_target_") == TARGET
     assert model == {"name": "wide_deep", "embedding": 16, "hidden": [256, 128]}  # part of every run's identity
 
 

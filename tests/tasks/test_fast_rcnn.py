@@ -33,6 +33,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.ops import box_iou, roi_pool
 
+import tasks
 from tasks.od import vgg
 from tasks.od.detector import Batch, Found
 from tasks.od.fast_rcnn import FastRCNN, detector, imported, proposals, regions, selective_search
@@ -63,6 +64,7 @@ PROPOSALS: dict[str, Any] = {
     "min_side": 0,
     "limit": 2000,
 }
+TARGET = "tasks.od.task.build"
 MODEL: dict[str, Any] = {
     "detector": "fast_rcnn",
     "width": 2,
@@ -115,7 +117,7 @@ def settings(folder: Path, model: dict[str, Any] | None = None, **changes: Any) 
         batch_size=2,
         seed=0,
         device=torch.device("cpu"),
-        model=MODEL | (model or {}),
+        model={"_target_": TARGET, **MODEL, **(model or {})},
         fingerprint="stand-in",
         weights_folder=folder.parent / "weights",
     )
@@ -128,7 +130,8 @@ def train_part(folder: Path, **changes: Any) -> Part:
 
 def make(folder: Path, model: dict[str, Any] | None = None, **changes: Any) -> FastRCNN:
     torch.manual_seed(0)
-    return FastRCNN(settings(folder, model, **changes))
+    small = settings(folder, model, **changes)
+    return tasks.build_model(FastRCNN, small.model, settings=small)
 
 
 def source(**changes: Any) -> Source:
@@ -1095,7 +1098,7 @@ def test_a_bad_setting_is_named(stand_in: Path, changes: dict[str, Any], message
 def test_the_yaml_has_the_settings_and_the_commands_defaults() -> None:
     options = yaml.safe_load((ROOT / "conf/model/fast_rcnn.yaml").read_text(encoding="utf-8"))
     assert (
-        set(options) == {"name", "detector", *FAST_RCNN.required}
+        set(options) == {"_target_", "name", "detector", *FAST_RCNN.required}
         and options["detector"] == options["name"] == "fast_rcnn"
     )
     assert {field.name: options["proposals"][field.name] for field in fields(Search)} == {

@@ -28,7 +28,7 @@ import tasks
 from tasks.fkpd import FacialKeyPoints, data
 from tasks.fkpd.data import CROP, POINTS, SHORT_SIDE, Frames
 from tasks.fkpd.figure import FACES, FILE, PICTURE, KeyPoints
-from tasks.fkpd.model import PreActBlock, build
+from tasks.fkpd.model import PreActBlock, PreActResNet
 from tasks.fkpd.task import in_pixels, scale, to_float
 from tmsgd_bench import TMSGD, files
 from tmsgd_bench.data.synthetic import fkpd as stand_in
@@ -41,6 +41,7 @@ from tmsgd_bench.seeding import subset
 from tmsgd_bench.task import TaskSettings
 
 CONF = Path(__file__).parents[2] / "conf"
+TARGET = "tasks.fkpd.model.PreActResNet"
 SMALL = {"blocks": [1, 1, 1, 1], "width": 4, "hidden": 8}
 LARGE = {"blocks": [3, 4, 6, 3], "width": 64, "hidden": 512}
 LISTS = {"train": "training_frames_keypoints.csv", "test": "test_frames_keypoints.csv"}
@@ -87,7 +88,7 @@ def row(name: str, *numbers: object) -> str:
 
 def settings(folder: Path, **changes: Any) -> TaskSettings:
     """Those of a small run; ``changes`` replaces some."""
-    return replace(
+    made = replace(
         TaskSettings(
             data_folder=folder,
             data_limit=None,
@@ -99,6 +100,7 @@ def settings(folder: Path, **changes: Any) -> TaskSettings:
         ),
         **changes,
     )
+    return replace(made, model={"_target_": TARGET, **made.model})
 
 
 def make(folder: Path, loss: str = "smooth_l1", eval_crop: str = "centre", **changes: Any) -> FacialKeyPoints:
@@ -374,9 +376,9 @@ def test_a_list_that_cannot_be_used_is_named_with_the_fix(tmp_path: Path, split:
 def test_preactresnet34_has_34_172_904_parameters() -> None:
     """By the options in conf/ and by a formula of its parts."""
     options = yaml.safe_load((CONF / "model/preact_resnet34.yaml").read_text(encoding="utf-8"))
-    assert options.pop("name") == "preact_resnet34" and options == LARGE
+    assert options.pop("name") == "preact_resnet34" and options == {"_target_": TARGET, **LARGE}
     with torch.device("meta"):
-        model = build(options, CROP, 2 * POINTS)
+        model = tasks.build_model(PreActResNet, options, side=CROP, outputs=2 * POINTS)
         assert model(torch.empty(3, 1, CROP, CROP)).shape == (3, 136)
     counts = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
     pairs = [(32, 64), *[(64, 64)] * 2, (64, 128), *[(128, 128)] * 3, (128, 256), *[(256, 256)] * 5, (256, 512)]
@@ -428,7 +430,7 @@ def norm(x: Tensor, layer: nn.BatchNorm2d) -> Tensor:
 )
 def test_a_model_that_cannot_be_built_is_refused(model: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=r"blocks|width|hidden"):
-        build(model, CROP, 2 * POINTS)
+        tasks.build_model(PreActResNet, {"_target_": TARGET, **model}, side=CROP, outputs=2 * POINTS)
 
 
 # --- the task ------------------------------------------------------------------------------------------------------

@@ -47,6 +47,7 @@ CONF = Path(__file__).parents[2] / "conf"
 DATASETS = ("cifar10", "cifar100")
 CPU = torch.device("cpu")
 FIX = "restore it."
+TARGET = "tasks.ic.models.build"
 TINY = {"family": "vgg", "depth": 11, "width": 2}
 SMALL = {"family": "resnet", "depth": 18, "width": 2}
 FORMATS = (torch.contiguous_format, torch.channels_last)
@@ -91,7 +92,8 @@ def write_cifar10(root: Path, sizes: tuple[int, ...] = (3, 2, 4, 1, 2, 5)) -> Pa
 
 def settings(folder: Path, **changes: Any) -> TaskSettings:
     """Those of a small run; ``changes`` replaces some."""
-    return replace(TaskSettings(folder, 24, 8, 0, CPU, TINY), **changes)
+    made = replace(TaskSettings(folder, 24, 8, 0, CPU, TINY), **changes)
+    return replace(made, model={"_target_": TARGET, **made.model})
 
 
 def make(
@@ -342,7 +344,7 @@ COUNTS = {
 def on_paper(family: str, depth: int, width: int, classes: int) -> nn.Module:
     """The network without memory for its weights."""
     with torch.device("meta"):
-        return models.build({"family": family, "depth": depth, "width": width}, classes)
+        return models.build(classes, family, depth, width)
 
 
 @pytest.mark.parametrize(("family", "depth"), NETWORKS)
@@ -377,7 +379,7 @@ def resnet_of_torchvision(depth: int) -> nn.Module:
 def test_a_network_is_torchvisions_with_the_stem_and_head_for_cifar(family: str, depth: int) -> None:
     """In float64, in training mode; its weights are ours in the same order."""
     torch.manual_seed(depth)
-    ours = models.build({"family": family, "depth": depth, "width": 64}, 10).double()
+    ours = models.build(10, family, depth, 64).double()
     theirs = (vgg_of_torchvision if family == "vgg" else resnet_of_torchvision)(depth).double()
     names, values = list(theirs.state_dict()), list(ours.state_dict().values())
     theirs.load_state_dict(dict(zip(names, values, strict=True)))
@@ -389,7 +391,7 @@ def test_a_network_is_torchvisions_with_the_stem_and_head_for_cifar(family: str,
 @pytest.mark.parametrize(("family", "depth"), NETWORKS)
 def test_a_network_turns_images_into_logits_with_a_gradient_for_every_weight(family: str, depth: int) -> None:
     torch.manual_seed(0)
-    network = models.build({"family": family, "depth": depth, "width": 2}, 7)
+    network = models.build(7, family, depth, 2)
     logits = network(torch.rand(5, 3, 32, 32))
     assert logits.shape == (5, 7)
     logits.square().sum().backward()
@@ -404,7 +406,7 @@ def test_every_depth_has_a_yaml(name: str) -> None:
     options = yaml.safe_load((CONF / "model" / f"{name}.yaml").read_text())
     assert options.pop("name") == name == f"{options['family']}{options['depth']}"
     with torch.device("meta"):
-        network = models.build(options, 10)
+        network = tasks.build_model(nn.Module, options, classes=10)
     weights = sum(p.numel() for p in network.parameters())
     assert weights == COUNTS[options["family"], options["depth"]]
 
@@ -425,7 +427,7 @@ def test_every_depth_has_a_yaml(name: str) -> None:
 )
 def test_a_network_that_there_is_not_is_refused(changes: dict[str, Any], named: str) -> None:
     with pytest.raises(ConfigError, match=named):
-        models.build({**TINY, **changes}, 10)
+        tasks.build_model(nn.Module, {"_target_": TARGET, **TINY, **changes}, classes=10)
 
 
 # --- batches -------------------------------------------------------------------------------------------------------

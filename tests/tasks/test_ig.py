@@ -38,6 +38,7 @@ from tmsgd_bench.results.evidence import MEASURED
 from tmsgd_bench.seeding import epoch_order, generator, subset
 from tmsgd_bench.task import TaskSettings
 
+TARGET = "tasks.ig.model.build"
 TINY = {"noise": 5, "filters": 2}
 OPTIONS: dict[str, Any] = {"features": "random", "evaluate_every": 1, "sample_epochs": [1, 3]}
 
@@ -73,7 +74,8 @@ def settings(folder: Path, **changes: Any) -> TaskSettings:
         model=TINY,
         weights_folder=folder.parent / "weights",
     )
-    return replace(small, **changes)
+    made = replace(small, **changes)
+    return replace(made, model={"_target_": TARGET, **made.model})
 
 
 def make(folder: Path, options: dict[str, Any] | None = None, **changes: Any) -> ImageGeneration:
@@ -173,7 +175,7 @@ def test_a_folder_without_photos_is_named_with_the_fix(tmp_path: Path) -> None:
 
 
 def test_parameter_counts_are_the_papers() -> None:
-    counts = [sum(p.numel() for p in network.parameters()) for network in model.build({"noise": 100, "filters": 64})]
+    counts = [sum(p.numel() for p in network.parameters()) for network in model.build(100, 64)]
     assert counts == [3_576_704, 2_765_568]
 
 
@@ -182,7 +184,7 @@ def test_parameter_counts_follow_the_formula(noise: int, filters: int) -> None:
     """Kernels of 4 × 4 without biases between 8, 4, 2 and 1 times the filters; two numbers a normalised channel."""
     f = filters
     inner = 16 * (8 * f * 4 * f + 4 * f * 2 * f + 2 * f * f)
-    built = model.build({"noise": noise, "filters": filters})
+    built = model.build(noise, filters)
     counts = [sum(p.numel() for p in network.parameters()) for network in built]
     assert counts[0] == 16 * (noise * 8 * f + f * 3) + inner + 2 * (8 + 4 + 2 + 1) * f
     assert counts[1] == 16 * (3 * f + 8 * f) + inner + 2 * (2 + 4 + 8) * f
@@ -190,7 +192,7 @@ def test_parameter_counts_follow_the_formula(noise: int, filters: int) -> None:
 
 def test_initial_weights_have_the_papers_spread() -> None:
     torch.manual_seed(0)
-    for network in model.build({"noise": 100, "filters": 64}):
+    for network in model.build(100, 64):
         for module in network.modules():
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
                 error = 4.0 * 0.02 / math.sqrt(module.weight.numel())  # four standard errors of the mean
@@ -206,7 +208,7 @@ def test_initial_weights_have_the_papers_spread() -> None:
 @pytest.mark.parametrize("count", [1, 2, 9])
 def test_shapes_and_ranges(count: int) -> None:
     torch.manual_seed(0)
-    maker, judge = model.build(TINY)
+    maker, judge = model.build(**TINY)
     images = maker(torch.randn(count, 5))
     assert images.shape == (count, 3, 64, 64)
     assert float(images.detach().abs().max()) <= 1.0
@@ -217,7 +219,7 @@ def test_shapes_and_ranges(count: int) -> None:
 def test_a_pixel_depends_on_every_layer(network: str) -> None:
     """Every weight has a gradient."""
     torch.manual_seed(0)
-    maker, judge = model.build(TINY)
+    maker, judge = model.build(**TINY)
     noise = torch.randn(4, 5)
     (maker(noise).square().sum() if network == "generator" else judge(torch.randn(4, 3, 64, 64)).sum()).backward()
     for name, weight in {"generator": maker, "discriminator": judge}[network].named_parameters():

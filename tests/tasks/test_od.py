@@ -41,6 +41,7 @@ from tmsgd_bench.task import TaskSettings
 from tmsgd_bench.voc import CLASSES, read_objects
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
+TARGET = "tasks.od.task.build"
 MODEL: dict[str, Any] = {"detector": "rfbnet", "width": 8, "weights": "none", "augment": "ssd"}
 OPTIONS: dict[str, Any] = {
     "splits": "trainval/test",
@@ -107,7 +108,7 @@ def settings(folder: Path, model: dict[str, Any] | None = None, **changes: Any) 
         batch_size=2,
         seed=0,
         device=torch.device("cpu"),
-        model=MODEL | (model or {}),
+        model={"_target_": TARGET, **MODEL, **(model or {})},
         fingerprint="few",
         weights_folder=folder.parent / "weights",
     )
@@ -446,6 +447,7 @@ def test_the_settings_of_table_2_are_the_papers(protocol: str, switch: int) -> N
     values = config(f"protocol={protocol}")
     assert (values["epochs"], values["lr"], values["batch_size"], values["switch_epoch"]) == (210, 4e-3, 32, switch)
     assert values["model"] == {
+        "_target_": TARGET,
         "name": "rfbnet",
         "detector": "rfbnet",
         "width": 64,

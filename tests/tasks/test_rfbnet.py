@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from torchvision.models import vgg16
 from torchvision.ops import box_iou, nms
 
+import tasks
 from tasks.compute import normalise
 from tasks.od import vgg
 from tasks.od.detector import Batch, Found
@@ -31,6 +32,7 @@ from tmsgd_bench.errors import ConfigError, DataError
 from tmsgd_bench.task import TaskSettings
 from tmsgd_bench.voc import Objects
 
+TARGET = "tasks.od.task.build"
 MODEL: dict[str, Any] = {"detector": "rfbnet", "width": 8, "weights": "none", "augment": "none"}
 CELLS = (38, 19, 10, 5, 3, 1)
 BOXES = (6, 6, 6, 6, 4, 4)
@@ -75,15 +77,19 @@ def settings(folder: Path = Path("voc2007"), model: dict[str, Any] | None = None
         batch_size=batch_size,
         seed=0,
         device=torch.device("cpu"),
-        model=MODEL | (model or {}),
+        model={"_target_": TARGET, **MODEL, **(model or {})},
         fingerprint="stand-in",
         weights_folder=folder.parent / "weights",
     )
 
 
+def built(settings: TaskSettings) -> RFBDetector:
+    return tasks.build_model(RFBDetector, settings.model, settings=settings)
+
+
 def make(**model: Any) -> RFBDetector:
     torch.manual_seed(0)
-    return RFBDetector(settings(model=model))
+    return built(settings(model=model))
 
 
 def trained_on(stand_in: Path) -> Part:
@@ -986,14 +992,14 @@ def test_the_losses_are_the_multi_box_loss_of_normalised_images(stand_in: Path) 
 @pytest.mark.parametrize("size", [1, 3, 13, 39])
 def test_a_batch_of_a_single_image_is_refused(stand_in: Path, size: int) -> None:
     """Of 40 images one is left over, and its last map has a single cell to be normalised over."""
-    made = RFBDetector(settings(stand_in, batch_size=size))
+    made = built(settings(stand_in, batch_size=size))
     with pytest.raises(ConfigError, match=rf"^batch_size={size} makes a batch of a single one of 40 .*\.$"):
         made.training_examples(trained_on(stand_in))
 
 
 @pytest.mark.parametrize("size", [2, 14, 40, 64])
 def test_the_last_batch_may_be_smaller(stand_in: Path, size: int) -> None:
-    made = RFBDetector(settings(stand_in, batch_size=size))
+    made = built(settings(stand_in, batch_size=size))
     assert made.training_examples(trained_on(stand_in))(0)["image"].shape == (3, 300, 300)
 
 
@@ -1032,7 +1038,7 @@ def file(published: dict[str, Tensor], tmp_path_factory: pytest.TempPathFactory)
 def begun(file: Path) -> RFBNet:
     """A network of full width that begins with these weights; to be read only."""
     torch.manual_seed(0)
-    made = RFBDetector(settings(model={"width": 64, "weights": str(file)})).network
+    made = built(settings(model={"width": 64, "weights": str(file)})).network
     assert isinstance(made, RFBNet)
     return made
 
@@ -1119,7 +1125,7 @@ def test_a_file_of_weights_that_cannot_be_used_is_named(file: Path, tmp_path: Pa
 @pytest.mark.usefixtures("no_network")
 def test_without_a_network_one_sentence_names_every_way_to_go_on(tmp_path: Path) -> None:
     with pytest.raises(DataError) as raised:
-        vgg.initial_weights(settings(tmp_path / "voc2007", {"weights": "imagenet"}), vgg.FULL_WIDTH)
+        vgg.initial_weights("imagenet", vgg.FULL_WIDTH, tmp_path / "weights")
     said = str(raised.value)
     assert f"yourself as {tmp_path / 'weights'}" in said and said.count("\n") == 0
     assert said.endswith("with model.weights=PATH, or start from nothing with model.weights=none.")

@@ -50,6 +50,7 @@ from tmsgd_bench.task import TaskSettings
 from tmsgd_bench.voc import CLASSES
 
 CONF = Path(__file__).parents[2] / "conf"
+TARGET = "tasks.seg.model.build"
 NOTHING: dict[str, Any] = {"weights": "none", "norm_momentum": 0.1}
 OPTIONS: dict[str, Any] = {
     "splits": "train/val",
@@ -85,7 +86,8 @@ def settings(folder: Path, **changes: Any) -> TaskSettings:
         fingerprint="few tests",
         weights_folder=folder.parent / "weights",
     )
-    return replace(small, **changes)
+    made = replace(small, **changes)
+    return replace(made, model={"_target_": TARGET, **made.model})
 
 
 def make(folder: Path, options: dict[str, Any] | None = None, **changes: Any) -> Segmentation:

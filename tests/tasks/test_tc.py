@@ -28,6 +28,7 @@ from tmsgd_bench.task import Task, TaskSettings
 TRAIN = ["earn\tprofit rose and rose", "acq\tfirm buys firm in cash deal now", "ship\tport closed"]
 TEST = ["acq\tbid for firm", "money-fx\tdollar fell in cash trading late"]
 LONGEST = 7
+TARGET = "tasks.tc.model.LSTMClassifier"
 
 
 def write(folder: Path, train: Iterable[str] = TRAIN, test: Iterable[str] = TEST) -> Path:
@@ -43,7 +44,7 @@ def words_of(lines: Iterable[str]) -> list[list[str]]:
 
 def settings(folder: Path, **changes: Any) -> TaskSettings:
     """Those of a small run; ``changes`` replaces some."""
-    return replace(
+    made = replace(
         TaskSettings(
             data_folder=folder,
             data_limit=None,
@@ -54,6 +55,7 @@ def settings(folder: Path, **changes: Any) -> TaskSettings:
         ),
         **changes,
     )
+    return replace(made, model={"_target_": TARGET, **made.model})
 
 
 def make(folder: Path, tokens: int = 16, padding: str = "end", **changes: Any) -> TextClassification:

@@ -47,7 +47,7 @@ def run_spec(config: DictConfig, fetch: bool = False) -> RunSpec:
     return validate(
         RunSpec(
             task=task,
-            model={**model, **_weights_identity(model)},
+            model={**schema.model_identity(model), **_weights_identity(model)},
             data={"kind": data.kind, "limit": values["data"]["limit"], "fingerprint": data.fingerprint()},
             optimizer=values["optimizer"],
             epochs=values["epochs"],

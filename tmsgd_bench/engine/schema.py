@@ -1,15 +1,15 @@
 """What every setting of conf/ may be: checked once a configuration is composed, before anything is loaded.
 
-The tables here are of the engine's own settings and of the classes that its YAMLs name. Tasks declare what their
-options and their models' may be (``Task.options``, ``Task.model_options``); any other class is checked against its
-constructor's signature.
+The tables here are of the engine's own settings and of the classes that its YAMLs name. Tasks and models may declare
+what their options may be (``Task.options``, :func:`tmsgd_bench.checks.takes`); any other class is checked against its
+signature.
 """
 
 from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 from tmsgd_bench.checks import (
@@ -18,6 +18,7 @@ from tmsgd_bench.checks import (
     check_group,
     choice,
     class_name,
+    declared,
     either,
     flag,
     items,
@@ -31,7 +32,7 @@ from tmsgd_bench.checks import (
     unknown_setting,
     whole,
 )
-from tmsgd_bench.engine.signatures import check_signature, resolve
+from tmsgd_bench.engine.signatures import check_signature, parameters, resolve
 from tmsgd_bench.engine.spec import (
     AUTO,
     AUTO_SWITCH,
@@ -45,6 +46,7 @@ from tmsgd_bench.engine.spec import (
     SWITCH_EPOCH,
     RunOptions,
     check_switch,
+    without,
 )
 from tmsgd_bench.errors import ConfigError
 from tmsgd_bench.version import PROTOCOLS
@@ -53,6 +55,8 @@ Table = TypeVar("Table")
 
 NOT_OF_THE_TASK = ("_target_", "datasets", "without_test", "reading", *PROTOCOLS)
 """Keys of a task's YAML that do not determine a result."""
+OF_THIS_PROJECT = "tasks."
+"""What the names of its models' classes begin with."""
 
 RATE = number(0, 1e6, 0.01)
 FRACTION = number(0, 1, 0.9, below=True)
@@ -105,6 +109,9 @@ OWN = Section(
     {"warmup": Section({"updates": whole(1), "start_factor": SHARE}, null=True), "auto_switch": AUTO_SWITCH},
 )
 """Of every optimizer's YAML; the other settings go to its class."""
+
+OF_A_MODEL = {"_target_": class_name(), "name": name()}
+"""Of every model's YAML; the other settings go to its class."""
 
 TORCHS = {"maximize": flag(), "foreach": STEPPING, "differentiable": flag(), "fused": STEPPING, "weight_decay": SMALL}
 SGD = {"momentum": FRACTION, "dampening": number(0, 1, 0), "nesterov": flag(), **TORCHS}
@@ -289,40 +296,91 @@ def check_task(task: Any, model: Any) -> None:
     check_group("task", task, tuple(own))
     described = Section(own, DESCRIPTION)
     described("task", {key: value for key, value in task.items() if key in described.checks})
-    check_group("model", model, ("name",))
-    name()("model.name", model["name"])
+    check_group("model", model, tuple(OF_A_MODEL))
+    for key, of_model in OF_A_MODEL.items():
+        of_model(f"model.{key}", model[key])
     kind = resolve("task", task["_target_"])
     options = {key: value for key, value in task.items() if key not in (*own, *NOT_OF_THE_TASK)}
-    declared = getattr(kind, "options", None)
-    if declared is not None:
-        declared("task", options)
+    rule = getattr(kind, "options", None)
+    if rule is not None:
+        rule("task", options)
     else:
         check_signature("task", kind, options)
     _check_without_test(kind, task.get("without_test", {}), options)
-    _check_model(kind, task, model)
+    check_model(kind, task["name"], model)
     for protocol in PROTOCOLS:
         if protocol in task:
-            _check_protocol(f"task.{protocol}", task[protocol], kind, model)
+            _check_protocol(f"task.{protocol}", task[protocol], _known_options(kind, model))
 
 
 def _check_without_test(kind: Any, values: Mapping[str, Any], options: Mapping[str, Any]) -> None:
     """The options with which files for testing are not needed must be options of the task."""
     check_group("task.without_test", values, (), options)
-    known = _checks(kind, "options", {})
+    known = _checks_of_task(kind)
     for key, value in values.items():
         if key in known:
             known[key](f"task.without_test.{key}", value)
 
 
-def _check_model(kind: Any, task: Mapping[str, Any], model: Mapping[str, Any]) -> None:
-    declared = getattr(kind, "model_options", None)
-    if declared is None:
+def check_model(task_class: Any, task: str, model: Mapping[str, Any]) -> None:
+    """Raise ConfigError unless a task can call the model's class with what it hands over and with the model's options.
+
+    Args:
+        task: its name.
+        model: all of the model's settings.
+    """
+    check_handed_over(task_class, task, model)
+    check_model_options(resolve("model", model["_target_"]), without(model, *OF_A_MODEL), _model_arguments(task_class))
+
+
+def check_handed_over(task_class: Any, task: str, model: Mapping[str, Any]) -> None:
+    """Raise ConfigError unless a model's class takes what the task hands over, and needs no more.
+
+    Args:
+        task: its name.
+        model: all of the model's settings.
+    """
+    kind, given = resolve("model", model["_target_"]), _model_arguments(task_class)
+    found, options = parameters(kind), declared(kind)
+    if found is None:
         return
-    options = {key: value for key, value in model.items() if key != "name"}
-    known = declared.checks_for(options)
-    if not set(options) <= set(known) and not set(declared.required) <= set(options):
-        raise other_model(model["name"], task["name"])
-    declared("model", options)
+    refused = [] if found.open_ended else [key for key in given if key not in found.named]
+    if options is not None:
+        # Declared options say which parameters are settings; the other ones are for the task to hand over.
+        known = {*options.checks_for(model), *given}
+        if refused or not {key for key, needed in found.named.items() if needed} <= known:
+            raise other_model(model["name"], task)
+    if refused:
+        raise ConfigError(
+            f"model._target_ names {model['_target_']!r}, which does not take {', '.join(refused)}: task={task} hands "
+            f"over {', '.join(given)}; add them to its parameters, or choose another model."
+        )
+
+
+def _model_arguments(task_class: Any) -> tuple[str, ...]:
+    return tuple(getattr(task_class, "model_arguments", ()))
+
+
+def check_model_options(kind: Any, options: Mapping[str, Any], given: Iterable[str]) -> None:
+    """Raise ConfigError unless the options are those of a model's class.
+
+    Args:
+        given: names of what the task hands over.
+    """
+    rule = declared(kind)
+    if rule is not None:
+        rule("model", options)
+    else:
+        check_signature("model", kind, options, given=given, first=0)
+
+
+def model_identity(model: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a model's settings determines a result.
+
+    A class of this project is left out, as a task's is. Any other one belongs to it: two models of one name may be of
+    different classes.
+    """
+    return without(model, "_target_") if model["_target_"].startswith(OF_THIS_PROJECT) else dict(model)
 
 
 def other_model(model: Any, task: Any) -> ConfigError:
@@ -333,17 +391,22 @@ def other_model(model: Any, task: Any) -> ConfigError:
     )
 
 
-def _check_protocol(section: str, values: Any, kind: Any, model: Mapping[str, Any]) -> None:
+def _check_protocol(section: str, values: Any, known: Mapping[str, Check]) -> None:
     """The values that a task's YAML has for a protocol; those that its options refer to are checked as those are."""
     check_group(section, values, OF_A_PROTOCOL)
     check_schedule(f"{section}.schedule", values["schedule"])
-    known = {**_checks(kind, "options", {}), **_checks(kind, "model_options", model)}
-    known |= {**SIMPLE, "limit": LIMIT}
     for key, value in values.items():
         if key in known:
             known[key](f"{section}.{key}", value)
 
 
-def _checks(kind: Any, attribute: str, values: Mapping[str, Any]) -> dict[str, Check]:
-    declared = getattr(kind, attribute, None)
-    return {} if declared is None else declared.checks_for(values)
+def _known_options(kind: Any, model: Mapping[str, Any]) -> dict[str, Check]:
+    """The check of every option of a task and of its model that has one, and of every other setting."""
+    options = declared(resolve("model", model["_target_"]))
+    of_model = {} if options is None else options.checks_for(model)
+    return {**_checks_of_task(kind), **of_model, **SIMPLE, "limit": LIMIT}
+
+
+def _checks_of_task(kind: Any) -> dict[str, Check]:
+    options = getattr(kind, "options", None)
+    return {} if options is None else options.checks_for({})

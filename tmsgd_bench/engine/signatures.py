@@ -8,6 +8,7 @@ import pkgutil
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from tmsgd_bench.checks import LARGEST, class_name, full_name, is_number, is_whole, shown, unknown_setting
@@ -58,24 +59,50 @@ def check_signature(
     Args:
         section: of the settings, for messages.
         options: the settings by name.
-        given: names of further arguments that the engine passes.
+        given: names of further arguments that the engine or the task passes; they are no settings.
         first: how many arguments the engine passes by position before them.
     """
-    try:
-        parameters = list(inspect.signature(kind).parameters.values())
-    except (TypeError, ValueError):  # some classes written in C have none
+    found = parameters(kind, first)
+    if found is None:
         return
-    names = {one.name: one for one in parameters[first:] if one.kind in NAMED}
-    open_ended = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters)
+    given = set(given)
+    names = {key: needed for key, needed in found.named.items() if key not in given}
     for key in options:
-        if key not in names and not open_ended:
+        if key in given or not (key in names or found.open_ended):
             raise unknown_setting(full_name(section, key), key, list(names))
-    for key, parameter in names.items():
-        if parameter.default is inspect.Parameter.empty and key not in {*options, *given}:
+    for key, needed in names.items():
+        if needed and key not in options:
             raise ConfigError(
                 f"setting {full_name(section, key)!r} is missing, which {kind.__qualname__} needs: add it."
             )
     _check_types(section, kind, options)
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """What a class or a function can be called with by name.
+
+    Args:
+        named: whether each parameter is needed, by its name.
+        open_ended: it takes any other name, too.
+    """
+
+    named: dict[str, bool]
+    open_ended: bool
+
+
+def parameters(kind: Any, first: int = 0) -> Parameters | None:
+    """The parameters behind the first ones; None if there is no telling: some classes written in C have no signature.
+
+    Args:
+        first: how many arguments are passed by position.
+    """
+    try:
+        found = list(inspect.signature(kind).parameters.values())
+    except (TypeError, ValueError):
+        return None
+    named = {one.name: one.default is inspect.Parameter.empty for one in found[first:] if one.kind in NAMED}
+    return Parameters(named, any(one.kind is inspect.Parameter.VAR_KEYWORD for one in found))
 
 
 def _check_types(section: str, kind: Any, options: Mapping[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,6 @@ from tasks.od.fast_rcnn import boxes as geometry
 from tasks.od.fast_rcnn.network import Network
 from tasks.od.fast_rcnn.regions import Proposals, Source, proposals
 from tasks.od.fast_rcnn.sampling import UNUSED, sample
-from tasks.od.options import FAST_RCNN
 from tasks.voc import Part
 from tmsgd_bench.data.packed import Chosen
 from tmsgd_bench.task import TaskSettings
@@ -49,22 +48,34 @@ class FastRCNN(Detector):
     """The detector of conf/model/fast_rcnn.yaml.
 
     Args:
-        settings: the run's; the options are those of the YAML.
+        settings: the run's.
+        width: channels of the first stage.
+        weights: see :func:`tasks.od.vgg.initial_weights`.
+        frozen_stages: how many keep their initial weights.
+        short_side, long_side: see :class:`Scale`.
+        proposals: see :class:`~tasks.od.fast_rcnn.proposals.Source`.
 
     Raises:
-        ConfigError: an option is missing, unknown, or out of its range.
+        ConfigError: the weights are of another network.
         DataError: published weights are missing or damaged.
     """
 
     test_batch = 1
 
-    def __init__(self, settings: TaskSettings) -> None:
-        options = {key: value for key, value in settings.model.items() if key != "detector"}
-        FAST_RCNN("model", options)
-        self.scale = Scale(options["short_side"], options["long_side"])
-        self.source = Source.of(options["proposals"])
-        self.network = Network(options["width"], options["frozen_stages"])
-        if start := vgg.initial_weights(settings, options["width"]):
+    def __init__(
+        self,
+        settings: TaskSettings,
+        width: int,
+        weights: str,
+        frozen_stages: int,
+        short_side: int,
+        long_side: int,
+        proposals: Mapping[str, Any],
+    ) -> None:
+        self.scale = Scale(short_side, long_side)
+        self.source = Source.of(proposals)
+        self.network = Network(width, frozen_stages)
+        if start := vgg.initial_weights(weights, width, settings.weights_folder):
             self.network.load_published(*start)
         self.network.to(settings.device)
 

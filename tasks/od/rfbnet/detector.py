@@ -15,7 +15,6 @@ from torchvision.transforms import v2
 from tasks.compute import normalise
 from tasks.od import vgg
 from tasks.od.detector import Batch, Detector, Example, Found
-from tasks.od.options import RFBNET
 from tasks.od.rfbnet.augmentation import resize, ssd_augmentation
 from tasks.od.rfbnet.loss import multi_box
 from tasks.od.rfbnet.network import RFBNet
@@ -42,21 +41,21 @@ class RFBDetector(Detector):
     """RFBNet-300 with SSD's augmentation.
 
     Args:
-        settings: the run's; its model has ``width``, ``weights`` and ``augment`` ("ssd" or "none").
+        settings: the run's.
+        width: channels of the first convolution.
+        weights: see :func:`tasks.od.vgg.initial_weights`.
+        augment: "ssd" or "none".
 
     Raises:
-        ConfigError: an option is missing, unknown or out of range, or the weights are of another network.
+        ConfigError: the weights are of another network.
         DataError: the weights are missing, cannot be downloaded, or are damaged.
     """
 
     test_batch = 16
 
-    def __init__(self, settings: TaskSettings) -> None:
-        options = {key: value for key, value in settings.model.items() if key != "detector"}
-        RFBNET("model", options)
-        width = options["width"]
-        self.augment, self.network, self.batch_size = options["augment"], RFBNet(width), settings.batch_size
-        if (found := vgg.initial_weights(settings, width)) is not None:
+    def __init__(self, settings: TaskSettings, width: int, weights: str, augment: str) -> None:
+        self.augment, self.network, self.batch_size = augment, RFBNet(width), settings.batch_size
+        if (found := vgg.initial_weights(weights, width, settings.weights_folder)) is not None:
             self.network.load_vgg(*found)
         self.priors = priors().to(settings.device)
 
