@@ -420,14 +420,14 @@ def test_another_class_under_a_models_name_makes_another_run(own_model: Callable
 @pytest.mark.parametrize("task", TASKS)
 def test_a_model_of_another_task_is_refused(task: str) -> None:
     """By what tasks hand over and classes take."""
-    kind = resolve("task", config(f"task={task}")["task"]["_target_"])
+    given = resolve("task", config(f"task={task}")["task"]["_target_"]).model_arguments
     for path in (ROOT / "conf/model").glob("*.yaml"):
         model = yaml.safe_load(path.read_text())
         if model["_target_"].startswith(f"tasks.{task}."):
-            schema.check_handed_over(kind, task, model)
+            schema.check_handed_over(given, task, model)
         else:
             with pytest.raises(ConfigError, match=f"model={path.stem} is of another task than task={task}"):
-                schema.check_handed_over(kind, task, model)
+                schema.check_handed_over(given, task, model)
 
 
 def test_a_sweep_over_results_folders_has_one_summary(

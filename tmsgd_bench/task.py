@@ -80,8 +80,9 @@ class Task(ABC):
 
     options: ClassVar[Section | None] = None
     """Checks the options of the task's YAML, before any data are loaded; None: the constructor's signature does."""
-    model_arguments: ClassVar[tuple[str, ...]] = ()
-    """Names of what the task hands to its model's class besides the options of the model's YAML."""
+    model_arguments: ClassVar[tuple[str, ...] | None] = None
+    """Names of what the task hands to its model's class besides the options of the model's YAML; None for a task that
+    makes no model of them: whatever there is is accepted."""
 
     metrics: tuple[Metric, ...]
     """What ``evaluate`` returns; the first is the primary one. Of the class, or set by the constructor."""

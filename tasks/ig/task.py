@@ -43,6 +43,7 @@ class ImageGeneration(Task):
     options = Section(
         {"features": choice("inception", "random"), "evaluate_every": whole(1), "sample_epochs": items(whole(1))}
     )
+    model_arguments = ()
     metrics: tuple[Metric, ...] = (*InceptionFeatures.distances, DIVERSITY)
 
     def __init__(self, settings: TaskSettings, features: str, evaluate_every: int, sample_epochs: list[int]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, TypeVar
 
 from tmsgd_bench.checks import (
@@ -329,18 +329,21 @@ def check_model(task_class: Any, task: str, model: Mapping[str, Any]) -> None:
         task: its name.
         model: all of the model's settings.
     """
-    check_handed_over(task_class, task, model)
-    check_model_options(resolve("model", model["_target_"]), without(model, *OF_A_MODEL), _model_arguments(task_class))
+    given = getattr(task_class, "model_arguments", None)
+    if given is not None:
+        check_handed_over(given, task, model)
+        check_model_options(resolve("model", model["_target_"]), without(model, *OF_A_MODEL), given)
 
 
-def check_handed_over(task_class: Any, task: str, model: Mapping[str, Any]) -> None:
+def check_handed_over(given: Collection[str], task: str, model: Mapping[str, Any]) -> None:
     """Raise ConfigError unless a model's class takes what the task hands over, and needs no more.
 
     Args:
+        given: names of what the task hands over.
         task: its name.
         model: all of the model's settings.
     """
-    kind, given = resolve("model", model["_target_"]), _model_arguments(task_class)
+    kind = resolve("model", model["_target_"])
     found, options = parameters(kind), declared(kind)
     if found is None:
         return
@@ -355,10 +358,6 @@ def check_handed_over(task_class: Any, task: str, model: Mapping[str, Any]) -> N
             f"model._target_ names {model['_target_']!r}, which does not take {', '.join(refused)}: task={task} hands "
             f"over {', '.join(given)}; add them to its parameters, or choose another model."
         )
-
-
-def _model_arguments(task_class: Any) -> tuple[str, ...]:
-    return tuple(getattr(task_class, "model_arguments", ()))
 
 
 def check_model_options(kind: Any, options: Mapping[str, Any], given: Iterable[str]) -> None:
