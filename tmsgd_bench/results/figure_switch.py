@@ -16,11 +16,10 @@ from tmsgd_bench.errors import StoreError
 from tmsgd_bench.escaping import mathtext
 from tmsgd_bench.results import selection
 from tmsgd_bench.results.figure_runs import save
+from tmsgd_bench.results.selection import BASES
 from tmsgd_bench.results.statistics import summarise
 from tmsgd_bench.results.status import Status
 
-BASES = {"tmsgd": "sgd", "tmsgdm": "sgdm"}
-"""What each optimizer is before its switch."""
 STYLE: Any = {"font.size": 9.0, "pdf.fonttype": 42, "axes.spines.top": False, "axes.spines.right": False}
 COLOUR, BASE_COLOUR = "#b5432a", "#33557f"
 COMMAND = "python run.py experiment=switch"

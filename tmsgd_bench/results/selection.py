@@ -13,6 +13,8 @@ from tmsgd_bench.results.paper import Experiment
 from tmsgd_bench.results.statistics import FEW_SEEDS
 from tmsgd_bench.results.status import FINISHED, OF_RUNS, Status
 
+BASES = {"tmsgd": "sgd", "tmsgdm": "sgdm"}
+"""What each optimizer is before its switch."""
 NAMED = 5
 """Damaged runs at most that a table names; the command names them all."""
 

@@ -1,13 +1,12 @@
-"""What the report says, gathered from the runs: sections, charts, evidence. No layout in here."""
+"""What the report says, gathered from the runs: sections, images, settings, evidence. No layout in here."""
 
 from __future__ import annotations
 
 import base64
 import itertools
-import math
 import os
 import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,17 +15,15 @@ from urllib.parse import quote
 import pandas as pd
 import yaml
 
-from tmsgd_bench import files, privacy
+from tmsgd_bench import privacy
 from tmsgd_bench.results import selection, store, tables
 from tmsgd_bench.results.paper import Experiment, experiments, layout, paper
-from tmsgd_bench.results.report import figures
-from tmsgd_bench.results.report.figures import Chart, Curve, Dots, Quantity
-from tmsgd_bench.results.statistics import paired_difference
-from tmsgd_bench.results.status import FINISHED, Status
+from tmsgd_bench.results.report import charts
+from tmsgd_bench.results.report.charts import ExperimentRuns
+from tmsgd_bench.results.report.figures import Chart
+from tmsgd_bench.results.status import Status
 from tmsgd_bench.version import PROTOCOLS
 
-BASES = {"tmsgd": "sgd", "tmsgdm": "sgdm"}
-"""What each optimizer is before its switch."""
 OFFICIAL = ("real", "table2")
 """The data and protocol of the paper."""
 IMAGE_BYTES = 300_000
@@ -145,144 +142,21 @@ def _section(runs: pd.DataFrame, table: tables.Table, data: str, protocol: str, 
     anchor = f"table-{table.number}" + ("" if official else f"-{data}-{protocol}")
     parts = []
     for place, experiment in enumerate(experiments(table.number)):
-        chosen = selection.select(runs, experiment, data, protocol)
-        chosen = chosen[chosen["status"] != Status.DAMAGED]  # the table says so
-        rows = [row for row in table.rows if row.experiment.key == experiment.key]
+        selected = selection.select(runs, experiment, data, protocol)
+        selected = selected[selected["status"] != Status.DAMAGED]  # the table says so
+        rows = tuple(row for row in table.rows if row.experiment.key == experiment.key)
         if any(row.run_ids for row in rows):
-            parts.append(_part(runs, chosen, experiment, rows, f"{anchor}-{place}", folder))
+            parts.append(_part(ExperimentRuns(experiment, rows, runs, selected), f"{anchor}-{place}", folder))
     return Section(anchor, table, official, tuple(parts))
 
 
-def _part(
-    runs: pd.DataFrame,
-    chosen: pd.DataFrame,
-    experiment: Experiment,
-    rows: Sequence[tables.Row],
-    name: str,
-    folder: Path,
-) -> Part:
-    own = {row.optimizer: selection.counted(chosen, row.optimizer) for row in rows if row.optimizer and row.run_ids}
-    used = pd.concat(list(own.values()))
+def _part(source: ExperimentRuns, name: str, folder: Path) -> Part:
     return Part(
-        experiment=experiment,
-        charts=tuple(_charts(runs, chosen, own, experiment, rows, name)),
-        images=tuple(_images(used, folder)),
-        settings=tuple(_settings(own)),
+        experiment=source.experiment,
+        charts=tuple(charts.of_experiment(source, name)),
+        images=tuple(_images(source.used, folder)),
+        settings=tuple(_settings(source.of_optimizer)),
     )
-
-
-# ---------------------------------------------------------------- charts
-
-
-def _charts(
-    runs: pd.DataFrame,
-    chosen: pd.DataFrame,
-    own: Mapping[str, pd.DataFrame],
-    experiment: Experiment,
-    rows: Sequence[tables.Row],
-    name: str,
-) -> Iterator[Chart]:
-    unit = f" ({experiment.unit})" if experiment.unit else ""
-    note = _note(pd.concat(list(own.values())))
-    quantity, switch = Quantity(f"test {experiment.metric_label}{unit}", note), _switch(own)
-    by_metric = _curves(own, experiment.metric, experiment.labels)
-    if by_metric:
-        yield figures.learning(f"{name}-metric", by_metric, quantity, switch, logarithmic=False)
-    if by_loss := _curves(own, "loss", experiment.labels):
-        yield figures.learning(f"{name}-loss", by_loss, Quantity("training loss", note), switch, logarithmic=True)
-    yield from _gaps(own, by_metric, quantity, switch, name)
-    yield from _dot_plots(own, experiment, rows, quantity, name)
-    yield from _switch_curves(runs, chosen, experiment, quantity, name)
-
-
-def _note(used: pd.DataFrame) -> str:
-    """What every chart of these runs must say of their data."""
-    kinds = [f"{kind} data" for kind in sorted(set(used["data"])) if kind != "real"]
-    return ", ".join([*kinds, *(["partial data"] if used["limit"].notna().any() else [])])
-
-
-def _switch(own: Mapping[str, pd.DataFrame]) -> float | None:
-    """The switch epoch that the runs share, if they reach it."""
-    used = pd.concat(list(own.values()))
-    reached = used[used["switch_epoch"].astype(float) < used["epochs"].astype(float)]
-    epochs = sorted(set(reached["switch_epoch"].astype(float)))
-    return epochs[0] if len(epochs) == 1 else None
-
-
-def _curves(own: Mapping[str, pd.DataFrame], quantity: str, labels: Mapping[str, str]) -> list[Curve]:
-    found = []
-    for optimizer, selected in own.items():
-        done, diverged = (
-            figures.as_columns(_histories(selected[selected["status"] == status]), quantity) for status in FINISHED
-        )
-        if len(done) or len(diverged):
-            found.append(Curve(optimizer, labels[optimizer], done, diverged))
-    return found
-
-
-def _histories(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Histories by seed; a run without one is not in it."""
-    paths = {str(seed): Path(folder) / store.HISTORY for seed, folder in zip(runs["seed"], runs["folder"], strict=True)}
-    return {seed: files.read_parquet(path) for seed, path in paths.items() if path.exists()}
-
-
-def _gaps(
-    own: Mapping[str, pd.DataFrame], curves: Sequence[Curve], quantity: Quantity, switch: float | None, name: str
-) -> Iterator[Chart]:
-    by_name = {curve.optimizer: curve for curve in curves}
-    pairs = {}
-    for optimizer, base in BASES.items():
-        if optimizer in by_name and base in by_name:
-            one, other = by_name[optimizer], by_name[base]
-            differences = (one.done - other.done).dropna(axis="columns", how="all").dropna()
-            if len(differences.columns):
-                pairs[f"{one.label} − {other.label}"] = (one, differences)
-    if pairs and switch is not None:
-        yield figures.gap(f"{name}-gap", pairs, quantity, switch)
-
-
-def _dot_plots(
-    own: Mapping[str, pd.DataFrame], experiment: Experiment, rows: Sequence[tables.Row], quantity: Quantity, name: str
-) -> Iterator[Chart]:
-    reference = next(row for row in rows if row.comparison is None)
-    base = _finals(own.get(reference.optimizer))
-    found = [_dots(row, reference, own, base) for row in rows if row.difference is not None and row.difference.n]
-    label = reference.label
-    if found:
-        title = f"Differences to {label}, paired by seed"
-        yield figures.dots(f"{name}-dots", found, label, quantity, title)
-    near = [row for row in found if row.optimizer == "tmsgd"]
-    if near and len(found) > 1:
-        yield figures.dots(f"{name}-near", near, label, quantity, f"{near[0].label} − {label}, enlarged")
-
-
-def _dots(row: tables.Row, reference: tables.Row, own: Mapping[str, pd.DataFrame], base: pd.Series) -> Dots:
-    finals = _finals(own[row.optimizer])
-    both = row.printed is not None and reference.printed is not None
-    printed = row.printed.value - reference.printed.value if row.printed and reference.printed and both else None
-    seeds = list((finals - base).dropna())
-    return Dots(row.optimizer, row.label, seeds, paired_difference(finals, base), printed)
-
-
-def _finals(own: pd.DataFrame | None) -> pd.Series:
-    if own is None:
-        return pd.Series(dtype=float)
-    done = own[own["status"] == Status.DONE]
-    return done.set_index("seed")["final"].astype(float)
-
-
-def _switch_curves(
-    runs: pd.DataFrame, chosen: pd.DataFrame, experiment: Experiment, quantity: Quantity, name: str
-) -> Iterator[Chart]:
-    for optimizer, base in BASES.items():
-        swept = selection.sweep(runs, chosen, optimizer)
-        done = swept[swept["status"] == Status.DONE].astype({"switch_epoch": float, "final": float})
-        finals = done.pivot_table(index="switch_epoch", columns="seed", values="final")
-        finals = finals[finals.index < math.inf]
-        if len(finals) > 1:
-            reference = _finals(selection.counted(chosen, base))
-            labels = {key: experiment.labels[key] for key in (optimizer, base)}
-            yield figures.switch_curve(f"{name}-switch-{optimizer}", finals, reference, quantity, labels)
 
 
 # ---------------------------------------------------------------- images, settings
@@ -303,9 +177,9 @@ def _images(used: pd.DataFrame, folder: Path) -> Iterator[Image]:
                 yield Image(caption, f"data:image/png;base64,{data}", inlined=True)
 
 
-def _settings(own: Mapping[str, pd.DataFrame]) -> Iterator[tuple[str, str]]:
+def _settings(of_optimizer: Mapping[str, pd.DataFrame]) -> Iterator[tuple[str, str]]:
     """What all runs share, and each optimizer's own options."""
-    for number, selected in enumerate(own.values()):
+    for number, selected in enumerate(of_optimizer.values()):
         config = yaml.safe_load((Path(selected["folder"].iloc[0]) / store.CONFIG).read_text(encoding="utf-8"))
         options = config.pop("optimizer")
         if number == 0:
