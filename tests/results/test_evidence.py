@@ -33,7 +33,7 @@ from tmsgd_bench.results import (
     tables,
 )
 from tmsgd_bench.results.numerical import CLAIMED_ORDER, Numerics
-from tmsgd_bench.results.report import content
+from tmsgd_bench.results.report import charts, content
 from tmsgd_bench.results.store import read_runs
 
 WriteRun = Callable[..., Path]
@@ -323,7 +323,7 @@ def test_whatever_is_done_to_a_run_nothing_breaks_and_no_other_number_is_used(
     """After each of many seeded changes, all that is made of the store holds numbers of undamaged runs alone."""
     monkeypatch.setattr(statistics, "RESAMPLES", 20)
     monkeypatch.setattr(content, "paper", lambda: {"tables": ["5"]})
-    monkeypatch.setattr(content, "_charts", lambda *_: iter(()))  # they take the same runs as the tables
+    monkeypatch.setattr(charts, "of_experiment", lambda *_: iter(()))  # they take the same runs as the tables
     root, rng = tmp_path / "store", random.Random(5)
     for optimizer in ("sgd", "tmsgd"):
         for seed in range(2):

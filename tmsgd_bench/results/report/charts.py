@@ -68,7 +68,7 @@ class ExperimentRuns:
         return epochs[0] if len(epochs) == 1 else None
 
 
-def charts(source: ExperimentRuns, name: str) -> Iterator[Chart]:
+def of_experiment(source: ExperimentRuns, name: str) -> Iterator[Chart]:
     """The charts of an experiment.
 
     Args:

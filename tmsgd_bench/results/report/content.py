@@ -153,7 +153,7 @@ def _section(runs: pd.DataFrame, table: tables.Table, data: str, protocol: str, 
 def _part(source: ExperimentRuns, name: str, folder: Path) -> Part:
     return Part(
         experiment=source.experiment,
-        charts=tuple(charts.charts(source, name)),
+        charts=tuple(charts.of_experiment(source, name)),
         images=tuple(_images(source.used, folder)),
         settings=tuple(_settings(source.of_optimizer)),
     )
