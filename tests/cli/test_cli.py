@@ -80,7 +80,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory, synthetic_r8: Path) -> Pat
 
 
 def _task(folder: Path, device: torch.device) -> Task:
-    settings = TaskSettings(folder, 100, 20, 0, device, {"embedding": 6, "hidden": 4})
+    model = {"_target_": "tasks.tc.model.LSTMClassifier", "embedding": 6, "hidden": 4}
+    settings = TaskSettings(folder, 100, 20, 0, device, model)
     return tasks.build("tasks.tc.TextClassification", settings, {"tokens": 16, "padding": "end"})
 
 
