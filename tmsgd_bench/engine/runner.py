@@ -198,11 +198,21 @@ class _Run:
 
     def _restore(self, trainer: Trainer) -> None:
         """Load the last good checkpoint, if there is one, and record on what the run goes on."""
+        self._check_note()
         if checkpoint.load_latest(self.folder.work, trainer.device, trainer.load_state_dict) is not None:
             log.info("%s: resuming after %d of %d epochs", self.spec.run_id, trainer.epoch, self.spec.epochs)
         else:  # whatever an earlier process of the run had taken over is lost
             (self.folder.work / store.PREFIX).unlink(missing_ok=True)
         self._record_environment(trainer)
+
+    def _check_note(self) -> None:
+        """Refuse a damaged note of where the first epochs came from: it would be published, or lost without a word."""
+        note = self.folder.work / store.PREFIX
+        if note.exists() and files.read_json(note) is None:
+            raise StoreError(
+                f"{note} is damaged: delete it, and the same command goes on; its result will not say which epochs "
+                "other runs had trained for it."
+            )
 
     def _record_environment(self, trainer: Trainer) -> None:
         """Write the environment; a resumed run keeps those of its earlier processes as ``before``."""
