@@ -41,7 +41,6 @@ from tmsgd_bench.optim import fused as one_pass
 
 Step = Callable[[], Any]
 LR = 1e-3
-FLOAT = 4  # bytes
 REFERENCE = "SGD-M, torch fused"
 STREAMS = ("stream: a.add_(b)", "stream: add(a, b, out=c)")
 

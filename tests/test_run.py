@@ -171,6 +171,7 @@ BAD_INPUTS = [
     ("+swich_epoch=3", "unknown setting 'swich_epoch': did you mean 'switch_epoch'?"),
     ("schedule.gamma=0.1", "schedule.gamma belongs to the task's protocol: set task.PROTOCOL.schedule.gamma"),
     ("results.root=o'brien", "cannot read the setting results.root=o'brien: put a value with special letters in"),
+    ("model._target_=tasks.tc.model.Other", "choose a model of this project by its name, with model=NAME"),
     ("optimizer=sgd optimizer.name=tmsgd", "optimizer.name must be 'sgd', the name of its YAML file, not 'tmsgd'"),
     ("optimizer.momentun=0.5", "momentum"),
     ("lr=-1", "lr must be a finite number > 0 and <= 1,000,000, not -1"),

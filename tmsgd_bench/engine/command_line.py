@@ -82,6 +82,8 @@ def check_groups(overrides: Iterable[str], conf: Path) -> None:
     for text in overrides:
         group = text.partition("=")[0]
         _check_added(group)
+        if group.lstrip("+") == "model._target_" and text.partition("=")[2].startswith(schema.OF_THIS_PROJECT):
+            raise ConfigError(f"{text}: choose a model of this project by its name, with model=NAME.")
         if "=" in text and group in GROUPS_OF_FILES:
             with suppress(HydraException):
                 _check_group(group, OverridesParser.create().parse_overrides([text])[0], conf)

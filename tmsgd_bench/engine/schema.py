@@ -58,7 +58,6 @@ NOT_OF_THE_TASK = ("_target_", "datasets", "without_test", "reading", *PROTOCOLS
 OF_THIS_PROJECT = "tasks."
 """What the names of its models' classes begin with."""
 
-RATE = number(0, 1e6, 0.01)
 FRACTION = number(0, 1, 0.9, below=True)
 SHARE = number(0, 1, 0.5, above=True)
 SMALL = number(0, 1000, 1e-8)
