@@ -140,7 +140,8 @@ def _settings(path: Path):  # type: ignore[no-untyped-def]
     from tmsgd_bench.task import TaskSettings
 
     torch.set_num_threads(1)
-    model, contents = {"embedding": 16, "hidden": [256, 128]}, find("avazu").fingerprint(path.parent, "real", False)
+    model = {"_target_": "tasks.ctr.model.WideDeep", "embedding": 16, "hidden": [256, 128]}
+    contents = find("avazu").fingerprint(path.parent, "real", False)
     return TaskSettings(path.parent, None, BATCH, 0, torch.device("cpu"), model, contents)
 
 

@@ -70,7 +70,8 @@ def data_folder() -> Path:
 def make_loops(optimizer: str, folder: Path) -> dict[str, Callable[[int], float]]:
     """Functions that train one epoch and return its seconds."""
     spec = make_spec(optimizer)
-    settings = TaskSettings(folder, None, BATCH, 0, torch.device("cpu"), {"embedding": 100, "hidden": 50})
+    model = {"_target_": "tasks.tc.model.LSTMClassifier", "embedding": 100, "hidden": 50}
+    settings = TaskSettings(folder, None, BATCH, 0, torch.device("cpu"), model)
     trainer = Trainer.build(spec, lambda _: TextClassification(settings, 32, "end"), torch.device("cpu"))
     task = trainer.task
     assert isinstance(task, TextClassification)

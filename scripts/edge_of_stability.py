@@ -161,7 +161,7 @@ def r8(options: argparse.Namespace) -> Problem:
     folder = dataset.folder(data_root(None), "real")
     if dataset.problems(folder):
         raise DataError("the real R8 is not here: run 'python -m tmsgd_bench data prepare r8', or set TMSGD_DATA.")
-    size = {"embedding": 100, "hidden": 50}
+    size = {"_target_": "tasks.tc.model.LSTMClassifier", "embedding": 100, "hidden": 50}
     settings = TaskSettings(folder, options.examples, options.examples, options.seed, torch.device("cpu"), size)
     seed_globally(options.seed, "weights")
     task = TextClassification(settings, 32, "start")

@@ -78,7 +78,8 @@ class Started:
             time.sleep(0.002)
         self.process.join(timeout=after)
         if self.process.is_alive() and self.process.pid:
-            os.kill(self.process.pid, number)
+            with contextlib.suppress(ProcessLookupError):  # it ends in this moment
+                os.kill(self.process.pid, number)
 
     def wait(self) -> Ended:
         """Wait for its end.
