@@ -21,6 +21,7 @@ import pandas as pd
 import yaml
 
 from tmsgd_bench import identity, manifest
+from tmsgd_bench.checks import LARGEST, is_number, is_whole
 from tmsgd_bench.files import os_reason
 from tmsgd_bench.results.status import FINISHED, Status
 
@@ -124,16 +125,8 @@ def mapping_to(kind: Kind) -> Kind:
     )
 
 
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
-
-
 def _is_number(value: Any) -> bool:
-    return _is_whole(value) or _is_whole(-value if isinstance(value, int) else value) or _is_real(value)
-
-
-def _is_real(value: Any) -> bool:
-    return isinstance(value, float) and math.isfinite(value)
+    return is_number(value) and (isinstance(value, float) or is_whole(value, -LARGEST))
 
 
 def _is_text(value: Any) -> bool:
@@ -141,7 +134,11 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value)
 
 
-TEXT, WHOLE, NUMBER = Kind("text", _is_text), Kind("a whole number", _is_whole), Kind("a finite number", _is_number)
+TEXT, WHOLE, NUMBER = (
+    Kind("text", _is_text),
+    Kind("a whole number", lambda value: is_whole(value, 0)),
+    Kind("a finite number", _is_number),
+)
 MAPPING = Kind("a mapping", lambda value: isinstance(value, dict))
 TRUTH = Kind("true or false", lambda value: isinstance(value, bool))
 NONE = Kind("null", lambda value: value is None)
