@@ -20,6 +20,7 @@ from tmsgd_bench.data.synthetic import r8
 from tmsgd_bench.engine import prefix
 from tmsgd_bench.files import write_json, write_yaml
 from tmsgd_bench.results import store
+from tmsgd_bench.version import BENCHMARK_VERSION
 
 FIRST = ("test_launchers.py", "test_run.py", "test_sweep.py")
 """They wait for other processes for minutes: started last, they would be waited for alone."""
@@ -128,7 +129,6 @@ def _write_run(
     options = changes.pop("options", {})
     config = _config(optimizer, seed) | changes
     config["optimizer"] |= options
-    config["setting"] = identity.setting(config)
     run_id = f"{config['task']['name']}-lstm-{optimizer}-seed{seed}-{identity.identity(config)[: identity.DIGITS]}"
     finished = status in ("done", "diverged")
     folder = root / run_id if finished else root / ".work" / run_id
@@ -149,7 +149,7 @@ def _config(optimizer: str, seed: int) -> dict[str, Any]:
     if optimizer.startswith("tmsgd"):
         own["switch_epoch"] = 2
     return {
-        "benchmark_version": 1,
+        "benchmark_version": BENCHMARK_VERSION,
         "task": {"name": "tc", "tokens": 32},
         "model": {"name": "lstm"},
         "data": {"kind": "real", "limit": None, "fingerprint": "f"},
@@ -158,6 +158,7 @@ def _config(optimizer: str, seed: int) -> dict[str, Any]:
         "batch_size": 5,
         "schedule": None,
         "seed": seed,
+        "tf32": False,
         "protocols": ["table2"],
     }
 

@@ -73,8 +73,12 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
     Raises:
         StoreError: see :func:`write_atomically`.
     """
-    text = json.dumps(finite(values), indent=2, allow_nan=False) + "\n"
-    write_text(path, text)
+    write_text(path, json_text(values))
+
+
+def json_text(values: dict[str, Any]) -> str:
+    """What :func:`write_json` writes."""
+    return json.dumps(finite(values), indent=2, allow_nan=False) + "\n"
 
 
 def write_yaml(path: Path, values: dict[str, Any]) -> None:
@@ -83,14 +87,27 @@ def write_yaml(path: Path, values: dict[str, Any]) -> None:
     Raises:
         StoreError: see :func:`write_atomically`.
     """
-    write_text(path, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+    write_text(path, yaml_text(values))
+
+
+def yaml_text(values: dict[str, Any]) -> str:
+    """What :func:`write_yaml` writes."""
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
     """A JSON file's mapping, or None if the file is missing or damaged."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        return parse_json(path.read_bytes())
+    except OSError:
+        return None
+
+
+def parse_json(data: bytes) -> dict[str, Any] | None:
+    """The mapping in a JSON file's contents, or None if they are damaged."""
+    try:
+        values = json.loads(data.decode("utf-8"))
+    except (ValueError, RecursionError):
         return None
     return values if isinstance(values, dict) else None
 
@@ -145,7 +162,12 @@ def os_reason(error: BaseException) -> str:
 
 def digest(values: Mapping[str, Any]) -> str:
     """SHA-256 (hexadecimal) of a nested mapping of plain values; the order of keys, and 1 against 1.0, do not count."""
-    return hashlib.sha256(json.dumps(_canonical(values), sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(canonical(values).encode()).hexdigest()
+
+
+def canonical(values: Mapping[str, Any]) -> str:
+    """A nested mapping of plain values as JSON, the same text whatever the order of keys, and for 1 and 1.0."""
+    return json.dumps(_canonical(values), sort_keys=True)
 
 
 def _canonical(value: Any) -> Any:

@@ -54,10 +54,12 @@ def amend(folder: Path, add: Iterable[str] = (), drop: Iterable[str] = ()) -> No
 
 def read(folder: Path) -> dict[str, dict[str, Any]] | None:
     """What the manifest of a folder says of each file (``sha256``, ``bytes``); None if it is missing or damaged."""
-    entries = (files.read_json(folder / NAME) or {}).get("files")
-    if not isinstance(entries, dict) or not all(_is_entry(name, entry) for name, entry in entries.items()):
-        return None
-    return entries
+    return _entries(files.read_json(folder / NAME))
+
+
+def parse(data: bytes) -> dict[str, dict[str, Any]] | None:
+    """What the contents of a ``manifest.json`` say of each file; None if they are damaged."""
+    return _entries(files.parse_json(data))
 
 
 def problems(folder: Path, names: Iterable[str] | None = None) -> list[str]:
@@ -79,14 +81,36 @@ def problems(folder: Path, names: Iterable[str] | None = None) -> list[str]:
     return found
 
 
+def text(entries: Mapping[str, dict[str, Any]]) -> str:
+    """What ``manifest.json`` holds, from what it is to say of each file (``sha256``, ``bytes``)."""
+    return files.json_text({"version": VERSION, "files": dict(sorted(entries.items()))})
+
+
+def entry(data: bytes) -> dict[str, Any]:
+    """What a manifest says of a file with these contents."""
+    return {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+
+
+def changed(state: os.stat_result) -> tuple[int, int, int]:
+    """What changes with a file's contents; the last one, no program can set."""
+    return state.st_size, state.st_mtime_ns, state.st_ctime_ns
+
+
+def _entries(values: dict[str, Any] | None) -> dict[str, dict[str, Any]] | None:
+    entries = (values or {}).get("files")
+    if not isinstance(entries, dict) or not all(_is_entry(name, entry) for name, entry in entries.items()):
+        return None
+    return entries
+
+
 def _put(folder: Path, entries: dict[str, dict[str, Any]]) -> None:
-    files.write_json(folder / NAME, {"version": VERSION, "files": dict(sorted(entries.items()))})
+    files.write_text(folder / NAME, text(entries))
 
 
 def _problem(path: Path, entry: dict[str, Any]) -> str:
     try:
         state = path.stat()
-        if state.st_size == entry["bytes"] and _sha256(path, *_changed(state)) == entry["sha256"]:
+        if state.st_size == entry["bytes"] and _sha256(path, *changed(state)) == entry["sha256"]:
             return ""
     except FileNotFoundError:
         return "is missing"
@@ -97,12 +121,7 @@ def _problem(path: Path, entry: dict[str, Any]) -> str:
 
 def _entry(path: Path) -> dict[str, Any]:
     state = path.stat()
-    return {"sha256": _sha256(path, *_changed(state)), "bytes": state.st_size}
-
-
-def _changed(state: os.stat_result) -> tuple[int, int, int]:
-    """What changes with a file's contents; the last one, no program can set."""
-    return state.st_size, state.st_mtime_ns, state.st_ctime_ns
+    return {"sha256": _sha256(path, *changed(state)), "bytes": state.st_size}
 
 
 @lru_cache(maxsize=65536)

@@ -28,7 +28,7 @@ from tmsgd_bench.data.croissant import card
 from tmsgd_bench.data.synthetic import r8
 from tmsgd_bench.engine.runner import run
 from tmsgd_bench.engine.spec import RunOptions, RunSpec
-from tmsgd_bench.results import store, tables
+from tmsgd_bench.results import packed, store, tables
 from tmsgd_bench.task import Task, TaskSettings
 
 WriteRun = Callable[..., Path]
@@ -287,7 +287,7 @@ def test_table_writes_the_form_it_prints(capsys: Capture, runs: Path, tmp_path: 
     assert (out / f"table5.{form}").read_text(encoding="utf-8") == text
     assert sorted(path.name for path in out.iterdir()) == [
         "manifest.json",
-        "runs",
+        "runs.parquet",
         "table5.csv",
         "table5.md",
         "table5.tex",
@@ -315,7 +315,7 @@ def test_the_evidence_of_a_table_gives_the_same_table(
     options = ["--format", form, "--results"]
     before = ask(capsys, "table", "5", *options, finished, "--out", out)
     shutil.rmtree(finished)
-    assert ask(capsys, "table", "5", *options, out / "runs") == before
+    assert ask(capsys, "table", "5", *options, out) == before
 
 
 def test_the_evidence_is_the_runs_in_the_table_without_large_files(
@@ -325,17 +325,16 @@ def test_the_evidence_is_the_runs_in_the_table_without_large_files(
     for name in in_table:
         (finished / name / "weights.pt").write_bytes(b"large")
     ask(capsys, "table", "5", "--results", finished, "--out", tmp_path / "out")
-    copied = {path.name: path for path in (tmp_path / "out" / "runs").iterdir()}
-    assert sorted(copied) == in_table
-    for name, folder in copied.items():
-        originals = {p.name: p.read_bytes() for p in (finished / name).iterdir() if p.name != "weights.pt"}
-        assert {path.name: path.read_bytes() for path in folder.iterdir()} == originals
+    published = packed.read(tmp_path / "out" / packed.NAME)
+    assert sorted(published) == in_table
+    for name, contents in published.items():
+        assert contents == {p.name: p.read_bytes() for p in (finished / name).iterdir() if p.name != "weights.pt"}
 
 
 def test_the_evidence_of_real_runs_gives_the_same_table(capsys: Capture, trained: Path, tmp_path: Path) -> None:
     options = ["--data", "synthetic", "--protocol", "smoke", "--results"]
     before = ask(capsys, "table", "5", *options, trained, "--out", tmp_path)
-    assert ask(capsys, "table", "5", *options, tmp_path / "runs") == before
+    assert ask(capsys, "table", "5", *options, tmp_path / "runs.parquet") == before
 
 
 def test_a_damaged_run_is_named_by_every_command_that_would_have_used_it(
@@ -575,7 +574,7 @@ def parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser
 
 def test_every_command_and_option_has_a_help_text() -> None:
     found = list(parsers(cli._parser()))
-    assert len(found) == 12
+    assert len(found) == 14
     for parser in found:
         assert parser.description
         for action in parser._actions:
@@ -601,7 +600,7 @@ def test_help_is_printed_with_exit_code_0(capsys: Capture, command: list[str]) -
 
 def test_the_examples_in_the_help_can_be_parsed() -> None:
     examples = re.findall(r"python -m tmsgd_bench (.*?)(?:  |\n)", cli.EPILOG)
-    assert len(examples) == 11
+    assert len(examples) == 12
     for example in examples:
         assert callable(cli._parser().parse_args(shlex.split(example)).action)
 

@@ -312,7 +312,7 @@ def test_a_run_that_may_be_whole_is_not_trained_again(tmp_path: Path) -> None:
     spec = make_spec(epochs=1)
     run(spec, make_options(tmp_path), task_maker())
     (tmp_path / spec.run_id / manifest.NAME).unlink()
-    with pytest.raises(StoreError, match=r"manifest\.json is missing: check and seal it with"):
+    with pytest.raises(StoreError, match=r"manifest\.json is missing: "):
         run(spec, make_options(tmp_path), task_maker())
     assert run(spec, make_options(tmp_path, force=True), task_maker()).status == "done"
     assert list(store.read_runs(tmp_path)["status"]) == ["done"]

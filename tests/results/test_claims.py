@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 from tmsgd_bench import manifest
+from tmsgd_bench.files import canonical
 from tmsgd_bench.results import claim_forms, claims, numerical
 from tmsgd_bench.results.claims import Claim, Verdicts
 from tmsgd_bench.results.numerical import CLAIMED_ORDER, Numerics
@@ -24,6 +25,12 @@ SGD = [90.1, 90.4, 90.2, 90.7, 90.5]
 BETTER = [91.2, 91.4, 91.3, 91.7, 91.6]
 WORSE = [89.2, 89.4, 89.3, 89.7, 89.6]
 NO_NUMERICS = Numerics(CLAIMED_ORDER, {})
+
+
+def options_of(optimizer: str, switch_epoch: int, **others: Any) -> str:
+    """The options of an optimizer as the frame has them."""
+    switch = {"switch_epoch": switch_epoch} if optimizer.startswith("tmsgd") else {}
+    return canonical({"name": optimizer, **switch, **others})
 
 
 def a_run(optimizer: str, seed: int, final: float | None, **changes: Any) -> dict[str, Any]:
@@ -41,9 +48,8 @@ def a_run(optimizer: str, seed: int, final: float | None, **changes: Any) -> dic
         "epochs": 120,
         "protocols": ("table2",),
         "benchmark_version": 1,
-        "context": f"context-{changes.get('task')}",
-        "variant": f"variant-{optimizer}",
-        "setting": f"setting-{optimizer}-{changes}",
+        "group": f"group-{changes.get('task')}",
+        "options": options_of(optimizer, changes.get("switch_epoch", 100)),
         "metric": "accuracy",
         "final": final,
         "best": final,
@@ -166,7 +172,7 @@ def test_a_claim_without_evidence_says_that_other_settings_were_tried() -> None:
 def test_the_halves_of_table_3_are_one_family() -> None:
     rows = []
     for model in ("fast_rcnn", "rfbnet"):
-        own = {"task": "od", "model": model, "dataset": "voc2007", "metric": "map", "context": model}
+        own = {"task": "od", "model": model, "dataset": "voc2007", "metric": "map", "group": model}
         rows += [*seeds("sgd", SGD, **own), *seeds("tmsgd", BETTER, **own)]
     comparison = the(evaluate(*rows), "od/rfbnet tmsgd/sgd").comparison
     assert comparison is not None and comparison.family == 2
@@ -211,7 +217,7 @@ def test_what_diverged_on_both_sides_was_tested_and_decides_nothing() -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"data": "synthetic"}, {"protocols": ("smoke",)}, {"protocols": ()}, {"model": "gru"}, {"context": "another"}],
+    [{"data": "synthetic"}, {"protocols": ("smoke",)}, {"protocols": ()}, {"model": "gru"}, {"group": "another"}],
     ids=lambda change: str(next(iter(change))),
 )
 def test_only_real_runs_that_follow_the_protocol_and_can_be_compared_count(change: dict[str, Any]) -> None:
@@ -250,7 +256,9 @@ def test_eq_8_from_the_start_is_the_runs_that_differ_in_the_switch_epoch_alone()
 
 
 @pytest.mark.parametrize(
-    "change", [{"switch_epoch": 1}, {"variant": "another scheme"}, {"context": "another data set"}], ids=str
+    "change",
+    [{"switch_epoch": 1}, {"options": options_of("tmsgd", 0, scheme="another")}, {"group": "another data set"}],
+    ids=str,
 )
 def test_other_runs_are_not_eq_8_from_the_start(change: dict[str, Any]) -> None:
     changes = {"switch_epoch": 0, "protocols": ()} | change

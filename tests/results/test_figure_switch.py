@@ -68,7 +68,7 @@ def test_a_study_without_the_protocol_is_drawn_only_when_asked_for(
 
 
 def test_runs_with_other_options_are_no_part_of_a_study(root: Path, write_run: Callable[..., Path]) -> None:
-    other = {"optimizer": tmsgd(7, weight_decay=0.1), "protocols": [], "setting": "other", "epochs": 9}
+    other = {"optimizer": tmsgd(7, weight_decay=0.1), "protocols": [], "epochs": 9}
     _write(write_run, root, 0, 10.0, other)
     ((own, _),) = studies(read_runs(root), "table2")
     assert 7 not in set(own["switch_epoch"])

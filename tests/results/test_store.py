@@ -20,8 +20,9 @@ import pytest
 from tmsgd_bench import manifest
 from tmsgd_bench.errors import RunIsBusy, StoreError
 from tmsgd_bench.files import write_json
-from tmsgd_bench.results import evidence, heartbeat, store
+from tmsgd_bench.results import evidence, heartbeat, selection, store
 from tmsgd_bench.results.store import COLUMNS, RunFolder, read_runs, write_history
+from tmsgd_bench.version import BENCHMARK_VERSION
 
 WriteRun = Callable[..., Path]
 Begin = Callable[[str], RunFolder]
@@ -381,7 +382,7 @@ def test_a_row_holds_settings_outcome_and_place(tmp_path: Path, write_run: Write
         "batch_size": 5,
         "epochs": 3,
         "protocols": ("table2",),
-        "benchmark_version": 1,
+        "benchmark_version": BENCHMARK_VERSION,
         "metric": "accuracy",
         "unit": "%",
         "direction": "max",
@@ -398,15 +399,15 @@ def test_a_row_holds_settings_outcome_and_place(tmp_path: Path, write_run: Write
     assert {key: row[key] for key in expected} == expected
 
 
-def test_runs_that_differ_in_their_switch_epoch_alone_share_context_and_variant(
+def test_runs_that_differ_in_their_switch_epoch_alone_share_group_and_other_options(
     tmp_path: Path, write_run: WriteRun
 ) -> None:
     changes: list[tuple[str, Any]] = [("switch_epoch", 0), ("label", "another"), ("momentum", 0.9), ("lr", 0.5)]
     for number, (key, value) in enumerate([("label", "TM-SGD"), *changes]):
         write_run(tmp_path, "tmsgd", seed=number, options={key: value})
     rows = read_runs(tmp_path).sort_values("seed")
-    groups = list(zip(rows["context"], rows["variant"], strict=True))
-    assert [group == groups[0] for group in groups] == [True, True, True, False, False]
+    shared = list(zip(rows["group"], selection.without_switch(rows), strict=True))
+    assert [of_run == shared[0] for of_run in shared] == [True, True, True, False, False]
 
 
 def test_a_diverged_run_has_no_number(tmp_path: Path, write_run: WriteRun) -> None:

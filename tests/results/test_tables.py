@@ -49,8 +49,8 @@ def a_run(optimizer: str = "sgd", seed: int = 0, final: float | None = 90.0, **c
         "epochs": 120,
         "protocols": ("table2", "corrected"),
         "benchmark_version": 1,
-        "context": f"version {changes.get('benchmark_version', 1)}",
-        "setting": f"setting-{optimizer}",
+        "group": f"version {changes.get('benchmark_version', 1)}",
+        "options": f'{{"name": "{optimizer}"}}',
         "final": final,
         "best": None if final is None else final + 0.5,
         "started": "2026-01-01T00:00:00+00:00",
@@ -175,9 +175,9 @@ def test_of_several_benchmark_versions_the_newest_enters() -> None:
     assert "benchmark version 2" in table.conditions
 
 
-def test_runs_of_two_settings_are_not_pooled() -> None:
-    """The setting that was started last counts, for the reference too, and the row says what was left out."""
-    older = {"setting": "older", "started": "2025-01-01T00:00:00+00:00"}
+def test_runs_of_two_sets_of_options_are_not_pooled() -> None:
+    """The options that were started last count, for the reference too, and the row says what was left out."""
+    older = {"options": "older", "started": "2025-01-01T00:00:00+00:00"}
     runs = frame(*seeds("sgd", [10.0] * 2, **older), *seeds("sgd", SGD), *seeds("tmsgd", TMSGD))
     table = build(runs, "5")
     assert row(table, "SGD").final.mean == pytest.approx(sum(SGD) / 5)
@@ -189,14 +189,14 @@ def test_runs_of_two_settings_are_not_pooled() -> None:
 
 def test_a_run_that_has_no_start_time_does_not_count_as_the_newest() -> None:
     """Its environment.json may be lost, or not be written yet."""
-    lost = a_run("sgd", 9, None, setting="lost", started=None, status="abandoned")
+    lost = a_run("sgd", 9, None, options="lost", started=None, status="abandoned")
     table = build(frame(*seeds("sgd", SGD), lost), "5")
     assert row(table, "SGD").final.n == 5
 
 
-def test_runs_of_two_contexts_are_neither_pooled_nor_paired() -> None:
+def test_runs_of_two_groups_are_neither_pooled_nor_paired() -> None:
     """SGD from before a YAML was changed is no partner for TM-SGD from after it."""
-    before = {"context": "before", "setting": "before", "started": "2025-01-01T00:00:00+00:00"}
+    before = {"group": "before", "options": "before", "started": "2025-01-01T00:00:00+00:00"}
     table = build(frame(*seeds("sgd", SGD, **before), *seeds("tmsgd", TMSGD)), "5")
     difference = row(table, "TM-SGD").difference
     assert difference is not None and difference.n == 0
@@ -205,7 +205,7 @@ def test_runs_of_two_contexts_are_neither_pooled_nor_paired() -> None:
 
 @pytest.mark.parametrize("status", ["failed", "running", "abandoned"])
 def test_a_newer_run_without_a_result_hides_no_result(status: str) -> None:
-    newer = {"context": "newer", "setting": "newer", "benchmark_version": 2, "started": "2027-01-01T00:00:00+00:00"}
+    newer = {"group": "newer", "options": "newer", "benchmark_version": 2, "started": "2027-01-01T00:00:00+00:00"}
     table = build(frame(*seeds("sgd", SGD), a_run("sgd", 7, None, status=status, **newer)), "5")
     assert row(table, "SGD").final.n == 5
 
@@ -530,8 +530,8 @@ def test_every_table_can_be_filled(number: str) -> None:
 def test_the_halves_of_a_table_are_told_apart_and_are_one_family() -> None:
     rows = []
     for model in ("fast_rcnn", "rfbnet"):
-        own = {"task": "od", "model": model, "dataset": "voc2007", "context": model, "metric": "map"}
-        rows += [*seeds("sgd", SGD, setting=model, **own), *seeds("tmsgd", TMSGD, setting=f"tm {model}", **own)]
+        own = {"task": "od", "model": model, "dataset": "voc2007", "group": model, "metric": "map"}
+        rows += [*seeds("sgd", SGD, options=model, **own), *seeds("tmsgd", TMSGD, options=f"tm {model}", **own)]
     table = build(frame(*rows), "3")
     cells = [line[0] for line in markdown_cells(table)[1:]]
     assert cells[:2] == ["Fast-RCNN: SGD", "Fast-RCNN: TM-SGD"] and cells[6] == "RFBNet: SGD"
@@ -541,7 +541,7 @@ def test_the_halves_of_a_table_are_told_apart_and_are_one_family() -> None:
 def test_runs_on_other_data_than_the_papers_do_not_replace_its_table() -> None:
     """data.years=2012 follows Table 2 as well, but is another table."""
     own = {"task": "seg", "model": "lraspp", "metric": "miou"}
-    newer = {"dataset": "voc2007+2012", "context": "newer", "setting": "newer", "started": "2027-01-01T00:00:00+00:00"}
+    newer = {"dataset": "voc2007+2012", "group": "newer", "options": "newer", "started": "2027-01-01T00:00:00+00:00"}
     runs = frame(*seeds("sgd", SGD, **own, dataset="voc2007"), *seeds("sgd", TMSGD, **own, **newer))
     table = build(runs, "seg")
     assert row(table, "SGD").final.mean == pytest.approx(sum(SGD) / 5)

@@ -243,11 +243,11 @@ def test_the_seed_with_the_most_optimizers_is_drawn(tmp_path: Path, add: Add) ->
 
 def test_runs_of_different_settings_are_never_side_by_side(tmp_path: Path, add: Add) -> None:
     """A batch size that changed in between: the larger set is drawn, then the newer one."""
-    add("sgd", batch_size=64, setting="old")
-    add("tmsgd", batch_size=64, setting="old too")
-    add("adam", batch_size=128, setting="new", started="2027-01-01T00:00:00+00:00")
+    add("sgd", batch_size=64)
+    add("tmsgd", batch_size=64)
+    add("adam", batch_size=128, started="2027-01-01T00:00:00+00:00")
     assert list(choose(read(tmp_path), Wanted("ig", FILE, "images"))["optimizer"]) == ["sgd", "tmsgd"]
-    add("sgd", batch_size=128, setting="new too", started="2027-01-01T00:00:00+00:00")
+    add("sgd", batch_size=128, started="2027-01-01T00:00:00+00:00")
     assert list(choose(read(tmp_path), Wanted("ig", FILE, "images"))["optimizer"]) == ["sgd", "adam"]
 
 

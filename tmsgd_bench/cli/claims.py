@@ -19,7 +19,8 @@ def add(commands: Any) -> None:
         description="Each sentence of the paper that can be tested: supported, contradicted, undecided or not yet "
         "tested, by a fixed rule. Only runs on real data that follow the protocol exactly count.",
     )
-    stores.add_stores(parser)
+    stores.add(parser)
+    stores.add_numerics(parser)
     parser.add_argument(
         "--protocol",
         choices=("table2", "corrected"),
@@ -35,7 +36,7 @@ def add(commands: Any) -> None:
 
 def print_claims(options: argparse.Namespace) -> int:
     """Print the verdicts and, with --out, write them in all file formats."""
-    runs = stores.read_all(options.results)
+    runs = stores.read(options.results)
     found = claims.evaluate(runs, numerical.read_numerics(stores.numerics_folder(options)), options.protocol)
     if options.out is not None:
         stores.check_some(runs, options)

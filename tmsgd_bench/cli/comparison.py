@@ -19,7 +19,7 @@ def add(commands: Any) -> None:
         description="Every group of finished runs that agree in all but optimizer and seed: mean ± standard deviation, "
         "and the difference to a reference, paired by seed. For your own optimizer, other settings, partial data.",
     )
-    stores.add_stores(parser, numerics=False)
+    stores.add(parser)
     parser.add_argument("--task", help="only runs of this task")
     parser.add_argument("--reference", default="sgd", help="the optimizer to compare with (default: sgd)")
     parser.add_argument("--format", choices=tuple(comparison.FORMATS), default="md", help="default: md")
@@ -28,7 +28,7 @@ def add(commands: Any) -> None:
 
 def print_comparison(options: argparse.Namespace) -> int:
     """Print every group of runs that can be compared."""
-    groups = comparison.build(stores.filtered(stores.read_all(options.results), options, ["task"]), options.reference)
+    groups = comparison.build(stores.filtered(stores.read(options.results), options, ["task"]), options.reference)
     if not groups:
         raise StoreError(f"no run in {stores.listed(options.results)} has finished: there is nothing to compare yet.")
     terminal.say(comparison.FORMATS[options.format](groups), end="")

@@ -20,7 +20,7 @@ def add(commands: Any) -> None:
         "--history a row a run and epoch.",
     )
     parser.add_argument("file", type=Path, metavar="FILE", help="to write; its name ends in .parquet or .csv")
-    stores.add_stores(parser, numerics=False)
+    stores.add(parser)
     parser.add_argument("--history", action="store_true", help="a row a run and epoch")
     parser.add_argument("--force", action="store_true", help="replace FILE if it is there already")
     parser.set_defaults(action=export_runs)
@@ -28,7 +28,7 @@ def add(commands: Any) -> None:
 
 def export_runs(options: argparse.Namespace) -> int:
     """Write all runs, or their histories, into one file."""
-    runs = stores.read_all(options.results)
+    runs = stores.read(options.results)
     stores.check_some(runs, options)
     outputs.apart(options.file, options.results)
     frame = export.histories(runs) if options.history else export.tidy(runs)

@@ -32,7 +32,7 @@ def add(commands: Any) -> None:
         + "Runs that are compared are alike in all else.",
     )
     parser.add_argument("number", metavar="NAME", help=" or ".join(figures()))
-    stores.add_stores(parser, numerics=False)
+    stores.add(parser)
     parser.add_argument("--data", choices=("real", "synthetic"), default="real", help="which runs (default: real)")
     parser.add_argument(
         "--protocol", choices=(*PROTOCOLS, "any"), default="table2", help="which settings (default: table2)"
@@ -53,7 +53,7 @@ def draw_figure(options: argparse.Namespace) -> int:
 
     module = importlib.import_module(_drawn_by(options.number))
     protocol = None if options.protocol == "any" else options.protocol
-    runs = stores.read_all(options.results)
+    runs = stores.read(options.results)
     written = module.write(runs, stores.target(options, "figures"), options.data, protocol, options.seed)
     terminal.say(f"Written: {', '.join(map(str, written))}.")
     return 0

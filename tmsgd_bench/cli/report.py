@@ -18,7 +18,8 @@ def add(commands: Any) -> None:
         description="Write one self-contained HTML file: verdicts, tables, curves, settings, and the runs behind every "
         "number; beside it the same tables as Markdown, CSV and LaTeX.",
     )
-    stores.add_stores(parser)
+    stores.add(parser)
+    stores.add_numerics(parser)
     parser.add_argument(
         "--out",
         type=Path,
@@ -32,7 +33,7 @@ def write_report(options: argparse.Namespace) -> int:
     """Write the report and say where it is."""
     from tmsgd_bench.results import report  # matplotlib and jinja2, which no other command needs
 
-    runs = stores.read_all(options.results)
+    runs = stores.read(options.results)
     stores.check_some(runs, options)
     path = report.write(runs, stores.numerics_folder(options), stores.target(options, "report"))
     terminal.say(f"The report is in {path}.")

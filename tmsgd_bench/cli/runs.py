@@ -12,7 +12,7 @@ import yaml
 from tmsgd_bench import escaping, files, terminal
 from tmsgd_bench.cli import stores
 from tmsgd_bench.errors import ConfigError
-from tmsgd_bench.results import store
+from tmsgd_bench.results import packed, store
 from tmsgd_bench.results.status import OF_RUNS, Status
 
 KNOWN = {"status": tuple(map(str, OF_RUNS)), "data": ("real", "synthetic")}
@@ -32,7 +32,7 @@ def _add_runs(commands: Any) -> None:
         description="List runs. 'final' is the primary metric after the last epoch, 'best' its best epoch "
         "(chosen on test data). An abandoned run was interrupted; the command that started it resumes it.",
     )
-    stores.add_results(parser)
+    stores.add(parser)
     for name in ("task", "model", "optimizer"):
         parser.add_argument(f"--{name}", help=f"only runs with this {name}")
     for name, known in KNOWN.items():
@@ -49,7 +49,7 @@ def _add_show(commands: Any) -> None:
         description="Settings, outcome, environment and last epochs of one run.",
     )
     parser.add_argument("run", metavar="RUN", help="the run's name, or enough of its start to be unique")
-    stores.add_results(parser)
+    stores.add(parser, several=False)
     parser.set_defaults(action=show_run)
 
 
@@ -87,28 +87,33 @@ def _data(row: pd.Series) -> str:
 
 def show_run(options: argparse.Namespace) -> int:
     """Print everything the store knows of one run."""
-    row = _named(stores.read(options.results), options.run)
+    row = _named(stores.read(options.results), options)
     folder = Path(row["folder"])
     note = "" if pd.isna(row["note"]) else escaping.plain(str(row["note"]))
-    terminal.say(f"{row['run_id']}: {row['status']}\n{note}\nfolder: {folder}\n")
+    place = f"packed in: {folder.parent}" if packed.is_packed(folder.parent) else f"folder: {folder}"
+    terminal.say(f"{row['run_id']}: {row['status']}\n{note}\n{place}\n")
     if row["status"] == Status.DAMAGED:
         return 1
-    terminal.say((folder / store.CONFIG).read_text(encoding="utf-8"))
+    terminal.say((store.content(folder, store.CONFIG) or b"").decode("utf-8"))
     for name in (store.RESULT, store.ENVIRONMENT, store.FAILURE):
-        if (values := files.read_json(folder / name)) is not None:
+        values = files.parse_json(store.content(folder, name) or b"")
+        if values is not None:
             error = values.pop("error", "")
             terminal.say(f"{name}:\n{yaml.safe_dump(values, sort_keys=False, allow_unicode=True)}{error}")
-    if (folder / store.HISTORY).exists():
-        terminal.say("last epochs:\n" + files.read_parquet(folder / store.HISTORY).tail(5).to_string(index=False))
+    if (history := store.history(folder)) is not None:
+        terminal.say("last epochs:\n" + history.tail(5).to_string(index=False))
     return 0
 
 
-def _named(runs: pd.DataFrame, start: str) -> pd.Series:
-    """The run with this name, or the only one whose name starts so."""
-    matches = runs[runs["run_id"].str.startswith(start)]
-    exact = matches[matches["run_id"] == start]
+def _named(runs: pd.DataFrame, options: argparse.Namespace) -> pd.Series:
+    """The run with the name that was asked for, or the only one whose name starts so."""
+    matches = runs[runs["run_id"].str.startswith(options.run)]
+    exact = matches[matches["run_id"] == options.run]
     matches = exact if len(exact) else matches
     if len(matches) != 1:
-        found = "none" if matches.empty else ", ".join(matches["run_id"])
-        raise ConfigError(f"{start!r} must name one run, but matches {found}: see 'python -m tmsgd_bench runs'.")
+        names = "none" if matches.empty else ", ".join(matches["run_id"])
+        raise ConfigError(
+            f"{options.run!r} must name one run, but matches {names}: see "
+            f"'python -m tmsgd_bench runs{stores.as_option(options)}'."
+        )
     return matches.iloc[0]

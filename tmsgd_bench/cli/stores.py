@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,63 +11,56 @@ import pandas as pd
 
 from tmsgd_bench import escaping, outputs, terminal
 from tmsgd_bench.errors import ConfigError, StoreError
-from tmsgd_bench.results import store
+from tmsgd_bench.results import packed, store
 
 RESULTS = Path("results/runs")
 """The store that a command reads unless it is told another."""
 
 
-def add_results(parser: argparse.ArgumentParser) -> None:
-    """Add ``--results`` for a command that reads one store: see :func:`read`."""
+def add(parser: argparse.ArgumentParser, several: bool = True) -> None:
+    """Add ``--results`` for a command that reads stores: see :func:`read`.
+
+    Args:
+        several: take more than one, which would swallow an argument that comes after them.
+    """
     parser.add_argument(
         "--results",
         type=Path,
-        default=RESULTS,
-        metavar="FOLDER",
-        help="the results (default: results/runs)",
-    )
-
-
-def add_stores(parser: argparse.ArgumentParser, numerics: bool = True) -> None:
-    """Add ``--results`` for a command that reads several stores, and ``--numerics``: see :func:`read_all`."""
-    parser.add_argument(
-        "--results",
-        type=Path,
-        nargs="+",
+        nargs="+" if several else 1,
         default=[RESULTS],
-        metavar="FOLDER",
-        help="the results, of one store or several (default: results/runs)",
+        metavar="PLACE",
+        help=f"the results: {'folders' if several else 'a folder'} of runs, or packed (default: results/runs)",
     )
-    if numerics:
-        parser.add_argument(
-            "--numerics",
-            type=Path,
-            metavar="FOLDER",
-            help="what the numerics command wrote (default: results/numerics, if it is there)",
-        )
 
 
-def read(root: Path) -> pd.DataFrame:
-    """The runs in a store, as :func:`tmsgd_bench.results.store.read_runs` gives them; warns of those that are damaged.
+def add_numerics(parser: argparse.ArgumentParser) -> None:
+    """Add ``--numerics``: see :func:`numerics_folder`."""
+    parser.add_argument(
+        "--numerics",
+        type=Path,
+        metavar="FOLDER",
+        help="what the numerics command wrote (default: results/numerics, if it is there)",
+    )
+
+
+def read(roots: Sequence[Path]) -> pd.DataFrame:
+    """The runs in stores, as :func:`tmsgd_bench.results.store.read_runs` gives them; warns of those that are damaged.
+
+    A run that is in two stores counts once.
 
     Raises:
-        StoreError: there is no such folder, or it cannot be read.
+        StoreError: one of them is not there, or cannot be read.
     """
+    return store.merge([_read(root) for root in roots])
+
+
+def _read(root: Path) -> pd.DataFrame:
     if not root.exists():
-        raise StoreError(f"there are no results in {root}: train a run first, or name another folder with --results.")
+        raise StoreError(f"there are no results in {root}: train a run first, or name another place with --results.")
     runs = store.read_runs(root)
     for sentence in store.complaints(runs):
         terminal.warn(escaping.plain(f"{sentence}."))
     return runs
-
-
-def read_all(roots: Sequence[Path]) -> pd.DataFrame:
-    """The runs in several stores, as :func:`read` gives them; a run that is in two of them counts once.
-
-    Raises:
-        StoreError: as :func:`read`.
-    """
-    return store.merge([read(root) for root in roots])
 
 
 def filtered(runs: pd.DataFrame, options: argparse.Namespace, names: Sequence[str]) -> pd.DataFrame:
@@ -75,7 +69,7 @@ def filtered(runs: pd.DataFrame, options: argparse.Namespace, names: Sequence[st
     Raises:
         ConfigError: an option asks for a task, model or optimizer that no run has.
     """
-    kept = runs
+    matching = runs
     for name in names:
         wanted = getattr(options, name)
         known = sorted(set(runs[name].dropna().map(str)))
@@ -83,8 +77,8 @@ def filtered(runs: pd.DataFrame, options: argparse.Namespace, names: Sequence[st
             raise ConfigError(
                 f"no run has the {name} {wanted!r}: leave out --{name}, or take one of {', '.join(known) or 'none'}."
             )
-        kept = kept if wanted is None else kept[kept[name] == wanted]
-    return kept
+        matching = matching if wanted is None else matching[matching[name] == wanted]
+    return matching
 
 
 def check_some(runs: pd.DataFrame, options: argparse.Namespace) -> None:
@@ -100,6 +94,11 @@ def check_some(runs: pd.DataFrame, options: argparse.Namespace) -> None:
 def listed(paths: Sequence[Path]) -> str:
     """The stores in a sentence."""
     return ", ".join(map(str, paths))
+
+
+def as_option(options: argparse.Namespace) -> str:
+    """The stores as a command's option, with a space before it; empty for the default."""
+    return "" if options.results == [RESULTS] else f" --results {shlex.join(map(str, options.results))}"
 
 
 def numerics_folder(options: argparse.Namespace) -> Path:
@@ -121,11 +120,11 @@ def target(options: argparse.Namespace, name: str) -> Path:
 
     Raises:
         ConfigError: there is no ``--out``, and the runs are not those of the default store alone.
-        StoreError: the folder is one of the stores, lies in one, or contains one.
+        StoreError: the folder is one of the stores, lies in one, or contains one; a packed file may lie in it.
     """
     if options.out is None and options.results != [RESULTS]:
         place = RESULTS.with_name(name)
         raise ConfigError(f"name a folder with --out: {place} is for the runs in {RESULTS}.")
     folder: Path = RESULTS.with_name(name) if options.out is None else options.out
-    outputs.apart(folder, options.results)
+    outputs.apart(folder, [root for root in options.results if not packed.is_packed(root)])
     return folder

@@ -11,7 +11,7 @@ import pandas as pd
 from tmsgd_bench import files, manifest, outputs, terminal
 from tmsgd_bench.cli import stores
 from tmsgd_bench.errors import ConfigError, StoreError
-from tmsgd_bench.results import store, table_forms, tables
+from tmsgd_bench.results import packed, packing, table_forms, tables
 from tmsgd_bench.results.paper import paper
 from tmsgd_bench.results.status import FINISHED
 from tmsgd_bench.version import PROTOCOLS
@@ -26,7 +26,7 @@ def add(commands: Any) -> None:
         "difference to SGD paired by seed with its interval. Only runs that follow the protocol exactly enter.",
     )
     parser.add_argument("number", metavar="NUMBER", help=f"the paper's number: {', '.join(paper()['tables'])}")
-    stores.add_results(parser)
+    stores.add(parser, several=False)
     parser.add_argument("--data", choices=("real", "synthetic"), default="real", help="which runs (default: real)")
     parser.add_argument("--protocol", choices=PROTOCOLS, default="table2", help="which settings (default: table2)")
     parser.add_argument(
@@ -36,7 +36,7 @@ def add(commands: Any) -> None:
         "--out",
         type=Path,
         metavar="FOLDER",
-        help="also write all formats and the runs behind them there, in place of what an earlier one wrote",
+        help="also write there all formats, and the runs behind them in runs.parquet, in place of an earlier table's",
     )
     parser.add_argument(
         "--force", action="store_true", help="with --out: also where runs that are nowhere else would be deleted"
@@ -50,10 +50,10 @@ def print_table(options: argparse.Namespace) -> int:
     table = tables.build(runs, options.number, options.data, options.protocol)
     others = "" if table.run_ids else tables.other_conditions(runs, options.number)
     if options.out is not None:
-        outputs.apart(options.out, [options.results])
+        outputs.apart(options.out, [root for root in options.results if not packed.is_packed(root)])
         _check_target(table, options.out, others)
         if not options.force:
-            _check_kept(runs, options.out)
+            _check_nothing_lost(table, runs, options.out / packed.NAME)
         _write_table(table, runs, options.out)
     terminal.say(table_forms.FORMATS[options.format](table), end="")
     if others:
@@ -73,25 +73,27 @@ def _check_target(table: tables.Table, folder: Path, others: str) -> None:
             )
 
 
-def _check_kept(runs: pd.DataFrame, folder: Path) -> None:
-    """Refuse to delete the evidence of an earlier table, unless the runs are there to be copied again."""
-    parts = [Path(name).parts for name in manifest.read(folder) or {}]
-    lost = sorted({part[1] for part in parts if part[0] == "runs"} - set(runs["run_id"]))
+def _check_nothing_lost(table: tables.Table, runs: pd.DataFrame, path: Path) -> None:
+    """Refuse to replace the evidence of an earlier table, unless its runs are written again or are elsewhere, too."""
+    if not path.exists():
+        return
+    elsewhere = [run["run_id"] for _, run in runs.iterrows() if Path(run["folder"]).parent.resolve() != path.resolve()]
+    lost = sorted(set(packed.read(path)) - table.run_ids - set(elsewhere))
     if lost:
         raise StoreError(
-            f"{folder} holds {len(lost)} runs that the results lack, {lost[0]} for one: choose another folder, or "
+            f"{path} holds {len(lost)} runs that the results lack, {lost[0]} for one: choose another folder, or "
             "delete them with --force."
         )
 
 
 def _write_table(table: tables.Table, runs: pd.DataFrame, folder: Path) -> None:
     name = f"table{table.number}"
-    finished = runs[runs["status"].isin(FINISHED) & runs["run_id"].isin(table.run_ids)]
+    evidence = runs[runs["status"].isin(FINISHED) & runs["run_id"].isin(table.run_ids)]
+    packed_runs = {run["run_id"]: packing.files_of(Path(run["folder"])) for _, run in evidence.iterrows()}
     texts = {f"{name}.{suffix}": render(table) for suffix, render in table_forms.FORMATS.items()}
 
     def fill(place: Path) -> None:
         files.write_texts(place, texts)
-        for run_id, source in zip(finished["run_id"], finished["folder"], strict=True):
-            store.copy_evidence(Path(str(source)), place / "runs" / str(run_id))
+        packed.write(place / packed.NAME, packed_runs)
 
-    outputs.renew(folder, fill, replaced=lambda name: name.startswith("runs/"))
+    outputs.renew(folder, fill)

@@ -156,10 +156,7 @@ class _Run:
         if self.options.force:
             forced.touch()
         (work / store.FAILURE).unlink(missing_ok=True)
-        spec = self.spec
-        described = {**spec.determinants, "protocols": list(spec.protocols), "setting": spec.setting}
-        described["optimizer"] = asdict(spec)["optimizer"]
-        files.write_yaml(work / store.CONFIG, described)
+        files.write_yaml(work / store.CONFIG, self.spec.described)
 
     def _train(self, make_task: MakeTask, device: torch.device) -> Outcome:
         watched = Watched(build_tracker(self.options.tracker))

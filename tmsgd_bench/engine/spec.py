@@ -101,9 +101,9 @@ class RunSpec:
         return identity.identity(self.determinants)
 
     @property
-    def setting(self) -> str:
-        """The identity without the seed: runs that differ in their seed alone share it."""
-        return identity.setting(self.determinants)
+    def described(self) -> dict[str, Any]:
+        """What ``config.yaml`` of the run's folder holds: the determinants and the labels."""
+        return {**self.determinants, "optimizer": asdict(self)["optimizer"], identity.LABEL: list(self.protocols)}
 
     @property
     def run_id(self) -> str:

@@ -6,6 +6,7 @@ partial data.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,14 +14,14 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from tmsgd_bench import escaping
+from tmsgd_bench import escaping, files
 from tmsgd_bench.errors import ConfigError
 from tmsgd_bench.results import selection, store
 from tmsgd_bench.results.cells import comparison_record, difference, footnote, markdown_row, significance, summary
 from tmsgd_bench.results.statistics import Comparison, Summary, compare, correct, summarise
 from tmsgd_bench.results.status import FINISHED, Status
 
-SAME = ["task", "model", "dataset", "context", "metric"]
+SAME = ["task", "model", "dataset", "group", "metric"]
 SHOWN = 4
 """Settings at most by which groups are told apart in words."""
 
@@ -97,12 +98,12 @@ def build(runs: pd.DataFrame, reference: str = "sgd") -> list[Group]:
     Raises:
         ConfigError: no run has that optimizer.
     """
-    known = runs[runs["status"].isin((*FINISHED, Status.DAMAGED)) & runs["context"].notna()]
+    known = runs[runs["status"].isin((*FINISHED, Status.DAMAGED)) & runs["group"].notna()]
     finished = known[known["status"].isin(FINISHED)]
     if len(finished) and reference not in set(finished["optimizer"]):
         names = ", ".join(sorted(set(finished["optimizer"])))
         raise ConfigError(f"no finished run has the optimizer {reference!r}: choose --reference from {names}.")
-    metrics = known.groupby("context")["metric"].transform("first")  # a diverged run's is its task's as well
+    metrics = known.groupby("group")["metric"].transform("first")  # a diverged run's is its task's as well
     groups = [own for _, own in known.assign(metric=known["metric"].fillna(metrics)).groupby(SAME, dropna=False)]
     groups = [own for own in groups if own["status"].isin(FINISHED).any()]
     told = _told_apart([(_group(own, reference), _finished(own).iloc[0]) for own in groups])
@@ -128,7 +129,7 @@ def _told_apart(groups: Sequence[tuple[Group, pd.Series]]) -> list[Group]:
         alike.setdefault(group.heading, []).append(run)
     differences = {heading: _differences(runs) for heading, runs in alike.items() if len(runs) > 1}
     return [
-        replace(group, heading=f"{group.heading}; {differences[group.heading][run['context']]}")
+        replace(group, heading=f"{group.heading}; {differences[group.heading][run['group']]}")
         if group.heading in differences
         else group
         for group, run in groups
@@ -136,26 +137,29 @@ def _told_apart(groups: Sequence[tuple[Group, pd.Series]]) -> list[Group]:
 
 
 def _differences(runs: Sequence[pd.Series]) -> dict[str, str]:
-    """What tells runs of different contexts apart, for each context; a digest where it is long or cannot be read."""
-    settings = {str(run["context"]): store.shared_settings(Path(str(run["folder"]))) for run in runs}
+    """What tells runs of different groups apart, for each group; a digest where it is long or cannot be read."""
+    settings = {str(run["group"]): store.shared_settings(Path(str(run["folder"]))) for run in runs}
     keys = sorted(set().union(*settings.values()))
     differing = [
-        key for key in keys if any(own.get(key) != settings[runs[0]["context"]].get(key) for own in settings.values())
+        key for key in keys if any(own.get(key) != settings[runs[0]["group"]].get(key) for own in settings.values())
     ]
     if not 0 < len(differing) <= SHOWN or not all(settings.values()):
-        return {context: f"#{context[:4]}" for context in settings}
-    return {context: ", ".join(f"{key}={own.get(key)}" for key in differing) for context, own in settings.items()}
+        return {group: f"#{group[:4]}" for group in settings}
+    return {
+        group: ", ".join(f"{key}={own[key]}" if key in own else f"without {key}" for key in differing)
+        for group, own in settings.items()
+    }
 
 
 def _group(runs: pd.DataFrame, reference: str) -> Group:
-    settings = [own for _, own in runs.groupby("setting", sort=False)]
+    settings = [own for _, own in runs.groupby("options", sort=False)]
     settings.sort(key=lambda own: (own["optimizer"].iloc[0] != reference, *_order(own, reference)))
     base = settings[0] if settings[0]["optimizer"].iloc[0] == reference else None
     names = [_label(own.iloc[0]) for own in settings]
     direction = runs["direction"].dropna().iloc[0]
     entries = [_entry(own, None if own is base else base, direction) for own in settings]
     entries = [  # options other than the switch epoch differ: told apart by a digest of them
-        one if names.count(one.label) == 1 else replace(one, label=f"{one.label} #{own['variant'].iloc[0][:4]}")
+        one if names.count(one.label) == 1 else replace(one, label=f"{one.label} #{_digest(own['options'].iloc[0])}")
         for one, own in zip(entries, settings, strict=True)
     ]
     compared = iter(correct([one.comparison for one in entries if one.comparison is not None]))
@@ -165,6 +169,10 @@ def _group(runs: pd.DataFrame, reference: str) -> Group:
     return Group(_heading(runs), digits, "" if base is None else entries[0].label, tuple(entries))
 
 
+def _digest(options: str) -> str:
+    return files.digest(json.loads(options))[:4]
+
+
 def _order(own: pd.DataFrame, reference: str) -> tuple[str, bool, int, float, str]:
     """By name and switch epoch; of several with the reference's name the one that follows a protocol comes first, then
     the one with the most runs."""
@@ -172,7 +180,7 @@ def _order(own: pd.DataFrame, reference: str) -> tuple[str, bool, int, float, st
     switch = -1.0 if pd.isna(first["switch_epoch"]) else float(first["switch_epoch"])
     is_reference = first["optimizer"] == reference
     free = is_reference and not any(own["protocols"].map(len))
-    return str(first["optimizer"]), free, -len(own) if is_reference else 0, switch, str(first["variant"])
+    return str(first["optimizer"]), free, -len(own) if is_reference else 0, switch, str(first["options"])
 
 
 def _entry(own: pd.DataFrame, base: pd.DataFrame | None, direction: str) -> Entry:

@@ -23,7 +23,9 @@ import yaml
 from tmsgd_bench import identity, manifest
 from tmsgd_bench.checks import LARGEST, is_number, is_whole
 from tmsgd_bench.files import os_reason
+from tmsgd_bench.results import packed
 from tmsgd_bench.results.status import FINISHED, Status
+from tmsgd_bench.version import BENCHMARK_VERSION
 
 RESULT = "result.json"
 CONFIG = "config.yaml"
@@ -38,12 +40,13 @@ MEASURED = "measured_later.json"
 """
 REQUIRED = (CONFIG, ENVIRONMENT, HISTORY, RESULT)
 
-Fault = Literal["damaged", "unsealed", "unreadable"]
+Fault = Literal["damaged", "unsealed", "unreadable", "outdated"]
 AGAIN = "restore it from a copy, or train it again with the same command and force=true"
 REMEDIES: dict[Fault, str] = {
     "damaged": AGAIN,
-    "unsealed": f"check and seal it with 'python scripts/seal_runs.py FOLDER' if it is older than manifests, {AGAIN}",
+    "unsealed": AGAIN,
     "unreadable": "mend the permissions of its files, or the disk, and try again",
+    "outdated": "migrate it with 'python scripts/migrate_evidence.py FOLDER --out FILE', or train it again",
 }
 
 
@@ -53,7 +56,8 @@ class Problem:
 
     Args:
         reason: a phrase without a colon.
-        fault: damaged; *unsealed*, in itself whole, but without a manifest; *unreadable*, perhaps for a moment only.
+        fault: damaged; *unsealed*, in itself whole, but without a manifest; *unreadable*, perhaps for a moment only;
+            *outdated*, of a benchmark version whose rule for identities was another.
     """
 
     reason: str
@@ -89,6 +93,14 @@ class Evidence:
 
 class Damaged(Exception):
     """A run's folder is not what was published there; the message is a phrase that says why."""
+
+    fault: Fault = "damaged"
+
+
+class Outdated(Damaged):
+    """A run is of a benchmark version whose rule for identities was another."""
+
+    fault: Fault = "outdated"
 
 
 # ---------------------------------------------------------------- kinds of values
@@ -166,7 +178,6 @@ KINDS: dict[str, dict[str, Kind]] = {
         "schedule": MAPPING | NONE,
         "seed": WHOLE,
         "protocols": list_of(TEXT),
-        "setting": TEXT,
     },
     RESULT: {
         "status": one_of(*FINISHED),
@@ -260,7 +271,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
         Damaged: they cannot be read as settings.
         OSError: the file cannot be read.
     """
-    data = _bytes(folder, CONFIG)
+    data = read_bytes(folder, CONFIG)
     try:
         values = yaml.load(data, Loader=_PlainLoader)
     except (ValueError, TypeError, KeyError, yaml.YAMLError, RecursionError) as error:
@@ -279,7 +290,7 @@ def read_values(folder: Path, name: str) -> dict[str, Any]:
         OSError: the file cannot be read.
     """
     try:
-        values = json.loads(_bytes(folder, name))
+        values = json.loads(read_bytes(folder, name))
     except (ValueError, RecursionError) as error:
         raise Damaged(f"{name} is not JSON") from error
     return check_kinds(name, values)
@@ -292,7 +303,7 @@ def read_history(folder: Path) -> pd.DataFrame:
         Damaged: it cannot be read as such.
         OSError: the file cannot be read.
     """
-    data = _bytes(folder, HISTORY)
+    data = read_bytes(folder, HISTORY)
     try:
         history = pd.read_parquet(io.BytesIO(data))
     except Exception as error:  # pyarrow has many kinds for a damaged file
@@ -304,8 +315,23 @@ def read_history(folder: Path) -> pd.DataFrame:
     return history
 
 
-def _bytes(folder: Path, name: str) -> bytes:
-    """A file's contents; what is no file, a folder for instance, is damage."""
+def has(folder: Path, name: str) -> bool:
+    """Whether a run has a file of this name, in its folder or packed."""
+    contents = packed.run_at(folder)
+    return (folder / name).exists() if contents is None else name in contents
+
+
+def read_bytes(folder: Path, name: str) -> bytes:
+    """The contents of a run's file, in its folder or packed.
+
+    Raises:
+        Damaged: it is missing, or no file but a folder, say.
+        OSError: it cannot be read.
+    """
+    if (contents := packed.run_at(folder)) is not None:
+        if name not in contents:
+            raise Damaged(f"{name} is missing")
+        return contents[name]
     path = folder / name
     try:
         if not path.is_file():  # asked first: opening a pipe would wait for ever
@@ -325,7 +351,7 @@ def examine(folder: Path) -> Evidence:
     settings: dict[str, Any] = {}
     try:
         settings, wrong = _settings_of_name(folder)
-        sealed = (folder / manifest.NAME).exists()
+        sealed = has(folder, manifest.NAME)
         if sealed:
             _check_sums(folder)
         if wrong:
@@ -336,7 +362,7 @@ def examine(folder: Path) -> Evidence:
     except OSError as error:
         return Evidence(settings, problem=Problem(f"it cannot be read ({os_reason(error)})", "unreadable"))
     except Damaged as error:
-        return Evidence(settings, problem=Problem(str(error)))
+        return Evidence(settings, problem=Problem(str(error), error.fault))
     if not sealed:
         return Evidence(settings, problem=Problem(f"{manifest.NAME} is missing", "unsealed"))
     return Evidence(settings, environment, result, measured)
@@ -344,11 +370,17 @@ def examine(folder: Path) -> Evidence:
 
 def _measured(folder: Path) -> dict[str, Any]:
     """What was measured afterwards; empty if nothing was that counts."""
-    if MEASURED not in (manifest.read(folder) or {}):
+    if MEASURED not in named_files(folder):
         return {}
     values = read_values(folder, MEASURED)
     check_measured(values)
     return values
+
+
+def named_files(folder: Path) -> dict[str, dict[str, Any]]:
+    """What a run's manifest says of each file, in its folder or packed; empty if it is missing or damaged."""
+    contents = packed.run_at(folder)
+    return (manifest.read(folder) if contents is None else manifest.parse(contents.get(manifest.NAME, b""))) or {}
 
 
 def check_measured(values: Any) -> None:
@@ -365,12 +397,18 @@ def check_measured(values: Any) -> None:
 
 def _check_sums(folder: Path) -> None:
     """Compare the small files with their checksums; the others are compared when they are used."""
-    named = manifest.read(folder) or {}
-    optional = [name for name in (PREFIX, MEASURED) if name in named or (name == PREFIX and (folder / name).exists())]
+    named = named_files(folder)
+    optional = [name for name in (PREFIX, MEASURED) if name in named or (name == PREFIX and has(folder, name))]
     for name in (manifest.NAME, *REQUIRED):
-        _bytes(folder, name)  # tells a file that cannot be read now from one that is damaged
-    if found := manifest.problems(folder, (*REQUIRED, *optional)):
-        raise Damaged("; ".join(found))
+        read_bytes(folder, name)  # tells a file that cannot be read now from one that is damaged
+    names = (*REQUIRED, *optional)
+    if packed.run_at(folder) is None:
+        wrong = manifest.problems(folder, names)
+    else:
+        differing = [name for name in names if manifest.entry(read_bytes(folder, name)) != named.get(name)]
+        wrong = [f"{name} differs from its checksum" for name in differing]
+    if wrong:
+        raise Damaged("; ".join(wrong))
 
 
 def _settings_of_name(folder: Path) -> tuple[dict[str, Any], Damaged | None]:
@@ -385,13 +423,15 @@ def _settings_of_name(folder: Path) -> tuple[dict[str, Any], Damaged | None]:
 
 def _check_identity(settings: Mapping[str, Any], name: str) -> None:
     try:
-        determined, setting = identity.identity(settings), identity.setting(settings)
+        identity_of_settings = identity.identity(settings)
     except (TypeError, ValueError, RecursionError) as error:
         raise Damaged(f"{CONFIG} holds more than plain values") from error
-    if not name.endswith(f"-{determined[: identity.DIGITS]}"):
-        raise Damaged(f"the settings in {CONFIG} are not those of the run's name")
-    if settings["setting"] != setting:
-        raise Damaged(f"setting of {CONFIG} does not follow from its other settings")
+    if name.endswith(f"-{identity_of_settings[: identity.DIGITS]}"):
+        return
+    version = settings["benchmark_version"]
+    if version < BENCHMARK_VERSION:
+        raise Outdated(f"it is of benchmark version {version}, which named runs by another rule")
+    raise Damaged(f"the settings in {CONFIG} are not those of the run's name")
 
 
 def _check_result(result: Mapping[str, Any], settings: Mapping[str, Any], history: pd.DataFrame) -> None:

@@ -16,7 +16,7 @@ from tmsgd_bench.results.status import FINISHED
 
 IDENTITY = (
     *("run_id", "status", "task", "model", "dataset", "optimizer", "label", "switch_epoch", "seed", "data", "limit"),
-    *("protocols", "benchmark_version", "setting"),
+    *("protocols", "benchmark_version", "options"),
 )
 """What tells a run from others, in each row of its history."""
 WHOLE = ("seed", "limit", "epochs", "batch_size", "benchmark_version", "best_epoch", "epochs_done", "parameters")
@@ -52,10 +52,9 @@ def histories(runs: pd.DataFrame) -> pd.DataFrame:
     identities = tidy(runs)[list(IDENTITY)]
     parts = []
     for position, (folder, status) in enumerate(zip(runs["folder"], runs["status"], strict=True)):
-        path = Path(folder) / store.HISTORY
-        if status in FINISHED:
-            identity = identities.iloc[[position]]
-            parts.append(identity.merge(files.read_parquet(path), how="cross"))
+        history = store.history(Path(folder)) if status in FINISHED else None
+        if history is not None:
+            parts.append(identities.iloc[[position]].merge(history, how="cross"))
     return pd.concat(parts, ignore_index=True) if parts else identities.iloc[:0].assign(epoch=pd.Series(dtype="Int64"))
 
 

@@ -77,7 +77,7 @@ def choose(runs: pd.DataFrame, wanted: Wanted) -> pd.DataFrame:
     found = runs[kept].assign(drawn=[wanted.has_file(row) for _, row in runs[kept].iterrows()])
     if not found["drawn"].any():
         raise StoreError(f"no run has {wanted.what} to draw: train some with '{wanted.command}'.")
-    groups = [group for _, group in found.groupby(["context", "seed"]) if group["drawn"].any()]
+    groups = [group for _, group in found.groupby(["group", "seed"]) if group["drawn"].any()]
     return _one_each(max(groups, key=_rank))
 
 

@@ -53,7 +53,7 @@ def write(
         first = own.iloc[0]
         with rc_context(STYLE):
             name = f"switch-{first['task']}-{first['model']}-{first['optimizer']}"
-            name += f"-{first['context'][:6]}" if any(path.stem == name for path in written) else ""
+            name += f"-{first['group'][:6]}" if any(path.stem == name for path in written) else ""
             written += save(draw(own, base), folder, name)
     if not written:
         raise StoreError(f"no two runs differ in their switch epoch alone: train some with '{COMMAND}'.")
@@ -63,8 +63,8 @@ def write(
 def studies(runs: pd.DataFrame, protocol: str | None) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
     """The runs of each study, and those of its SGD."""
     swept = runs[runs["optimizer"].isin(BASES) & runs["switch_epoch"].notna()]
-    for (context, _), own in swept.groupby(["context", "variant"]):
-        base = runs[(runs["context"] == context) & (runs["optimizer"] == BASES[own["optimizer"].iloc[0]])]
+    for (group, _), own in swept.groupby(["group", selection.without_switch(swept)]):
+        base = runs[(runs["group"] == group) & (runs["optimizer"] == BASES[own["optimizer"].iloc[0]])]
         follows = pd.concat([own, base])["protocols"].map(lambda names: protocol is None or protocol in names)
         if own["switch_epoch"].nunique() > 1 and follows.any():
             yield own.drop_duplicates(["switch_epoch", "seed"]), base.drop_duplicates("seed")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from collections.abc import Iterable
@@ -9,12 +10,15 @@ from collections.abc import Iterable
 import pandas as pd
 
 from tmsgd_bench.errors import StoreError
+from tmsgd_bench.files import canonical
 from tmsgd_bench.results.paper import Experiment
 from tmsgd_bench.results.statistics import FEW_SEEDS
 from tmsgd_bench.results.status import FINISHED, OF_RUNS, Status
 
 BASES = {"tmsgd": "sgd", "tmsgdm": "sgdm"}
 """What each optimizer is before its switch."""
+SAME_RUN = ["group", "options", "seed"]
+"""Two rows that agree in these are of the same run."""
 NAMED = 5
 """Damaged runs at most that a table names; the command names them all."""
 
@@ -77,10 +81,20 @@ def sweep(runs: pd.DataFrame, selected: pd.DataFrame, optimizer: str) -> pd.Data
     own = counted(selected, optimizer)
     if own.empty:
         return runs.iloc[:0]
-    same = (runs["context"] == own["context"].iloc[0]) & (runs["variant"] == own["variant"].iloc[0])
-    found = runs[same & runs["switch_epoch"].notna()]
-    best_first = found.sort_values("status", key=lambda status: ~status.isin(FINISHED), kind="stable")
-    return best_first[~best_first.duplicated(["setting", "seed"])].sort_values("run_id", kind="stable")
+    first = own.iloc[:1]
+    same = (runs["group"] == first["group"].item()) & (without_switch(runs) == without_switch(first).item())
+    swept = runs[same & runs["switch_epoch"].notna()]
+    best_first = swept.sort_values("status", key=lambda status: ~status.isin(FINISHED), kind="stable")
+    return best_first[~best_first.duplicated(SAME_RUN)].sort_values("run_id", kind="stable")
+
+
+def without_switch(runs: pd.DataFrame) -> pd.Series:
+    """The optimizer's options of each run, but for its switch epoch; missing where they are unknown."""
+    return runs["options"].map(_without_switch, na_action="ignore")
+
+
+def _without_switch(options: str) -> str:
+    return canonical({key: value for key, value in json.loads(options).items() if key != "switch_epoch"})
 
 
 def evidence(own: pd.DataFrame) -> tuple[str, ...]:
@@ -159,16 +173,16 @@ def _check_metric(chosen: pd.DataFrame, experiment: Experiment) -> None:
 
 
 def _comparable(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs of one benchmark version and one context, those of the newest result; ``left_out`` marks the others.
+    """The runs of one benchmark version and one group, those of the newest result; ``left_out`` marks the others.
 
-    Two contexts or settings can follow one protocol only if a YAML was changed in between; their runs are never
-    pooled or paired. A copy of a run counts once.
+    Two groups, or two sets of options of one optimizer, can follow one protocol only if a YAML was changed in between;
+    their runs are never pooled or paired. A copy of a run counts once.
     """
     runs = runs.assign(has_result=runs["status"].isin(FINISHED))
     order = ["has_result", "benchmark_version", "started"]
     runs = runs.sort_values(order, ascending=False, na_position="last", kind="stable")
-    context = runs["context"].iloc[0] if len(runs) else None
-    settings = runs[runs["context"] == context].groupby("optimizer")["setting"].first()
-    other = (runs["context"] != context) | (runs["setting"] != runs["optimizer"].map(settings))
-    marked = runs.assign(left_out=other, copy=~other & runs.duplicated(["setting", "seed"]))
+    group = runs["group"].iloc[0] if len(runs) else None
+    options = runs[runs["group"] == group].groupby("optimizer")["options"].first()
+    other = (runs["group"] != group) | (runs["options"] != runs["optimizer"].map(options))
+    marked = runs.assign(left_out=other, copy=~other & runs.duplicated(SAME_RUN))
     return marked.sort_values("run_id", kind="stable")

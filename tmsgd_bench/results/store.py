@@ -28,13 +28,14 @@ from filelock import FileLock, Timeout
 
 from tmsgd_bench import manifest
 from tmsgd_bench.errors import RunIsBusy, StoreError
-from tmsgd_bench.files import digest, finite, read_json, unwritable, write_atomically, write_json
-from tmsgd_bench.identity import RUN_ID
-from tmsgd_bench.results import evidence, heartbeat
-from tmsgd_bench.results.evidence import MEASURED, PREFIX, REQUIRED, Evidence
+from tmsgd_bench.files import canonical, digest, finite, read_json, unreadable, unwritable, write_atomically, write_json
+from tmsgd_bench.identity import LABEL, RUN_ID
+from tmsgd_bench.results import evidence, heartbeat, packed
+from tmsgd_bench.results.evidence import MEASURED, REQUIRED, Evidence
 from tmsgd_bench.results.status import FINISHED, Status
 
 CONFIG, ENVIRONMENT, HISTORY, RESULT = REQUIRED
+PREFIX = evidence.PREFIX
 FAILURE = "failure.json"
 WEIGHTS = "weights.pt"
 PREDICTIONS = "detections"
@@ -42,7 +43,6 @@ FORCED = "forced"
 """Marks a work folder that is to replace a finished run."""
 TRANSIENT = (FAILURE, FORCED, heartbeat.NAME, manifest.NAME, "checkpoint-*.pt", "*.tmp")
 """Files of a work folder that are no evidence."""
-PICTURES = ("*.png", "*.npz")
 log = logging.getLogger(__name__)
 LOCK_SECONDS = 1.0  # read_runs() tries locks for an instant, which must not turn a starting run away
 
@@ -202,31 +202,6 @@ def add_measured(folder: Path, values: dict[str, Any]) -> None:
     manifest.amend(folder, add=[MEASURED])
 
 
-def copy_evidence(source: Path, target: Path) -> None:
-    """Copy a finished run's small files and pictures, and seal the copy.
-
-    Args:
-        source: the run's folder.
-        target: the copy, a folder of the same name that is not there yet.
-
-    Raises:
-        StoreError: the run is damaged, or the copy cannot be written.
-    """
-    whole(source)
-    pictures = [path.name for kind in PICTURES for path in source.glob(kind)]
-    sealed = manifest.read(source) or {}
-    names = [name for name in (*REQUIRED, PREFIX, MEASURED, *pictures) if name in sealed]
-    if problems := manifest.problems(source, names):
-        raise StoreError(f"{source} is damaged: {'; '.join(problems)}: {evidence.AGAIN}.")
-    try:
-        target.mkdir(parents=True)
-        for name in names:
-            shutil.copyfile(source / name, target / name)
-        manifest.write(target, names)
-    except OSError as error:
-        raise unwritable(target.parent, error) from error
-
-
 def whole(folder: Path) -> Evidence:
     """What a finished run's folder says.
 
@@ -251,14 +226,32 @@ def read_runs(root: Path) -> pd.DataFrame:
     """Every run of a store, finished or not: one row a run, sorted by run id.
 
     Columns: those of ``COLUMNS``. ``status`` is one of ``status.OF_RUNS``; ``final``, ``best`` are the primary metric
-    in its unit, missing where there is none. ``protocols`` is a tuple. Runs with the same ``setting`` differ in their
-    seed alone, with the same ``context`` in seed and optimizer, and with the same ``context`` and ``variant`` in seed
-    and switch epoch. A damaged run has no numbers; it has its settings if they are those that its name stands for, and
-    its ``note`` is the reason, a colon, and what to do.
+    in its unit, missing where there is none. ``protocols`` is a tuple. Runs of one ``group`` differ in optimizer and
+    seed alone. ``options`` are the optimizer's options as JSON: runs of one group and the same options differ in their
+    seed alone. A damaged run has no numbers; it has its settings if they are those that its name stands for, and its
+    ``note`` is the reason, a colon, and what to do.
+
+    Args:
+        root: a folder of runs, a packed file, or a folder that holds one (``runs.parquet``); of a run that is both in
+            a folder and packed, the one that has a result counts.
 
     Raises:
-        StoreError: the folder exists but cannot be read.
+        StoreError: the folder exists but cannot be read, or the packed file is damaged.
     """
+    if packed.is_packed(root):
+        return _packed_runs(root)
+    runs = _unpacked_runs(root)
+    if not packed.is_packed(root / packed.NAME):
+        return runs
+    published = _packed_runs(root / packed.NAME)
+    return merge([runs, published]) if len(runs) else published
+
+
+def _packed_runs(path: Path) -> pd.DataFrame:
+    return _frame([_finished_row(path / run_id, again=False) for run_id in packed.read(path)])
+
+
+def _unpacked_runs(root: Path) -> pd.DataFrame:
     try:
         finished = [path for path in root.iterdir() if _is_run(path)] if root.exists() else []
         work = root / ".work"
@@ -315,7 +308,7 @@ def merge(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 COLUMNS = (
     *("run_id", "status", "task", "model", "dataset", "optimizer", "label", "switch_epoch", "seed", "data", "limit"),
-    *("fingerprint", "epochs", "batch_size", "lr", "protocols", "benchmark_version", "context", "variant", "setting"),
+    *("fingerprint", "epochs", "batch_size", "lr", "protocols", "benchmark_version", "group", "options"),
     *("metric", "unit", "direction", "final", "best", "best_epoch", "initial", "epochs_done", "examples_per_second"),
     *("training_examples", "split", "training_seconds", "parameters", "weights_sha256", "note", "verified", "started"),
     *("commit", "folder"),
@@ -330,11 +323,23 @@ OUTCOME = (
 """What a row takes from the result."""
 
 
+def settings(folder: Path) -> dict[str, Any]:
+    """The settings of a run, finished or not.
+
+    Raises:
+        StoreError: they cannot be read.
+    """
+    try:
+        return evidence.read_settings(folder)
+    except (OSError, evidence.Damaged) as error:
+        raise unreadable(folder / CONFIG, error) from error
+
+
 def shared_settings(folder: Path) -> dict[str, Any]:
     """What runs must share with a run to be compared, by dotted key; empty if its settings cannot be read."""
     try:
-        return dict(_leaves(_shared(evidence.read_settings(folder))))
-    except (OSError, evidence.Damaged):
+        return dict(_leaves(_shared(settings(folder))))
+    except StoreError:
         return {}
 
 
@@ -346,20 +351,15 @@ def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield f"{prefix}{key}", value
 
 
-def _context(config: dict[str, Any]) -> str:
-    return digest(_shared(config))
-
-
 def _shared(config: dict[str, Any]) -> dict[str, Any]:
     """What runs must share to be compared: everything but optimizer and seed, and the learning rate."""
-    own = ("optimizer", "seed", "protocols", "setting")
-    shared = {key: value for key, value in config.items() if key not in own}
+    shared = {key: value for key, value in config.items() if key not in ("optimizer", "seed", LABEL)}
     return {**shared, "lr": config["optimizer"].get("lr")}
 
 
-def _variant(config: dict[str, Any]) -> str:
-    """What runs share that differ in their switch epoch alone, besides the context: the optimizer's other options."""
-    return digest({key: value for key, value in config["optimizer"].items() if key not in ("label", "switch_epoch")})
+def _options(config: dict[str, Any]) -> str:
+    """The optimizer's options as JSON, the same text for the same options."""
+    return canonical({key: value for key, value in config["optimizer"].items() if key != "label"})
 
 
 def _finished_row(folder: Path, again: bool) -> dict[str, Any]:
@@ -389,6 +389,32 @@ def _unfinished_row(root: Path, folder: Path) -> dict[str, Any]:
     return _row(folder, settings, _unfinished(root, folder), environment(folder))
 
 
+def content(folder: Path, name: str) -> bytes | None:
+    """A file of a run; None if it has none of this name.
+
+    Raises:
+        StoreError: it cannot be read.
+    """
+    try:
+        return evidence.read_bytes(folder, name) if evidence.has(folder, name) else None
+    except (OSError, evidence.Damaged) as error:
+        raise unreadable(folder / name, error) from error
+
+
+def history(folder: Path) -> pd.DataFrame | None:
+    """A finished run's history: a row for each epoch; None if it has none.
+
+    Raises:
+        StoreError: it is damaged, or cannot be read.
+    """
+    if not evidence.has(folder, HISTORY):
+        return None
+    try:
+        return evidence.read_history(folder)
+    except (OSError, evidence.Damaged) as error:
+        raise unreadable(folder / HISTORY, error) from error
+
+
 def environment(folder: Path) -> dict[str, Any]:
     """What is recorded of the processes of a run; empty if there is no record, or one that cannot be used."""
     try:
@@ -401,7 +427,7 @@ def _with_measured(folder: Path, found: Evidence) -> dict[str, Any]:
     """A result with the primary metric that was measured afterwards, if it was; its best epoch is not known."""
     result = dict(found.result)
     if not found.measured:
-        if (folder / MEASURED).exists():
+        if evidence.has(folder, MEASURED):
             result["note"] += f"; {MEASURED} is ignored, since {manifest.NAME} does not name it: measure it again"
         return result
     if result["status"] != Status.DONE:
@@ -469,13 +495,13 @@ def _described(config: dict[str, Any], result: dict[str, Any]) -> dict[str, Any]
         "data": config["data"]["kind"],
         "limit": _limit(config, result),
         "protocols": tuple(config["protocols"]),
-        "context": _context(config),
-        "variant": _variant(config),
+        "group": digest(_shared(config)),
+        "options": _options(config),
         "dataset": config["task"].get("dataset"),
         "split": config["task"].get("evaluate_on", "test"),
         "fingerprint": config["data"].get("fingerprint"),
         "lr": config["optimizer"].get("lr"),
-        **{key: config[key] for key in ("seed", "epochs", "batch_size", "benchmark_version", "setting")},
+        **{key: config[key] for key in ("seed", "epochs", "batch_size", "benchmark_version")},
     }
 
 

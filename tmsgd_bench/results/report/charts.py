@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from tmsgd_bench import files
 from tmsgd_bench.results import selection, store
 from tmsgd_bench.results.paper import Experiment
 from tmsgd_bench.results.report import figures
@@ -98,8 +97,8 @@ def _curves(source: ExperimentRuns, quantity: str) -> list[Curve]:
 
 def _histories(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Histories by seed; a run without one is not in it."""
-    paths = {str(seed): Path(folder) / store.HISTORY for seed, folder in zip(runs["seed"], runs["folder"], strict=True)}
-    return {seed: files.read_parquet(path) for seed, path in paths.items() if path.exists()}
+    read = {str(run["seed"]): store.history(Path(run["folder"])) for _, run in runs.iterrows()}
+    return {seed: history for seed, history in read.items() if history is not None}
 
 
 def _gaps(source: ExperimentRuns, curves: Sequence[Curve], name: str) -> Iterator[Chart]:

@@ -13,10 +13,9 @@ from typing import Any
 from urllib.parse import quote
 
 import pandas as pd
-import yaml
 
 from tmsgd_bench import privacy
-from tmsgd_bench.results import selection, store, tables
+from tmsgd_bench.results import packed, selection, store, tables
 from tmsgd_bench.results.paper import Experiment, experiments, layout, paper
 from tmsgd_bench.results.report import charts
 from tmsgd_bench.results.report.charts import ExperimentRuns
@@ -96,7 +95,7 @@ class Evidence:
     Args:
         run: its row in the frame of runs, missing values as None.
         marks: what a reader must know about it.
-        link: to its folder, relative to the page.
+        link: to its folder or to the packed file that it is in, relative to the page.
         environment: name of what it ran on; empty if unknown.
         command: that trains it again; empty if it follows no protocol.
     """
@@ -180,10 +179,10 @@ def _images(used: pd.DataFrame, folder: Path) -> Iterator[Image]:
 def _settings(of_optimizer: Mapping[str, pd.DataFrame]) -> Iterator[tuple[str, str]]:
     """What all runs share, and each optimizer's own options."""
     for number, selected in enumerate(of_optimizer.values()):
-        config = yaml.safe_load((Path(selected["folder"].iloc[0]) / store.CONFIG).read_text(encoding="utf-8"))
+        config = store.settings(Path(selected["folder"].iloc[0]))
         options = config.pop("optimizer")
         if number == 0:
-            for key in ("seed", "protocols", "setting"):
+            for key in ("seed", "protocols"):
                 del config[key]
             yield from ((key, _plain(value, key)) for key, value in config.items())
         yield options.pop("label"), _plain(options)
@@ -210,7 +209,7 @@ def evidence(runs: pd.DataFrame, folder: Path) -> tuple[list[Environment], list[
         recorded = {} if run["status"] == Status.DAMAGED else store.environment(Path(run["folder"]))
         name = _environment(recorded, environments) if recorded else ""
         marks = _run_marks(run)
-        found.append(Evidence(plain, marks, relative(Path(run["folder"]), folder), name, _command(run)))
+        found.append(Evidence(plain, marks, relative(packed.on_disk(Path(run["folder"])), folder), name, _command(run)))
     return list(environments.values()), found
 
 

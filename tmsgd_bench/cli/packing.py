@@ -1,0 +1,68 @@
+"""``pack`` and ``unpack``: finished runs as one file for publication, and as folders again."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from tmsgd_bench import terminal
+from tmsgd_bench.cli import stores
+from tmsgd_bench.errors import ConfigError, StoreError
+from tmsgd_bench.results import packed, packing
+
+
+def add(commands: Any) -> None:
+    """Add both commands to the parser's commands."""
+    _add_pack(commands)
+    _add_unpack(commands)
+
+
+def _add_pack(commands: Any) -> None:
+    parser = commands.add_parser(
+        "pack",
+        help="finished runs in one file, to publish",
+        description="Write the finished runs of stores into one file, with those that it holds already. Every command "
+        "reads such a file with --results. It holds settings, environment, history and result of each run; pictures, "
+        "predictions and weights stay where they are.",
+    )
+    parser.add_argument("stores", type=Path, nargs="+", metavar="STORE", help="folders of runs, or packed files")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="to write; its name ends in .parquet")
+    parser.set_defaults(action=pack)
+
+
+def _add_unpack(commands: Any) -> None:
+    parser = commands.add_parser(
+        "unpack",
+        help="packed runs as folders again",
+        description="Write the runs of packed files as folders into a store. run.py skips what is done there. A run "
+        "that is there already stays as it is.",
+    )
+    parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="that 'pack' wrote")
+    parser.add_argument("--out", type=Path, required=True, metavar="STORE", help="a folder of runs; made if missing")
+    parser.set_defaults(action=unpack)
+
+
+def pack(options: argparse.Namespace) -> int:
+    """Pack the finished runs of stores.
+
+    Raises:
+        ConfigError: the file's name does not say what it is.
+        StoreError: a run is damaged, or there is none.
+    """
+    if options.out.suffix != packed.SUFFIX:
+        raise ConfigError(f"cannot pack runs into {options.out}: give --out a name that ends in {packed.SUFFIX}.")
+    runs = packing.read([*options.stores, *([options.out] if options.out.exists() else [])])
+    if not runs:
+        raise StoreError(f"no run in {stores.listed(options.stores)} has finished: train one first.")
+    packed.write(options.out, runs)
+    terminal.say(f"{options.out} holds {len(runs)} runs.")
+    return 0
+
+
+def unpack(options: argparse.Namespace) -> int:
+    """Write packed runs as folders."""
+    for path in options.files:
+        written = packing.unpack(path, options.out)
+        terminal.say(f"{len(written)} of the {len(packed.read(path))} runs in {path} are new in {options.out}.")
+    return 0
