@@ -79,7 +79,7 @@ def _read(path: Path, size: int, modified: int, changed: int) -> Mapping[str, Fi
 
 def _is_name(name: str) -> bool:
     """Whether a name is that of a file or folder in the one where it is written."""
-    return name == Path(name).name and not name.startswith(".") and "\0" not in name
+    return bool(name) and name == Path(name).name and not name.startswith(".") and "\0" not in name
 
 
 def _table(path: Path) -> pa.Table:
