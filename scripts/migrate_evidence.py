@@ -36,8 +36,8 @@ from tmsgd_bench.engine.prefix import trunk_key
 from tmsgd_bench.engine.spec import RunSpec
 from tmsgd_bench.errors import BenchError, StoreError
 from tmsgd_bench.results import packed, packing
-from tmsgd_bench.results.evidence import CONFIG, PREFIX, REQUIRED, RESULT
 from tmsgd_bench.results.packed import Files
+from tmsgd_bench.results.record import CONFIG, PREFIX, REQUIRED, RESULT
 
 OLD, NEW = 1, 2
 ADDED: dict[str, dict[str, dict[str, Any]]] = {

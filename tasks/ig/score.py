@@ -36,7 +36,7 @@ def score(run: Path, root: str | None, device: torch.device) -> dict[str, Any]:
         root: of the data sets; None for the usual one.
 
     Returns:
-        What :data:`~tmsgd_bench.results.evidence.MEASURED` holds.
+        What :data:`~tmsgd_bench.results.record.MEASURED` holds.
 
     Raises:
         StoreError: the folder is no finished run of this task, or its generator is not there.

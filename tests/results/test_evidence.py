@@ -27,6 +27,7 @@ from tmsgd_bench.results import (
     evidence,
     export,
     numerical,
+    record,
     statistics,
     store,
     table_forms,
@@ -69,7 +70,7 @@ def measured(distance: float) -> dict[str, Any]:
     return {"metrics": {"distance": distance}, "primary": primary, "measured_with": {"images": 12}}
 
 
-@pytest.mark.parametrize("name", [*evidence.REQUIRED, manifest.NAME])
+@pytest.mark.parametrize("name", [*record.REQUIRED, manifest.NAME])
 @pytest.mark.parametrize("how", ["empty", "truncated", "flipped", "missing", "a folder", "a loop"])
 def test_every_damage_to_a_file_is_named_and_hides_no_other_run(
     tmp_path: Path, write_run: WriteRun, name: str, how: str
@@ -92,7 +93,7 @@ def test_every_damage_to_a_file_is_named_and_hides_no_other_run(
 
 def test_every_single_flipped_bit_of_the_small_files_is_noticed(tmp_path: Path, write_run: WriteRun) -> None:
     run, rng = write_run(tmp_path), random.Random(0)
-    for name in evidence.REQUIRED:
+    for name in record.REQUIRED:
         data = (run / name).read_bytes()
         for place in rng.sample(range(8 * len(data)), 20):
             flipped = bytearray(data)
@@ -208,11 +209,11 @@ def test_a_measurement_that_was_cut_short_counts_as_none(
             assert row["metric"] == ("accuracy" if row["final"] == 90.0 else "distance")
         store.add_measured(run, measured(score))
         assert read_runs(tmp_path)["final"][0] == score
-    rewrite(run / evidence.MEASURED, "primary.unit", "%")
+    rewrite(run / record.MEASURED, "primary.unit", "%")
     assert "measured_later.json differs from its checksum" in reason(tmp_path)
     store.seal(run)
     assert read_runs(tmp_path)["unit"][0] == "%"
-    rewrite(run / evidence.MEASURED, "primary.name", "another")
+    rewrite(run / record.MEASURED, "primary.name", "another")
     store.seal(run)
     assert "measured_later.json has no finite number for another" in reason(tmp_path)
 
@@ -234,7 +235,7 @@ def test_a_measurement_that_could_not_be_used_is_not_written(
     run = write_run(tmp_path)
     with pytest.raises(StoreError, match=words):
         store.add_measured(run, {**measured(41.5), **changes})
-    assert read_runs(tmp_path)["final"][0] == 90.0 and not (run / evidence.MEASURED).exists()
+    assert read_runs(tmp_path)["final"][0] == 90.0 and not (run / record.MEASURED).exists()
 
 
 @pytest.mark.parametrize(
@@ -288,7 +289,7 @@ def numbers(text: str) -> set[str]:
 
 def mutate(run: Path, rng: random.Random) -> None:
     """Change bytes of a run, or one value of it under a fitting manifest."""
-    path = run / rng.choice([*evidence.REQUIRED, manifest.NAME])
+    path = run / rng.choice([*record.REQUIRED, manifest.NAME])
     if path.name == manifest.NAME or rng.random() < 0.4:
         data = bytearray(path.read_bytes())
         start = rng.randrange(len(data))
@@ -300,7 +301,7 @@ def mutate(run: Path, rng: random.Random) -> None:
         history.loc[rng.randrange(3), rng.choice(list(history))] = rng.choice((-7.25, float("nan"), float("inf")))
         rng.choice((history, history.iloc[1:], history.astype(str), history.drop(columns="epoch"))).to_parquet(path)
     else:
-        key = rng.choice(list(evidence.KINDS[path.name]))
+        key = rng.choice(list(record.KINDS[path.name]))
         rewrite(path, key.partition(".")[0] if rng.random() < 0.5 else key, rng.choice(ODD))
     store.seal(run)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tmsgd_bench import cli, manifest
-from tmsgd_bench.results import evidence, packed, packing, store
+from tmsgd_bench.results import packed, packing, record, store
 from tmsgd_bench.results.store import read_runs
 
 WriteRun = Callable[..., Path]
@@ -68,7 +68,7 @@ def test_pictures_and_weights_stay_behind_and_the_unpacked_run_is_whole(tmp_path
     run = write_run(tmp_path / "store", extra=large)
     assert pack(tmp_path / "store", out=tmp_path / "runs.parquet") == 0
     packing.unpack(tmp_path / "runs.parquet", tmp_path / "new")
-    assert {path.name for path in (tmp_path / "new" / run.name).iterdir()} == {*evidence.REQUIRED, manifest.NAME}
+    assert {path.name for path in (tmp_path / "new" / run.name).iterdir()} == {*record.REQUIRED, manifest.NAME}
     assert manifest.problems(tmp_path / "new" / run.name) == []
     assert packing.unpack(tmp_path / "runs.parquet", tmp_path / "store") == []  # what is there has more, and is the run
     assert (run / "faces.png").exists()

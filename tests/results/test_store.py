@@ -20,7 +20,7 @@ import pytest
 from tmsgd_bench import manifest
 from tmsgd_bench.errors import RunIsBusy, StoreError
 from tmsgd_bench.files import write_json
-from tmsgd_bench.results import evidence, heartbeat, selection, store
+from tmsgd_bench.results import heartbeat, record, selection, store
 from tmsgd_bench.results.store import COLUMNS, RunFolder, read_runs, write_history
 from tmsgd_bench.version import BENCHMARK_VERSION
 
@@ -245,7 +245,7 @@ def test_publishing_moves_the_work_and_drops_the_heartbeat(begin: Begin) -> None
     folder = begin("first")
     folder.publish()
     assert note_of(folder) == "first"
-    assert {path.name for path in folder.final.iterdir()} == {*evidence.REQUIRED, manifest.NAME}
+    assert {path.name for path in folder.final.iterdir()} == {*record.REQUIRED, manifest.NAME}
     assert not folder.work.exists()
 
 
@@ -255,7 +255,7 @@ def test_publishing_replaces_an_older_result_and_keeps_nothing_of_it(begin: Begi
     (folder.final / "old figure.png").write_bytes(b"x")
     begin("second").publish()
     assert note_of(folder) == "second"
-    assert {path.name for path in folder.final.iterdir()} == {*evidence.REQUIRED, manifest.NAME}
+    assert {path.name for path in folder.final.iterdir()} == {*record.REQUIRED, manifest.NAME}
     assert not folder.replaced.exists()
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from tmsgd_bench import escaping
 from tmsgd_bench.results.statistics import ALPHA, FEW_SEEDS, POWER, Comparison, Difference, Summary
@@ -65,6 +65,72 @@ def significance(comparison: Comparison | None, digits: int) -> Significance:
 
 
 # ---------------------------------------------------------------- rows
+
+
+class Cells(NamedTuple):
+    """The cells of an optimizer's row, in the order of the columns; also the heads of the columns."""
+
+    optimizer: str
+    final: str
+    difference: str
+    p: str
+    p_holm: str
+    detectable: str
+    best: str
+    marks: str
+
+    def in_markdown(self) -> Cells:
+        """The row for a table in Markdown: labels and marks are words of any origin, the other cells are numbers."""
+        return self._replace(optimizer=escaping.markdown(self.optimizer), marks=escaping.markdown(self.marks))
+
+
+HEADS = Cells(
+    optimizer="Optimizer",
+    final="Final epoch",
+    difference="Difference, paired",
+    p="p",
+    p_holm="p, Holm",
+    detectable="Detectable²",
+    best="Best epoch¹",
+    marks="Marks",
+)
+
+
+class Result(Protocol):
+    """What an optimizer's row is made of."""
+
+    @property
+    def label(self) -> str:
+        """The optimizer's name."""
+
+    @property
+    def final(self) -> Summary:
+        """The primary metric after the last epoch, over seeds."""
+
+    @property
+    def best(self) -> Summary:
+        """The same at its best epoch."""
+
+    @property
+    def comparison(self) -> Comparison | None:
+        """Final, paired by seed, with the reference; None for the reference, or where there is none."""
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """What a reader must know."""
+
+
+def row(result: Result, digits: int) -> Cells:
+    """The printed cells of a result, to so many decimals."""
+    comparison = result.comparison
+    return Cells(
+        result.label,
+        summary(result.final, digits),
+        "–" if comparison is None else difference(comparison.difference, digits),
+        *significance(comparison, digits),
+        summary(result.best, digits),
+        "; ".join(result.marks),
+    )
 
 
 def markdown_row(texts: Sequence[str]) -> str:

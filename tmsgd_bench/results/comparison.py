@@ -10,45 +10,20 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 
 from tmsgd_bench import escaping, files
 from tmsgd_bench.errors import ConfigError
 from tmsgd_bench.results import selection, store
-from tmsgd_bench.results.cells import comparison_record, difference, footnote, markdown_row, significance, summary
+from tmsgd_bench.results.cells import HEADS, comparison_record, footnote, markdown_row, row
 from tmsgd_bench.results.statistics import Comparison, Summary, compare, correct, summarise
 from tmsgd_bench.results.status import FINISHED, Status
 
 SAME = ["task", "model", "dataset", "group", "metric"]
 SHOWN = 4
 """Settings at most by which groups are told apart in words."""
-
-
-class Cells(NamedTuple):
-    """The cells of a printed row, in the order of the columns."""
-
-    optimizer: str
-    final: str
-    difference: str
-    p: str
-    p_holm: str
-    detectable: str
-    best: str
-    marks: str
-
-
-HEADS = Cells(
-    optimizer="Optimizer",
-    final="Final epoch",
-    difference="Difference, paired",
-    p="p",
-    p_holm="p, Holm",
-    detectable="Detectable²",
-    best="Best epoch¹",
-    marks="Marks",
-)
 
 
 @dataclass(frozen=True)
@@ -224,26 +199,9 @@ def _lines(group: Group) -> Iterator[str]:
     reference = escaping.markdown(group.reference)
     yield f"**{escaping.markdown(group.heading)}**" + (f"; differences to {reference}" if reference else "")
     yield ""
-    rows = (_markdown(_cells(entry, group.digits)) for entry in group.entries)
+    rows = (row(entry, group.digits).in_markdown() for entry in group.entries)
     yield from map(markdown_row, (HEADS, ["---"] * len(HEADS), *rows))
     yield ""
-
-
-def _cells(entry: Entry, digits: int) -> Cells:
-    comparison = entry.comparison
-    return Cells(
-        entry.label,
-        summary(entry.final, digits),
-        "–" if comparison is None else difference(comparison.difference, digits),
-        *significance(comparison, digits),
-        summary(entry.best, digits),
-        "; ".join(entry.marks),
-    )
-
-
-def _markdown(texts: Cells) -> Cells:
-    """Labels and marks are words of any origin; the other cells are numbers."""
-    return texts._replace(optimizer=escaping.markdown(texts.optimizer), marks=escaping.markdown(texts.marks))
 
 
 def to_csv(groups: Sequence[Group]) -> str:

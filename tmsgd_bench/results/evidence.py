@@ -11,7 +11,7 @@ import errno
 import io
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -20,25 +20,12 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from tmsgd_bench import identity, manifest
-from tmsgd_bench.checks import LARGEST, is_number, is_whole
+from tmsgd_bench import escaping, identity, manifest
 from tmsgd_bench.files import os_reason
 from tmsgd_bench.results import packed
-from tmsgd_bench.results.status import FINISHED, Status
+from tmsgd_bench.results.record import CONFIG, ENVIRONMENT, HISTORY, KINDS, MEASURED, NUMBER, PREFIX, REQUIRED, RESULT
+from tmsgd_bench.results.status import Status
 from tmsgd_bench.version import BENCHMARK_VERSION
-
-RESULT = "result.json"
-CONFIG = "config.yaml"
-HISTORY = "history.parquet"
-ENVIRONMENT = "environment.json"
-PREFIX = "prefix.json"
-MEASURED = "measured_later.json"
-"""What a run could not measure itself, measured afterwards; it counts if the manifest names it.
-
-``metrics`` has every value by its name; ``primary`` declares the one that takes the place of the run's primary metric
-(``name``, ``label``, ``unit``, ``direction``); ``measured_with`` records how.
-"""
-REQUIRED = (CONFIG, ENVIRONMENT, HISTORY, RESULT)
 
 Fault = Literal["damaged", "unsealed", "unreadable", "outdated"]
 AGAIN = "restore it from a copy, or train it again with the same command and force=true"
@@ -103,155 +90,6 @@ class Outdated(Damaged):
     fault: Fault = "outdated"
 
 
-# ---------------------------------------------------------------- kinds of values
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A kind of value: in words, and the test."""
-
-    words: str
-    holds: Callable[[Any], bool]
-
-    def __or__(self, other: Kind) -> Kind:
-        return Kind(f"{self.words} or {other.words}", lambda value: self.holds(value) or other.holds(value))
-
-
-def one_of(*words: str) -> Kind:
-    """The kind of a value that is one of a few words."""
-    return Kind(" or ".join(words), lambda value: isinstance(value, str) and value in words)
-
-
-def list_of(kind: Kind) -> Kind:
-    """The kind of a list, each entry of one kind."""
-    return Kind(
-        f"a list, each of it {kind.words}", lambda value: isinstance(value, list) and all(map(kind.holds, value))
-    )
-
-
-def mapping_to(kind: Kind) -> Kind:
-    """The kind of a mapping, each value of one kind."""
-    return Kind(
-        f"a mapping, each value {kind.words}",
-        lambda value: isinstance(value, dict) and all(map(kind.holds, value.values())),
-    )
-
-
-def _is_number(value: Any) -> bool:
-    return is_number(value) and (isinstance(value, float) or is_whole(value, -LARGEST))
-
-
-def _is_text(value: Any) -> bool:
-    """Whether it is text that can be written as UTF-8."""
-    return isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value)
-
-
-TEXT, WHOLE, NUMBER = (
-    Kind("text", _is_text),
-    Kind("a whole number", lambda value: is_whole(value, 0)),
-    Kind("a finite number", _is_number),
-)
-MAPPING = Kind("a mapping", lambda value: isinstance(value, dict))
-TRUTH = Kind("true or false", lambda value: isinstance(value, bool))
-NONE = Kind("null", lambda value: value is None)
-
-KINDS: dict[str, dict[str, Kind]] = {
-    CONFIG: {
-        "benchmark_version": WHOLE,
-        "task": MAPPING,
-        "task.name": TEXT,
-        "task.dataset": TEXT | NONE,
-        "task.evaluate_on": TEXT | NONE,
-        "model": MAPPING,
-        "model.name": TEXT,
-        "data": MAPPING,
-        "data.kind": TEXT,
-        "data.limit": WHOLE | NONE,
-        "data.fingerprint": TEXT | NONE,
-        "optimizer": MAPPING,
-        "optimizer.name": TEXT,
-        "optimizer.label": TEXT,
-        "optimizer.lr": NUMBER | NONE,
-        "optimizer.switch_epoch": WHOLE | one_of("auto") | NONE,
-        "epochs": WHOLE,
-        "batch_size": WHOLE,
-        "schedule": MAPPING | NONE,
-        "seed": WHOLE,
-        "protocols": list_of(TEXT),
-    },
-    RESULT: {
-        "status": one_of(*FINISHED),
-        "metric": TEXT,
-        "unit": TEXT,
-        "direction": one_of("min", "max"),
-        "metrics": list_of(MAPPING) | NONE,
-        "final": NUMBER | NONE,
-        "best": NUMBER | NONE,
-        "best_epoch": WHOLE | NONE,
-        "initial": NUMBER | NONE,
-        "epochs_done": WHOLE,
-        "training_examples": WHOLE | NONE,
-        "parameters": WHOLE | NONE,
-        "training_seconds": NUMBER | NONE,
-        "examples_per_second": NUMBER | NONE,
-        "weights_sha256": TEXT | NONE,
-        "note": TEXT,
-        "prefix": MAPPING | NONE,
-        "auto_switch": MAPPING | NONE,
-        "auto_switch.epoch": WHOLE | NONE,
-        "log_sharpness": MAPPING | NONE,
-    },
-    ENVIRONMENT: {
-        "started": TEXT | NONE,
-        "commit": TEXT | NONE,
-        "verified_data": TRUTH | NONE,
-        "arguments": list_of(TEXT) | NONE,
-        "packages": MAPPING | NONE,
-        "before": list_of(MAPPING) | NONE,
-        "python": TEXT | NONE,
-        "system": TEXT | NONE,
-        "device": TEXT | NONE,
-        "processor": TEXT | NONE,
-        "accelerator": TEXT | NONE,
-        "threads": WHOLE | NONE,
-    },
-    MEASURED: {
-        "metrics": mapping_to(NUMBER | NONE),
-        "primary": MAPPING,
-        "primary.name": TEXT,
-        "primary.label": TEXT,
-        "primary.unit": TEXT,
-        "primary.direction": one_of("min", "max"),
-        "measured_with": MAPPING | NONE,
-    },
-}
-"""What each file must hold, by dotted key; a key that is not there is null."""
-
-
-def check_kinds(name: str, values: Any) -> dict[str, Any]:
-    """The values of a file, if each is of its kind.
-
-    Args:
-        name: of the file, a key of KINDS.
-
-    Raises:
-        Damaged: one is not.
-    """
-    if not isinstance(values, dict):
-        raise Damaged(f"{name} is not a mapping")
-    for key, kind in KINDS[name].items():
-        if not kind.holds(_at(values, key)):
-            raise Damaged(f"{key} of {name} is not {kind.words}")
-    return values
-
-
-def _at(values: Mapping[str, Any], dotted: str) -> Any:
-    found: Any = values
-    for key in dotted.split("."):
-        found = found.get(key) if isinstance(found, dict) else None
-    return found
-
-
 # ---------------------------------------------------------------- reading
 
 
@@ -276,7 +114,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
         values = yaml.load(data, Loader=_PlainLoader)
     except (ValueError, TypeError, KeyError, yaml.YAMLError, RecursionError) as error:
         raise Damaged(f"{CONFIG} is not plain YAML") from error
-    return check_kinds(CONFIG, values)
+    return _check_kinds(CONFIG, values)
 
 
 def read_values(folder: Path, name: str) -> dict[str, Any]:
@@ -293,7 +131,7 @@ def read_values(folder: Path, name: str) -> dict[str, Any]:
         values = json.loads(read_bytes(folder, name))
     except (ValueError, RecursionError) as error:
         raise Damaged(f"{name} is not JSON") from error
-    return check_kinds(name, values)
+    return _check_kinds(name, values)
 
 
 def read_history(folder: Path) -> pd.DataFrame:
@@ -313,6 +151,31 @@ def read_history(folder: Path) -> pd.DataFrame:
     if len(history) and ("epoch" not in history or list(history["epoch"]) != list(range(len(history)))):
         raise Damaged(f"{HISTORY} has not one row for each epoch")
     return history
+
+
+def _check_kinds(name: str, values: Any) -> dict[str, Any]:
+    """The values of a file, if each is of its kind.
+
+    Args:
+        name: of the file, a key of KINDS.
+
+    Raises:
+        Damaged: one is not.
+    """
+    if not isinstance(values, dict):
+        raise Damaged(f"{name} is not a mapping")
+    for key, kind in KINDS[name].items():
+        if not kind.holds(_at(values, key)):
+            raise Damaged(f"{key} of {name} is not {kind.words}")
+    return values
+
+
+def _at(values: Mapping[str, Any], dotted: str) -> Any:
+    """The value of a dotted key; None if it is not there."""
+    value: Any = values
+    for key in dotted.split("."):
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
 
 
 def has(folder: Path, name: str) -> bool:
@@ -389,10 +252,10 @@ def check_measured(values: Any) -> None:
     Raises:
         Damaged: a value is not of its kind, or the primary metric has no finite one.
     """
-    check_kinds(MEASURED, values)
+    _check_kinds(MEASURED, values)
     name = values["primary"]["name"]
     if not NUMBER.holds(values["metrics"].get(name)):
-        raise Damaged(f"{MEASURED} has no finite number for {printable(name)}")
+        raise Damaged(f"{MEASURED} has no finite number for {escaping.plain(name)}")
 
 
 def _check_sums(folder: Path) -> None:
@@ -460,8 +323,3 @@ def _primary(result: Mapping[str, Any], history: pd.DataFrame) -> dict[str, floa
         raise Damaged(f"best_epoch of {RESULT} differs from {HISTORY}")
     final = float(values[-1])
     return {"final": final if math.isfinite(final) else None, "best": best}
-
-
-def printable(text: str) -> str:
-    """A name without what could disturb a terminal or a table."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tmsgd_bench.files import read_json
+from tmsgd_bench.results.record import NONE, NUMBER, TEXT, WHOLE
 
 log = logging.getLogger(__name__)
 NAME = "heartbeat.json"
@@ -24,28 +25,21 @@ STALE_SECONDS = 60.0
 """A heartbeat older than this is of a dead process. The clocks of machines that share a store must agree this well."""
 
 
-KINDS: dict[str, tuple[type, ...]] = {
-    "host": (str,),
-    **dict.fromkeys(("started", "time"), (int, float)),
-    **dict.fromkeys(("pid", "epoch", "epochs", "trained"), (int,)),
+KINDS = {
+    "host": TEXT | NONE,
+    **dict.fromkeys(("started", "time"), NUMBER | NONE),
+    **dict.fromkeys(("pid", "epoch", "epochs", "trained"), WHOLE | NONE),
 }
 """The kind of each value; none must be there."""
-LARGEST = 2**63
 
 
 def read(folder: Path) -> dict[str, Any]:
     """The last heartbeat in a work folder; empty if there is none, or it is damaged, which is said."""
     beat = read_json(folder / NAME) or {}
-    wrong = [key for key, kinds in KINDS.items() if not _is_of(beat.get(key), kinds)]
+    wrong = [key for key, kind in KINDS.items() if not kind.holds(beat.get(key))]
     if wrong:
         log.warning("%s is passed over: %s is not of its kind", folder / NAME, ", ".join(wrong))
     return {} if wrong else beat
-
-
-def _is_of(value: object, kinds: tuple[type, ...]) -> bool:
-    if isinstance(value, int | float):
-        return isinstance(value, kinds) and not isinstance(value, bool) and abs(value) < LARGEST
-    return value is None or isinstance(value, kinds)
 
 
 def elsewhere(folder: Path) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from pathlib import Path
 from tmsgd_bench import files, manifest
 from tmsgd_bench.errors import StoreError
 from tmsgd_bench.results import packed, store
-from tmsgd_bench.results.evidence import MEASURED, PREFIX, REQUIRED
 from tmsgd_bench.results.packed import Files
+from tmsgd_bench.results.record import MEASURED, PREFIX, REQUIRED
 from tmsgd_bench.results.status import FINISHED
 
 EVIDENCE = (*REQUIRED, PREFIX, MEASURED)

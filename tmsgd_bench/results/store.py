@@ -26,16 +26,17 @@ from typing import Any
 import pandas as pd
 from filelock import FileLock, Timeout
 
-from tmsgd_bench import manifest
+from tmsgd_bench import escaping, manifest
 from tmsgd_bench.errors import RunIsBusy, StoreError
 from tmsgd_bench.files import canonical, digest, finite, read_json, unreadable, unwritable, write_atomically, write_json
 from tmsgd_bench.identity import LABEL, RUN_ID
-from tmsgd_bench.results import evidence, heartbeat, packed
-from tmsgd_bench.results.evidence import MEASURED, REQUIRED, Evidence
+from tmsgd_bench.results import evidence, heartbeat, packed, record
+from tmsgd_bench.results.evidence import Evidence
+from tmsgd_bench.results.record import MEASURED, REQUIRED
 from tmsgd_bench.results.status import FINISHED, Status
 
 CONFIG, ENVIRONMENT, HISTORY, RESULT = REQUIRED
-PREFIX = evidence.PREFIX
+PREFIX = record.PREFIX
 FAILURE = "failure.json"
 WEIGHTS = "weights.pt"
 PREDICTIONS = "detections"
@@ -187,7 +188,7 @@ def add_measured(folder: Path, values: dict[str, Any]) -> None:
     been measured.
 
     Args:
-        values: what :data:`evidence.MEASURED` is to hold.
+        values: what :data:`record.MEASURED` is to hold.
 
     Raises:
         StoreError: the folder cannot be written, or the values are not what the file may hold.
@@ -375,7 +376,7 @@ def _finished_row(folder: Path, again: bool) -> dict[str, Any]:
 
 def _damaged_row(folder: Path, settings: dict[str, Any], note: str) -> dict[str, Any]:
     known = _described(settings, {}) if settings else {"protocols": ()}
-    name = evidence.printable(folder.name)
+    name = escaping.plain(folder.name)
     return {"run_id": name, **known, "status": Status.DAMAGED, "note": note, "folder": str(folder)}
 
 

@@ -3,78 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 
 from tmsgd_bench import escaping
-from tmsgd_bench.results.cells import (
-    comparison_record,
-    difference,
-    footnote,
-    latex_tabular,
-    markdown_row,
-    significance,
-    summary,
-)
+from tmsgd_bench.results.cells import HEADS, Cells, comparison_record, footnote, latex_tabular, markdown_row
+from tmsgd_bench.results.cells import row as result_row
 from tmsgd_bench.results.tables import Row, Table
 
 
-class Cells(NamedTuple):
-    """The cells of a printed row, in the order of the columns."""
-
-    optimizer: str
-    paper: str
-    final: str
-    difference: str
-    p: str
-    p_holm: str
-    detectable: str
-    best: str
-    marks: str
-
-
-def columns(table: Table) -> Cells:
+def columns(table: Table) -> tuple[str, ...]:
     """The heads of the printed columns."""
-    return Cells(
-        optimizer="Optimizer",
-        paper="Paper",
-        final="Ours, final epoch",
-        difference=f"Ours − {table.reference}, paired",
-        p="p",
-        p_holm="p, Holm",
-        detectable="Detectable²",
-        best="Best epoch¹",
-        marks="Marks",
-    )
+    ours = HEADS._replace(final="Ours, final epoch", difference=f"Ours − {table.reference}, paired")
+    return _with_printed(ours, "Paper")
 
 
-def cells(row: Row, table: Table) -> Cells:
+def cells(row: Row, table: Table) -> tuple[str, ...]:
     """The printed cells of a row."""
-    several = len({one.experiment.key for one in table.rows}) > 1
-    digits = table.digits + 1
-    return Cells(
-        f"{row.experiment.label}: {row.label}" if several else row.label,
-        "–" if row.printed is None else row.printed.text,
-        summary(row.final, digits),
-        "–" if row.difference is None else difference(row.difference, digits),
-        *significance(row.comparison, digits),
-        summary(row.best, digits),
-        "; ".join(row.marks),
-    )
+    return _with_printed(_ours(row, table), _printed(row))
+
+
+def _ours(row: Row, table: Table) -> Cells:
+    several = len({other.experiment.key for other in table.rows}) > 1
+    texts = result_row(row, table.digits + 1)
+    return texts._replace(optimizer=f"{row.experiment.label}: {row.label}") if several else texts
+
+
+def _printed(row: Row) -> str:
+    return "–" if row.printed is None else row.printed.text
+
+
+def _with_printed(texts: Cells, printed: str) -> tuple[str, ...]:
+    """A row with the paper's cell in the second column."""
+    return texts[0], printed, *texts[1:]
 
 
 def to_markdown(table: Table) -> str:
     """The table in GitHub's Markdown, with the rules it was made by."""
     head = columns(table)
     lines = [f"**{table.heading}** — {table.conditions}", "", markdown_row(head), "|---" * len(head) + "|"]
-    lines += [markdown_row(_markdown(cells(row, table))) for row in table.rows]
+    lines += [markdown_row(_with_printed(_ours(row, table).in_markdown(), _printed(row))) for row in table.rows]
     return "\n".join([*lines, "", footnote()]) + "\n"
-
-
-def _markdown(texts: Cells) -> Cells:
-    """Labels and marks are words of any origin; the other cells are numbers."""
-    return texts._replace(optimizer=escaping.markdown(texts.optimizer), marks=escaping.markdown(texts.marks))
 
 
 def to_latex(table: Table) -> str:
