@@ -14,7 +14,7 @@ import pandas as pd
 
 LATEX = {"±": r"$\pm$", "−": "$-$", "%": r"\%", "¹": "$^1$", "²": "$^2$", "–": "--", "_": r"\_", "<": "$<$", "&": r"\&"}
 LATEX |= {">": "$>$", "“": "``", "”": "''", "×": r"$\times$", "…": r"\dots{}", "#": r"\#", "’": "'", "α": r"$\alpha$"}
-LATEX |= {"$": r"\$", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+LATEX |= {"³": "$^3$", "$": r"\$", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 LATEX |= {"\\": r"\textbackslash{}"}
 MARKDOWN = re.compile(r"[\\`*|~$\[\]]|(?<![^\W_])_|_(?![^\W_])")
 """What GitHub's Markdown takes for markup anywhere in a line; inside of a word, "_" is none."""

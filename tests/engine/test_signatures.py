@@ -41,6 +41,14 @@ def test_what_a_constructor_takes_is_accepted() -> None:
     check_signature("optimizer", lambda params, **options: None, {"anything": object()})
 
 
+def test_a_class_is_named_as_it_is_imported() -> None:
+    def own(network: torch.nn.Module | int) -> None:
+        """Take a module, which YAML cannot hold, or a number."""
+
+    with pytest.raises(ConfigError, match=r"must be torch\.nn\.Module \| int,"):
+        check_signature("model", own, {"network": "x"}, first=0)
+
+
 def test_an_optimizer_whose_step_needs_a_closure_is_refused() -> None:
     values = {"_target_": "torch.optim.LBFGS", "name": "lbfgs", "label": "L-BFGS", "lr": 1.0}
     with pytest.raises(ConfigError, match=r"LBFGS, whose step\(\) needs a closure"):

@@ -604,3 +604,11 @@ def test_what_the_first_weights_can_do_is_a_row_of_its_own() -> None:
     assert [row.label for row in without.rows] == list(PRINTED)
     for form in table_forms.FORMATS.values():
         assert "not fine-tuned" in form(table) and "not fine-tuned" not in form(without)
+
+
+def test_a_tables_own_note_is_a_footnote_and_no_part_of_its_title() -> None:
+    table = build(frame(), "ig")
+    assert table.note and table.note not in table.heading and "³" in table.heading
+    for text in (table_forms.to_markdown(table), table_forms.to_latex(table)):
+        assert text.count(table.note) == 1
+    assert "³" not in table_forms.to_markdown(build(frame(), "5"))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 import math
 import pkgutil
+import re
+import sys
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -14,6 +16,7 @@ from typing import Any
 from tmsgd_bench.checks import LARGEST, class_name, full_name, is_number, is_whole, shown, unknown_setting
 from tmsgd_bench.errors import ConfigError
 
+DOTTED = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+")
 NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 SIMPLE: dict[Any, Callable[[Any], bool]] = {
     type(None): lambda value: value is None,
@@ -109,10 +112,19 @@ def _check_types(section: str, kind: Any, options: Mapping[str, Any]) -> None:
     hints = _hints(kind)
     for key, value in options.items():
         if not fits(value, hints.get(key, Any)):
-            wanted = inspect.formatannotation(hints[key])
+            wanted = DOTTED.sub(_public_name, inspect.formatannotation(hints[key]))
             raise ConfigError(
                 f"{full_name(section, key)} must be {wanted}, as {kind.__qualname__} declares it, not {shown(value)}."
             )
+
+
+def _public_name(match: re.Match[str]) -> str:
+    """The shortest name under which a class can be imported: torch.nn.Module, not torch.nn.modules.module.Module."""
+    *modules, name = match[0].split(".")
+    kind = getattr(sys.modules.get(".".join(modules)), name, None)
+    places = (".".join(modules[:length]) for length in range(1, len(modules)))
+    public = (place for place in places if kind and getattr(sys.modules.get(place), name, None) is kind)
+    return f"{next(public, '.'.join(modules))}.{name}"
 
 
 def _hints(kind: Any) -> dict[str, Any]:

@@ -39,12 +39,17 @@ def _with_printed(texts: Cells, printed: str) -> tuple[str, ...]:
     return texts[0], printed, *texts[1:]
 
 
+def footnotes(table: Table) -> str:
+    """The rules that the table was made by, and its own footnote."""
+    return f"{footnote()} ³ {table.note}" if table.note else footnote()
+
+
 def to_markdown(table: Table) -> str:
     """The table in GitHub's Markdown, with the rules it was made by."""
     head = columns(table)
     lines = [f"**{table.heading}** — {table.conditions}", "", markdown_row(head), "|---" * len(head) + "|"]
     lines += [markdown_row(_with_printed(_ours(row, table).in_markdown(), _printed(row))) for row in table.rows]
-    return "\n".join([*lines, "", footnote()]) + "\n"
+    return "\n".join([*lines, "", footnotes(table)]) + "\n"
 
 
 def to_latex(table: Table) -> str:
@@ -54,7 +59,7 @@ def to_latex(table: Table) -> str:
         escaping.plain(f"% {table.heading}; {table.conditions}"),
         *latex_tabular(head, body, "l" + "r" * (len(head) - 2) + "l"),
     ]
-    return "\n".join([*lines, f"% {footnote()}"]) + "\n"
+    return "\n".join([*lines, f"% {footnotes(table)}"]) + "\n"
 
 
 def to_csv(table: Table) -> str:

@@ -61,6 +61,7 @@ class Table:
         reference: label of the optimizer that differences are taken to.
         conditions: data, protocol and benchmark version of the runs in it, and which damaged ones are not in it.
         rows: one for each model and optimizer.
+        note: a footnote of this table alone; empty for most.
     """
 
     number: str
@@ -73,12 +74,14 @@ class Table:
     reference: str
     conditions: str
     rows: tuple[Row, ...]
+    note: str = ""
 
     @property
     def heading(self) -> str:
         """Place, title, metric, unit and direction on one line."""
         unit = f"{self.unit}, " if self.unit else ""
-        return f"{self.place}. {self.title}: {self.metric} ({unit}{self.rows[0].experiment.better})"
+        metric = f"{self.metric}³" if self.note else self.metric
+        return f"{self.place}. {self.title}: {metric} ({unit}{self.rows[0].experiment.better})"
 
     @property
     def run_ids(self) -> set[str]:
@@ -128,6 +131,7 @@ def build(runs: pd.DataFrame, number: str, data: str = "real", protocol: str = "
             )
         ),
         rows=tuple(_corrected(rows)),
+        note=table.get("note", ""),
         **{key: table[key] for key in ("place", "unit", "direction", "digits")},
     )
 
