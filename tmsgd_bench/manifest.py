@@ -72,13 +72,13 @@ def problems(folder: Path, names: Iterable[str] | None = None) -> list[str]:
     entries = read(folder)
     if entries is None:
         return [f"{NAME} is {'damaged' if (folder / NAME).exists() else 'missing'}"]
-    found = []
+    phrases = []
     for name in entries if names is None else names:
         if name not in entries:
-            found.append(f"{name} is not in {NAME}")
+            phrases.append(f"{name} is not in {NAME}")
         elif problem := _problem(folder / name, entries[name]):
-            found.append(f"{name} {problem}")
-    return found
+            phrases.append(f"{name} {problem}")
+    return phrases
 
 
 def text(entries: Mapping[str, dict[str, Any]]) -> str:

@@ -37,10 +37,10 @@ def add(commands: Any) -> None:
 def print_claims(options: argparse.Namespace) -> int:
     """Print the verdicts and, with --out, write them in all file formats."""
     runs = stores.read(options.results)
-    found = claims.evaluate(runs, numerical.read_numerics(stores.numerics_folder(options)), options.protocol)
+    verdicts = claims.evaluate(runs, numerical.read_numerics(stores.numerics_folder(options)), options.protocol)
     if options.out is not None:
         stores.check_some(runs, options)
-        texts = {f"claims.{name}": claim_forms.FORMATS[name](found) for name in table_forms.FORMATS}
+        texts = {f"claims.{name}": claim_forms.FORMATS[name](verdicts) for name in table_forms.FORMATS}
         outputs.renew(stores.target(options, ""), lambda place: files.write_texts(place, texts))
-    terminal.say(claim_forms.FORMATS[options.format](found), end="")
+    terminal.say(claim_forms.FORMATS[options.format](verdicts), end="")
     return 0

@@ -62,8 +62,8 @@ def draw_figure(options: argparse.Namespace) -> int:
 def figures() -> dict[str, tuple[str, str]]:
     """Every figure by its name: the module that draws it, and what is on it."""
     beside = Path(tmsgd_bench.__file__).resolve().parents[1] / "tasks" / "__init__.py"
-    there = find_spec("tasks")  # other packages have that name too
-    if there is None or there.origin is None or Path(there.origin).resolve() != beside:
+    spec = find_spec("tasks")  # other packages have that name too
+    if spec is None or spec.origin is None or Path(spec.origin).resolve() != beside:
         return FIGURES
     import tasks
 

@@ -64,8 +64,8 @@ def print_table(options: argparse.Namespace) -> int:
 def _check_target(table: tables.Table, folder: Path, others: str) -> None:
     """Refuse an empty table, and a folder that holds another one."""
     if not table.run_ids:
-        there = f"; finished runs of this table here: {others}" if others else ""
-        raise StoreError(f"no run enters table {table.number} ({table.conditions}), so nothing is written{there}.")
+        finished = f"; finished runs of this table here: {others}" if others else ""
+        raise StoreError(f"no run enters table {table.number} ({table.conditions}), so nothing is written{finished}.")
     for other in manifest.read(folder) or {}:
         if other.startswith("table") and other.endswith(".md") and other != f"table{table.number}.md":
             raise ConfigError(

@@ -163,20 +163,20 @@ def latex_tabular(head: Sequence[str], body: Sequence[Sequence[str]], layout: st
 
 def comparison_record(comparison: Comparison | None) -> dict[str, Any]:
     """A comparison's numbers in full; what is not known is NaN."""
-    found = comparison or Comparison(Difference(math.nan, math.nan, math.nan, 0), math.nan, 0, 0, 0, 0, math.nan)
+    known = comparison or Comparison(Difference(math.nan, math.nan, math.nan, 0), math.nan, 0, 0, 0, 0, math.nan)
     return {
-        "difference": found.difference.mean,
-        "low": found.difference.low,
-        "high": found.difference.high,
-        "pairs": found.difference.n,
-        "spread": found.spread,
-        "above": found.above,
-        "below": found.below,
-        "diverged_pairs": found.diverged + found.void,
-        "p": found.p,
-        "p_holm": found.p_holm,
-        "family": found.family,
-        "detectable": found.detectable,
+        "difference": known.difference.mean,
+        "low": known.difference.low,
+        "high": known.difference.high,
+        "pairs": known.difference.n,
+        "spread": known.spread,
+        "above": known.above,
+        "below": known.below,
+        "diverged_pairs": known.diverged + known.void,
+        "p": known.p,
+        "p_holm": known.p_holm,
+        "family": known.family,
+        "detectable": known.detectable,
     }
 
 

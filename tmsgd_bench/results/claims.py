@@ -91,8 +91,8 @@ class Verdicts:
     @property
     def counts(self) -> dict[Verdict, int]:
         """How many claims have each verdict."""
-        found = Counter(claim.verdict for claim in self.claims)
-        return {one: found[one] for one in get_args(Verdict)}
+        counts = Counter(claim.verdict for claim in self.claims)
+        return {verdict: counts[verdict] for verdict in get_args(Verdict)}
 
     @property
     def run_ids(self) -> set[str]:
@@ -111,14 +111,16 @@ def evaluate(runs: pd.DataFrame, numerics: Numerics, protocol: str = "table2") -
     Raises:
         StoreError: a run reports another metric than the paper's.
     """
-    chosen = {one.key: selection.select(runs, one, "real", protocol) for one in every_experiment()}
-    found = _corrected(_compared(runs, chosen))
+    chosen = {experiment.key: selection.select(runs, experiment, "real", protocol) for experiment in every_experiment()}
+    compared = _corrected(_compared(runs, chosen))
     claims: list[Claim] = []
     for entry in entries():
         if "pairs" in entry:
-            claims += [found[_id(one, pair)] for one in _experiments(entry) for pair in _pairs(entry["pairs"])]
+            claims += [
+                compared[_id(experiment, pair)] for experiment in _experiments(entry) for pair in _pairs(entry["pairs"])
+            ]
         elif "every" in entry:
-            claims.append(_joined(entry, found))
+            claims.append(_joined(entry, compared))
         else:
             rule = entry["numerics"]
             finding = numerical.RULES[rule](numerics)
@@ -131,8 +133,8 @@ def evaluate(runs: pd.DataFrame, numerics: Numerics, protocol: str = "table2") -
 @cache
 def entries() -> list[dict[str, Any]]:
     """The contents of ``claims.yaml``."""
-    found: list[dict[str, Any]] = load("claims.yaml")["claims"]
-    return found
+    claims: list[dict[str, Any]] = load("claims.yaml")["claims"]
+    return claims
 
 
 def footnote() -> str:
@@ -166,15 +168,17 @@ def _compared(runs: pd.DataFrame, chosen: Mapping[str, pd.DataFrame]) -> dict[st
 
 def _elsewhere(runs: pd.DataFrame, experiment: Experiment) -> tuple[str, ...]:
     """That the paper's other settings have been tried, for a claim without any evidence."""
-    found = selection.elsewhere(runs, experiment)
-    return tuple(f"{count} runs of protocol {name}" for (data, name), count in found.items() if data == "real" and name)
+    counts = selection.elsewhere(runs, experiment)
+    return tuple(
+        f"{count} runs of protocol {name}" for (data, name), count in counts.items() if data == "real" and name
+    )
 
 
 def _compare(
     entry: Mapping[str, Any], experiment: Experiment, pair: Pair, runs: pd.DataFrame, chosen: pd.DataFrame
 ) -> Claim:
     sides = {name: _runs_of(name, runs, chosen) for name in pair}
-    better, than = (selection.outcomes(own, experiment.direction) for own in sides.values())
+    better, than = (selection.outcomes(runs_of_side, experiment.direction) for runs_of_side in sides.values())
     comparison = compare(better, than)
     labels = [_label(name, experiment) for name in pair]
     return _claim(
@@ -187,7 +191,7 @@ def _compare(
         marks=_marks(dict(zip(labels, sides.values(), strict=True)), comparison)
         if len(chosen)
         else _elsewhere(runs, experiment),
-        run_ids=tuple(run_id for own in sides.values() for run_id in selection.evidence(own))
+        run_ids=tuple(run_id for runs_of_side in sides.values() for run_id in selection.evidence(runs_of_side))
         if comparison.pairs + comparison.void
         else (),
     )
@@ -196,8 +200,8 @@ def _compare(
 def _runs_of(name: str, runs: pd.DataFrame, chosen: pd.DataFrame) -> pd.DataFrame:
     if not name.endswith(FROM_START):
         return selection.counted(chosen, name)
-    found = selection.sweep(runs, chosen, name.removesuffix(FROM_START))
-    return found[found["switch_epoch"].astype(float) == 0.0]
+    swept = selection.sweep(runs, chosen, name.removesuffix(FROM_START))
+    return swept[swept["switch_epoch"].astype(float) == 0.0]
 
 
 def _corrected(claims: Mapping[str, Claim]) -> dict[str, Claim]:
@@ -207,8 +211,8 @@ def _corrected(claims: Mapping[str, Claim]) -> dict[str, Claim]:
         family = [claim for claim in claims.values() if _experiment_of(claim).task == task]
         corrected = correct([_comparison_of(claim) for claim in family])
         done |= {
-            claim.id: replace(claim, comparison=one, verdict=_verdict(one, _experiment_of(claim)))
-            for claim, one in zip(family, corrected, strict=True)
+            claim.id: replace(claim, comparison=comparison, verdict=_verdict(comparison, _experiment_of(claim)))
+            for claim, comparison in zip(family, corrected, strict=True)
         }
     return done
 
@@ -217,23 +221,23 @@ def _verdict(comparison: Comparison, experiment: Experiment) -> Verdict:
     return verdict(comparison.direction, comparison.p_holm, experiment.direction)
 
 
-def _joined(entry: Mapping[str, Any], found: Mapping[str, Claim]) -> Claim:
+def _joined(entry: Mapping[str, Any], compared: Mapping[str, Claim]) -> Claim:
     """A claim that holds if all of its parts do."""
     where, pairs = _experiments(entry), _pairs(entry["every"])
-    parts = [found[_id(one, pair)] for one in where for pair in pairs]
-    tested = [part for part in parts if part.verdict != "not yet tested"]
-    counts = Counter(part.verdict for part in tested)
+    parts = [compared[_id(experiment, pair)] for experiment in where for pair in pairs]
+    tested = [claim for claim in parts if claim.verdict != "not yet tested"]
+    counts = Counter(claim.verdict for claim in tested)
     words = [f"{len(tested)} of {len(parts)} tested", *(f"{count} {word}" for word, count in counts.items())]
-    few = any(mark.startswith("few seeds") for part in tested for mark in part.marks)
+    few = any(mark.startswith("few seeds") for claim in tested for mark in claim.marks)
     return _claim(
         entry,
         "every " + " ".join(["/".join(pair) for pair in pairs] + [entry["place"]]),
-        " and ".join(dict.fromkeys(part.statement for part in parts)) + ("" if len(where) == 1 else ", everywhere"),
-        verdict=_verdict_of_all({part.verdict for part in parts}),
+        " and ".join(dict.fromkeys(claim.statement for claim in parts)) + ("" if len(where) == 1 else ", everywhere"),
+        verdict=_verdict_of_all({claim.verdict for claim in parts}),
         evidence=", ".join(words),
         marks=("few seeds",) if few else (),
-        run_ids=tuple(dict.fromkeys(run_id for part in tested for run_id in part.run_ids)),
-        parts=tuple(part.id for part in parts),
+        run_ids=tuple(dict.fromkeys(run_id for claim in tested for run_id in claim.run_ids)),
+        parts=tuple(claim.id for claim in parts),
     )
 
 
@@ -260,12 +264,17 @@ def _printed(pair: Pair, experiment: Experiment, comparison: Comparison) -> Prin
 
 def _marks(sides: Mapping[str, pd.DataFrame], comparison: Comparison) -> tuple[str, ...]:
     """What a reader must know: of each side, and of the pairs."""
-    found = [f"{label}: {mark}" for label, own in sides.items() for mark in selection.marks(own) if "seeds" not in mark]
+    marks = [
+        f"{label}: {mark}"
+        for label, runs_of_side in sides.items()
+        for mark in selection.marks(runs_of_side)
+        if "seeds" not in mark
+    ]
     if comparison.diverged:
-        found.append(f"sign test: {comparison.above} pairs above, {comparison.below} below")
+        marks.append(f"sign test: {comparison.above} pairs above, {comparison.below} below")
     if comparison.pairs >= 2 and math.isnan(comparison.p):
-        found.append("all differences are equal")
-    return (*found, *selection.few_seeds(comparison.pairs))
+        marks.append("all differences are equal")
+    return (*marks, *selection.few_seeds(comparison.pairs))
 
 
 def _label(name: str, experiment: Experiment) -> str:
@@ -274,7 +283,7 @@ def _label(name: str, experiment: Experiment) -> str:
 
 
 def _experiments(entry: Mapping[str, Any]) -> list[Experiment]:
-    every = {one.key: one for one in every_experiment()}
+    every = {experiment.key: experiment for experiment in every_experiment()}
     return list(every.values()) if entry["experiments"] == "all" else [every[key] for key in entry["experiments"]]
 
 

@@ -79,18 +79,20 @@ def build(runs: pd.DataFrame, reference: str = "sgd") -> list[Group]:
         names = ", ".join(sorted(set(finished["optimizer"])))
         raise ConfigError(f"no finished run has the optimizer {reference!r}: choose --reference from {names}.")
     metrics = known.groupby("group")["metric"].transform("first")  # a diverged run's is its task's as well
-    groups = [own for _, own in known.assign(metric=known["metric"].fillna(metrics)).groupby(SAME, dropna=False)]
-    groups = [own for own in groups if own["status"].isin(FINISHED).any()]
-    told = _told_apart([(_group(own, reference), _finished(own).iloc[0]) for own in groups])
-    lost = [selection.left_out(runs, [own]) for own in groups]
+    groups = [
+        of_group for _, of_group in known.assign(metric=known["metric"].fillna(metrics)).groupby(SAME, dropna=False)
+    ]
+    groups = [of_group for of_group in groups if of_group["status"].isin(FINISHED).any()]
+    told = _told_apart([(_group(of_group, reference), _finished(of_group).iloc[0]) for of_group in groups])
+    lost = [selection.left_out(runs, [of_group]) for of_group in groups]
     return [
-        replace(one, heading="; ".join(filter(None, [one.heading, left_out])))
-        for one, left_out in zip(told, lost, strict=True)
+        replace(group, heading="; ".join(filter(None, [group.heading, left_out])))
+        for group, left_out in zip(told, lost, strict=True)
     ]
 
 
-def _finished(own: pd.DataFrame) -> pd.DataFrame:
-    return own[own["status"].isin(FINISHED)]
+def _finished(runs: pd.DataFrame) -> pd.DataFrame:
+    return runs[runs["status"].isin(FINISHED)]
 
 
 def _told_apart(groups: Sequence[tuple[Group, pd.Series]]) -> list[Group]:
@@ -116,29 +118,33 @@ def _differences(runs: Sequence[pd.Series]) -> dict[str, str]:
     settings = {str(run["group"]): store.shared_settings(Path(str(run["folder"]))) for run in runs}
     keys = sorted(set().union(*settings.values()))
     differing = [
-        key for key in keys if any(own.get(key) != settings[runs[0]["group"]].get(key) for own in settings.values())
+        key
+        for key in keys
+        if any(of_group.get(key) != settings[runs[0]["group"]].get(key) for of_group in settings.values())
     ]
     if not 0 < len(differing) <= SHOWN or not all(settings.values()):
         return {group: f"#{group[:4]}" for group in settings}
     return {
-        group: ", ".join(f"{key}={own[key]}" if key in own else f"without {key}" for key in differing)
-        for group, own in settings.items()
+        group: ", ".join(f"{key}={of_group[key]}" if key in of_group else f"without {key}" for key in differing)
+        for group, of_group in settings.items()
     }
 
 
 def _group(runs: pd.DataFrame, reference: str) -> Group:
-    settings = [own for _, own in runs.groupby("options", sort=False)]
-    settings.sort(key=lambda own: (own["optimizer"].iloc[0] != reference, *_order(own, reference)))
+    settings = [of_options for _, of_options in runs.groupby("options", sort=False)]
+    settings.sort(key=lambda of_options: (of_options["optimizer"].iloc[0] != reference, *_order(of_options, reference)))
     base = settings[0] if settings[0]["optimizer"].iloc[0] == reference else None
-    names = [_label(own.iloc[0]) for own in settings]
+    names = [_label(of_options.iloc[0]) for of_options in settings]
     direction = runs["direction"].dropna().iloc[0]
-    entries = [_entry(own, None if own is base else base, direction) for own in settings]
+    entries = [_entry(of_options, None if of_options is base else base, direction) for of_options in settings]
     entries = [  # options other than the switch epoch differ: told apart by a digest of them
-        one if names.count(one.label) == 1 else replace(one, label=f"{one.label} #{_digest(own['options'].iloc[0])}")
-        for one, own in zip(entries, settings, strict=True)
+        entry
+        if names.count(entry.label) == 1
+        else replace(entry, label=f"{entry.label} #{_digest(of_options['options'].iloc[0])}")
+        for entry, of_options in zip(entries, settings, strict=True)
     ]
-    compared = iter(correct([one.comparison for one in entries if one.comparison is not None]))
-    entries = [one if one.comparison is None else replace(one, comparison=next(compared)) for one in entries]
+    compared = iter(correct([entry.comparison for entry in entries if entry.comparison is not None]))
+    entries = [entry if entry.comparison is None else replace(entry, comparison=next(compared)) for entry in entries]
     runs = _finished(runs)
     digits = 2 if runs["final"].abs().max() >= 10 else 4
     return Group(_heading(runs), digits, "" if base is None else entries[0].label, tuple(entries))
@@ -148,26 +154,26 @@ def _digest(options: str) -> str:
     return files.digest(json.loads(options))[:4]
 
 
-def _order(own: pd.DataFrame, reference: str) -> tuple[str, bool, int, float, str]:
+def _order(runs: pd.DataFrame, reference: str) -> tuple[str, bool, int, float, str]:
     """By name and switch epoch; of several with the reference's name the one that follows a protocol comes first, then
     the one with the most runs."""
-    first = own.iloc[0]
+    first = runs.iloc[0]
     switch = -1.0 if pd.isna(first["switch_epoch"]) else float(first["switch_epoch"])
     is_reference = first["optimizer"] == reference
-    free = is_reference and not any(own["protocols"].map(len))
-    return str(first["optimizer"]), free, -len(own) if is_reference else 0, switch, str(first["options"])
+    free = is_reference and not any(runs["protocols"].map(len))
+    return str(first["optimizer"]), free, -len(runs) if is_reference else 0, switch, str(first["options"])
 
 
-def _entry(own: pd.DataFrame, base: pd.DataFrame | None, direction: str) -> Entry:
-    done = own[own["status"] == Status.DONE]
-    ours = selection.outcomes(own, direction)
+def _entry(runs: pd.DataFrame, base: pd.DataFrame | None, direction: str) -> Entry:
+    done = runs[runs["status"] == Status.DONE]
+    ours = selection.outcomes(runs, direction)
     return Entry(
-        label=_label(own.iloc[0]),
+        label=_label(runs.iloc[0]),
         final=summarise(done["final"]),
         best=summarise(done["best"]),
         comparison=None if base is None else compare(ours, selection.outcomes(base, direction)),
-        marks=tuple(selection.marks(own)),
-        run_ids=selection.evidence(own),
+        marks=tuple(selection.marks(runs)),
+        run_ids=selection.evidence(runs),
     )
 
 
@@ -206,7 +212,7 @@ def _lines(group: Group) -> Iterator[str]:
 
 def to_csv(groups: Sequence[Group]) -> str:
     """A row for each entry, with full digits; runs are separated by spaces."""
-    return escaping.csv(pd.DataFrame([_record(group, one) for group in groups for one in group.entries]))
+    return escaping.csv(pd.DataFrame([_record(group, entry) for group in groups for entry in group.entries]))
 
 
 def _record(group: Group, entry: Entry) -> dict[str, Any]:

@@ -50,12 +50,14 @@ def histories(runs: pd.DataFrame) -> pd.DataFrame:
         StoreError: a history cannot be read.
     """
     identities = tidy(runs)[list(IDENTITY)]
-    parts = []
+    frames = []
     for position, (folder, status) in enumerate(zip(runs["folder"], runs["status"], strict=True)):
         history = store.history(Path(folder)) if status in FINISHED else None
         if history is not None:
-            parts.append(identities.iloc[[position]].merge(history, how="cross"))
-    return pd.concat(parts, ignore_index=True) if parts else identities.iloc[:0].assign(epoch=pd.Series(dtype="Int64"))
+            frames.append(identities.iloc[[position]].merge(history, how="cross"))
+    return (
+        pd.concat(frames, ignore_index=True) if frames else identities.iloc[:0].assign(epoch=pd.Series(dtype="Int64"))
+    )
 
 
 def write(frame: pd.DataFrame, path: Path, force: bool = False) -> None:

@@ -47,14 +47,14 @@ class KeptArrays:
         path = folder / cls.file
         try:
             with np.load(path, allow_pickle=False) as packed:
-                kept = cls(*(packed[field.name] for field in fields(cls)))  # type: ignore[arg-type]
-            kept.check()
+                arrays = cls(*(packed[field.name] for field in fields(cls)))  # type: ignore[arg-type]
+            arrays.check()
         except Exception as error:  # a damaged file raises almost any kind
             raise StoreError(
                 f"cannot use {path} ({files.os_reason(error)}): restore it from a copy, or train its run again with "
                 "force=true."
             ) from error
-        return kept
+        return arrays
 
 
 def grid(

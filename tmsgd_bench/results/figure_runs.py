@@ -69,15 +69,15 @@ def choose(runs: pd.DataFrame, wanted: Wanted) -> pd.DataFrame:
     Raises:
         StoreError: no run has the file.
     """
-    kept = (runs["task"] == wanted.task) & (runs["data"] == wanted.data) & runs["status"].isin(FINISHED)
+    fitting = (runs["task"] == wanted.task) & (runs["data"] == wanted.data) & runs["status"].isin(FINISHED)
     if wanted.protocol is not None:
-        kept &= runs["protocols"].map(lambda names: wanted.protocol in names).astype(bool)
+        fitting &= runs["protocols"].map(lambda names: wanted.protocol in names).astype(bool)
     if wanted.seed is not None:
-        kept &= runs["seed"] == wanted.seed
-    found = runs[kept].assign(drawn=[wanted.has_file(row) for _, row in runs[kept].iterrows()])
-    if not found["drawn"].any():
+        fitting &= runs["seed"] == wanted.seed
+    candidates = runs[fitting].assign(drawn=[wanted.has_file(row) for _, row in runs[fitting].iterrows()])
+    if not candidates["drawn"].any():
         raise StoreError(f"no run has {wanted.what} to draw: train some with '{wanted.command}'.")
-    groups = [group for _, group in found.groupby(["group", "seed"]) if group["drawn"].any()]
+    groups = [group for _, group in candidates.groupby(["group", "seed"]) if group["drawn"].any()]
     return _one_each(max(groups, key=_rank))
 
 

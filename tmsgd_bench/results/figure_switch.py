@@ -46,15 +46,15 @@ def write(
     Raises:
         StoreError: there is no study, or the folder cannot be written.
     """
-    kept = runs[(runs["data"] == data) & (runs["status"] == Status.DONE)]
-    kept = kept if seed is None else kept[kept["seed"] == seed]
+    done = runs[(runs["data"] == data) & (runs["status"] == Status.DONE)]
+    done = done if seed is None else done[done["seed"] == seed]
     written: list[Path] = []
-    for own, base in studies(kept, protocol):
-        first = own.iloc[0]
+    for swept, base in studies(done, protocol):
+        first = swept.iloc[0]
         with rc_context(STYLE):
             name = f"switch-{first['task']}-{first['model']}-{first['optimizer']}"
             name += f"-{first['group'][:6]}" if any(path.stem == name for path in written) else ""
-            written += save(draw(own, base), folder, name)
+            written += save(draw(swept, base), folder, name)
     if not written:
         raise StoreError(f"no two runs differ in their switch epoch alone: train some with '{COMMAND}'.")
     return written
@@ -63,17 +63,17 @@ def write(
 def studies(runs: pd.DataFrame, protocol: str | None) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
     """The runs of each study, and those of its SGD."""
     swept = runs[runs["optimizer"].isin(BASES) & runs["switch_epoch"].notna()]
-    for (group, _), own in swept.groupby(["group", selection.without_switch(swept)]):
-        base = runs[(runs["group"] == group) & (runs["optimizer"] == BASES[own["optimizer"].iloc[0]])]
-        follows = pd.concat([own, base])["protocols"].map(lambda names: protocol is None or protocol in names)
-        if own["switch_epoch"].nunique() > 1 and follows.any():
-            yield own.drop_duplicates(["switch_epoch", "seed"]), base.drop_duplicates("seed")
+    for (group, _), study in swept.groupby(["group", selection.without_switch(swept)]):
+        base = runs[(runs["group"] == group) & (runs["optimizer"] == BASES[study["optimizer"].iloc[0]])]
+        follows = pd.concat([study, base])["protocols"].map(lambda names: protocol is None or protocol in names)
+        if study["switch_epoch"].nunique() > 1 and follows.any():
+            yield study.drop_duplicates(["switch_epoch", "seed"]), base.drop_duplicates("seed")
 
 
-def draw(own: pd.DataFrame, base: pd.DataFrame) -> Figure:
+def draw(study: pd.DataFrame, base: pd.DataFrame) -> Figure:
     """The figure of one study: seeds as dots, their mean with a standard deviation, and SGD's as a level."""
-    first = own.iloc[0]
-    finals = own.astype({"switch_epoch": float, "final": float}).pivot_table(
+    first = study.iloc[0]
+    finals = study.astype({"switch_epoch": float, "final": float}).pivot_table(
         index="switch_epoch", columns="seed", values="final"
     )
     figure = Figure(figsize=(6.0, 3.2), layout="constrained")
@@ -87,7 +87,7 @@ def draw(own: pd.DataFrame, base: pd.DataFrame) -> Figure:
     _level(axes, base)
     unit = f" ({first['unit']})" if first["unit"] else ""
     axes.set(xlabel="switch epoch (0: the multi-step rule from the start)", ylabel=mathtext(f"{first['metric']}{unit}"))
-    axes.set_title(mathtext(_about(own)), fontsize=8.0)
+    axes.set_title(mathtext(_about(study)), fontsize=8.0)
     axes.legend(frameon=False, fontsize=8.0)
     return figure
 

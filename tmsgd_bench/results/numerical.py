@@ -67,8 +67,8 @@ def read_numerics(folder: Path) -> Numerics:
     tables, problems = {}, {}
     for name in COLUMNS:
         try:
-            if (found := read_table(folder, name)) is not None:
-                tables[name] = _checked(found, name)
+            if (table := read_table(folder, name)) is not None:
+                tables[name] = _checked(table, name)
         except StoreError as error:
             problems[name] = str(error)
             log.warning("%s: %s: write it again with '%s'", folder, error, COMMAND)

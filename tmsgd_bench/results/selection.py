@@ -49,8 +49,8 @@ def select(runs: pd.DataFrame, experiment: Experiment, data: str, protocol: str)
 
 
 def _of(runs: pd.DataFrame, experiment: Experiment) -> pd.Series:
-    own = (runs["task"] == experiment.task) & (runs["model"] == experiment.model)
-    return own if experiment.dataset is None else own & (runs["dataset"] == experiment.dataset)
+    trained = (runs["task"] == experiment.task) & (runs["model"] == experiment.model)
+    return trained if experiment.dataset is None else trained & (runs["dataset"] == experiment.dataset)
 
 
 def elsewhere(runs: pd.DataFrame, experiment: Experiment) -> dict[tuple[str, str], int]:
@@ -63,8 +63,8 @@ def elsewhere(runs: pd.DataFrame, experiment: Experiment) -> dict[tuple[str, str
     Returns:
         For each kind of data and protocol, in the order of their names. A run that follows none is under "".
     """
-    own = runs[_of(runs, experiment) & runs["status"].isin(FINISHED)]
-    pairs = zip(own["data"], own["protocols"], strict=True)
+    finished = runs[_of(runs, experiment) & runs["status"].isin(FINISHED)]
+    pairs = zip(finished["data"], finished["protocols"], strict=True)
     return dict(sorted(Counter((data, name) for data, names in pairs for name in names or ("",)).items()))
 
 
@@ -78,10 +78,10 @@ def sweep(runs: pd.DataFrame, selected: pd.DataFrame, optimizer: str) -> pd.Data
 
     Empty if there is no selected run: then it is not known what the others would have to share.
     """
-    own = counted(selected, optimizer)
-    if own.empty:
+    chosen = counted(selected, optimizer)
+    if chosen.empty:
         return runs.iloc[:0]
-    first = own.iloc[:1]
+    first = chosen.iloc[:1]
     same = (runs["group"] == first["group"].item()) & (without_switch(runs) == without_switch(first).item())
     swept = runs[same & runs["switch_epoch"].notna()]
     best_first = swept.sort_values("status", key=lambda status: ~status.isin(FINISHED), kind="stable")
@@ -97,9 +97,9 @@ def _without_switch(options: str) -> str:
     return canonical({key: value for key, value in json.loads(options).items() if key != "switch_epoch"})
 
 
-def evidence(own: pd.DataFrame) -> tuple[str, ...]:
+def evidence(runs: pd.DataFrame) -> tuple[str, ...]:
     """The names of runs, but for damaged ones, which are evidence of nothing."""
-    return tuple(own.loc[own["status"] != Status.DAMAGED, "run_id"])
+    return tuple(runs.loc[runs["status"] != Status.DAMAGED, "run_id"])
 
 
 def left_out(runs: pd.DataFrame, selected: Iterable[pd.DataFrame]) -> str:
@@ -112,49 +112,49 @@ def left_out(runs: pd.DataFrame, selected: Iterable[pd.DataFrame]) -> str:
     lost = runs[(runs["status"] == Status.DAMAGED) & runs["task"].isna()]
     reasons = dict(zip(lost["run_id"], lost["note"], strict=True))
     for frame in selected:
-        own = frame[frame["status"] == Status.DAMAGED]
-        own = own[~own["left_out"] & ~own["copy"]] if "copy" in own else own
-        reasons |= dict(zip(own["run_id"], own["note"], strict=True))
+        damaged = frame[frame["status"] == Status.DAMAGED]
+        damaged = damaged[~damaged["left_out"] & ~damaged["copy"]] if "copy" in damaged else damaged
+        reasons |= dict(zip(damaged["run_id"], damaged["note"], strict=True))
     named = [f"{name} ({note.partition(':')[0]})" for name, note in sorted(reasons.items())[:NAMED]]
     more = [f"{len(reasons) - NAMED} more"] if len(reasons) > NAMED else []
     count = f"{len(reasons)} damaged run{'s' * (len(reasons) > 1)} left out"
     return f"{count}: {', '.join([*named, *more])}" if reasons else ""
 
 
-def outcomes(own: pd.DataFrame, direction: str) -> pd.Series:
+def outcomes(runs: pd.DataFrame, direction: str) -> pd.Series:
     """The final metric by seed; a diverged run is infinitely bad, and so is one whose metric is not finite.
 
     Runs without a result are not in it.
     """
-    finished = own[own["status"].isin(FINISHED)]
+    finished = runs[runs["status"].isin(FINISHED)]
     worst = -math.inf if direction == "max" else math.inf
     usable = (finished["status"] == Status.DONE) & finished["final"].notna()  # a metric that is not finite is no number
     finals = finished["final"].astype(float).where(usable, worst)
     return finals.set_axis(finished["seed"].astype(int))
 
 
-def marks(own: pd.DataFrame) -> list[str]:
+def marks(runs: pd.DataFrame) -> list[str]:
     """What a reader must know about the runs behind a number."""
-    found = _data_marks(own[own["status"] != Status.DAMAGED])
-    for status in (one for one in OF_RUNS if one != Status.DONE):
-        if count := int((own["status"] == status).sum()):
-            found.append(f"{count} {status}")
-    done = own["status"] == Status.DONE
-    if count := int((done & own["final"].isna()).sum()):
-        found.append(f"{count} with a metric that is not finite")
-    found += few_seeds(int((done & own["final"].notna()).sum()))
-    never = own["switch_epoch"].notna() & (own["switch_epoch"].astype(float) >= own["epochs"].astype(float))
-    return [*found, "never switches: eq. (8) is not used"] if never.any() else found
+    texts = _data_marks(runs[runs["status"] != Status.DAMAGED])
+    for status in (status for status in OF_RUNS if status != Status.DONE):
+        if count := int((runs["status"] == status).sum()):
+            texts.append(f"{count} {status}")
+    done = runs["status"] == Status.DONE
+    if count := int((done & runs["final"].isna()).sum()):
+        texts.append(f"{count} with a metric that is not finite")
+    texts += few_seeds(int((done & runs["final"].notna()).sum()))
+    never = runs["switch_epoch"].notna() & (runs["switch_epoch"].astype(float) >= runs["epochs"].astype(float))
+    return [*texts, "never switches: eq. (8) is not used"] if never.any() else texts
 
 
-def _data_marks(own: pd.DataFrame) -> list[str]:
-    found = [f"{kind} data" for kind in sorted(set(own["data"])) if kind != "real"]
-    if not own["verified"].all():
-        found.append("unverified data")
-    if own["limit"].notna().any():
-        found.append(f"partial data ({int(own['limit'].max())} training examples)")
-    return found + [
-        f"evaluated on the {split} split" for split in sorted(set(own["split"].dropna())) if split != "test"
+def _data_marks(runs: pd.DataFrame) -> list[str]:
+    texts = [f"{kind} data" for kind in sorted(set(runs["data"])) if kind != "real"]
+    if not runs["verified"].all():
+        texts.append("unverified data")
+    if runs["limit"].notna().any():
+        texts.append(f"partial data ({int(runs['limit'].max())} training examples)")
+    return texts + [
+        f"evaluated on the {split} split" for split in sorted(set(runs["split"].dropna())) if split != "test"
     ]
 
 

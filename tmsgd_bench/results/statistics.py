@@ -148,18 +148,18 @@ def correct(family: Sequence[Comparison]) -> list[Comparison]:
     The detectable difference is taken at Holm's first and strictest level, ALPHA over the number of tests: a true
     difference of that size is decided with at least probability POWER, whatever the other comparisons show.
     """
-    tests = sum(not math.isnan(one.p) for one in family)
-    adjusted = holm([one.p for one in family])
+    tests = sum(not math.isnan(comparison.p) for comparison in family)
+    adjusted = holm([comparison.p for comparison in family])
     return [
         replace(
-            one,
+            comparison,
             p_holm=p,
             family=tests,
             detectable=math.nan
-            if one.diverged or not tests
-            else detectable_difference(one.spread, one.difference.n, ALPHA / tests),
+            if comparison.diverged or not tests
+            else detectable_difference(comparison.spread, comparison.difference.n, ALPHA / tests),
         )
-        for one, p in zip(family, adjusted, strict=True)
+        for comparison, p in zip(family, adjusted, strict=True)
     ]
 
 

@@ -105,8 +105,8 @@ class RunFolder:
 
     def finished(self) -> dict[str, Any] | None:
         """The result of the finished run; None if there is none, or if it is damaged."""
-        found = self.published()
-        return None if found is None or found.problem else found.result
+        published = self.published()
+        return None if published is None or published.problem else published.result
 
     def published(self) -> Evidence | None:
         """What the published folder says, and what is wrong with it; None if there is none."""
@@ -177,8 +177,8 @@ def seal(folder: Path) -> None:
         StoreError: the folder cannot be read or written.
     """
     try:
-        found = [path for path in folder.rglob("*") if path.is_file() and not any(map(path.match, TRANSIENT))]
-        manifest.write(folder, [path.relative_to(folder).as_posix() for path in found])
+        paths = [path for path in folder.rglob("*") if path.is_file() and not any(map(path.match, TRANSIENT))]
+        manifest.write(folder, [path.relative_to(folder).as_posix() for path in paths])
     except OSError as error:
         raise unwritable(folder, error) from error
 
@@ -209,10 +209,10 @@ def whole(folder: Path) -> Evidence:
     Raises:
         StoreError: it is damaged, or cannot be read.
     """
-    found = evidence.examine(folder)
-    if found.problem:
-        raise StoreError(f"{folder} cannot be used: {found.problem}.")
-    return found
+    known = evidence.examine(folder)
+    if known.problem:
+        raise StoreError(f"{folder} cannot be used: {known.problem}.")
+    return known
 
 
 def intact(folder: Path, name: str) -> bool:
@@ -365,13 +365,13 @@ def _options(config: dict[str, Any]) -> str:
 
 def _finished_row(folder: Path, again: bool) -> dict[str, Any]:
     """The row of a published run; ``again``: a replacement for it has been begun."""
-    found = evidence.examine(folder)
-    if found.problem:
-        return _damaged_row(folder, found.settings, str(found.problem))
-    result = _with_measured(folder, found)
+    known = evidence.examine(folder)
+    if known.problem:
+        return _damaged_row(folder, known.settings, str(known.problem))
+    result = _with_measured(folder, known)
     if again:
         result["note"] += "; force=true has begun to train it again"
-    return _row(folder, found.settings, result, found.environment)
+    return _row(folder, known.settings, result, known.environment)
 
 
 def _damaged_row(folder: Path, settings: dict[str, Any], note: str) -> dict[str, Any]:
@@ -424,17 +424,17 @@ def environment(folder: Path) -> dict[str, Any]:
         return {}
 
 
-def _with_measured(folder: Path, found: Evidence) -> dict[str, Any]:
+def _with_measured(folder: Path, known: Evidence) -> dict[str, Any]:
     """A result with the primary metric that was measured afterwards, if it was; its best epoch is not known."""
-    result = dict(found.result)
-    if not found.measured:
+    result = dict(known.result)
+    if not known.measured:
         if evidence.has(folder, MEASURED):
             result["note"] += f"; {MEASURED} is ignored, since {manifest.NAME} does not name it: measure it again"
         return result
     if result["status"] != Status.DONE:
         return result
-    primary = found.measured["primary"]
-    name, value = primary["name"], found.measured["metrics"][primary["name"]]
+    primary = known.measured["primary"]
+    name, value = primary["name"], known.measured["metrics"][primary["name"]]
     metric = {"metric": name, "unit": primary["unit"], "direction": primary["direction"], "final": value}
     note = f"{primary['label'] or name} {value:.6g}, measured afterwards; {result['note']}"
     return {**result, **metric, "best": None, "best_epoch": None, "note": note}

@@ -25,7 +25,7 @@ def cells(row: Row, table: Table) -> tuple[str, ...]:
 
 
 def _ours(row: Row, table: Table) -> Cells:
-    several = len({other.experiment.key for other in table.rows}) > 1
+    several = len({entry.experiment.key for entry in table.rows}) > 1
     texts = result_row(row, table.digits + 1)
     return texts._replace(optimizer=f"{row.experiment.label}: {row.label}") if several else texts
 

@@ -105,22 +105,22 @@ def build(runs: pd.DataFrame, number: str, data: str = "real", protocol: str = "
         ConfigError: the paper has no such table here.
         StoreError: a run reports another metric than the table asks for.
     """
-    table, parts = layout(number), experiments(number)
+    table, blocks = layout(number), experiments(number)
     rows: list[Row] = []
     versions: set[int] = set()
-    selected = [selection.select(runs, experiment, data, protocol) for experiment in parts]
-    for experiment, chosen in zip(parts, selected, strict=True):
+    selected = [selection.select(runs, experiment, data, protocol) for experiment in blocks]
+    for experiment, chosen in zip(blocks, selected, strict=True):
         versions |= {int(version) for version in chosen.loc[~chosen["left_out"], "benchmark_version"]}
         rows += [_row(name, chosen, experiment, table["reference"]) for name in experiment.labels]
         rows += _before_training(chosen, experiment)
     version = " and ".join(map(str, sorted(versions))) or "none yet"
-    names = {experiment.dataset for experiment in parts}
+    names = {experiment.dataset for experiment in blocks}
     kind = f"{data} data" + (f" ({names.pop()})" if len(names) == 1 and None not in names else "")
     return Table(
         number=number,
-        title=table["title"] if len(parts) > 1 else f"{table['title']} with {parts[0].label}",
+        title=table["title"] if len(blocks) > 1 else f"{table['title']} with {blocks[0].label}",
         metric=table["name"],
-        reference=parts[0].labels[table["reference"]],
+        reference=blocks[0].labels[table["reference"]],
         conditions="; ".join(
             filter(
                 None,
@@ -147,7 +147,10 @@ def other_conditions(runs: pd.DataFrame, number: str) -> str:
     Raises:
         ConfigError: the paper has no such table here.
     """
-    counts = sum((Counter(selection.elsewhere(runs, one)) for one in experiments(number)), Counter[tuple[str, str]]())
+    counts = sum(
+        (Counter(selection.elsewhere(runs, experiment)) for experiment in experiments(number)),
+        Counter[tuple[str, str]](),
+    )
     return "; ".join(
         f"{count} with --data {data} --protocol {protocol}"
         if protocol
@@ -157,10 +160,10 @@ def other_conditions(runs: pd.DataFrame, number: str) -> str:
 
 
 def _row(optimizer: str, chosen: pd.DataFrame, experiment: Experiment, reference: str) -> Row:
-    own = selection.counted(chosen, optimizer)
-    done = own[own["status"] == Status.DONE]
+    of_optimizer = selection.counted(chosen, optimizer)
+    done = of_optimizer[of_optimizer["status"] == Status.DONE]
     others = selection.outcomes(selection.counted(chosen, reference), experiment.direction)
-    ours = selection.outcomes(own, experiment.direction)
+    ours = selection.outcomes(of_optimizer, experiment.direction)
     return Row(
         experiment=experiment,
         optimizer=optimizer,
@@ -169,15 +172,18 @@ def _row(optimizer: str, chosen: pd.DataFrame, experiment: Experiment, reference
         final=summarise(done["final"]),
         best=summarise(done["best"]),
         comparison=None if optimizer == reference else compare(ours, others),
-        marks=(*selection.marks(own), *_left_out(chosen[chosen["optimizer"] == optimizer], experiment.metric_label)),
-        run_ids=selection.evidence(own),
+        marks=(
+            *selection.marks(of_optimizer),
+            *_left_out(chosen[chosen["optimizer"] == optimizer], experiment.metric_label),
+        ),
+        run_ids=selection.evidence(of_optimizer),
     )
 
 
 def _before_training(chosen: pd.DataFrame, experiment: Experiment) -> list[Row]:
     """What the weights that training begins with can do already, where a task measures it; compared with nothing."""
-    own = chosen[~chosen["left_out"] & ~chosen["copy"] & chosen["initial"].notna()]
-    if own.empty:
+    measured = chosen[~chosen["left_out"] & ~chosen["copy"] & chosen["initial"].notna()]
+    if measured.empty:
         return []
     return [
         Row(
@@ -185,11 +191,11 @@ def _before_training(chosen: pd.DataFrame, experiment: Experiment) -> list[Row]:
             optimizer="",
             label="not fine-tuned",
             printed=None,
-            final=summarise(own.groupby("seed")["initial"].first()),
-            best=summarise(own["best"].iloc[:0]),
+            final=summarise(measured.groupby("seed")["initial"].first()),
+            best=summarise(measured["best"].iloc[:0]),
             comparison=None,
             marks=("the weights that training begins with",),
-            run_ids=tuple(own["run_id"]),
+            run_ids=tuple(measured["run_id"]),
         )
     ]
 

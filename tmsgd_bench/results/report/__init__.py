@@ -62,10 +62,10 @@ def _is_ours(name: str) -> bool:
 
 def _tables(verdicts: Verdicts, sections: list[content.Section]) -> dict[str, str]:
     """Every table of the page by file name, in every format."""
-    found = {f"claims.{suffix}": claim_forms.FORMATS[suffix](verdicts) for suffix in table_forms.FORMATS}
+    texts = {f"claims.{suffix}": claim_forms.FORMATS[suffix](verdicts) for suffix in table_forms.FORMATS}
     for section in sections:
-        found |= {f"{section.anchor}.{suffix}": make(section.table) for suffix, make in table_forms.FORMATS.items()}
-    return found
+        texts |= {f"{section.anchor}.{suffix}": make(section.table) for suffix, make in table_forms.FORMATS.items()}
+    return texts
 
 
 def render(
@@ -116,11 +116,11 @@ def _visible(value: Any) -> Any:
 
 def _grouped(verdicts: Verdicts) -> Mapping[str, list[Claim]]:
     """What is not yet tested, by statement."""
-    found: dict[str, list[Claim]] = {}
+    by_statement: dict[str, list[Claim]] = {}
     for claim in verdicts.claims:
         if claim.verdict == "not yet tested":
-            found.setdefault(claim.statement, []).append(claim)
-    return found
+            by_statement.setdefault(claim.statement, []).append(claim)
+    return by_statement
 
 
 def _numerics_tables(folder: Path, name: str) -> dict[str, Any]:

@@ -85,14 +85,14 @@ def of_experiment(source: ExperimentRuns, name: str) -> Iterator[Chart]:
 
 
 def _curves(source: ExperimentRuns, quantity: str) -> list[Curve]:
-    found = []
+    curves = []
     for optimizer, runs in source.of_optimizer.items():
         done, diverged = (
             figures.as_columns(_histories(runs[runs["status"] == status]), quantity) for status in FINISHED
         )
         if len(done) or len(diverged):
-            found.append(Curve(optimizer, source.experiment.labels[optimizer], done, diverged))
-    return found
+            curves.append(Curve(optimizer, source.experiment.labels[optimizer], done, diverged))
+    return curves
 
 
 def _histories(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -117,18 +117,18 @@ def _gaps(source: ExperimentRuns, curves: Sequence[Curve], name: str) -> Iterato
 def _dot_plots(source: ExperimentRuns, name: str) -> Iterator[Chart]:
     reference = next(row for row in source.rows if row.comparison is None)
     compared = [row for row in source.rows if row.difference is not None and row.difference.n]
-    found = [_dots(source, row, reference) for row in compared]
+    dots = [_dots(source, row, reference) for row in compared]
     label = reference.label
-    if found:
+    if dots:
         title = f"Differences to {label}, paired by seed"
-        yield figures.dots(f"{name}-dots", found, label, source.metric, title)
-    near = [row for row in found if row.optimizer == "tmsgd"]
-    if near and len(found) > 1:
+        yield figures.dots(f"{name}-dots", dots, label, source.metric, title)
+    near = [row for row in dots if row.optimizer == "tmsgd"]
+    if near and len(dots) > 1:
         yield figures.dots(f"{name}-near", near, label, source.metric, f"{near[0].label} − {label}, enlarged")
 
 
 def _dots(source: ExperimentRuns, row: Row, reference: Row) -> Dots:
-    finals, base = (_finals(source.of_optimizer.get(one.optimizer)) for one in (row, reference))
+    finals, base = (_finals(source.of_optimizer.get(entry.optimizer)) for entry in (row, reference))
     printed = row.printed.value - reference.printed.value if row.printed and reference.printed else None
     seeds = list((finals - base).dropna())
     return Dots(row.optimizer, row.label, seeds, paired_difference(finals, base), printed)

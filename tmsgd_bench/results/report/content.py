@@ -117,23 +117,25 @@ def sections(runs: pd.DataFrame, folder: Path) -> list[Section]:
         runs: from :func:`tmsgd_bench.results.store.read_runs`.
         folder: of the page, for links.
     """
-    found = []
+    sections = []
     for number in paper()["tables"]:
         seen: list[set[str]] = []
         for data, protocol in _conditions(runs, number):
             table = tables.build(runs, number, data, protocol)
             if (data, protocol) == OFFICIAL or (table.run_ids and table.run_ids not in seen):
                 seen.append(table.run_ids)
-                found.append(_section(runs, table, data, protocol, folder))
-    return found
+                sections.append(_section(runs, table, data, protocol, folder))
+    return sections
 
 
 def _conditions(runs: pd.DataFrame, number: str) -> Iterator[tuple[str, str]]:
     """Data and protocol: the paper's own, then others that the task has runs of."""
     yield OFFICIAL
-    own = runs[runs["task"] == layout(number)["task"]]
-    there = {(data, name) for data, names in zip(own["data"], own["protocols"], strict=True) for name in names}
-    yield from (pair for pair in itertools.product(("real", "synthetic"), PROTOCOLS) if pair in there - {OFFICIAL})
+    of_task = runs[runs["task"] == layout(number)["task"]]
+    available = {
+        (data, name) for data, names in zip(of_task["data"], of_task["protocols"], strict=True) for name in names
+    }
+    yield from (pair for pair in itertools.product(("real", "synthetic"), PROTOCOLS) if pair in available - {OFFICIAL})
 
 
 def _section(runs: pd.DataFrame, table: tables.Table, data: str, protocol: str, folder: Path) -> Section:
@@ -204,13 +206,15 @@ def evidence(runs: pd.DataFrame, folder: Path) -> tuple[list[Environment], list[
         folder: of the page, for links.
     """
     environments: dict[str, Environment] = {}
-    found = []
+    listed = []
     for (_, run), plain in zip(runs.iterrows(), _records(runs), strict=True):
         recorded = {} if run["status"] == Status.DAMAGED else store.environment(Path(run["folder"]))
         name = _environment(recorded, environments) if recorded else ""
         marks = _run_marks(run)
-        found.append(Evidence(plain, marks, relative(packed.on_disk(Path(run["folder"])), folder), name, _command(run)))
-    return list(environments.values()), found
+        listed.append(
+            Evidence(plain, marks, relative(packed.on_disk(Path(run["folder"])), folder), name, _command(run))
+        )
+    return list(environments.values()), listed
 
 
 def _records(runs: pd.DataFrame) -> Iterable[Mapping[str, Any]]:

@@ -204,14 +204,16 @@ def _draw_curve(axes: Axes, curve: Curve, place: int, logarithmic: bool) -> None
 
 def _learning_text(curves: Sequence[Curve], quantity: Quantity, switch: float | None, logarithmic: bool) -> str:
     ends = [
-        f"{one.label} ends at {_short(one.mean.iloc[-1])} (n={len(one.done.columns)})"
-        for one in curves
-        if len(one.done.columns)
+        f"{curve.label} ends at {_short(curve.mean.iloc[-1])} (n={len(curve.done.columns)})"
+        for curve in curves
+        if len(curve.done.columns)
     ]
-    diverged = [f"{len(one.diverged.columns)} of {one.label} diverged" for one in curves if len(one.diverged.columns)]
+    diverged = [
+        f"{len(curve.diverged.columns)} of {curve.label} diverged" for curve in curves if len(curve.diverged.columns)
+    ]
     marked = [] if switch is None else [f"the switch is at epoch {switch:g}"]
     band = "the range over seeds" if logarithmic else "one standard deviation over seeds"
-    words = [*ends, *diverged, *marked, f"bands are {band}", *_few(len(one.done.columns) for one in curves)]
+    words = [*ends, *diverged, *marked, f"bands are {band}", *_few(len(curve.done.columns) for curve in curves)]
     return f"{quantity.words}: " + "; ".join(words) + "."
 
 
@@ -223,7 +225,7 @@ def _learning_rows(curves: Sequence[Curve]) -> tuple[tuple[str, ...], ...]:
     last = max(int(curve.done.index[-1]) for curve in drawn)
     epochs = sorted({round(last * share) for share in (0.0, 0.25, 0.5, 0.75, 1.0)})
     head = ("mean after epoch", *map(str, epochs))
-    return (head, *((one.label, *(_short(one.mean.get(epoch, math.nan)) for epoch in epochs)) for one in drawn))
+    return (head, *((curve.label, *(_short(curve.mean.get(epoch, math.nan)) for epoch in epochs)) for curve in drawn))
 
 
 def _few(counts: Iterable[int]) -> list[str]:
@@ -297,14 +299,14 @@ def dots(name: str, rows: Sequence[Dots], reference: str, quantity: Quantity, ti
 
 
 def _dots_text(rows: Sequence[Dots], reference: str) -> str:
-    found = []
+    texts = []
     for row in rows:
         value = row.difference
         interval = "" if math.isnan(value.low) else f", interval {_signed(value.low)} to {_signed(value.high)}"
         paper = "" if row.printed is None else f", the paper prints {_signed(row.printed)}"
-        found.append(f"{row.label} − {reference} is {_signed(value.mean)}{interval}{paper}")
+        texts.append(f"{row.label} − {reference} is {_signed(value.mean)}{interval}{paper}")
     key = "small dots are seeds, the bar is the 95 % interval of their mean, the open diamond is the paper's"
-    return "; ".join([*found, key, *_few(row.difference.n for row in rows)]) + "."
+    return "; ".join([*texts, key, *_few(row.difference.n for row in rows)]) + "."
 
 
 @rc_context(THEME)
