@@ -1,7 +1,7 @@
-"""Checksums of the files of one folder, so that a damaged or edited one is noticed and a foreign one is left alone.
+"""Checksums of the files of one folder.
 
-``manifest.json`` names the files that a command wrote into a folder, each with its SHA-256 and size. What reads the
-folder checks them; what writes the folder again deletes only what an earlier manifest names.
+``manifest.json`` names the files that a command wrote into a folder, each with its SHA-256 and size. Commands that read
+the folder notice files that were damaged or edited. Commands that write it again replace or delete only named files.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def write(folder: Path, names: Iterable[str], kept: Mapping[str, dict[str, Any]]
 
 
 def amend(folder: Path, add: Iterable[str] = (), drop: Iterable[str] = ()) -> None:
-    """Change what the manifest of a folder says of some files; what it says of the others stays, true or not.
+    """Change the entries of some files in the manifest of a folder. The other entries stay, right or wrong.
 
     Args:
         folder: the folder; without a manifest it gets one.

@@ -74,7 +74,7 @@ def _check_target(table: tables.Table, folder: Path, others: str) -> None:
 
 
 def _check_nothing_lost(table: tables.Table, runs: pd.DataFrame, path: Path) -> None:
-    """Refuse to replace the evidence of an earlier table, unless its runs are written again or are elsewhere, too."""
+    """Refuse to lose runs of an earlier table: each must be written again, or be in another store as well."""
     if not path.exists():
         return
     elsewhere = [run["run_id"] for _, run in runs.iterrows() if Path(run["folder"]).parent.resolve() != path.resolve()]

@@ -1,4 +1,4 @@
-"""Any runs side by side: whatever agrees in everything but optimizer and seed is compared, paired by seed.
+"""Any runs side by side: those that differ only in optimizer and seed are compared, paired by seed.
 
 The paper's tables take only runs at the paper's settings. This is for all others: your own optimizer, other settings,
 partial data.
@@ -64,7 +64,7 @@ class Group:
 
 
 def build(runs: pd.DataFrame, reference: str = "sgd") -> list[Group]:
-    """Every group of runs that differ in optimizer and seed alone; each group's comparisons are one family of tests.
+    """Every group of runs that differ only in optimizer and seed. The comparisons of a group are one family of tests.
 
     Args:
         runs: from :func:`tmsgd_bench.results.store.read_runs`.
@@ -114,7 +114,7 @@ def _told_apart(groups: Sequence[tuple[Group, pd.Series]]) -> list[Group]:
 
 
 def _differences(runs: Sequence[pd.Series]) -> dict[str, str]:
-    """What tells runs of different groups apart, for each group; a digest where it is long or cannot be read."""
+    """The settings that tell each group from the others; a digest if they are many, or cannot be read."""
     settings = {str(run["group"]): store.shared_settings(Path(str(run["folder"]))) for run in runs}
     keys = sorted(set().union(*settings.values()))
     differing = [
@@ -155,8 +155,10 @@ def _digest(options: str) -> str:
 
 
 def _order(runs: pd.DataFrame, reference: str) -> tuple[str, bool, int, float, str]:
-    """By name and switch epoch; of several with the reference's name the one that follows a protocol comes first, then
-    the one with the most runs."""
+    """The place of runs of one optimizer with the same options: by name, then by switch epoch.
+
+    Of several that have the reference's name, those that follow a protocol come first, then those with the most runs.
+    """
     first = runs.iloc[0]
     switch = -1.0 if pd.isna(first["switch_epoch"]) else float(first["switch_epoch"])
     is_reference = first["optimizer"] == reference

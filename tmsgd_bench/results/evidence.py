@@ -1,8 +1,7 @@
-"""Whether a finished run's folder still is what was published there.
+"""Checks that a finished run's folder is as it was published.
 
-A run is *damaged* if a file differs from its checksum, if a value is not of its kind, or if what must follow from the
-files does not: the digits of its name from its settings, its final and best metric from its history. Nothing of a
-damaged run is a number anywhere.
+A run is *damaged* if a file differs from its checksum, if a value is not of its kind, if the digits of its name are not
+those of its settings, or if its final or best metric is not that of its history. No number comes from a damaged run.
 """
 
 from __future__ import annotations
@@ -94,7 +93,7 @@ class Outdated(Damaged):
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """Reads plain values alone: no tags of Python, and no aliases, by which a short file could stand for a huge one."""
+    """Reads plain values alone. Tags could run code, and with aliases a short file could become a huge value."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
@@ -311,7 +310,11 @@ def _check_result(result: Mapping[str, Any], settings: Mapping[str, Any], histor
 
 
 def _primary(result: Mapping[str, Any], history: pd.DataFrame) -> dict[str, float | None]:
-    """The final and the best value of the primary metric, and where the best is named to be, as a history has them."""
+    """The final and the best value of the primary metric in a history.
+
+    Raises:
+        Damaged: the best value is not at the epoch that the result names.
+    """
     name, epoch = result["metric"], result.get("best_epoch")
     column = history[name] if name in history else pd.Series(dtype=float)
     values = column.to_numpy(dtype=float, na_value=math.nan)

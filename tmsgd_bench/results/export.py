@@ -41,8 +41,8 @@ def tidy(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def histories(runs: pd.DataFrame) -> pd.DataFrame:
-    """One row a run and epoch: IDENTITY, then what the run recorded. Runs without a history have no row, nor have
-    damaged ones.
+    """One row a run and epoch: IDENTITY, then what the run recorded. Damaged runs and runs without a history
+    have no row.
 
     Metrics that a task does not have are missing in its rows.
 

@@ -59,9 +59,10 @@ class Wanted:
 def choose(runs: pd.DataFrame, wanted: Wanted) -> pd.DataFrame:
     """A run for each optimizer, in the order of the rows; the column ``drawn`` tells whether it has the file.
 
-    All share data, protocol values and seed: a comparison is paired. Without a seed it is the one for which the most
-    optimizers have the file, among several the smallest. Where settings were changed in between, the most complete set
-    of runs is taken, among several the newest. A diverged run of the same set is among them: its row says so.
+    All share data, protocol values and seed: a comparison is paired. If no seed is asked for, it is
+    the one with which the most optimizers have the file; of several the smallest. If runs with different settings
+    follow the protocol, the set with the most optimizers is taken; of several the newest. A diverged run of the set is
+    drawn as a row that says so.
 
     Args:
         runs: from :func:`tmsgd_bench.results.store.read_runs`.
@@ -139,7 +140,7 @@ def _rank(group: pd.DataFrame) -> tuple[int, str, int]:
 
 
 def _one_each(group: pd.DataFrame) -> pd.DataFrame:
-    """Of runs that differ in their switch epoch or the like: one that follows a protocol, then the newest."""
+    """One run of each optimizer: one that follows a protocol if there is one; of several the newest."""
     place = {name: number for number, name in enumerate(OPTIMIZERS)}
     keys = group.assign(
         place=group["optimizer"].map(lambda name: place.get(name, len(place))),

@@ -30,8 +30,8 @@ def write(
 ) -> list[Path]:
     """Draw every study among the runs, a picture each: ``switch-<task>-<model>-<optimizer>``.
 
-    A study is runs of TM-SGD (or TM-SGD-M) that differ in switch epoch and seed alone, with the SGD (SGD-M) of the same
-    settings for a level.
+    A study is runs of TM-SGD (or TM-SGD-M) that differ only in switch epoch and seed. SGD (SGD-M) of the same settings
+    is drawn as a level.
 
     Args:
         runs: from :func:`tmsgd_bench.results.store.read_runs`.

@@ -1,8 +1,8 @@
 """Signs of life of a run in training: who trains it, since when, and how far it is.
 
-A file lock keeps two processes of one machine from training the same run. On a file system that several machines share,
-locks may not reach from one to the other; there a fresh heartbeat does the same. The run's process writes it, see
-tmsgd_bench/engine/signs_of_life.py.
+A file lock keeps two processes of one machine from training the same run. On a shared file system, a lock may not be
+seen by other machines. So the process that trains a run also writes a heartbeat (tmsgd_bench/engine/signs_of_life.py),
+and a fresh one keeps other machines away.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Published runs in one Parquet file, in place of their folders: ``runs.parquet``.
 
-It has a row for each run and a column for each of its files, which hold the files' very bytes: text as text, a history
-as the Parquet file that it is. The file's metadata has a SHA-256 of all of it. A packed run is addressed like a folder
-in the file, ``FILE/<run id>``; what reads a run's folder reads that, too.
+It has a row for each run and a column for each of its files. The columns hold the files byte for byte: a history is a
+Parquet file in a Parquet file. The metadata holds a SHA-256 of all rows. The address of a packed run is
+``FILE/<run id>``. Functions that read a run take its folder or this address.
 """
 
 from __future__ import annotations
@@ -37,7 +37,10 @@ def is_packed(path: Path) -> bool:
 
 
 def run_at(folder: Path) -> Files | None:
-    """The files of a packed run, none if the packed file lacks it; None if the address is not one in a packed file.
+    """The files of a packed run by its address; None for a folder on the disk.
+
+    A run that the packed file lacks has no files.
+
 
     Raises:
         StoreError: as :func:`read`.

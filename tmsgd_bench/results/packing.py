@@ -101,7 +101,7 @@ def unpack(path: Path, root: Path) -> list[str]:
 
 
 def _is_there(folder: Path, contents: Files) -> bool:
-    """Whether a run's folder is there with the very files that are packed; it may hold pictures, say, beside them.
+    """Whether a run's folder is there with the files that are packed. It may hold others, such as pictures.
 
     Raises:
         StoreError: something else is there.

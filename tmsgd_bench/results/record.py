@@ -15,7 +15,7 @@ HISTORY = "history.parquet"
 ENVIRONMENT = "environment.json"
 PREFIX = "prefix.json"
 MEASURED = "measured_later.json"
-"""What a run could not measure itself, measured afterwards; it counts if the manifest names it.
+"""What a run could not measure itself, measured afterwards; it counts only if the manifest names it.
 
 ``metrics`` has every value by its name; ``primary`` declares the one that takes the place of the run's primary metric
 (``name``, ``label``, ``unit``, ``direction``); ``measured_with`` records how.

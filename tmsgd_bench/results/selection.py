@@ -26,9 +26,9 @@ NAMED = 5
 def select(runs: pd.DataFrame, experiment: Experiment, data: str, protocol: str) -> pd.DataFrame:
     """The runs of an experiment that follow a protocol to the letter on verified data.
 
-    Three columns are added. ``left_out``: the run cannot be compared with the newest result, because a YAML or the
-    benchmark's version was changed in between, or because it reports another metric (``unmeasured``). ``copy``: the
-    same run is there under another name.
+    Three columns are added. ``left_out``: the run cannot be compared with the newest result: its settings or its
+    benchmark version are older, or it reports another metric (``unmeasured``). ``copy``: the same run is there under
+    another name.
 
     Args:
         runs: from :func:`tmsgd_bench.results.store.read_runs`.
@@ -54,7 +54,7 @@ def _of(runs: pd.DataFrame, experiment: Experiment) -> pd.Series:
 
 
 def elsewhere(runs: pd.DataFrame, experiment: Experiment) -> dict[tuple[str, str], int]:
-    """How many finished runs of an experiment follow each protocol: those that a table of other conditions would show.
+    """How many finished runs of an experiment there are for each kind of data and protocol.
 
     Args:
         runs: from :func:`tmsgd_bench.results.store.read_runs`.
@@ -74,10 +74,7 @@ def counted(selected: pd.DataFrame, optimizer: str) -> pd.DataFrame:
 
 
 def sweep(runs: pd.DataFrame, selected: pd.DataFrame, optimizer: str) -> pd.DataFrame:
-    """The runs that differ from the selected ones of an optimizer in seed and switch epoch alone.
-
-    Empty if there is no selected run: then it is not known what the others would have to share.
-    """
+    """The runs that differ from an optimizer's selected ones only in seed and switch epoch; empty without selected."""
     chosen = counted(selected, optimizer)
     if chosen.empty:
         return runs.iloc[:0]
@@ -103,7 +100,7 @@ def evidence(runs: pd.DataFrame) -> tuple[str, ...]:
 
 
 def left_out(runs: pd.DataFrame, selected: Iterable[pd.DataFrame]) -> str:
-    """That damaged runs are missing from numbers, with their names and what is wrong; empty if none is.
+    """A phrase that names the damaged runs, which are missing from the numbers; empty if there is none.
 
     Args:
         runs: from :func:`tmsgd_bench.results.store.read_runs`; those whose settings are unknown may belong anywhere.
@@ -173,10 +170,10 @@ def _check_metric(chosen: pd.DataFrame, experiment: Experiment) -> None:
 
 
 def _comparable(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs of one benchmark version and one group, those of the newest result; ``left_out`` marks the others.
+    """Marks the runs that cannot be compared with the newest result (``left_out``), and copies of a run (``copy``).
 
-    Two groups, or two sets of options of one optimizer, can follow one protocol only if a YAML was changed in between;
-    their runs are never pooled or paired. A copy of a run counts once.
+    Comparable runs have the same benchmark version and group, and for each optimizer the same options. One protocol
+    gives several groups or options only if a YAML has been changed.
     """
     runs = runs.assign(has_result=runs["status"].isin(FINISHED))
     order = ["has_result", "benchmark_version", "started"]

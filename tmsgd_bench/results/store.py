@@ -93,11 +93,11 @@ class RunFolder:
     def _busy(self, beat: dict[str, Any]) -> RunIsBusy:
         return RunIsBusy(
             f"{self.run_id} is being trained by {heartbeat.process(beat)}: leaving it alone; 'python -m tmsgd_bench "
-            "runs' shows it."
+            f"runs --results {self.root}' shows it."
         )
 
     def _leave_to_other_machines(self, wait: bool) -> None:
-        """Locks may not reach from one machine to another; what one has trained or trains shows all the same."""
+        """Leave a run to the machine whose heartbeat is fresh: its lock may not be seen here."""
         while beat := heartbeat.elsewhere(self.work):
             if not wait:
                 raise self._busy(beat)
@@ -184,8 +184,7 @@ def seal(folder: Path) -> None:
 
 
 def add_measured(folder: Path, values: dict[str, Any]) -> None:
-    """Write into a finished run's folder what was measured afterwards. Killed on the way, the run is as if nothing had
-    been measured.
+    """Write into a finished run's folder what was measured afterwards. If the process is killed, nothing is measured.
 
     Args:
         values: what :data:`record.MEASURED` is to hold.
@@ -216,7 +215,7 @@ def whole(folder: Path) -> Evidence:
 
 
 def intact(folder: Path, name: str) -> bool:
-    """Whether a picture or another large file of a finished run is as it was published; says so if it is not."""
+    """Whether a large file of a finished run, a picture for example, is as it was published; warns if it is not."""
     problem = "; ".join(manifest.problems(folder, [name]))
     if problem:
         log.warning("%s is left out: %s: %s", folder / name, problem, evidence.AGAIN)
@@ -227,10 +226,10 @@ def read_runs(root: Path) -> pd.DataFrame:
     """Every run of a store, finished or not: one row a run, sorted by run id.
 
     Columns: those of ``COLUMNS``. ``status`` is one of ``status.OF_RUNS``; ``final``, ``best`` are the primary metric
-    in its unit, missing where there is none. ``protocols`` is a tuple. Runs of one ``group`` differ in optimizer and
-    seed alone. ``options`` are the optimizer's options as JSON: runs of one group and the same options differ in their
-    seed alone. A damaged run has no numbers; it has its settings if they are those that its name stands for, and its
-    ``note`` is the reason, a colon, and what to do.
+    in its unit, missing where there is none. ``protocols`` is a tuple. Runs of one ``group`` differ only in
+    optimizer and seed. ``options`` are the optimizer's options as JSON: runs with the same group and options differ
+    only in their seed. A damaged run has no numbers. It has its settings if its name agrees with them. Its ``note`` is
+    the reason, a colon, and what to do.
 
     Args:
         root: a folder of runs, a packed file, or a folder that holds one (``runs.parquet``); of a run that is both in
@@ -283,7 +282,7 @@ def complaints(runs: pd.DataFrame) -> list[str]:
 
 
 def _is_run(path: Path) -> bool:
-    """Whether a folder of a store is a run's: by its name, or, renamed, by most of the files that a run has."""
+    """Whether a folder of a store is a run's: it has a run's name, or most of a run's files."""
     if path.name.startswith("."):
         return False
     return bool(RUN_ID.fullmatch(path.name)) or sum((path / name).is_file() for name in REQUIRED) > 2
@@ -301,7 +300,7 @@ def _is_there(path: Path) -> bool:
 
 
 def merge(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """The runs of several stores in one frame; of a run that is in several, one that has a result if there is one."""
+    """The runs of several stores in one frame. A run that is in several counts once, with its result if one has it."""
     every = pd.concat(frames, ignore_index=True)
     finished_first = every.sort_values("status", key=lambda one: ~one.isin(FINISHED), kind="stable")
     return finished_first.drop_duplicates("run_id").sort_values("run_id", ignore_index=True)
@@ -425,7 +424,7 @@ def environment(folder: Path) -> dict[str, Any]:
 
 
 def _with_measured(folder: Path, known: Evidence) -> dict[str, Any]:
-    """A result with the primary metric that was measured afterwards, if it was; its best epoch is not known."""
+    """A result, with the primary metric that was measured afterwards if there is one; then no epoch is the best."""
     result = dict(known.result)
     if not known.measured:
         if evidence.has(folder, MEASURED):
@@ -480,7 +479,7 @@ def _switch_epoch(config: dict[str, Any], result: dict[str, Any]) -> float | Non
 
 
 def _limit(config: dict[str, Any], result: dict[str, Any]) -> int | None:
-    """How many training examples a limited run takes: not more than there are, which only its result knows."""
+    """How many training examples a limited run takes; only its result knows how many there are."""
     limit, used = config["data"]["limit"], result.get("training_examples")  # earlier versions did not record it
     return limit if limit is None or used is None else min(limit, used)
 

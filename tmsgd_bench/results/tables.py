@@ -92,8 +92,8 @@ class Table:
 def build(runs: pd.DataFrame, number: str, data: str = "real", protocol: str = "table2") -> Table:
     """Fill one of the paper's tables.
 
-    Only runs that follow the protocol to the letter on verified data enter it, and only ones that can be compared.
-    Its comparisons with the reference are one family of tests.
+    Runs enter it if they follow the protocol to the letter on verified data, and can be compared. The comparisons with
+    the reference are one family of tests.
 
     Args:
         runs: from :func:`tmsgd_bench.results.store.read_runs`.
@@ -137,8 +137,7 @@ def build(runs: pd.DataFrame, number: str, data: str = "real", protocol: str = "
 
 
 def other_conditions(runs: pd.DataFrame, number: str) -> str:
-    """In words, which finished runs of a table's experiments the store has, for a reader whose table is empty; empty if
-    it has none.
+    """A phrase that counts the finished runs of a table's experiments, for a reader whose table is empty.
 
     Args:
         runs: from :func:`tmsgd_bench.results.store.read_runs`.
@@ -181,7 +180,7 @@ def _row(optimizer: str, chosen: pd.DataFrame, experiment: Experiment, reference
 
 
 def _before_training(chosen: pd.DataFrame, experiment: Experiment) -> list[Row]:
-    """What the weights that training begins with can do already, where a task measures it; compared with nothing."""
+    """A row for the weights that training begins with, if the task measures them; it is compared with nothing."""
     measured = chosen[~chosen["left_out"] & ~chosen["copy"] & chosen["initial"].notna()]
     if measured.empty:
         return []

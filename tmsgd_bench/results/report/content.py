@@ -111,7 +111,7 @@ class Evidence:
 
 
 def sections(runs: pd.DataFrame, folder: Path) -> list[Section]:
-    """Every table of the paper, and once more for each other kind of data and protocol that has runs of its own.
+    """Every table of the paper. A table appears again for each other kind of data and protocol that has other runs.
 
     Args:
         runs: from :func:`tmsgd_bench.results.store.read_runs`.
