@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import json
 import socket
 import sys
 from pathlib import Path
@@ -12,6 +13,9 @@ import torch
 
 from tmsgd_bench import privacy
 from tmsgd_bench.engine import environment
+from tmsgd_bench.results import packed, store
+
+RESULTS = Path(__file__).parents[1] / "results"
 
 PLACES = {
     "model.weights=/home/me/w.pth": "model.weights=…/w.pth",
@@ -92,3 +96,11 @@ def test_the_environment_tells_no_place(monkeypatch: pytest.MonkeyPatch) -> None
     recorded = environment.describe(torch.device("cpu"))["arguments"]
     assert recorded == [*PLACES.values(), *KEPT]
     assert not [word for word in recorded if "me" in Path(word).parts]
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("**/runs.parquet")), ids=lambda path: path.parent.name)
+def test_published_runs_tell_no_place(path: Path) -> None:
+    for contents in packed.read(path).values():
+        recorded = json.loads(contents[store.ENVIRONMENT])
+        for process in (recorded, *recorded.get("before", [])):
+            assert privacy.arguments(process.get("arguments", [])) == process.get("arguments", [])
