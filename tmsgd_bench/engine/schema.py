@@ -255,7 +255,7 @@ def check_schedule(section: str, values: Any) -> None:
         return
     every = options.pop("every", "epoch")
     EVERY(f"{section}.every", every)
-    check_signature(section, kind, options, given=("steps_per_epoch",) if every == "update" else ())
+    check_signature(section, kind, options, arguments=("steps_per_epoch",) if every == "update" else ())
 
 
 def check_tracker(values: Any) -> None:
@@ -328,48 +328,52 @@ def check_model(task_class: Any, task: str, model: Mapping[str, Any]) -> None:
         task: its name.
         model: all of the model's settings.
     """
-    given = getattr(task_class, "model_arguments", None)
-    if given is not None:
-        check_handed_over(given, task, model)
-        check_model_options(resolve("model", model["_target_"]), without(model, *OF_A_MODEL), given)
+    arguments = getattr(task_class, "model_arguments", None)
+    if arguments is not None:
+        check_handed_over(arguments, task, model)
+        otherwise = (
+            f"or choose a model of this task, which hands over {', '.join(arguments) or 'nothing'} (task={task})"
+        )
+        check_model_options(resolve("model", model["_target_"]), without(model, *OF_A_MODEL), arguments, otherwise)
 
 
-def check_handed_over(given: Collection[str], task: str, model: Mapping[str, Any]) -> None:
-    """Raise ConfigError unless a model's class takes what the task hands over, and needs no more.
+def check_handed_over(arguments: Collection[str], task: str, model: Mapping[str, Any]) -> None:
+    """Raise ConfigError unless a model's class takes the task's arguments, and needs no others.
 
     Args:
-        given: names of what the task hands over.
+        arguments: names of the arguments that the task hands over to the class.
         task: its name.
         model: all of the model's settings.
     """
     kind = resolve("model", model["_target_"])
-    found, options = parameters(kind), declared(kind)
-    if found is None:
+    signature, options = parameters(kind), declared(kind)
+    if signature is None:
         return
-    refused = [] if found.open_ended else [key for key in given if key not in found.named]
+    refused = [] if signature.open_ended else [key for key in arguments if key not in signature.named]
     if options is not None:
-        # Declared options say which parameters are settings; the other ones are for the task to hand over.
-        known = {*options.checks_for(model), *given}
-        if refused or not {key for key, needed in found.named.items() if needed} <= known:
+        # Declared options say which parameters are settings; the task hands over the others.
+        known = {*options.checks_for(model), *arguments}
+        if refused or not {key for key, needed in signature.named.items() if needed} <= known:
             raise other_model(model["name"], task)
     if refused:
         raise ConfigError(
             f"model._target_ names {model['_target_']!r}, which does not take {', '.join(refused)}: task={task} hands "
-            f"over {', '.join(given)}; add them to its parameters, or choose another model."
+            f"over {', '.join(arguments)}; add them to its parameters, or choose another model."
         )
 
 
-def check_model_options(kind: Any, options: Mapping[str, Any], given: Iterable[str]) -> None:
+def check_model_options(kind: Any, options: Mapping[str, Any], arguments: Iterable[str], otherwise: str = "") -> None:
     """Raise ConfigError unless the options are those of a model's class.
 
     Args:
-        given: names of what the task hands over.
+        arguments: names of the arguments that the task hands over to the class.
+        otherwise: see :func:`~tmsgd_bench.engine.signatures.check_signature`.
     """
-    rule = declared(kind)
-    if rule is not None:
-        rule("model", options)
+    check = declared(kind)
+    if check is not None:
+        check("model", options)
     else:
-        check_signature("model", kind, options, given=given, first=0)
+        check_signature("model", kind, options, arguments, first=0, otherwise=otherwise)
 
 
 def model_identity(model: Mapping[str, Any]) -> dict[str, Any]:
