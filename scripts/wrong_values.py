@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import torch
 from hydra import compose as compose_config
@@ -212,14 +211,8 @@ def _names(group: str) -> list[str]:
 
 
 def settings(config: DictConfig) -> list[str]:
-    """Every setting and every group of settings, with dots between its parts; those in lists are no settings."""
-    return _flat(OmegaConf.to_container(config, resolve=False), "")
-
-
-def _flat(values: Any, prefix: str) -> list[str]:
-    if not isinstance(values, dict):
-        return []
-    return [name for key, value in values.items() for name in (f"{prefix}{key}", *_flat(value, f"{prefix}{key}."))]
+    """Every setting and every group of settings; see :func:`~tmsgd_bench.engine.explanations.setting_names`."""
+    return explanations.setting_names(OmegaConf.to_container(config, resolve=False))
 
 
 def accepted(config: DictConfig, key: str, value: str) -> bool:

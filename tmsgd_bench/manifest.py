@@ -1,12 +1,11 @@
-"""Checksums of the files of one folder, so that a damaged or edited one is noticed and a foreign one is left alone.
+"""Checksums of the files of a folder, so that damaged and edited files are noticed and other people's are not deleted.
 
-``manifest.json`` names the files that a command wrote into a folder, each with its SHA-256 and size. What reads the
-folder checks them; what writes the folder again deletes only what an earlier manifest names.
+``manifest.json`` names the files that a command wrote into a folder, each with its SHA-256 and size. They are checked
+when the folder is read. When it is written again, only files that its manifest names are deleted.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
@@ -25,7 +24,7 @@ def write(folder: Path, names: Iterable[str], kept: Mapping[str, dict[str, Any]]
     Args:
         folder: the folder.
         names: paths relative to it, with "/" between their parts.
-        kept: what an earlier manifest says of other files, and is still to say.
+        kept: entries of the earlier manifest to keep.
 
     Raises:
         StoreError: the folder cannot be written.
@@ -35,12 +34,12 @@ def write(folder: Path, names: Iterable[str], kept: Mapping[str, dict[str, Any]]
 
 
 def amend(folder: Path, add: Iterable[str] = (), drop: Iterable[str] = ()) -> None:
-    """Change what the manifest of a folder says of some files; what it says of the others stays, true or not.
+    """Change some files' entries in the manifest of a folder; the others are kept without a check.
 
     Args:
         folder: the folder; without a manifest it gets one.
-        add: files that were written just now.
-        drop: files that are about to be written or deleted, so that a crash meanwhile leaves no wrong checksum.
+        add: files that have just been written.
+        drop: files that will be written or deleted next; so a crash leaves no wrong checksum.
 
     Raises:
         StoreError: the folder cannot be written.
@@ -53,7 +52,7 @@ def amend(folder: Path, add: Iterable[str] = (), drop: Iterable[str] = ()) -> No
 
 
 def read(folder: Path) -> dict[str, dict[str, Any]] | None:
-    """What the manifest of a folder says of each file (``sha256``, ``bytes``); None if it is missing or damaged."""
+    """The manifest's entry (``sha256``, ``bytes``) of each file; None if the manifest is missing or damaged."""
     entries = (files.read_json(folder / NAME) or {}).get("files")
     if not isinstance(entries, dict) or not all(_is_entry(name, entry) for name, entry in entries.items()):
         return None
@@ -61,22 +60,22 @@ def read(folder: Path) -> dict[str, dict[str, Any]] | None:
 
 
 def problems(folder: Path, names: Iterable[str] | None = None) -> list[str]:
-    """What is wrong with the files that a folder's manifest names, a short phrase each; empty if nothing is.
+    """The problems of the files of a manifest, a short phrase each.
 
     Args:
         folder: the folder.
-        names: the files to look at; None for all that are named. A file that the manifest does not name is a problem.
+        names: the files to check; None for all that the manifest names. A file that it does not name is a problem.
     """
     entries = read(folder)
     if entries is None:
         return [f"{NAME} is {'damaged' if (folder / NAME).exists() else 'missing'}"]
-    found = []
+    phrases = []
     for name in entries if names is None else names:
         if name not in entries:
-            found.append(f"{name} is not in {NAME}")
+            phrases.append(f"{name} is not in {NAME}")
         elif problem := _problem(folder / name, entries[name]):
-            found.append(f"{name} {problem}")
-    return found
+            phrases.append(f"{name} {problem}")
+    return phrases
 
 
 def _put(folder: Path, entries: dict[str, dict[str, Any]]) -> None:
@@ -101,18 +100,17 @@ def _entry(path: Path) -> dict[str, Any]:
 
 
 def _changed(state: os.stat_result) -> tuple[int, int, int]:
-    """What changes with a file's contents; the last one, no program can set."""
+    """Size and times, which change whenever a file is written; no program can set the last one."""
     return state.st_size, state.st_mtime_ns, state.st_ctime_ns
 
 
 @lru_cache(maxsize=65536)
 def _sha256(path: Path, size: int, modified: int, changed: int) -> str:
-    """Digest of a file, read again only if its size or one of its times of change differs."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Digest of a file, read again only if its size or a time of change differs."""
+    return files.file_digest(path)
 
 
 def _is_entry(name: str, entry: object) -> bool:
-    """Whether an entry is one of ours and its name stays inside the folder."""
+    """Whether an entry has the right form and its name stays inside the folder."""
     inside = bool(name) and not Path(name).is_absolute() and ".." not in Path(name).parts
     return inside and isinstance(entry, dict) and {"sha256", "bytes"} <= set(entry)

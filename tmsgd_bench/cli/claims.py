@@ -16,8 +16,8 @@ def add(commands: Any) -> None:
     parser = commands.add_parser(
         "claims",
         help="the paper's claims, each with our evidence and a verdict",
-        description="Each sentence of the paper that can be tested: supported, contradicted, undecided or not yet "
-        "tested, by a fixed rule. Only runs on real data that follow the protocol exactly count.",
+        description="Each testable claim of the paper with its verdict by a fixed rule: supported, contradicted, "
+        "undecided or not yet tested. Only runs on real data that follow the protocol exactly are used.",
     )
     stores.add_stores(parser)
     parser.add_argument(
@@ -36,10 +36,10 @@ def add(commands: Any) -> None:
 def print_claims(options: argparse.Namespace) -> int:
     """Print the verdicts and, with --out, write them in all file formats."""
     runs = stores.read_all(options.results)
-    found = claims.evaluate(runs, numerical.read_numerics(stores.numerics_folder(options)), options.protocol)
+    verdicts = claims.evaluate(runs, numerical.read_numerics(stores.numerics_folder(options)), options.protocol)
     if options.out is not None:
         stores.check_some(runs, options)
-        texts = {f"claims.{name}": claim_forms.FORMATS[name](found) for name in table_forms.FORMATS}
+        texts = {f"claims.{name}": claim_forms.FORMATS[name](verdicts) for name in table_forms.FORMATS}
         outputs.renew(stores.target(options, ""), lambda place: files.write_texts(place, texts))
-    terminal.say(claim_forms.FORMATS[options.format](found), end="")
+    terminal.say(claim_forms.FORMATS[options.format](verdicts), end="")
     return 0

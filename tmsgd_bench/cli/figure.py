@@ -20,7 +20,7 @@ FIGURES = {
         "the final metric against the switch epoch (not in the paper; of runs by experiment=switch)",
     )
 }
-"""Figures of any task's runs, as the tasks declare theirs: the module that draws one, and what is on it."""
+"""Figures that do not belong to a task: the module that draws each, and what it shows."""
 
 
 def add(commands: Any) -> None:
@@ -29,7 +29,7 @@ def add(commands: Any) -> None:
         "figure",
         help="a figure of the paper, drawn from the runs",
         description="".join(f"Figure {name}: {about}. " for name, (_, about) in figures().items())
-        + "Runs that are compared are alike in all else.",
+        + "The runs in a figure differ in nothing else.",
     )
     parser.add_argument("number", metavar="NAME", help=" or ".join(figures()))
     stores.add_stores(parser, numerics=False)
@@ -49,7 +49,7 @@ def add(commands: Any) -> None:
 
 def draw_figure(options: argparse.Namespace) -> int:
     """Draw a figure of the paper."""
-    import importlib  # matplotlib, which most other commands do not need
+    import importlib  # the module imports matplotlib, which most other commands do not need
 
     module = importlib.import_module(_drawn_by(options.number))
     protocol = None if options.protocol == "any" else options.protocol
@@ -60,10 +60,10 @@ def draw_figure(options: argparse.Namespace) -> int:
 
 
 def figures() -> dict[str, tuple[str, str]]:
-    """Every figure by its name: the module that draws it, and what is on it."""
-    beside = Path(tmsgd_bench.__file__).resolve().parents[1] / "tasks" / "__init__.py"
-    there = find_spec("tasks")  # other packages have that name too
-    if there is None or there.origin is None or Path(there.origin).resolve() != beside:
+    """Every figure by its name: the module that draws it, and what it shows."""
+    checkout = Path(tmsgd_bench.__file__).resolve().parents[1]
+    spec = find_spec("tasks")  # another package may have this name too
+    if spec is None or spec.origin is None or Path(spec.origin).resolve() != checkout / "tasks" / "__init__.py":
         return FIGURES
     import tasks
 

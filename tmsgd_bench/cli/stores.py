@@ -75,16 +75,16 @@ def filtered(runs: pd.DataFrame, options: argparse.Namespace, names: Sequence[st
     Raises:
         ConfigError: an option asks for a task, model or optimizer that no run has.
     """
-    kept = runs
+    selected = runs
     for name in names:
-        wanted = getattr(options, name)
+        value = getattr(options, name)
         known = sorted(set(runs[name].dropna().map(str)))
-        if wanted is not None and wanted not in known and name in ("task", "model", "optimizer"):
+        if value is not None and value not in known and name in ("task", "model", "optimizer"):
             raise ConfigError(
-                f"no run has the {name} {wanted!r}: leave out --{name}, or take one of {', '.join(known) or 'none'}."
+                f"no run has the {name} {value!r}: leave out --{name}, or take one of {', '.join(known) or 'none'}."
             )
-        kept = kept if wanted is None else kept[kept[name] == wanted]
-    return kept
+        selected = selected if value is None else selected[selected[name] == value]
+    return selected
 
 
 def check_some(runs: pd.DataFrame, options: argparse.Namespace) -> None:

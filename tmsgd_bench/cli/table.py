@@ -23,7 +23,7 @@ def add(commands: Any) -> None:
         "table",
         help="a table of the paper with our numbers beside the printed ones",
         description="A table of the paper: its value, ours as mean ± standard deviation over n seeds, and the "
-        "difference to SGD paired by seed with its interval. Only runs that follow the protocol exactly enter.",
+        "difference to SGD paired by seed with its interval. Only runs that follow the protocol exactly are used.",
     )
     parser.add_argument("number", metavar="NUMBER", help=f"the paper's number: {', '.join(paper()['tables'])}")
     stores.add_results(parser)
@@ -36,10 +36,10 @@ def add(commands: Any) -> None:
         "--out",
         type=Path,
         metavar="FOLDER",
-        help="also write all formats and the runs behind them there, in place of what an earlier one wrote",
+        help="also write all formats there, with copies of the runs, and replace those of an earlier table",
     )
     parser.add_argument(
-        "--force", action="store_true", help="with --out: also where runs that are nowhere else would be deleted"
+        "--force", action="store_true", help="with --out: delete there also runs that are in no other folder"
     )
     parser.set_defaults(action=print_table)
 
@@ -53,7 +53,7 @@ def print_table(options: argparse.Namespace) -> int:
         outputs.apart(options.out, [options.results])
         _check_target(table, options.out, others)
         if not options.force:
-            _check_kept(runs, options.out)
+            _check_no_run_is_lost(runs, options.out)
         _write_table(table, runs, options.out)
     terminal.say(table_forms.FORMATS[options.format](table), end="")
     if others:
@@ -64,8 +64,8 @@ def print_table(options: argparse.Namespace) -> int:
 def _check_target(table: tables.Table, folder: Path, others: str) -> None:
     """Refuse an empty table, and a folder that holds another one."""
     if not table.run_ids:
-        there = f"; finished runs of this table here: {others}" if others else ""
-        raise StoreError(f"no run enters table {table.number} ({table.conditions}), so nothing is written{there}.")
+        available = f"; finished runs of this table here: {others}" if others else ""
+        raise StoreError(f"no run enters table {table.number} ({table.conditions}), so nothing is written{available}.")
     for other in manifest.read(folder) or {}:
         if other.startswith("table") and other.endswith(".md") and other != f"table{table.number}.md":
             raise ConfigError(
@@ -73,10 +73,10 @@ def _check_target(table: tables.Table, folder: Path, others: str) -> None:
             )
 
 
-def _check_kept(runs: pd.DataFrame, folder: Path) -> None:
-    """Refuse to delete the evidence of an earlier table, unless the runs are there to be copied again."""
-    parts = [Path(name).parts for name in manifest.read(folder) or {}]
-    lost = sorted({part[1] for part in parts if part[0] == "runs"} - set(runs["run_id"]))
+def _check_no_run_is_lost(runs: pd.DataFrame, folder: Path) -> None:
+    """Refuse to delete the runs of an earlier table that are not among the results any more."""
+    names = [Path(name).parts for name in manifest.read(folder) or {}]
+    lost = sorted({name[1] for name in names if name[0] == "runs"} - set(runs["run_id"]))
     if lost:
         raise StoreError(
             f"{folder} holds {len(lost)} runs that the results lack, {lost[0]} for one: choose another folder, or "

@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 
 from tmsgd_bench import files, outputs
-from tmsgd_bench.errors import StoreError
 from tmsgd_bench.numerics import NAMES, figures
 from tmsgd_bench.numerics.experiments import MEASURE, RULES, Tables
 
@@ -35,10 +34,7 @@ def run(folder: Path, names: Sequence[str] = NAMES, say: Callable[[str], Any] = 
             outputs.renew(folder, partial(_write, name, tables))
             say(DESCRIBE[name](tables) + "\n")
     except OSError as error:
-        raise StoreError(
-            f"cannot write into {folder} ({files.os_reason(error)}): free some space, mend its permissions, or choose "
-            "another folder with --out FOLDER."
-        ) from error
+        raise files.unwritable(folder, error, "--out FOLDER") from error
 
 
 def _check_writable(folder: Path) -> None:
