@@ -18,19 +18,19 @@ NAME = "manifest.json"
 VERSION = 1
 
 
-def write(folder: Path, names: Iterable[str], kept: Mapping[str, dict[str, Any]] | None = None) -> None:
+def write(folder: Path, names: Iterable[str], earlier: Mapping[str, dict[str, Any]] | None = None) -> None:
     """Write the manifest of some files of a folder, in place of an earlier one.
 
     Args:
         folder: the folder.
         names: paths relative to it, with "/" between their parts.
-        kept: entries of the earlier manifest to keep.
+        earlier: entries of the earlier manifest to keep.
 
     Raises:
         StoreError: the folder cannot be written.
         OSError: a named file cannot be read.
     """
-    _put(folder, {**(kept or {}), **{name: _entry(folder / name) for name in names}})
+    _put(folder, {**(earlier or {}), **{name: _entry(folder / name) for name in names}})
 
 
 def amend(folder: Path, add: Iterable[str] = (), drop: Iterable[str] = ()) -> None:

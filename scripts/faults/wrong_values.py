@@ -13,7 +13,7 @@ VALUES = 40
 
 
 def attempt(trial: Attempt) -> None:
-    """Judge some cases."""
+    """Judge a random sample of cases."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"\s*The version_base parameter")  # see run.py
         cases = trial.place.once("cases", lambda: list(wrong_values.cases()))
@@ -29,7 +29,7 @@ def _expect_fitting(case: wrong_values.Case, verdict: wrong_values.Verdict) -> N
         return
     if verdict.outcome == "accepted":
         raise Fault(BELIEVED, "it is accepted")
-    raise Fault(LOST if case.accepted else TRACEBACK, f"{verdict.outcome}: {short(verdict.said)}")
+    raise Fault(LOST if case.accepted else TRACEBACK, f"{verdict.outcome}: {short(verdict.message)}")
 
 
 KIND = Kind("wrong-values", attempt, share=0.3)

@@ -523,7 +523,7 @@ def test_a_run_registered_in_the_middle_of_another_finds_its_state(sweep: Sweep,
 
 
 def in_between(look: Callable[[Trunk], set[int]], action: Callable[[], None]) -> tuple[Any, threading.Thread]:
-    """``Trunk.needed_epochs`` after whose first look something else happens, unless that waits until the other is through."""
+    """``Trunk.needed_epochs``; after its first call the action happens, unless it waits until the other is through."""
     other = threading.Thread(target=action)
 
     def look_and_be_slow(trunk: Trunk) -> set[int]:

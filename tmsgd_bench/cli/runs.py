@@ -109,6 +109,6 @@ def _named(runs: pd.DataFrame, start: str) -> pd.Series:
     exact = matches[matches["run_id"] == start]
     matches = exact if len(exact) else matches
     if len(matches) != 1:
-        found = "none" if matches.empty else ", ".join(matches["run_id"])
-        raise ConfigError(f"{start!r} must name one run, but matches {found}: see 'python -m tmsgd_bench runs'.")
+        names = "none" if matches.empty else ", ".join(matches["run_id"])
+        raise ConfigError(f"{start!r} must name one run, but matches {names}: see 'python -m tmsgd_bench runs'.")
     return matches.iloc[0]

@@ -121,9 +121,9 @@ def _check_types(section: str, kind: Any, options: Mapping[str, Any]) -> None:
     hints = _hints(kind)
     for key, value in options.items():
         if not fits(value, hints.get(key, Any)):
-            wanted = type_name(hints[key])
+            allowed = type_name(hints[key])
             raise ConfigError(
-                f"{full_name(section, key)} must be {wanted}, as {kind.__qualname__} declares it, not {shown(value)}."
+                f"{full_name(section, key)} must be {allowed}, as {kind.__qualname__} declares it, not {shown(value)}."
             )
 
 
