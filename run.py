@@ -6,16 +6,12 @@ import logging
 import os
 import sys
 import traceback
-import warnings
 from pathlib import Path
 from typing import Any
 
 # Without this, Hydra prints errors itself; main() tells them in one sentence.
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")
 
-# Hydra 1.3 warns that version_base is not set. Earlier versions have no such argument, so conf/config.yaml sets what it
-# would change.
-warnings.filterwarnings("ignore", message=r"\s*The version_base parameter")
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -31,6 +27,7 @@ from tmsgd_bench.results.store import RunFolder
 log = logging.getLogger("run")
 raised: list[Exception] = []
 CONF = Path(__file__).resolve().parent / "conf"
+compose.ignore_version_warning()
 
 
 def train(config: DictConfig) -> str:

@@ -27,7 +27,6 @@ import math
 import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,8 +69,7 @@ TENSOR = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
 
 
 def main() -> int:
-    # version_base exists in Hydra 1.3 alone; see run.py.
-    warnings.filterwarnings("ignore", message=r"\s*The version_base parameter")
+    compose.ignore_version_warning()
     options = arguments()
     try:
         results = {name: measure(name, options) for name in options.tasks}

@@ -18,7 +18,6 @@ import statistics
 import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -43,8 +42,7 @@ ROUND = 0.5  # seconds of each contestant, about
 
 
 def main() -> int:
-    # version_base exists in Hydra 1.3 alone; see run.py.
-    warnings.filterwarnings("ignore", message=r"\s*The version_base parameter")
+    compose.ignore_version_warning()
     with tempfile.TemporaryDirectory() as scratch, initialize_config_dir(str(ROOT / "conf")):
         try:
             overrides = ["data=synthetic", f"data.root={scratch}", "workers=0", *sys.argv[1:]]

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import pkgutil
 import sys
-import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tmsgd_bench import files, outputs
 from tmsgd_bench.data.catalog import find
+from tmsgd_bench.engine.compose import ignore_version_warning
 from tmsgd_bench.errors import BenchError
 from tmsgd_bench.results.paper import paper
 
@@ -34,8 +34,7 @@ COLUMNS = {"epochs": "epochs", "lr": "learning rate", "batch_size": "batch size"
 
 
 def main() -> None:
-    # version_base exists in Hydra 1.3 alone; see run.py.
-    warnings.filterwarnings("ignore", message=r"\s*The version_base parameter")
+    ignore_version_warning()
     parser = argparse.ArgumentParser(description="Write the paper's Tables 1 and 2 from the configuration.")
     parser.add_argument("--out", type=Path, default=Path("results/settings"), metavar="FOLDER")
     out = parser.parse_args().out

@@ -15,7 +15,6 @@ import argparse
 import copy
 import sys
 import traceback
-import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -33,7 +32,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tmsgd_bench.engine import command_line, explanations, plan
+from tmsgd_bench.engine import command_line, compose, explanations, plan
 from tmsgd_bench.engine.optimizers import build_optimizer, build_schedulers
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
@@ -324,8 +323,7 @@ def use(config: DictConfig) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Try the values, print wrong answers and totals; returns 1 if there was a wrong answer."""
-    # version_base exists in Hydra 1.3 alone; see run.py.
-    warnings.filterwarnings("ignore", message=r"\s*The version_base parameter")
+    compose.ignore_version_warning()
     parser = argparse.ArgumentParser(description="Try wrong values of every setting.")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="one value in N")
     parser.add_argument("--only", default="*", metavar="PATTERN", help="settings that match, such as optimizer.*")

@@ -7,6 +7,7 @@ import warnings
 import wrong_values
 
 from faults.trial import BELIEVED, LOST, TRACEBACK, Attempt, Fault, Kind, short
+from tmsgd_bench.engine import compose
 
 VALUES = 40
 """Of one trial; each takes some hundredths of a second."""
@@ -15,7 +16,7 @@ VALUES = 40
 def attempt(trial: Attempt) -> None:
     """Judge a random sample of cases."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r"\s*The version_base parameter")  # see run.py
+        compose.ignore_version_warning()
         cases = trial.place.once("cases", lambda: list(wrong_values.cases()))
         judge = trial.place.once("judge", wrong_values.Judge)
         for case in trial.random.sample(cases, VALUES):

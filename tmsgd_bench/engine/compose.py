@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,14 @@ if TYPE_CHECKING:  # importing torch takes seconds, which looking at the setting
 
 GROUPS = ("task", "model", "optimizer", "data")
 BuildTask = Callable[[str, "TaskSettings", Mapping[str, Any]], "Task"]
+
+
+def ignore_version_warning() -> None:
+    """Ignore the warning of Hydra 1.3 that version_base is not set.
+
+    Earlier versions of Hydra have no such argument, so conf/config.yaml sets what it would change.
+    """
+    warnings.filterwarnings("ignore", message=r"\s*The version_base parameter")
 
 
 def run_spec(config: DictConfig, fetch: bool = False) -> RunSpec:

@@ -134,7 +134,8 @@ def describe(runs: list[PlannedRun]) -> str:
     model, data and optimizer.
     """
     frames = {root: store.read_runs(root) for root in {run.options.results_root for run in runs}}
-    rows = _rows(runs, frames)
+    reached: dict[tuple[Path, str], int] = {}  # how far the earlier runs of the plan have trained each trunk
+    rows = [_row(run, frames[run.options.results_root], reached) for run in runs]
     lines = [f"plan: {len(runs)} runs, {sum(row['state'] == Status.DONE for row in rows)} of them done"]
     lines += [
         f"  {row['state']:<9} {row['epochs']:>6} epochs  {_time(row['seconds']):>9}  {row['run']}{row['note']}"
@@ -148,11 +149,6 @@ def describe(runs: list[PlannedRun]) -> str:
     total = _time(sum(known)) + (f", and {unknown} runs of unknown time" if unknown else "")
     lines.append(f"time, one run after the other: {total if known or not seconds else 'unknown'}")
     return "\n".join([*lines, f"disk: {_disk(rows, frames)}"])
-
-
-def _rows(runs: list[PlannedRun], frames: dict[Path, pd.DataFrame]) -> list[dict[str, Any]]:
-    reached: dict[tuple[Path, str], int] = {}  # how far the earlier runs of the plan have trained each trunk
-    return [_row(run, frames[run.options.results_root], reached) for run in runs]
 
 
 def _row(run: PlannedRun, frame: pd.DataFrame, reached: dict[tuple[Path, str], int]) -> dict[str, Any]:

@@ -110,9 +110,8 @@ class _Run:
         problem, final = published.problem, self.folder.final
         if problem.fault == "unreadable" or (problem.fault == "unsealed" and not self.options.force):
             raise StoreError(f"{final} cannot be used: {problem}.")
-        log.warning(
-            "%s is damaged (%s): training it again; it is kept in %s", final, problem.reason, self.folder.set_aside()
-        )
+        aside = self.folder.set_aside()
+        log.warning("%s is damaged (%s): training it again; it is kept in %s", final, problem.reason, aside)
 
     def _finish(self) -> Outcome:
         """Publish a run that an earlier process completed."""

@@ -36,7 +36,7 @@ ABANDONED_SECONDS = 60.0
 
 
 OmegaConf.register_new_resolver("expanduser", os.path.expanduser, replace=True)
-SHARES = (0, 1 / 24, 5 / 24, 10 / 24, 15 / 24, 20 / 24)
+SWITCH_SHARES = (0, 1 / 24, 5 / 24, 10 / 24, 15 / 24, 20 / 24)
 """Switch epochs of experiment=switch as shares of a run: 0, 5, 25, 50, 75 and 100 of 120 epochs."""
 
 
@@ -47,7 +47,7 @@ def switch_study(epochs: int) -> str:
         >>> switch_study(120), switch_study(20)
         ('0,5,25,50,75,100', '0,1,4,8,12,17')
     """
-    return ",".join(map(str, sorted({round(share * epochs) for share in SHARES})))
+    return ",".join(map(str, sorted({round(share * epochs) for share in SWITCH_SHARES})))
 
 
 OmegaConf.register_new_resolver("switch_study", switch_study, replace=True)

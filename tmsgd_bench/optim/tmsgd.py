@@ -223,7 +223,7 @@ class TMSGD(Optimizer):
         for phase, (params, states) in self._by_phase(group, grads).items():
             rule = _rule(group, phase)
             if _wants_fused(group, params) and not rule.in_place:
-                params, states = one_pass.step(params, states, rule, _serves)
+                params, states = one_pass.step(params, states, rule, _has_fused)
             if params:
                 kernel = foreach_step if _uses_foreach(group, params) else loop_step
                 kernel(params, states, rule)
@@ -340,11 +340,11 @@ def _recording() -> bool:
 
 
 def _uses_foreach(group: dict[str, Any], params: list[Tensor]) -> bool:
-    asked = group["foreach"]
-    if asked:
+    foreach = group["foreach"]
+    if foreach:
         _require_foreach()
         return True
-    if asked is False or not foreach_suits(params):
+    if foreach is False or not foreach_suits(params):
         return False
     if reason := foreach_unavailable():
         _warn_of_the_loop(reason)
@@ -358,7 +358,7 @@ def _require_foreach() -> None:
 
 @functools.cache
 def _warn_of_the_loop(reason: str) -> None:
-    """Said once in a process."""
+    """Warn once in a process; the result is cached."""
     warnings.warn(
         f"TMSGD steps with a loop, more slowly: {reason}. foreach=False asks for that and silences this.",
         RuntimeWarning,
@@ -367,7 +367,7 @@ def _warn_of_the_loop(reason: str) -> None:
 
 
 def _wants_fused(group: dict[str, Any], params: list[Tensor]) -> bool:
-    """Whether these are to take the fused step where there is one; those of a group are nearly always on one device."""
+    """Whether to use the fused step if it is available. By default this depends on the first parameter's device."""
     if group["fused"] is None and group["foreach"] is None:
         return _fused_by_default(params[0].device.type, params)
     return bool(group["fused"])
@@ -377,13 +377,9 @@ def _fused_by_default(device: str, params: list[Tensor]) -> bool:
     return device == "cpu" or (device == "cuda" and sum([p.numel() for p in params]) >= LARGE)
 
 
-def _serves(device: str) -> bool:
-    return not _reported(device)
-
-
 @functools.cache
-def _reported(device: str) -> str:
-    """Why a device type has no fused step, said once in a process; empty if it has one."""
+def _has_fused(device: str) -> bool:
+    """Whether a device type has a fused step; if not, warn once in a process."""
     if reason := one_pass.unavailable(device):
         warnings.warn(
             f"TMSGD takes its step on {device} without the fused implementation, more slowly: {reason}. "
@@ -391,7 +387,7 @@ def _reported(device: str) -> str:
             RuntimeWarning,
             stacklevel=2,
         )
-    return reason
+    return not reason
 
 
 def _switched(group: dict[str, Any]) -> bool:
