@@ -143,7 +143,7 @@ SHAPES: dict[str, Callable[[], list[tuple[int, ...]]]] = {
 
 
 def make_subjects(shapes: list[tuple[int, ...]], device: torch.device, compiled: bool) -> dict[str, Subject]:
-    """Everything to time, each with tensors of its own."""
+    """Everything to time, each with its own tensors."""
 
     def weights() -> list[Tensor]:
         parameters = [torch.nn.Parameter(torch.randn(shape, device=device)) for shape in shapes]

@@ -123,7 +123,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seconds", type=float, default=600.0, help="start no new trial after them (default: 600)")
     parser.add_argument("--seed", type=int, default=0, help="decides all faults (default: 0)")
     parser.add_argument("--only", nargs="+", choices=tuple(KINDS), metavar="KIND", help=f"some of {', '.join(KINDS)}")
-    parser.add_argument("--trial", type=int, metavar="N", help="the trial of this number alone, of every chosen kind")
+    parser.add_argument("--trial", type=int, metavar="N", help="only the trial with this number, of every chosen kind")
     parser.add_argument("--keep", action="store_true", help="keep the scratch folder, and say where it is")
     parser.add_argument("--verbose", action="store_true", help="print the trials that were survived, too")
     return parser

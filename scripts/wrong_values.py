@@ -62,7 +62,7 @@ VALUES = {
     "reference": "${x}",
     "long": "x" * 5000,
 }
-"""Each value by a name of its own, as the command line takes it."""
+"""The values as on the command line, each under a name."""
 
 TEXT = "word up slash dot"
 PATH = f"{TEXT} tag"

@@ -28,7 +28,7 @@ def apart(target: Path, sources: Iterable[Path]) -> None:
     for source in sources:
         results = source.resolve()
         if output == results or output in results.parents or results in output.parents:
-            raise StoreError(f"{target} overlaps with the results in {source}: write to a place beside them.")
+            raise StoreError(f"{target} overlaps with the results in {source}: choose a folder outside of them.")
 
 
 def renew(folder: Path, fill: Callable[[Path], Any], replaced: Callable[[str], bool] | None = None) -> None:

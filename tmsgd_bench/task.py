@@ -105,7 +105,7 @@ class Task(ABC):
 
     @abstractmethod
     def batches(self, epoch: int) -> Iterable[Any]:
-        """The epoch's batches. Their order and augmentation depend on (seed, epoch) alone."""
+        """The epoch's batches. Their order and augmentation depend only on (seed, epoch)."""
 
     @abstractmethod
     def loss(self, batch: Any) -> Tensor:

@@ -44,7 +44,7 @@ def attempt(trial: Attempt) -> None:
 
 
 def _undisturbed(place: Place) -> stores.Undisturbed:
-    """The same runs in one process, each alone."""
+    """The same runs in one process, without shared prefixes."""
     folder = place.fresh("sweep")
     arguments = ["-m", *stores.settings(place, folder / "store", *FAMILY), "prefix=off"]
     stores.expect_success(_ended(_start(arguments, folder / "output", folder.name), folder / "output"))
@@ -110,7 +110,7 @@ def _expect_no_orphans(token: str) -> None:
 
 def hindrance() -> str:
     """Why processes cannot be found here; empty if they can."""
-    return "" if Path("/proc/self/environ").exists() else "processes are found by /proc alone"
+    return "" if Path("/proc/self/environ").exists() else "there is no /proc to find processes by"
 
 
 KIND = Kind("sweep-kills", attempt, hindrance=hindrance, share=1.5)

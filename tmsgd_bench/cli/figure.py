@@ -42,7 +42,7 @@ def add(commands: Any) -> None:
         "--out",
         type=Path,
         metavar="FOLDER",
-        help="where to write it (default, for the runs in results/runs alone: results/figures)",
+        help="the folder to write into (default, only for the runs in results/runs: results/figures)",
     )
     parser.set_defaults(action=draw_figure)
 

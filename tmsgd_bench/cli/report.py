@@ -23,7 +23,7 @@ def add(commands: Any) -> None:
         "--out",
         type=Path,
         metavar="FOLDER",
-        help="where to write it (default, for the runs in results/runs alone: results/report)",
+        help="the folder to write into (default, only for the runs in results/runs: results/report)",
     )
     parser.set_defaults(action=write_report)
 

@@ -1,4 +1,4 @@
-"""What the commands share: the options that name stores, the runs in them, and where to write."""
+"""Shared by the commands: the options that name stores, the runs in them, and the folder to write into."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tmsgd_bench.errors import ConfigError, StoreError
 from tmsgd_bench.results import store
 
 RESULTS = Path("results/runs")
-"""The store that a command reads unless it is told another."""
+"""The store that a command reads by default."""
 
 
 def add_results(parser: argparse.ArgumentParser) -> None:
@@ -120,7 +120,7 @@ def target(options: argparse.Namespace, name: str) -> Path:
     """The folder to write into: that of ``--out``, or ``name`` beside the default store.
 
     Raises:
-        ConfigError: there is no ``--out``, and the runs are not those of the default store alone.
+        ConfigError: there is no ``--out``, and the runs are not only those of the default store.
         StoreError: the folder is one of the stores, lies in one, or contains one.
     """
     if options.out is None and options.results != [RESULTS]:

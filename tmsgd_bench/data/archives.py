@@ -122,7 +122,7 @@ def name_problem(target: str) -> str:
     if not set(parts).isdisjoint(("", ".", "..")) or "\\" in target or ":" in target:
         return "would lie outside the data set's folder"
     if not target.isprintable() or unicodedata.normalize("NFKC", target) != target:
-        return "has a name with characters that cannot be seen or told from others"
+        return "has a name with invisible or ambiguous characters"
     if len(target.encode()) > LONGEST_PATH or any(len(part.encode()) > LONGEST_NAME for part in parts):
         return "has too long a name"
     return ""
@@ -154,7 +154,7 @@ def _zip_members(path: Path) -> Iterator[Member]:
     with zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
             kind = stat.S_IFMT(info.external_attr >> 16)  # 0 where it was not made on Unix
-            problem = "" if kind in (0, stat.S_IFREG) else "is no plain file"
+            problem = "" if kind in (0, stat.S_IFREG) else "is not a plain file"
             if info.flag_bits & 1:
                 problem = "is encrypted"
             if not info.is_dir():
@@ -164,7 +164,7 @@ def _zip_members(path: Path) -> Iterator[Member]:
 def _tar_members(path: Path) -> Iterator[Member]:
     with tarfile.open(path) as archive:
         for info in archive:
-            problem = "" if info.type in (tarfile.REGTYPE, tarfile.AREGTYPE) else "is no plain file"
+            problem = "" if info.type in (tarfile.REGTYPE, tarfile.AREGTYPE) else "is not a plain file"
             if not info.isdir():
                 yield Member(info.name, info.size, problem, lambda info=info: archive.extractfile(info))  # type: ignore[misc]
         yield from _rest(archive)

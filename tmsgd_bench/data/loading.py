@@ -152,7 +152,7 @@ class _Examples(Dataset[Any]):
     def __getitem__(self, key: Key) -> Any:
         stream, number = key
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(stream)  # torch.manual_seed would start a GPU's stream anew as well
+            torch.default_generator.manual_seed(stream)  # torch.manual_seed would also seed the GPU's generator
             try:
                 return self.make(number)
             except BenchError as error:

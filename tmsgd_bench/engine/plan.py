@@ -141,8 +141,8 @@ def describe(runs: list[PlannedRun]) -> str:
         f"  {row['state']:<9} {row['epochs']:>6} epochs  {_time(row['seconds']):>9}  {row['run']}{row['note']}"
         for row in rows
     ]
-    epochs, alone = sum(row["epochs"] for row in rows), sum(row["alone"] for row in rows)
-    lines.append(f"{epochs} epochs to train" + (f"; sharing saves {alone - epochs}" if alone > epochs else ""))
+    epochs, unshared = sum(row["epochs"] for row in rows), sum(row["unshared_epochs"] for row in rows)
+    lines.append(f"{epochs} epochs to train" + (f"; sharing saves {unshared - epochs}" if unshared > epochs else ""))
     seconds = [row["seconds"] for row in rows if row["state"] != Status.DONE]
     known = [value for value in seconds if not math.isnan(value)]
     unknown = len(seconds) - len(known)
@@ -166,7 +166,7 @@ def _row(run: PlannedRun, frame: pd.DataFrame, reached: dict[tuple[Path, str], i
         "note": "  (never switches: eq. (8) is not used)" if never_switches else "",
         "state": Status.DONE if done else state,
         "epochs": epochs,
-        "alone": 0 if done else spec.epochs - resumed,
+        "unshared_epochs": 0 if done else spec.epochs - resumed,
         "seconds": epochs * _seconds_per_epoch(spec, frame),
     }
 

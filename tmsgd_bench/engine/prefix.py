@@ -9,7 +9,7 @@ All runs that differ only in what happens after the switch share a *trunk*:
 
 A run loads the newest state up to its switch. It trains the epochs that are missing while it holds the lock, and saves
 the states that other runs need. If another run holds the lock, it waits for its state. So every epoch of the trunk is
-trained once, in whatever order and in however many processes the runs start. Before the switch, TM-SGD is SGD bit for
+trained once, for any order of the runs and any number of processes. Before the switch, TM-SGD is SGD bit for
 bit, so a run that starts from a trunk ends with the same bits as one trained alone.
 """
 

@@ -243,7 +243,7 @@ def _check_step(kind: Any) -> None:
     if closure is not None and closure.default is inspect.Parameter.empty:
         raise ConfigError(
             f"optimizer._target_ names {kind.__qualname__}, whose step() needs a closure, and no task has one: choose "
-            "an optimizer that steps by the gradients alone."
+            "an optimizer that needs only gradients."
         )
 
 

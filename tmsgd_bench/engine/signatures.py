@@ -42,7 +42,7 @@ def resolve(section: str, target: Any) -> Any:
             "YAML or install its package."
         ) from error
     if not callable(kind):
-        raise ConfigError(f"{key} names {target!r}, which is no class: correct _target_ in its YAML.")
+        raise ConfigError(f"{key} names {target!r}, which is not a class: correct _target_ in its YAML.")
     return kind
 
 
@@ -155,7 +155,7 @@ def _same(name: str, other: str) -> bool:
 def _hints(kind: Any) -> dict[str, Any]:
     try:
         return typing.get_type_hints(kind.__init__ if inspect.isclass(kind) else kind)
-    except Exception:  # annotations may name what is imported for a type checker alone
+    except Exception:  # annotations may have names that are imported only for a type checker
         return {}
 
 

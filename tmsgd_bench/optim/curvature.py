@@ -71,10 +71,10 @@ def sharpness(
 ) -> Sharpness:
     """The largest (algebraic) eigenvalue of the Hessian of a loss, by Lanczos' method.
 
-    The method (Lanczos 1950) builds a tridiagonal matrix from products H v alone, each two backward passes
-    (Pearlmutter 1994). Its three-term recurrence keeps three vectors of the parameters' size, whatever the number of
-    products; the lost orthogonality this costs repeats eigenvalues, but makes no false ones (Paige 1980). Vectors are
-    float32 or finer, dot products and the tridiagonal matrix float64.
+    The method (Lanczos 1950) builds a tridiagonal matrix from products H v, each of which takes two backward passes
+    (Pearlmutter 1994). Its three-term recurrence keeps three vectors of the parameters' size, for any number of
+    products. The vectors lose their orthogonality, which repeats eigenvalues but adds no false ones (Paige 1980). They
+    are float32 or finer, dot products and the tridiagonal matrix float64.
 
     The measurement changes neither weights, ``grad``, the given buffers, nor torch's random generators. The loss is the
     same function at every product: dropout draws the same mask each time.

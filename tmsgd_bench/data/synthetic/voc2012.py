@@ -33,13 +33,13 @@ def write(folder: Path) -> None:
 
 
 def _new_images() -> dict[str, list[str]]:
-    """Names of the images that are of this year alone."""
+    """Names of the images that are not in VOC2007."""
     names = iter(f"2008_{number:06}" for number in range(1, sum(SIZES.values()) + 1))
     return {split: [next(names) for _ in range(size)] for split, size in SIZES.items()}
 
 
 def _twins() -> dict[str, dict[str, str]]:
-    """Names of the images of VOC2007 in each list, here → there."""
+    """Names of the images of VOC2007 in each list: the name here → the name in VOC2007."""
     left = {split: iter(names) for split, names in voc2007.masks().items()}
     chosen = {split: [next(left[source]) for source in sources] for split, sources in TWINS.items()}
     return {split: {f"2007_{name}": name for name in names} for split, names in chosen.items()}

@@ -24,7 +24,7 @@ DTYPES = frozenset((torch.float32, torch.float64, torch.bfloat16))
 
 
 def unavailable(device: str) -> str:
-    """Why there is no fused step on a device type; empty if there is one. Builds the library if need be."""
+    """Why a device type has no fused step; empty if it has one. On the CPU this may build the library."""
     if device == "cpu":
         return cpu.unavailable()
     if device == "cuda":
@@ -59,7 +59,7 @@ def step(
 def _divide(params: list[Tensor], states: list[State], rule: Rule) -> tuple[dict[Batch, Tensors], Tensors]:
     """Parameters and states for each call of the fused step, and those for the loop.
 
-    Asked anew at every step, because a wrong address ends the process: some 2 µs a parameter.
+    This is decided at every step, because a wrong address would crash the process; it takes some 2 µs a parameter.
     """
     batches: defaultdict[Batch, Tensors] = defaultdict(lambda: ([], []))
     rest: Tensors = ([], [])
