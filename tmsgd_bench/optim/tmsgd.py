@@ -223,7 +223,7 @@ class TMSGD(Optimizer):
         for phase, (params, states) in self._by_phase(group, grads).items():
             rule = _rule(group, phase)
             if _wants_fused(group, params) and not rule.in_place:
-                params, states = one_pass.step(params, states, rule, _has_fused)
+                params, states = one_pass.step(params, states, rule, lambda device: not _reported(device))
             if params:
                 kernel = foreach_step if _uses_foreach(group, params) else loop_step
                 kernel(params, states, rule)
@@ -378,8 +378,8 @@ def _fused_by_default(device: str, params: list[Tensor]) -> bool:
 
 
 @functools.cache
-def _has_fused(device: str) -> bool:
-    """Whether a device type has a fused step; if not, warn once in a process."""
+def _reported(device: str) -> str:
+    """Why a device type has no fused step, with a warning once in a process; empty if it has one."""
     if reason := one_pass.unavailable(device):
         warnings.warn(
             f"TMSGD takes its step on {device} without the fused implementation, more slowly: {reason}. "
@@ -387,7 +387,7 @@ def _has_fused(device: str) -> bool:
             RuntimeWarning,
             stacklevel=2,
         )
-    return not reason
+    return reason
 
 
 def _switched(group: dict[str, Any]) -> bool:
