@@ -45,6 +45,11 @@ table1 table2: setup ## the settings themselves, printed and as read, into resul
 # Results of RESULTS=results/runs, the default, are written into results/; those of another store beside it.
 STORE := $(patsubst %/,%,$(firstword $(RESULTS)))
 OUT ?= $(if $(filter results/runs,$(RESULTS)),results,$(STORE)-out)
+# Make hands these names to the shell as they are, and the shell reads such letters in its own way.
+UNSAFE := ' " ` \ $$ ; & | < > * ?
+ifneq ($(strip $(foreach letter,$(UNSAFE),$(findstring $(letter),$(RESULTS)$(OUT)))),)
+$(error RESULTS=$(RESULTS) and OUT=$(OUT) must hold none of $(UNSAFE): name folders without them)
+endif
 # A plan (ARGS=plan=true) starts nothing, and nothing is made after it.
 PLAN := $(filter-out %plan=false %plan=False %plan=FALSE,$(filter plan=% +plan=% ++plan=%,$(subst ',,$(subst ",,$(ARGS)))))
 AFTER = $(if $(PLAN),,$(PY) -m tmsgd_bench $(1))

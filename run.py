@@ -6,15 +6,12 @@ import logging
 import os
 import sys
 import traceback
-import warnings
 from pathlib import Path
 from typing import Any
 
-# Errors reach main() as they are, to be told in one sentence.
+# Without this, Hydra prints errors itself; main() tells them in one sentence.
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")
 
-# version_base exists in Hydra 1.3 alone; what it would change is set in conf/config.yaml instead.
-warnings.filterwarnings("ignore", message=r"\s*The version_base parameter")
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -22,6 +19,7 @@ from omegaconf import DictConfig
 
 from tmsgd_bench import interrupt
 from tmsgd_bench.engine import command_line, compose, explanations, plan, progress, sweep
+from tmsgd_bench.engine.outcome import Outcome
 from tmsgd_bench.errors import BenchError, RunIsBusy
 from tmsgd_bench.results.status import Status
 from tmsgd_bench.results.store import RunFolder
@@ -29,38 +27,39 @@ from tmsgd_bench.results.store import RunFolder
 log = logging.getLogger("run")
 raised: list[Exception] = []
 CONF = Path(__file__).resolve().parent / "conf"
+compose.ignore_version_warning()
 
 
-def run_job(config: DictConfig) -> str:
-    """Train what a composed configuration describes and return the outcome's status."""
+def train(config: DictConfig) -> str:
+    """Train the run that a composed configuration describes; returns its status."""
     command_line.check_verbose(HydraConfig.get().verbose)
     if plan.wanted(config):
         print(plan.describe([plan.of_config(config, in_sweep=False)]))
         return "planned"
     choices = HydraConfig.get().runtime.choices
-    options = compose.run_options(config, in_sweep=sweep.in_sweep())  # first: to know the run, data may be downloaded
+    options = compose.run_options(config, in_sweep=sweep.in_sweep())  # checked before run_spec, which may download data
     command_line.check_names(config, choices)
     spec = compose.run_spec(config, fetch=True)
     if options.force or not RunFolder(options.results_root, spec.run_id).finished():
         spec = spec.following(compose.followed_protocols(config, spec, choices))
-    # Imported only now: torch takes seconds, which a wrong setting need not wait for.
+    # Imported only here: torch takes seconds to import, and a wrong setting should be told at once.
     import tasks
     from tmsgd_bench.engine.runner import run
 
     outcome = run(spec, options, lambda device: compose.make_task(config, device, tasks.build))
     log.info("%s: %s: %s", outcome.run_id, outcome.status, outcome.note)
     if sweep.in_sweep():
-        sweep.record(outcome.status, outcome.run_id, outcome.note, outcome.saved)
+        sweep.record(outcome)
     return outcome.status
 
 
-def sweep_job(config: DictConfig) -> str:
-    """One job of a sweep: whatever goes wrong is recorded, and the other jobs go on."""
+def train_in_sweep(config: DictConfig) -> str:
+    """Train one run of a sweep. An error is recorded, and the other runs go on."""
     try:
         sweep.record_start()
-        return run_job(config)
+        return train(config)
     except KeyboardInterrupt:
-        sweep.end_job()
+        sweep.record_interruption()
         raise
     except RunIsBusy as error:
         status, note = Status.BUSY, str(error)
@@ -70,24 +69,28 @@ def sweep_job(config: DictConfig) -> str:
         log.error("%s", "".join(traceback.format_exception(error)).rstrip())
         status, note = Status.FAILED, f"{type(error).__name__}: {error}"
     log.error("%s: %s", status, note)
-    sweep.record(status, "", note)
+    sweep.record(Outcome("", status, note))
     return status
 
 
 @hydra.main(config_path=str(CONF), config_name="config")
 def entry(config: DictConfig) -> str:
-    """Hydra's entry point, called once for each job."""
+    """Hydra calls this once for each run."""
     if sweep.in_sweep():
-        return sweep_job(config)
+        return train_in_sweep(config)
     try:
-        return run_job(config)
+        return train(config)
     except Exception as error:
-        raised.append(error)  # raised again in main(): Hydra would announce it in words of its own
+        raised.append(error)  # raised again in _run(): Hydra would print a message of its own
         return Status.FAILED
 
 
 def main() -> int:
-    """Run, and turn errors into one sentence and an exit code: 0 fine, 1 failed, 2 bad input, 128 + n for signal n."""
+    """Run, and tell an error in one sentence.
+
+    Returns:
+        The exit code: 0 success, 1 a failed run, 2 bad input, 128 + n for signal n.
+    """
     progress.protect_streams()
     with interrupt.handled():
         return _run()
@@ -104,7 +107,7 @@ def _run() -> int:
         return _explain(shown.error) if shown.error else 0
     except KeyboardInterrupt:
         code = _interrupted()
-    except Exception as error:  # that of a signal may become another one in the code that it interrupts
+    except Exception as error:  # the code that a signal interrupts may turn its exception into another one
         code = _interrupted() if interrupt.asked() else _explain(error)
     folder = sweep.SweepCallback.folder
     if folder is not None and folder.exists():

@@ -1,9 +1,9 @@
-"""Launchers that outlive a killed worker: those of Hydra's plugins for joblib, Ray and submitit, in our own frame.
+"""Launchers that wrap those of Hydra's plugins for joblib, Ray and submitit, so that a sweep survives a killed worker.
 
-The plugins raise when a worker is killed, and the sweep ends in a traceback. Here the other jobs go on as far as the
-plugin's own machinery lets them, and the sweep's summary tells which jobs have no outcome. conf/hydra/launcher/ names
-them; Hydra finds this module because it lies in the package hydra_plugins, and imports it at every start, so what the
-launchers need is imported only when one of them is used.
+When a worker is killed, the plugins raise, and the sweep ends in a traceback. With these launchers the other runs go on
+as far as the plugin allows, and the sweep's summary names the runs without an outcome. conf/hydra/launcher/ names the
+launchers. Hydra imports this module at every start, because it is in the package hydra_plugins; so joblib, Ray and
+submitit are imported only by the launcher that needs them.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ Overrides = Sequence[Sequence[str]]
 POLL_SECONDS = 0.2
 EXIT_CODES = re.compile(r"\bSIG[A-Z]+\b|\bEXIT\(\d+\)")
 RAY_SETTINGS = {"RAY_DEDUP_LOGS": "0", "RAY_USAGE_STATS_ENABLED": "0"}
-"""Ray leaves out lines that look alike, which those of runs do, and reports its use to its makers."""
+"""Let Ray print lines of different runs that look alike, and send no statistics."""
 
 
-class Patient(Launcher):
-    """A plugin's launcher, after whose loss of a worker the sweep comes to its summary.
+class SurvivingLauncher(Launcher):
+    """Wraps a plugin's launcher: if a worker is lost, the sweep still ends with its summary.
 
     Args:
-        options: the plugin's own.
+        options: of the plugin's launcher.
     """
 
     plugin: ClassVar[str]
@@ -56,59 +56,59 @@ class Patient(Launcher):
         self.inner.setup(hydra_context=hydra_context, task_function=task_function, config=config)
 
     def launch(self, job_overrides: Overrides, initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run the jobs; those that were lost with a worker, and those that never started, are not in the answer."""
-        self.announce(job_overrides, initial_job_idx)
+        """Train the runs; returns the outcomes of those that ended."""
+        self.record_waiting(job_overrides, initial_job_idx)
         try:
             returns: Sequence[JobReturn] = self.inner.launch(job_overrides, initial_job_idx)
             return returns
-        except self.losses() as error:
-            how = ", ".join(sorted(set(EXIT_CODES.findall(str(error))))) or " ".join(str(error).split())
+        except self.loss_errors() as error:
+            reason = ", ".join(sorted(set(EXIT_CODES.findall(str(error))))) or " ".join(str(error).split())
             log.error(
                 "a worker was lost (%s), and the sweep stops: start the same command again, with fewer runs at a time "
                 "if the machine's memory was short",
-                how,
+                reason,
             )
             return []
 
-    def announce(self, job_overrides: Overrides, initial_job_idx: int) -> None:
-        """Give every job its line in the summary, for the case that it never starts."""
+    def record_waiting(self, job_overrides: Overrides, initial_job_idx: int) -> None:
+        """Give every run a line in the sweep's summary, also one that never starts."""
         for number, overrides in enumerate(job_overrides, initial_job_idx):
             sweep.record_waiting(number, filter_overrides(overrides))
 
     @abstractmethod
-    def losses(self) -> tuple[type[Exception], ...]:
-        """The errors that mean a lost worker; a job's own exceptions do not come this way."""
+    def loss_errors(self) -> tuple[type[Exception], ...]:
+        """The errors that the plugin raises for a lost worker, not for an error of a run."""
 
 
-class Cores(Patient):
-    """joblib. It stops all workers when one is killed."""
+class Cores(SurvivingLauncher):
+    """joblib. If a worker is killed, joblib stops all others."""
 
     plugin = "hydra_joblib_launcher.joblib_launcher.JoblibLauncher"
 
     def launch(self, job_overrides: Overrides, initial_job_idx: int) -> Sequence[JobReturn]:
-        """See :class:`Patient`. There are never more workers than jobs: joblib starts them all at once.
+        """See :class:`SurvivingLauncher`. joblib starts all workers at once, so there are no more than runs.
 
         Raises:
-            ConfigError: there is no shared memory. joblib would use threads, whose runs draw from each other's random
-                streams.
+            ConfigError: there is no shared memory. Then joblib would use threads, and runs in threads would share one
+                random stream.
         """
         shared_memory.check(cores(), "leave out hydra/launcher to train one run after the other")
         self.inner.joblib["n_jobs"] = min(self.inner.joblib["n_jobs"], len(job_overrides))
         return super().launch(job_overrides, initial_job_idx)
 
-    def losses(self) -> tuple[type[Exception], ...]:
+    def loss_errors(self) -> tuple[type[Exception], ...]:
         from joblib.externals.loky.process_executor import BrokenProcessPool
 
         return (BrokenProcessPool,)
 
 
-class Ray(Patient):
-    """Ray, which tries the job of a killed worker again, ``max_retries`` times."""
+class Ray(SurvivingLauncher):
+    """Ray. It starts the run of a killed worker again, ``max_retries`` times."""
 
     plugin = "hydra_ray_launcher.ray_launcher.RayLauncher"
 
     def launch(self, job_overrides: Overrides, initial_job_idx: int) -> Sequence[JobReturn]:
-        """See :class:`Patient`.
+        """See :class:`SurvivingLauncher`.
 
         Raises:
             ConfigError: there is no cluster at the address, or none could be started.
@@ -122,7 +122,7 @@ class Ray(Patient):
                 f"no Ray cluster answers ({str(error).rstrip('.')}): start one with 'ray start --head', or name yours "
                 "with hydra.launcher.ray.init.address=HOST:6379."
             ) from error
-        except Exception as error:  # Ray has no class of its own for a start that failed
+        except Exception as error:  # Ray has no special class for a failed start
             if import_module("ray").is_initialized():
                 raise
             raise ConfigError(
@@ -130,50 +130,50 @@ class Ray(Patient):
                 "machine with fewer other processes if it took too long, or use hydra/launcher=cores."
             ) from error
 
-    def losses(self) -> tuple[type[Exception], ...]:
+    def loss_errors(self) -> tuple[type[Exception], ...]:
         from ray.exceptions import RayError
 
         return (RayError,)
 
 
-class Slurm(Patient):
-    """submitit on Slurm. Jobs are processes of their own: what happens to one does not concern the others.
+class Slurm(SurvivingLauncher):
+    """submitit on Slurm. Each run is a Slurm job, so a lost one does not affect the others.
 
-    A finished run is not submitted, since a node and seconds would go to nothing but finding its result.
+    Finished runs are not submitted: a node would be allocated only to find their results.
     """
 
     plugin = "hydra_submitit_launcher.submitit_launcher.SlurmLauncher"
     cluster: ClassVar[str] = "slurm"
 
     def launch(self, job_overrides: Overrides, initial_job_idx: int) -> Sequence[JobReturn]:
-        """See :class:`Patient`.
+        """See :class:`SurvivingLauncher`.
 
         Raises:
-            ConfigError: there is no Slurm here.
+            ConfigError: there is no Slurm on this machine.
         """
-        self.announce(job_overrides, initial_job_idx)
+        self.record_waiting(job_overrides, initial_job_idx)
         numbered = enumerate(job_overrides, initial_job_idx)
         calls = [
             (list(overrides), "hydra.sweep.dir", number, f"job_id_for_{number}", Singleton.get_state())
             for number, overrides in numbered
-            if not self._done_already(number, overrides)
+            if not self._skip_finished(number, overrides)
         ]
         jobs = self.submit(self._executor(), calls) if calls else []
         returns = [self._outcome(job, call[2]) for job, call in zip(jobs, calls, strict=True)]
-        return [one for one in returns if one is not None]
+        return [returned for returned in returns if returned is not None]
 
     def submit(self, executor: Any, calls: list[Any]) -> list[Any]:
-        """Hand the calls to submitit; returns its jobs."""
+        """Submit the calls; returns submitit's jobs."""
         jobs: list[Any] = executor.map_array(self.inner, *zip(*calls, strict=True))
-        log.info("%d jobs are queued; their logs are in %s", len(jobs), jobs[0].paths.folder.parent)
+        log.info("%d runs are queued; their logs are in %s", len(jobs), jobs[0].paths.folder.parent)
         return jobs
 
-    def losses(self) -> tuple[type[Exception], ...]:
+    def loss_errors(self) -> tuple[type[Exception], ...]:
         from submitit.core.utils import UncompletedJobError
 
         return (UncompletedJobError,)
 
-    def _done_already(self, number: int, overrides: Sequence[str]) -> bool:
+    def _skip_finished(self, number: int, overrides: Sequence[str]) -> bool:
         loader, config = self.inner.hydra_context.config_loader, self.inner.config
         return sweep.skip_finished(number, loader.load_sweep_config(config, list(overrides)))
 
@@ -182,7 +182,7 @@ class Slurm(Patient):
 
         if self.cluster == "slurm" and shutil.which("srun") is None:
             raise ConfigError(
-                "no Slurm here (no srun): start the sweep on a login node, or try it out with "
+                "there is no Slurm on this machine (no srun): start the sweep on a login node, or try it out with "
                 "hydra/launcher=slurm_local."
             )
         from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
@@ -195,27 +195,27 @@ class Slurm(Patient):
         return executor
 
     def _outcome(self, job: Any, number: int) -> JobReturn | None:
-        """Wait for a job and say how it ended; None if it was lost."""
+        """Wait for a job, and log how it ended; returns None if it was lost."""
         try:
             returned = self.result(job)
-        except self.losses():
-            log.error("job %d was lost: its log is %s", number, job.paths.stderr)
+        except self.loss_errors():
+            log.error("run %d of the sweep was lost: its log is %s", number, job.paths.stderr)
             return None
         log.info("%s", sweep.line(number))
         return returned
 
     def result(self, job: Any) -> JobReturn:
-        """Wait for a job's answer.
+        """Wait for a job's return value.
 
         Raises:
-            UncompletedJobError: it was lost.
+            UncompletedJobError: the job was lost.
         """
         returned: JobReturn = job.results()[0]
         return returned
 
 
 class SlurmLocal(Slurm):
-    """submitit without Slurm. It would start all jobs at once; here they wait for each other."""
+    """submitit without Slurm. It would start all runs at once; here only ``array_parallelism`` run at a time."""
 
     plugin = "hydra_submitit_launcher.submitit_launcher.LocalLauncher"
     cluster = "local"
@@ -232,6 +232,6 @@ class SlurmLocal(Slurm):
         from submitit.core.utils import UncompletedJobError
 
         job.wait()
-        if not job.paths.result_pickle.exists():  # submitit would wait for a slow file system to show it
+        if not job.paths.result_pickle.exists():  # submitit would wait, in case a slow file system shows it late
             raise UncompletedJobError
         return super().result(job)

@@ -5,11 +5,11 @@
 Three loops take turns, so that a change of the machine's speed meets all of them, and each is judged by its fastest
 epoch:
 
-- engine     the engine's training clock (its progress, loss record and schedulers included)
+- engine     the engine's training clock (with its progress, loss record and schedulers)
 - bare       a hand-written loop over the same model, optimizer and batches
-- bare, nn.Embedding   the same with torch's own embedding, which carries the rows that training never reaches
+- bare, nn.Embedding   the same with torch's own embedding, whose weights include words that training never uses
 
-Uses the real R8 where it is found (TMSGD_DATA), else the stand-in with a word of warning.
+Uses the real R8 if it is there (TMSGD_DATA), otherwise synthetic data, with a warning.
 """
 
 from __future__ import annotations
@@ -58,12 +58,12 @@ def main() -> None:
 
 
 def data_folder() -> Path:
-    """R8, or its stand-in in a temporary folder."""
+    """The folder of R8, or of synthetic data in a temporary folder."""
     dataset = find("r8")
     folder = dataset.folder(data_root(None), "real")
     if not dataset.problems(folder):
         return folder
-    print("real R8 is not here: SYNTHETIC stand-in, whose ratios say less (smaller vocabulary)")
+    print("real R8 is not here: SYNTHETIC data, whose ratios say less (smaller vocabulary)")
     return dataset.prepare(Path(tempfile.mkdtemp()), "synthetic")
 
 

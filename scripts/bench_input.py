@@ -1,23 +1,22 @@
-"""What the input path of the image tasks costs, as ratios within one run.
+"""The cost of making batches in the image tasks, as ratios within one process.
 
     python scripts/bench_input.py [--tasks ic fkpd ig seg od] [--examples 200] [--rounds 3] [--device cpu]
         [--set model.width=16 task.crop=240] [--out FILE]
 
 Two measurements for each task, whose contestants take turns:
 
-- hidden: seconds of a training epoch over seconds of as many steps on one fixed batch. 1.00 means that making and
-  moving batches costs nothing.
-- path: images a second that the task's own batches come at, beside a torchvision-style Dataset with a DataLoader (0 and
-  2 workers, started for each epoch, as is torch's default) that does the same transforms one image at a time, from the
-  files.
+- hidden: seconds of a training epoch, divided by seconds of as many steps on one fixed batch. 1.00 means that training
+  never waits for batches.
+- path: images per second of the task's batches, and of a torchvision-style Dataset with a DataLoader (0 and 2 workers,
+  started for each epoch, as is torch's default) that does the same transforms one image at a time, from the files.
 
-The task's own batches are measured as a run meets them, in epochs without a break between them: what its workers had
-made ahead is consumed first, then as many epochs are timed as hold at least three times what they can have under way,
-and the other contestants begin when the workers have made all that they may make ahead.
+The task's batches are timed over successive epochs, as in a run. Batches that workers have made ahead are consumed
+first. Then so many epochs are timed that they have at least three times as many batches as workers can make ahead. The
+other contestants start when the workers have stopped.
 
-Real data where they are found (TMSGD_DATA), else the stand-in, with a word of warning. Batches of Table 2. On a CPU
-the VOC tasks take minutes a step at their full size: --set makes them smaller. Threads, workers and precision are those
-of a run, unless --set says otherwise.
+Uses real data if they are there (TMSGD_DATA), otherwise synthetic data, with a warning, and the batch sizes of Table 2.
+On a CPU the VOC tasks take minutes a step at their full size: --set makes them smaller. Threads, workers and precision
+are those of a run, unless --set changes them.
 """
 
 from __future__ import annotations
@@ -28,7 +27,6 @@ import math
 import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,21 +61,22 @@ from tmsgd_bench.task import Task
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = ("ic", "fkpd", "ig", "seg", "od")
 OF_VOC = ("data.verify=false", "model.weights=none", "task.splits=train/val")
-"""Speed depends neither on weights nor on which images there are."""
+"""Settings of the VOC tasks; the speed depends neither on weights nor on which images there are."""
 WORKERS = (0, 2)
 AHEAD = 2
-"""Batches that a DataLoader has under way for each worker: torch's prefetch_factor."""
+"""Batches that a DataLoader makes ahead for each worker: torch's prefetch_factor."""
 TENSOR = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
 
 
 def main() -> int:
-    # version_base exists in Hydra 1.3 alone; see run.py.
-    warnings.filterwarnings("ignore", message=r"\s*The version_base parameter")
+    compose.ignore_version_warning()
     options = arguments()
     try:
-        found = {name: measure(name, options) for name in options.tasks}
+        results = {name: measure(name, options) for name in options.tasks}
         if options.out:
-            files.write_json(options.out, {"environment": environment.describe(torch.device(options.device)), **found})
+            files.write_json(
+                options.out, {"environment": environment.describe(torch.device(options.device)), **results}
+            )
     except Exception as error:
         sentence = explanations.explain(error, ROOT / "conf")
         if sentence is None:
@@ -88,8 +87,8 @@ def main() -> int:
 
 
 def arguments() -> argparse.Namespace:
-    """What the command line asks for."""
-    parser = argparse.ArgumentParser(description="What the input path of the image tasks costs.")
+    """The options of the command line."""
+    parser = argparse.ArgumentParser(description="The cost of making batches in the image tasks.")
     parser.add_argument("--tasks", nargs="+", choices=NAMES, default=NAMES)
     parser.add_argument("--examples", type=int, default=200, help="of an epoch (default: 200)")
     parser.add_argument("--rounds", type=int, default=3, help="of each contestant (default: 3)")
@@ -132,15 +131,15 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
 
 def build(name: str, options: argparse.Namespace, scratch: str) -> Bench:
     """The task at Table 2's settings on a subset, in a process prepared as for a run."""
-    own = [f"task={name}", f"data.limit={options.examples}", *(OF_VOC if name in ("seg", "od") else ())]
+    overrides = [f"task={name}", f"data.limit={options.examples}", *(OF_VOC if name in ("seg", "od") else ())]
     with initialize_config_dir(str(ROOT / "conf")):
-        config = compose_config("config", overrides=[*own, *options.set, f"device={options.device}"])
+        config = compose_config("config", overrides=[*overrides, *options.set, f"device={options.device}"])
     dataset = find(str(config.task.dataset))
     real = dataset.folder(data_root(None), "real")
     if real.exists():
         settings = {"kind": "real", "verify": False}  # speed does not depend on the pixels
     else:
-        print(f"real {dataset.name} is not here: SYNTHETIC stand-in")
+        print(f"real {dataset.name} is not here: SYNTHETIC data")
         settings = {"kind": "synthetic", "root": scratch}
     OmegaConf.update(config, "data", {**config.data, **settings})
     device = environment.prepare_process(compose.run_options(config, in_sweep=False), config.tf32)
@@ -152,11 +151,11 @@ def build(name: str, options: argparse.Namespace, scratch: str) -> Bench:
 class Stream:
     """A task's training epochs, one after the other.
 
-    A pause in between would be measured as well: workers make batches ahead, during it too. And one that is broken off
-    would be paid for: the workers finish what was begun.
+    A pause between epochs would falsify the times, because workers make batches during it. So would an epoch that is
+    not consumed to its end, because workers finish the batches that they have begun.
 
     Args:
-        task: whose; nothing else may ask for its batches.
+        task: nothing else may ask for its batches.
     """
 
     def __init__(self, task: Task) -> None:
@@ -170,12 +169,12 @@ class Stream:
         return self.task.batches(next(self.numbers))
 
     def epoch_seconds(self, use: Callable[[Iterable[Any]], None]) -> float:
-        """Seconds of an epoch whose batches are used so; afterwards the workers have nothing left to do."""
+        """Seconds of an epoch whose batches are passed to ``use``; waits until the workers have made all they may."""
         for _ in range(self.skipped):
             for _ in self.epoch():
                 pass
         spent = seconds(lambda: [use(self.epoch()) for _ in range(self.timed)], self.task.settings.device)
-        time.sleep(spent / 2)  # what they make ahead is a third of what they have just made, at most
+        time.sleep(spent / 2)  # the batches made ahead are at most a third of those just timed
         return spent / self.timed
 
 
@@ -223,7 +222,7 @@ def path_rates(bench: Bench, stream: Stream, rounds: int) -> dict[str, float]:
 
 
 def fastest(contestants: dict[str, Callable[[], float]], rounds: int) -> dict[str, float]:
-    """Each contestant's fastest round, of the seconds they tell; they take turns, and the first round warms up."""
+    """Each contestant's fastest round in seconds. They take turns, and the first round, a warm-up, is not counted."""
     taken: dict[str, list[float]] = {name: [] for name in contestants}
     for turn in range(rounds + 1):
         for name, run in contestants.items():
@@ -234,7 +233,7 @@ def fastest(contestants: dict[str, Callable[[], float]], rounds: int) -> dict[st
 
 
 def seconds(run: Callable[[], object], device: torch.device) -> float:
-    """On the clock, until a GPU has done it."""
+    """Seconds that a call takes, until a GPU has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize()
     start = time.perf_counter()
@@ -284,10 +283,10 @@ def faces(bench: Bench) -> Examples:
 
 def sneakers(bench: Bench) -> Examples:
     """Photos from files, rescaled, the middle cut out, from -1 to 1."""
-    found = sorted(path for path in bench.folder.iterdir() if path.suffix.lower() in ENDINGS)
+    paths = sorted(path for path in bench.folder.iterdir() if path.suffix.lower() in ENDINGS)
     steps = [v2.Resize(64, antialias=True), v2.CenterCrop(64), TENSOR, v2.Normalize([0.5] * 3, [0.5] * 3)]
     read: Callable[[Path], Image.Image] = lambda path: Image.open(path).convert("RGB")  # noqa: E731
-    return Images(found[: bench.task.train_size], read, v2.Compose(steps)), None
+    return Images(paths[: bench.task.train_size], read, v2.Compose(steps)), None
 
 
 class Files:
@@ -300,7 +299,7 @@ class Files:
     """
 
     def __init__(self, part: Part, folder: str, ending: str, mode: str | None) -> None:
-        paths = [(one.folder / folder, name) for one in part.images for name in one.chosen_names]
+        paths = [(images.folder / folder, name) for images in part.images for name in images.chosen_names]
         self.paths = [folder_ / f"{name}{ending}" for folder_, name in paths]
         self.mode = mode
 

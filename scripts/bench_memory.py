@@ -3,11 +3,12 @@
     python scripts/bench_memory.py task=seg
     python scripts/bench_memory.py task=od model=rfbnet device=cuda task.precision=bfloat16
 
-Arguments are run.py's settings. The data are a stand-in (memory does not depend on what images show), and weights start
-from nothing. Two steps without a gradient come first, so that both of the optimizer's buffers are there. On a CPU it is
-the most that the whole process has held, Python and torch included, and what it held before the step; on a GPU, what
-torch has allocated. The time, on a GPU alone, is that of the same batch again and again, so without making batches;
-beside it that with torch's SGD, the two in turns: medians of rounds.
+Arguments are run.py's settings. Data are synthetic, since memory does not depend on them, and initial weights are
+random. Two steps with zero gradients come first, so that both of the optimizer's buffers exist.
+
+Memory: on a CPU the peak of the whole process, Python and torch included, and its memory before the step; on a GPU what
+torch has allocated. Time, only on a GPU: the same batch is repeated, so that making batches is not included. TM-SGD and
+torch's SGD take turns, and the median of the rounds is printed.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ import statistics
 import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -42,12 +42,11 @@ ROUND = 0.5  # seconds of each contestant, about
 
 
 def main() -> int:
-    # version_base exists in Hydra 1.3 alone; see run.py.
-    warnings.filterwarnings("ignore", message=r"\s*The version_base parameter")
+    compose.ignore_version_warning()
     with tempfile.TemporaryDirectory() as scratch, initialize_config_dir(str(ROOT / "conf")):
         try:
-            own = ["data=synthetic", f"data.root={scratch}", "workers=0", *sys.argv[1:]]
-            config = compose_config("config", overrides=own)
+            overrides = ["data=synthetic", f"data.root={scratch}", "workers=0", *sys.argv[1:]]
+            config = compose_config("config", overrides=overrides)
             if "weights" in config.model:
                 config.model.weights = "none"
             device = environment.prepare_process(compose.run_options(config, in_sweep=False), config.tf32)
@@ -61,17 +60,17 @@ def main() -> int:
 
 
 def measure(task: Task, device: torch.device) -> str:
-    """One line: batch, weights, memory before and at most."""
+    """One line with batch size, number of weights, and memory before the step and at its peak."""
     optimizers = {name: TMSGD(module.parameters(), lr=1e-6) for name, module in task.modules.items()}
     weights = sum(p.numel() for module in task.modules.values() for p in module.parameters())
     for _ in range(2):
         _step_without_gradient(optimizers)
-    before = held(device)
+    before = peak_memory(device)
     task.training_step(next(iter(task.batches(0))), optimizers)
-    words = "allocated on the GPU" if device.type == "cuda" else "resident, the whole process"
+    kind = "allocated on the GPU" if device.type == "cuda" else "resident, the whole process"
     return (
-        f"{type(task).__name__}: batch {task.settings.batch_size}, {weights:,} weights: {held(device) / GIB:.2f} GiB "
-        f"{words}; {before / GIB:.2f} GiB before it"
+        f"{type(task).__name__}: batch {task.settings.batch_size}, {weights:,} weights: "
+        f"{peak_memory(device) / GIB:.2f} GiB {kind}; {before / GIB:.2f} GiB before it"
     )
 
 
@@ -83,22 +82,22 @@ def _step_without_gradient(optimizers: Mapping[str, TMSGD]) -> None:
 
 
 def timed(task: Task) -> str:
-    """Milliseconds of a step with TM-SGD and with torch's SGD, and examples a second with TM-SGD."""
+    """Milliseconds of a step with TM-SGD and with torch's SGD, and examples per second with TM-SGD."""
     batch = next(iter(task.batches(0)))
-    ours, theirs = (
+    tmsgd, sgd = (
         {name: kind(module.parameters(), lr=1e-6) for name, module in task.modules.items()}
         for kind in (TMSGD, torch.optim.SGD)
     )
-    contestants = [lambda: task.training_step(batch, ours), lambda: task.training_step(batch, theirs)]
+    contestants = [lambda: task.training_step(batch, tmsgd), lambda: task.training_step(batch, sgd)]
     for _ in range(3):  # warms up
         first = [_seconds(run, 1) for run in contestants]
     steps = max(1, int(ROUND / max(first)))
     rounds = [[_seconds(run, steps) for run in contestants] for _ in range(ROUNDS)]
-    step, other = (statistics.median(values) for values in zip(*rounds, strict=True))
-    ratio = statistics.median(mine / its for mine, its in rounds)
+    tmsgd_step, sgd_step = (statistics.median(values) for values in zip(*rounds, strict=True))
+    ratio = statistics.median(tmsgd_seconds / sgd_seconds for tmsgd_seconds, sgd_seconds in rounds)
     return (
-        f"; {1000 * step:.2f} ms a step, {task.settings.batch_size / step:,.0f} examples a second "
-        f"(SGD {1000 * other:.2f} ms, ratio {ratio:.3f})"
+        f"; {1000 * tmsgd_step:.2f} ms a step, {task.settings.batch_size / tmsgd_step:,.0f} examples a second "
+        f"(SGD {1000 * sgd_step:.2f} ms, ratio {ratio:.3f})"
     )
 
 
@@ -111,8 +110,8 @@ def _seconds(run: Callable[[], object], times: int) -> float:
     return (time.perf_counter() - start) / times
 
 
-def held(device: torch.device) -> int:
-    """The most memory held so far, in bytes."""
+def peak_memory(device: torch.device) -> int:
+    """The most memory used so far, in bytes."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

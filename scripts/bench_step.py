@@ -5,7 +5,7 @@
 The implementations take turns, so that a change of the machine's speed meets all of them. Columns:
 
 - ms          median time of a step
-- GB/s        least traffic of the algorithm (every array once in each direction it needs) over that time
+- GB/s        least traffic of the algorithm (each array read or written once, as needed) over that time
 - limit       GB/s as a share of the fastest stream, ``a.add_(b)`` or ``torch.add(a, b, out=c)`` over the same number
               of elements, 12 bytes each, timed in the same rounds
 - state       bytes of optimizer state for each parameter
@@ -47,7 +47,7 @@ STREAMS = ("stream: a.add_(b)", "stream: add(a, b, out=c)")
 
 @dataclass
 class Subject:
-    """One thing to time: how, its least bytes for each parameter, and its optimizer if it has one."""
+    """A step to time, its least memory traffic in bytes per parameter, and its optimizer, if it has one."""
 
     step: Step
     traffic: int
@@ -143,7 +143,7 @@ SHAPES: dict[str, Callable[[], list[tuple[int, ...]]]] = {
 
 
 def make_subjects(shapes: list[tuple[int, ...]], device: torch.device, compiled: bool) -> dict[str, Subject]:
-    """Everything to time, each with tensors of its own."""
+    """Everything to time, each with its own tensors."""
 
     def weights() -> list[Tensor]:
         parameters = [torch.nn.Parameter(torch.randn(shape, device=device)) for shape in shapes]
@@ -254,7 +254,7 @@ def speed(subject: Subject, elements: int) -> float:
 def ratio(subject: Subject, reference: Subject) -> float:
     """Time over the reference's, round by round; the median."""
     pairs: Iterable[tuple[float, float]] = zip(subject.milliseconds, reference.milliseconds, strict=True)
-    return statistics.median(own / other for own, other in pairs)
+    return statistics.median(time / reference_time for time, reference_time in pairs)
 
 
 def state_bytes(optimizer: torch.optim.Optimizer | None) -> int:

@@ -1,19 +1,20 @@
-"""What a switch to TM-SGD does where large-step SGD lives: near lr × sharpness = 2.
+"""A switch to TM-SGD at the edge of stability, where lr × sharpness is near 2.
 
     python scripts/edge_of_stability.py [--cifar FOLDER] [--out results/sharpness]
 
 Full-batch gradient descent with a large step raises the sharpness λ, the largest eigenvalue of the loss's Hessian,
-until lr × λ sits near 2, its own stability limit (Cohen et al. 2021, arXiv 2103.00065). The multi-step rule is stable
-only below 1; with momentum 0.9 the limits are 3.8 and 0.5. Three problems on real data, 1,000 examples each, are
-trained until lr × λ first rises to 1.9; from that one state four branches go on:
+until lr × λ is near 2, the stability limit of gradient descent (Cohen et al. 2021, arXiv 2103.00065). The multistep
+method is stable only below 1; with momentum 0.9 the limits are 3.8 and 0.5. Three problems on real data, 1,000 examples
+each, are trained until lr × λ first rises to 1.9. From that state four branches go on:
 
     a  SGD, same lr            c  TM-SGD, lr dropped to half its limit
     b  TM-SGD, same lr         d  SGD, lr dropped as in c
 
-Loss at every step, lr × λ now and then, and a verdict for each branch go into CSV files and one figure. The training
-sets are cut to a seeded subset; after that only the weights' start is random. About 12 minutes on one core.
+Loss at every step, lr × λ at every --every steps, and a verdict for each branch are written to CSV files and drawn in
+one figure. The training sets are seeded subsets; apart from them only the initial weights are random. About 12 minutes
+on one core.
 
-R8 is looked for in TMSGD_DATA (or the user's cache folder), CIFAR-10 as its publisher's pickled batches in --cifar.
+R8 must be in TMSGD_DATA (or the user's cache folder), and CIFAR-10, in its publisher's pickled batches, in --cifar.
 """
 
 from __future__ import annotations
@@ -47,10 +48,10 @@ from tmsgd_bench.task import TaskSettings
 
 BEFORE_EVERY = 10
 """Steps between two measurements before the branches."""
-BLOWN = 10.0
-"""A branch has diverged if its loss ends non-finite, or above this many times its loss at the switch."""
+DIVERGED = 10.0
+"""A branch has diverged if its final loss is not finite, or above so many times its loss at the switch."""
 HOPELESS = 1e4
-"""Above this many times the loss at the switch a branch is not continued."""
+"""A branch is ended when its loss is above so many times its loss at the switch."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Branch:
-    """How training goes on after the state that all branches share: with lr / drop, by the rule or by SGD."""
+    """How training goes on from the shared state: with lr / drop, and with the multistep method or SGD."""
 
     name: str
     drop: float
@@ -98,7 +99,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of a branch: loss and lr × sharpness at the switch and at the end, and the loss's peak between."""
+    """The result of a branch: loss and lr × sharpness at the switch and at the end, and the loss's peak between."""
 
     problem: str
     branch: str
@@ -128,7 +129,7 @@ def main() -> int:
         return 2
     studies = [study(problem, options) for problem in problems]
     trace = pd.concat([frames for frames, _ in studies], ignore_index=True)
-    report(trace, pd.DataFrame([asdict(verdict) for _, found in studies for verdict in found]), options.out)
+    report(trace, pd.DataFrame([asdict(verdict) for _, verdicts in studies for verdict in verdicts]), options.out)
     return 0
 
 
@@ -155,7 +156,7 @@ def parse() -> argparse.Namespace:
 def r8(options: argparse.Namespace) -> Problem:
     """The text classification task with one batch: cross-entropy of an LSTM.
 
-    Padded at the start, where the sharpness climbs smoothly; padded at the end it jumps tenfold and back.
+    Documents are padded at the start, with which the sharpness rises smoothly; padded at the end, it jumps tenfold.
     """
     dataset = find("r8")
     folder = dataset.folder(data_root(None), "real")
@@ -303,11 +304,11 @@ def judge(problem: Problem, branch: Branch, points: list[Point]) -> Verdict:
         final_loss=losses[-1],
         peak_over_switch=max(losses) / losses[0],
         steps=points[-1].step - points[0].step,
-        diverged=not losses[-1] <= BLOWN * losses[0],
+        diverged=not losses[-1] <= DIVERGED * losses[0],
     )
 
 
-# --- what is written -----------------------------------------------------------------------------------------------
+# --- output --------------------------------------------------------------------------------------------------------
 
 
 def frame(problem: Problem, branch: str, lr: float, points: list[Point]) -> pd.DataFrame:
@@ -355,18 +356,18 @@ def draw(trace: pd.DataFrame, verdicts: pd.DataFrame, path: Path) -> None:
     problems = list(trace["problem"].unique())
     figure, axes = plt.subplots(2, len(problems), figsize=(4.4 * len(problems), 6.4), sharex="col", squeeze=False)
     for (loss, product), problem in zip(axes.T, problems, strict=True):
-        own = trace[trace["problem"] == problem]
+        points = trace[trace["problem"] == problem]
         loss.set(title=problem, ylabel="training loss")
         product.set(xlabel="step", ylabel="lr × sharpness")
         for axis in (loss, product):
             plain_log_scale(axis)
-        for name, rows in own.groupby("branch", sort=False):
+        for name, rows in points.groupby("branch", sort=False):
             add_lines(loss, product, str(name), rows)
         limits = verdicts.loc[verdicts["problem"] == problem, "limit"].unique()
         for limit, label in zip(limits, ("SGD's", "TM-SGD's"), strict=True):
             product.axhline(limit, color="0.75", linewidth=0.8, zorder=0)
-            beside = product.get_yaxis_transform()  # x in parts of the axes' width, y in data
-            product.text(1.01, limit, f"{label}\nlimit {limit:.2g}", transform=beside, fontsize=7, va="center")
+            right = product.get_yaxis_transform()  # x as a share of the axes' width, y in data
+            product.text(1.01, limit, f"{label}\nlimit {limit:.2g}", transform=right, fontsize=7, va="center")
     axes[0, 0].legend(fontsize=8)
     figure.tight_layout()
     figure.savefig(path, dpi=150)

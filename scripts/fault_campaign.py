@@ -1,4 +1,4 @@
-"""Try faults on runs, results and data: kills, damage, full disks, hostile files. Does anything get lost or believed?
+"""Try faults on runs, results and data: kills, damage, full disks, hostile files. Is anything lost, or damage believed?
 
 python scripts/fault_campaign.py --seconds 600 --seed 0
 python scripts/fault_campaign.py --only kills --seed 0 --trial 17      # one trial again
@@ -44,12 +44,12 @@ MODULES = (
     processes,
     sweep_kills,
 )
-"""The quickest first: in a short campaign each kind has a turn."""
+"""The quickest kinds first, so that each kind has a turn in a short campaign."""
 KINDS = {module.KIND.name: module.KIND for module in MODULES}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Parse, try, report; returns the exit code: 0 if everything was survived, 1 if not, 2 for bad input."""
+    """Run the campaign; returns the exit code: 0 if every fault was survived, 1 if not, 2 for bad input."""
     options = _parser().parse_args(arguments)
     place = Place(Path(tempfile.mkdtemp(prefix="faults-")))
     try:
@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def campaign(place: Place, options: argparse.Namespace) -> int:
-    """Make trials until the time is over, and print a table of what came of them."""
+    """Make trials until the time is over, and print a table of their outcomes."""
     kinds = [KINDS[name] for name in options.only or KINDS]
     hindered = {kind.name: reason for kind in kinds if (reason := kind.hindrance())}
     kinds = [kind for kind in kinds if kind.name not in hindered]
@@ -77,12 +77,12 @@ def campaign(place: Place, options: argparse.Namespace) -> int:
 
 
 def _trials(place: Place, kinds: Sequence[Kind], options: argparse.Namespace) -> Iterator[Trial]:
-    made: Iterator[Trial]
+    trials: Iterator[Trial]
     if options.trial is not None:
-        made = (kind.trial(place, options.seed, options.trial) for kind in kinds)
+        trials = (kind.trial(place, options.seed, options.trial) for kind in kinds)
     else:
-        made = in_turn(place, kinds, options.seed, options.seconds)
-    for trial in made:
+        trials = in_turn(place, kinds, options.seed, options.seconds)
+    for trial in trials:
         if trial.outcome != SURVIVED:
             print(f"{trial.outcome}: {trial.kind}: {trial.fault}\n  {trial.detail}\n  again: {trial.command}")
         elif options.verbose:
@@ -92,7 +92,7 @@ def _trials(place: Place, kinds: Sequence[Kind], options: argparse.Namespace) ->
 
 
 def in_turn(place: Place, kinds: Sequence[Kind], seed: int, seconds: float) -> Iterator[Trial]:
-    """Trials of all kinds until the time is over; next comes the kind that has had the least of its share of it."""
+    """Trials of all kinds until the time is over; the next is of the kind that has used least of its share of it."""
     end = time.monotonic() + seconds
     waiting = {kind.name: (kind, kind.trials(place, seed)) for kind in kinds}
     spent = dict.fromkeys(waiting, 0.0)
@@ -109,7 +109,7 @@ def in_turn(place: Place, kinds: Sequence[Kind], seed: int, seconds: float) -> I
 
 
 def table(trials: Sequence[Trial]) -> str:
-    """How many trials of each kind ended how, as lines of text."""
+    """A table of the outcomes of each kind's trials, as text."""
     lines: list[tuple[str, ...]] = [("kind", "tried", *OUTCOMES)]
     for kind in dict.fromkeys(trial.kind for trial in trials):
         ends = Counter(trial.outcome for trial in trials if trial.kind == kind)
@@ -123,7 +123,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seconds", type=float, default=600.0, help="start no new trial after them (default: 600)")
     parser.add_argument("--seed", type=int, default=0, help="decides all faults (default: 0)")
     parser.add_argument("--only", nargs="+", choices=tuple(KINDS), metavar="KIND", help=f"some of {', '.join(KINDS)}")
-    parser.add_argument("--trial", type=int, metavar="N", help="the trial of this number alone, of every chosen kind")
+    parser.add_argument("--trial", type=int, metavar="N", help="only the trial with this number, of every chosen kind")
     parser.add_argument("--keep", action="store_true", help="keep the scratch folder, and say where it is")
     parser.add_argument("--verbose", action="store_true", help="print the trials that were survived, too")
     return parser

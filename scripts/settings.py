@@ -2,8 +2,8 @@
 
     python scripts/settings.py [--out results/settings]
 
-Table 1: task, data, model, metric and optimizers. Table 2: the settings as the paper prints them, and as they are read
-where the print contradicts itself (protocol=corrected). Written as Markdown and CSV, and printed.
+Table 1: task, data, model, metric and optimizers. Table 2: the settings as the paper prints them, and corrected ones
+where the print contradicts itself (protocol=corrected). Both are printed, and written as Markdown and CSV.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import pkgutil
 import sys
-import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tmsgd_bench import files, outputs
 from tmsgd_bench.data.catalog import find
+from tmsgd_bench.engine.compose import ignore_version_warning
 from tmsgd_bench.errors import BenchError
 from tmsgd_bench.results.paper import paper
 
@@ -34,8 +34,7 @@ COLUMNS = {"epochs": "epochs", "lr": "learning rate", "batch_size": "batch size"
 
 
 def main() -> None:
-    # version_base exists in Hydra 1.3 alone; see run.py.
-    warnings.filterwarnings("ignore", message=r"\s*The version_base parameter")
+    ignore_version_warning()
     parser = argparse.ArgumentParser(description="Write the paper's Tables 1 and 2 from the configuration.")
     parser.add_argument("--out", type=Path, default=Path("results/settings"), metavar="FOLDER")
     out = parser.parse_args().out
@@ -52,16 +51,16 @@ def main() -> None:
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """A table in Markdown, without a line end."""
+    """A table in Markdown, without a line end after its last row."""
     rows = [list(table.columns), ["---"] * len(table.columns), *table.astype(str).to_numpy().tolist()]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def task_configs() -> dict[str, dict[str, Any]]:
-    """The task section of every task that is here, in the paper's order."""
-    here = sorted((path.stem for path in (CONF / "task").glob("*.yaml")), key=ORDER.index)
+    """The task section of every task's configuration, in the paper's order."""
+    names = sorted((path.stem for path in (CONF / "task").glob("*.yaml")), key=ORDER.index)
     with initialize_config_dir(str(CONF)):
-        return {name: _section(compose("config", overrides=[f"task={name}"])) for name in here}
+        return {name: _section(compose("config", overrides=[f"task={name}"])) for name in names}
 
 
 def _section(config: Any) -> dict[str, Any]:
@@ -101,7 +100,7 @@ def _metric(config: dict[str, Any]) -> str:
 
 
 def table_2(configs: dict[str, dict[str, Any]]) -> pd.DataFrame:
-    """A row for each task: the printed settings, whether they ever switch, and the reading where it differs."""
+    """A row for each task: the printed settings, whether a run ever switches, and corrected settings that differ."""
     rows = []
     for name, config in configs.items():
         printed, read = config["table2"], config["corrected"]
@@ -110,8 +109,8 @@ def table_2(configs: dict[str, dict[str, Any]]) -> pd.DataFrame:
         row["switch epoch"] += switches
         differences = [_difference(label, printed[key], read[key]) for key, label in COLUMNS.items()]
         differences += [_schedule(read["schedule"])] if read["schedule"] != printed["schedule"] else []
-        found = "; ".join(filter(None, differences)) or "as printed"
-        rows.append({"task": name, **row, "reading (protocol=corrected)": found, "why": config.get("reading", "")})
+        reading = "; ".join(filter(None, differences)) or "as printed"
+        rows.append({"task": name, **row, "reading (protocol=corrected)": reading, "why": config.get("reading", "")})
     return pd.DataFrame(rows)
 
 

@@ -1,11 +1,12 @@
-"""Wrong values for every setting, and what the benchmark says of each.
+"""Wrong values for every setting: each must be refused in one sentence.
 
     python scripts/wrong_values.py [--every N] [--show]
 
-Every setting of every task, model, optimizer, schedule and tracker is given each of a list of values that are mostly
-wrong, and is removed once. What should be accepted stands in ``ACCEPTED``, written by hand and apart from the checks
-themselves: all the rest must be refused with one sentence. What is accepted must also make a run: its settings, its
-folder's name, and three steps of its optimizer and its schedule. Nothing is loaded and no process is started.
+Every setting of every task, model, optimizer, schedule and tracker gets each value of a list, most of which are wrong,
+and is removed once. ``ACCEPTED`` lists the values that must be accepted; it is written by hand, independently of the
+checks. All others must be refused in one sentence. With an accepted value it must be possible to make the run's
+settings and its folder's name, and to take three steps with its optimizer and its schedule. No data are loaded, and no
+process is started.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import argparse
 import copy
 import sys
 import traceback
-import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import torch
 from hydra import compose as compose_config
@@ -33,7 +32,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tmsgd_bench.engine import command_line, explanations, plan
+from tmsgd_bench.engine import command_line, compose, explanations, plan
 from tmsgd_bench.engine.optimizers import build_optimizer, build_schedulers
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
@@ -63,7 +62,7 @@ VALUES = {
     "reference": "${x}",
     "long": "x" * 5000,
 }
-"""Each value by a name of its own, as the command line takes it."""
+"""The values as on the command line, each under a name."""
 
 TEXT = "word up slash dot"
 PATH = f"{TEXT} tag"
@@ -155,10 +154,10 @@ class Case:
     """A value of a setting.
 
     Args:
-        base: the settings it is given together with.
+        base: further settings of the command.
         key: the setting.
         value: the value's name, or "removed".
-        accepted: whether it is fine.
+        accepted: whether it must be accepted.
     """
 
     base: tuple[str, ...]
@@ -168,33 +167,33 @@ class Case:
 
     @property
     def override(self) -> str:
-        """What is typed on the command line."""
+        """The setting on the command line."""
         return f"~{self.key}" if self.value == REMOVED else f"{self.key}={VALUES[self.value]}"
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of a case.
+    """How the benchmark answered a case.
 
     Args:
         outcome: "refused", "accepted" or "traceback".
-        said: the sentence, or the traceback.
+        message: the sentence, or the traceback.
     """
 
     outcome: str
-    said: str = ""
+    message: str = ""
 
     def fits(self, case: Case) -> bool:
-        """Whether that is right: accepted if it is fine, or refused in one sentence about the setting or its value."""
+        """Whether the answer is right: an accepted value, or a refusal in one sentence that names setting or value."""
         if self.outcome == "traceback" or (self.outcome == "accepted") != case.accepted:
             return False
         value = "'x'" if case.value == "reference" else VALUES.get(case.value, case.key)
-        named = case.key.rpartition(".")[2] in self.said or value in self.said
-        return self.outcome == "accepted" or (named and "\n" not in self.said)
+        named = case.key.rpartition(".")[2] in self.message or value in self.message
+        return self.outcome == "accepted" or (named and "\n" not in self.message)
 
 
 def bases() -> Iterator[tuple[tuple[str, ...], str]]:
-    """Settings to start from, and which of the settings are tried there: those that begin with a prefix."""
+    """Settings to start from, each with the prefix of the settings that are tried with them."""
     for task in _names("task"):
         yield (f"task={task}",), ""
     for task, models in {"ic": ("resnet18",), "od": ("fast_rcnn",)}.items():
@@ -212,18 +211,12 @@ def _names(group: str) -> list[str]:
 
 
 def settings(config: DictConfig) -> list[str]:
-    """Every setting and every group of settings, with dots between its parts; those in lists are no settings."""
-    return _flat(OmegaConf.to_container(config, resolve=False), "")
-
-
-def _flat(values: Any, prefix: str) -> list[str]:
-    if not isinstance(values, dict):
-        return []
-    return [name for key, value in values.items() for name in (f"{prefix}{key}", *_flat(value, f"{prefix}{key}."))]
+    """Every setting and every group of settings; see :func:`~tmsgd_bench.engine.explanations.setting_names`."""
+    return explanations.setting_names(OmegaConf.to_container(config, resolve=False))
 
 
 def accepted(config: DictConfig, key: str, value: str) -> bool:
-    """Whether a value of a setting is fine, by ``ACCEPTED``."""
+    """Whether a value of a setting must be accepted, by ``ACCEPTED``."""
     head, _, rest = key.partition(".")
     protocol, _, inner = rest.partition(".")
     if key == "tracker._target_":  # none is what tracker=none has
@@ -234,21 +227,15 @@ def accepted(config: DictConfig, key: str, value: str) -> bool:
 
 
 def _accepted(config: DictConfig, key: str) -> list[str]:
-    """The values of a setting by what stands for this task or optimizer, or for the setting, or for those like it."""
+    """The accepted values of a setting: its entry for this task or optimizer, its general entry, or a pattern's."""
     patterns = (pattern for pattern in ACCEPTED if fnmatchcase(key, pattern))
-    first = next(
-        (
-            name
-            for name in (*(f"{one.name}/{key}" for one in (config.task, config.optimizer)), key, *patterns)
-            if name in ACCEPTED
-        ),
-        None,
-    )
-    return ACCEPTED[first].split() if first else []
+    special = (f"{section.name}/{key}" for section in (config.task, config.optimizer))
+    entry = next((name for name in (*special, key, *patterns) if name in ACCEPTED), None)
+    return ACCEPTED[entry].split() if entry else []
 
 
 def _accepted_of_protocol(config: DictConfig, protocol: str, inner: str, value: str) -> bool:
-    """A protocol that is not in use may be removed, and what the run does not look up in it."""
+    """Whether a value of a protocol must be accepted. An entry that the run does not look up may be removed."""
     in_use = config.protocol == protocol
     if not inner:
         return value == REMOVED and not in_use
@@ -273,14 +260,14 @@ def cases() -> Iterator[Case]:
 
 
 class Judge:
-    """Composes configurations as Hydra does, and keeps those that cases start from: composing takes 0.1 seconds."""
+    """Composes each case's configuration as Hydra does. Bases are composed once, because that takes 0.1 seconds."""
 
     def __init__(self) -> None:
         self._bases: dict[tuple[str, ...], DictConfig] = {}
         self._groups = {path.name for path in CONF.iterdir() if path.is_dir()}
 
     def __call__(self, case: Case) -> Verdict:
-        """What the benchmark says of a case."""
+        """The benchmark's answer to a case."""
         try:
             use(self._composed(case))
         except Exception as error:
@@ -300,11 +287,11 @@ class Judge:
                 self._bases[case.base] = compose_config("config", overrides=base)
             with suppress(OmegaConfBaseException):
                 return _overridden(self._bases[case.base], case.override)
-            return compose_config("config", overrides=[*base, case.override])  # for its error
+            return compose_config("config", overrides=[*base, case.override])  # raises Hydra's own error
 
 
 def _overridden(config: DictConfig, text: str) -> DictConfig:
-    """A copy with one setting changed as Hydra changes it; not for groups, which are composed anew."""
+    """A copy with one setting changed as Hydra would change it; not for groups."""
     changed = copy.deepcopy(config)
     (override,) = OverridesParser.create().parse_overrides([text])
     if not override.is_delete():
@@ -317,15 +304,16 @@ def _overridden(config: DictConfig, text: str) -> DictConfig:
 
 
 def use(config: DictConfig) -> None:
-    """Go as far with a configuration as is possible without data: its run, its optimizer, its schedule, three steps."""
+    """Use a configuration as far as is possible without data: its run, and three steps of optimizer and schedule."""
     plan.wanted(config)
-    job = plan.of_config(config, in_sweep=False)
-    root = job.options.results_root
-    if job.folder.final.parent != root or job.spec.run_id.startswith("."):
-        raise AssertionError(f"{job.folder.final} is not a run of {root}")
+    run = plan.of_config(config, in_sweep=False)
+    root = run.options.results_root
+    if run.folder.final.parent != root or run.spec.run_id.startswith("."):
+        raise AssertionError(f"{run.folder.final} is not a run of {root}")
     weight = torch.nn.Parameter(torch.ones(3))
-    optimizer = build_optimizer(job.spec.optimizer, [weight], steps_per_epoch=7)
-    schedulers = [one for some in build_schedulers(job.spec.optimizer, job.spec.schedule, optimizer, 7) for one in some]
+    optimizer = build_optimizer(run.spec.optimizer, [weight], steps_per_epoch=7)
+    per_update, per_epoch = build_schedulers(run.spec.optimizer, run.spec.schedule, optimizer, 7)
+    schedulers = [*per_update, *per_epoch]
     for _ in range(3):
         optimizer.zero_grad()
         weight.square().sum().backward()
@@ -334,9 +322,8 @@ def use(config: DictConfig) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Try the values, print what went wrong and the sums; 1 if anything did."""
-    # version_base exists in Hydra 1.3 alone; see run.py.
-    warnings.filterwarnings("ignore", message=r"\s*The version_base parameter")
+    """Try the values, print wrong answers and totals; returns 1 if there was a wrong answer."""
+    compose.ignore_version_warning()
     parser = argparse.ArgumentParser(description="Try wrong values of every setting.")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="one value in N")
     parser.add_argument("--only", default="*", metavar="PATTERN", help="settings that match, such as optimizer.*")
@@ -350,8 +337,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         wrong += not verdict.fits(case)
         if options.show or not verdict.fits(case):
             should = "accepted" if case.accepted else "refused"
-            given = f"{' '.join(case.base)} {case.override[:80]!r}"
-            print(f"{given}: {verdict.outcome}, should be {should}: {verdict.said}")
+            print(
+                f"{' '.join(case.base)} {case.override[:80]!r}: {verdict.outcome}, should be {should}: "
+                f"{verdict.message}"
+            )
     total = ", ".join(f"{number} {outcome}" for outcome, number in counts.items())
     print(f"{sum(counts.values())} values: {total}; {wrong} not as they should be")
     return 1 if wrong else 0

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from tmsgd_bench.checks import check_group
 from tmsgd_bench.engine.schema import check_model_options
-from tmsgd_bench.engine.signatures import one_line, resolve
+from tmsgd_bench.engine.signatures import one_line, resolve, type_name
 from tmsgd_bench.engine.spec import without
 from tmsgd_bench.errors import ConfigError
 
@@ -45,8 +45,7 @@ def build_model(kind: type[Model], model: Mapping[str, Any], **given: Any) -> Mo
         raise ConfigError(f"the model class {target!r} refuses its options: {one_line(error)}") from error
     if not isinstance(made, kind):
         raise ConfigError(
-            f"model._target_ names {target!r}, which makes no {kind.__module__}.{kind.__qualname__}: correct _target_ "
-            "in its YAML."
+            f"model._target_ names {target!r}, which makes no {type_name(kind)}: correct _target_ in its YAML."
         )
     return made
 

@@ -45,6 +45,13 @@ def test_results_of_another_store_are_written_beside_it(results: str) -> None:
 
 
 @needs_make
+@pytest.mark.parametrize("setting", ["RESULTS=o'brien", 'OUT=a"b', "RESULTS=a;b"])
+def test_a_name_that_the_shell_would_read_otherwise_is_refused(setting: str) -> None:
+    ended = subprocess.run(["make", "-n", "table5", setting], cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode != 0 and setting in ended.stderr and len(ended.stderr.splitlines()) == 1
+
+
+@needs_make
 def test_clean_deletes_no_environment_that_setup_did_not_make(tmp_path: Path) -> None:
     shutil.copy(ROOT / "Makefile", tmp_path)
     for name in ("plain", "made"):

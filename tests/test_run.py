@@ -387,7 +387,8 @@ def test_a_model_is_one_class_and_one_yaml_anywhere(
         ("tc", "own_models.Bag", {"classes": 3}, "unknown setting 'model.classes'"),
         ("ic", "own_models.Means", {}, "setting 'model.gain' is missing, which Means needs"),
         ("ic", "own_models.Means", {"gain": 1.0, "gian": 1.0}, "unknown setting 'model.gian': did you mean 'gain'?"),
-        ("ctr", "own_models.no_network", {}, "'own_models.no_network', which makes no torch.nn"),
+        ("ic", "own_models.Bag", {}, "or choose a model of this task, which hands over classes (task=ic)"),
+        ("ctr", "own_models.no_network", {}, "'own_models.no_network', which makes no torch.nn.Module"),
     ],
 )
 def test_a_model_that_cannot_be_used_is_refused_in_one_sentence(

@@ -52,11 +52,11 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     found: list[Any] = []
 
-    def run_job(config: Any) -> str:
+    def train(config: Any) -> str:
         found.append(config)
         return "done"
 
-    monkeypatch.setattr(module, "run_job", run_job)
+    monkeypatch.setattr(module, "train", train)
     return found
 
 
@@ -153,13 +153,13 @@ def test_a_wrong_prefix_setting_gets_one_sentence(
 
 def test_the_summary_adds_up_the_saved_epochs(tmp_path: Path) -> None:
     for number, saved in enumerate([0, 5, 20]):
-        job = {"status": "done", "run_id": f"run{number}", "note": "", "saved_epochs": saved, "overrides": []}
+        job = {"status": "done", "run_id": f"run{number}", "note": "", "saved": saved, "overrides": []}
         files.write_json(tmp_path / f"job-{number:05d}.json", job)
     files.write_json(tmp_path / "job-00003.json", {"status": "unfinished", "note": "killed", "overrides": ["seed=3"]})
     text, complete = sweep.summarise(tmp_path)
     assert text.splitlines()[:2] == [
         "sweep: 3 done, 1 unfinished",
-        "  25 epochs saved: runs that are the same until they switch shared them",
+        "  25 epochs saved: runs share the epochs before their switches",
     ]
     assert not complete
 
@@ -180,24 +180,24 @@ def test_the_summary_adds_up_the_saved_epochs(tmp_path: Path) -> None:
 def test_the_planned_jobs_are_those_that_start_in_their_order(
     overrides: tuple[str, ...], run: Runner, started: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    planned: list[plan.Job] = []
+    planned: list[plan.PlannedRun] = []
     monkeypatch.setattr(plan, "register", planned.extend)
     run("-m", *overrides, "protocol=smoke")
     names = list(dict.fromkeys(plan.of_config(config, in_sweep=True).spec.run_id for config in started))
-    assert [job.spec.run_id for job in planned] == names and len(names) > 1
+    assert [planned_run.spec.run_id for planned_run in planned] == names and len(names) > 1
 
 
 def test_all_runs_claim_their_states_before_the_first_one_starts(
     run: Runner, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def run_job(config: Any) -> str:
+    def train(config: Any) -> str:
         found.append(claims(tmp_path / "runs"))
         return "done"
 
     import run as module
 
     found: list[set[str]] = []
-    monkeypatch.setattr(module, "run_job", run_job)
+    monkeypatch.setattr(module, "train", train)
     run("-m", *SHORT, "optimizer=sgd,tmsgd", "switch_epoch=1", "seed=0,1")
     assert found == 4 * [{f"{name}-seed{seed}" for name in ("sgd", "tmsgd-switch1") for seed in (0, 1)}]
     assert len(list((tmp_path / "runs/.trunks").iterdir())) == 2  # one for each seed

@@ -1,6 +1,6 @@
 """TM-SGD, a Taylor multi-step SGD, and a benchmark that reproduces its paper.
 
-The optimizer alone is ``from tmsgd_bench import TMSGD``; nothing else of the package is imported with it.
+For the optimizer, use ``from tmsgd_bench import TMSGD``; this imports nothing of the benchmark.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["TMSGD", "MultistepScheme", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import the optimizer when it is asked for: looking at runs and settings needs no torch."""
+    """Import the optimizer at its first use, because other parts of the package need no torch."""
     if name in ("TMSGD", "MultistepScheme"):
         import tmsgd_bench.optim as optim
 

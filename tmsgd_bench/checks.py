@@ -1,8 +1,8 @@
-"""What a setting may be: one place for every check, with one sentence for what is refused.
+"""Checks of settings. A value that is not allowed is refused in one sentence.
 
 A :class:`Rule` checks one value, a :class:`Section` a group of named settings. Both are called with the setting's full
-name and its value, return nothing if the value is allowed, and raise :class:`ConfigError` otherwise. Values are never
-changed: they are part of a run's identity.
+name and its value, return nothing if the value is allowed, and raise :class:`ConfigError` otherwise. They never change
+a value, because settings are part of a run's identity.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ Check = Callable[[str, Any], None]
 
 LONGEST_NAME, LONGEST_TEXT, LONGEST_PATH = 64, 200, 4096
 SHOWN = 60
-"""Characters of a refused value that are repeated to the user."""
+"""How many characters of a refused value a message repeats."""
 LARGEST = 2**63 - 1
-"""The largest whole number: what a column of 64-bit integers can hold."""
+"""The largest whole number that a column of 64-bit integers can hold."""
 COUNT = 10**9
 """The largest count of examples, epochs or updates."""
 NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9_.+-]{{0,{LONGEST_NAME - 1}}}")
@@ -58,13 +58,13 @@ class Rule:
 
 @dataclass(frozen=True)
 class Section:
-    """A check of a group of settings: the required ones are there, there are no unknown ones, each is allowed.
+    """A check of a group of settings: no required one is missing, none is unknown, and every value is allowed.
 
     Args:
-        required: a check for each setting that must be there.
-        optional: a check for each one that may be left out.
-        null: null is allowed in place of the group.
-        together: a check of the group as a whole, after that of each setting.
+        required: the check of each setting that must be there.
+        optional: the check of each setting that may be left out.
+        null: whether the group may be null.
+        together: a check of the whole group, after the checks of its settings.
     """
 
     required: Mapping[str, Check]
@@ -78,7 +78,7 @@ class Section:
         return {**self.required, **self.optional}
 
     def checks_for(self, values: Mapping[str, Any]) -> dict[str, Check]:
-        """See ``checks``, which depend on no value here."""
+        """The same as ``checks``; in :class:`Variants` it depends on the values."""
         return self.checks
 
     def __call__(self, name: str, values: Any) -> None:
@@ -98,11 +98,11 @@ class Section:
 
 @dataclass(frozen=True)
 class Variants:
-    """A check of a group of settings that depend on one of them.
+    """A check of a group of settings in which one setting decides which others there are.
 
     Args:
         key: the setting that decides.
-        sections: the check of the others for each of its values.
+        sections: the check of the other settings, for each value of ``key``.
     """
 
     key: str
@@ -110,11 +110,11 @@ class Variants:
 
     @property
     def required(self) -> tuple[str, ...]:
-        """The settings that every variant has."""
+        """The settings that every variant needs."""
         return (self.key,)
 
     def checks_for(self, values: Mapping[str, Any]) -> dict[str, Check]:
-        """The check of every setting of any variant by its name, first of all of the variant that the values choose."""
+        """The check of every setting of all variants by its name; that of the chosen variant takes precedence."""
         chosen = [section for variant, section in self.sections.items() if variant == values.get(self.key)]
         sections = [*self.sections.values(), *chosen]
         return {self.key: choice(*self.sections)} | {
@@ -134,9 +134,9 @@ DECLARED = "__options__"
 
 
 def takes(options: Options) -> Callable[[Callee], Callee]:
-    """Declare what the options of a class or a function may be, which a YAML names by ``_target_``.
+    """Declare the allowed options of a class or a function that a YAML names by ``_target_``.
 
-    For ranges: without it the signature and its type hints are checked.
+    Without this, the options are checked against the signature and its type hints, which have no ranges.
     """
 
     def declare(kind: Callee) -> Callee:
@@ -147,19 +147,19 @@ def takes(options: Options) -> Callable[[Callee], Callee]:
 
 
 def declared(kind: Any) -> Options | None:
-    """What a class or a function declares its options to be; None for one that does not, a subclass included."""
-    found: Options | None = getattr(kind, "__dict__", {}).get(DECLARED)
-    return found
+    """The options that a class or a function declares with :func:`takes`, or None; a subclass does not inherit them."""
+    options: Options | None = getattr(kind, "__dict__", {}).get(DECLARED)
+    return options
 
 
 def check_group(
     name: str, values: Any, required: Collection[str], known: Collection[str] | None = None, null: bool = False
 ) -> None:
-    """Raise ConfigError unless ``values`` is a mapping with all required keys, and with none beside the known ones.
+    """Raise ConfigError unless ``values`` is a mapping that has all required keys, and no unknown ones.
 
     Args:
-        known: all keys that there may be; None allows any.
-        null: whether null would be allowed in place of the mapping, for the message.
+        known: all allowed keys; None allows any.
+        null: whether the message says that null is allowed.
     """
     if not isinstance(values, Mapping):
         keys = ", ".join(known or required)
@@ -178,19 +178,19 @@ def check_group(
 
 
 def unknown_setting(full: str, key: Any, known: Collection[str]) -> ConfigError:
-    """The error for a setting that there is not, with the likeliest one, or all if none is alike."""
+    """The error for an unknown setting: it names the most similar known setting or, if none is similar, all of them."""
     guesses = difflib.get_close_matches(str(key), known, n=1)
     hint = f"did you mean {guesses[0]!r}?" if guesses else f"the settings there are {', '.join(known) or 'none'}."
     return ConfigError(f"unknown setting {shown(full)}: {hint}")
 
 
 def full_name(section: str, key: Any) -> str:
-    """A setting's name with that of its section, if it has one."""
+    """A setting's name, with its section's before it."""
     return f"{section}.{key}" if section else str(key)
 
 
 def shown(value: Any) -> str:
-    """A value as a sentence can repeat it: on one line and not too long."""
+    """A value for a message: on one line, and cut if it is long."""
     text = repr(value)
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}… ({len(text):,} characters)"
 
@@ -210,7 +210,7 @@ def whole(least: int, most: int = COUNT) -> Rule:
 
 
 def is_number(value: object) -> bool:
-    """Whether a setting is a finite number; true and false are none."""
+    """Whether a setting is a finite number; true and false are not."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     return not isinstance(value, float) or math.isfinite(value)
@@ -221,7 +221,7 @@ def number(least: float, most: float, example: float, above: bool = False, below
 
     Args:
         least, most: the ends of the range.
-        above, below: the number must be above ``least``, below ``most``, and may not be equal to it.
+        above, below: whether ``least`` and ``most`` themselves are not allowed.
     """
 
     def accepts(value: Any) -> bool:
@@ -239,12 +239,12 @@ def number(least: float, most: float, example: float, above: bool = False, below
 
 
 def choice(*choices: Any) -> Rule:
-    """One of a few values, of the same type: 1 is not true."""
-    words = ", ".join(_word(one) for one in choices)
+    """One of a few values, compared with their types: 1 is not true."""
+    words = ", ".join(map(_word, choices))
     return Rule(
         f"one of {words}" if len(choices) > 1 else words,
         _word(choices[0]),
-        lambda value: any(type(value) is type(one) and value == one for one in choices),
+        lambda value: any(type(value) is type(allowed) and value == allowed for allowed in choices),
     )
 
 
@@ -253,12 +253,12 @@ def _word(value: Any) -> str:
 
 
 def flag() -> Rule:
-    """True or false. Hydra reads yes and no as words, and a word counts as true: better refused than misread."""
+    """True or false. Hydra reads yes and no as texts, which Python would take for true, so they are refused."""
     return Rule("true or false", "true", lambda value: isinstance(value, bool))
 
 
 def name() -> Rule:
-    """A short name that is safe as part of a file's name."""
+    """A short name that can be part of a file's name."""
     allowed = f"a name of at most {LONGEST_NAME} letters, digits and -_.+ that begins with a letter or digit"
     return Rule(allowed, "mine", lambda value: isinstance(value, str) and bool(NAME.fullmatch(value)))
 
@@ -273,7 +273,7 @@ def class_name() -> Rule:
 
 
 def text(longest: int = LONGEST_TEXT) -> Rule:
-    """Printable text on one line, without what HTML would take for a tag."""
+    """Printable text on one line without < and >, which could be HTML."""
 
     def accepts(value: Any) -> bool:
         return isinstance(value, str) and 0 < len(value) <= longest and value.isprintable() and not set("<>") & {*value}
@@ -282,7 +282,7 @@ def text(longest: int = LONGEST_TEXT) -> Rule:
 
 
 def remark() -> Rule:
-    """Text for the reader of a YAML alone."""
+    """A comment for the reader of a YAML."""
     return Rule("text", "why", lambda value: isinstance(value, str) and value.isprintable() and 0 < len(value) <= 2000)
 
 
@@ -296,12 +296,12 @@ def path() -> Rule:
 
 
 def names_weights_file(value: Any) -> bool:
-    """Whether a model's ``weights`` name a file, and are not one of its own words for published ones."""
+    """Whether a model's ``weights`` are the path of a file, and not a name of published weights."""
     return isinstance(value, str) and ("/" in value or value.endswith((".pth", ".pt")))
 
 
 def weights(*words: str) -> Rule:
-    """One of a model's words for its initial weights, or the path of a file."""
+    """One of a model's names for initial weights, or the path of a file."""
     return either(
         choice(*words),
         Rule("the path of a file", "./weights.pth", lambda value: names_weights_file(value) and path().accepts(value)),
@@ -312,7 +312,7 @@ def weights(*words: str) -> Rule:
 
 
 def either(*rules: Rule) -> Rule:
-    """What one of several rules allows."""
+    """A value that one of several rules allows."""
     return Rule(
         ", or ".join(rule.allowed for rule in rules),
         rules[-1].example if rules[0].example == "null" else rules[0].example,
@@ -321,12 +321,12 @@ def either(*rules: Rule) -> Rule:
 
 
 def optional(rule: Rule) -> Rule:
-    """Null, or what a rule allows."""
+    """Null, or a value that a rule allows."""
     return either(Rule("null", "null", lambda value: value is None), rule)
 
 
 def items(rule: Rule, least: int = 0, most: int = 1000) -> Rule:
-    """A list whose items a rule allows, ``least`` to ``most`` of them."""
+    """A list of ``least`` to ``most`` items that a rule allows."""
     count = str(least) if least == most else f"{least} to {most}"
     example = f"[{','.join([str(rule.example)] * max(1, least))}]"
     return Rule(
@@ -337,7 +337,7 @@ def items(rule: Rule, least: int = 0, most: int = 1000) -> Rule:
 
 
 def keyed(rule: Rule | None = None, least: int = 0) -> Rule:
-    """A mapping of at least so many names to values that a rule allows; without a rule, to any."""
+    """A mapping from at least ``least`` names to values that a rule allows; without a rule, to any values."""
 
     def accepts(value: Any) -> bool:
         named = isinstance(value, Mapping) and all(NAME.fullmatch(str(key)) for key in value)

@@ -1,14 +1,14 @@
-"""The errors a user can mend. Each message is one sentence that names the fix."""
+"""The errors that a user can correct. Each message is one sentence that names the remedy."""
 
 from __future__ import annotations
 
 
 class BenchError(Exception):
-    """A mistake or a missing thing that the user can put right; printed without a traceback."""
+    """An error that the user can correct; printed without a traceback."""
 
 
 class ConfigError(BenchError):
-    """A setting that cannot be used: unknown name, wrong type, value out of range."""
+    """A setting with an unknown name, a wrong type or a value out of range."""
 
 
 class DataError(BenchError):
@@ -20,8 +20,8 @@ class StoreError(BenchError):
 
 
 class RunIsBusy(BenchError):
-    """Another process is training this very run."""
+    """Another process is training the same run."""
 
 
 class OutputError(BenchError):
-    """What a command prints cannot be written; no file is to blame."""
+    """A command's output cannot be printed."""

@@ -37,7 +37,7 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
             raise StoreError(f"{path} is a folder, and a file is to be written there: move it away.") from error
         raise unwritable(path.parent, error) from error
     finally:
-        with suppress(OSError):  # where the folder is a file, say, there is nothing to tidy up
+        with suppress(OSError):  # such as NotADirectoryError, if the folder is a file
             temporary.unlink(missing_ok=True)
 
 
@@ -61,10 +61,7 @@ def write_texts(folder: Path, texts: Mapping[str, str]) -> None:
         for name, text in texts.items():
             write_text(folder / name, text)
     except (OSError, StoreError) as error:
-        raise StoreError(
-            f"cannot write into {folder} ({os_reason(error)}): free some space, mend its permissions, or choose "
-            "another folder."
-        ) from error
+        raise unwritable(folder, error, "") from error
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
@@ -118,11 +115,11 @@ def read_parquet(path: Path) -> pd.DataFrame:
     Raises:
         StoreError: the file is missing, damaged or cannot be read.
     """
-    import pandas as pd  # which takes half a second
+    import pandas as pd  # here, because it takes half a second
 
     try:
         return pd.read_parquet(path)
-    except (OSError, ValueError) as error:  # ValueError: pyarrow's word for a damaged file
+    except (OSError, ValueError) as error:  # pyarrow raises ValueError for a damaged file
         raise unreadable(path, error) from error
 
 
@@ -131,16 +128,22 @@ def unreadable(path: Path, error: BaseException) -> StoreError:
     return StoreError(f"cannot read {path} ({os_reason(error)}): restore it from a copy, or make it again.")
 
 
-def unwritable(folder: Path, error: OSError) -> StoreError:
-    """The error for a folder that cannot be written, with what to do about it."""
+def unwritable(folder: Path, error: BaseException, chosen_with: str = "results.root=PATH") -> StoreError:
+    """The error for a folder that cannot be written, with its remedies.
+
+    Args:
+        folder: the folder.
+        error: what was raised.
+        chosen_with: the setting or option that chooses another folder; empty if it differs.
+    """
     return StoreError(
-        f"cannot write into {folder} ({error.strerror or error}): free some space, mend its permissions, or choose "
-        "another folder with results.root=PATH."
+        f"cannot write into {folder} ({os_reason(error)}): free some space, mend its permissions, or choose another "
+        f"folder{f' with {chosen_with}' * bool(chosen_with)}."
     )
 
 
 def finite(value: Any) -> Any:
-    """A plain value as JSON takes it: with null in place of NaN and infinity."""
+    """A plain value as JSON can hold it: NaN and infinity become None."""
     if isinstance(value, dict):
         return {key: finite(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
@@ -151,7 +154,7 @@ def finite(value: Any) -> Any:
 
 
 def os_reason(error: BaseException) -> str:
-    """The operating system's word for an error; torch, for one, hides an OSError behind an error of its own."""
+    """The operating system's message for an error, also if another error hides it, as torch's errors do."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.strerror:
@@ -160,8 +163,14 @@ def os_reason(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
+def file_digest(path: Path, algorithm: str = "sha256") -> str:
+    """Hexadecimal digest of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, algorithm).hexdigest()
+
+
 def digest(values: Mapping[str, Any]) -> str:
-    """SHA-256 (hexadecimal) of a nested mapping of plain values; the order of keys, and 1 against 1.0, do not count."""
+    """SHA-256 (hexadecimal) of a nested mapping of plain values, whatever the order of its keys; 1.0 counts as 1."""
     return hashlib.sha256(canonical(values).encode()).hexdigest()
 
 

@@ -1,8 +1,8 @@
-"""What ends a run early: Ctrl-C, SIGTERM and SIGHUP.
+"""Signals that end a run early: Ctrl-C, SIGTERM and SIGHUP.
 
-While a run trains, the first signal asks it to stop: it goes on to the end of its epoch, if that comes within
-``GRACE_SECONDS``, and leaves a checkpoint; after its last epoch it publishes its result. The end of that time, or a
-second signal, stops it at once. Where nothing trains, the first signal stops at once.
+While a run trains, the first signal asks it to stop at the end of its epoch. There it writes a checkpoint or, after its
+last epoch, publishes its result. If the epoch does not end within ``GRACE_SECONDS``, or a second signal comes, the run
+stops at once. A signal while nothing trains stops the process at once.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ASKED = f"\ninterrupted: stopping at the end of this epoch, or in {GRACE_SECONDS
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal ended the work; it is no Exception, since nothing went wrong.
+    """A signal ended the work. It is not an Exception, because it is not an error.
 
     Args:
         number: the signal's.
@@ -34,7 +34,7 @@ class Interrupted(KeyboardInterrupt):
 
 @dataclass
 class _State:
-    """What this process knows of its interruption: the signal, what it does now, and what comes before the end."""
+    """The first signal of this process, what the process is doing, and what to do before it ends."""
 
     asked: int | None = None
     training: bool = False
@@ -49,7 +49,7 @@ _state = _State()
 
 @contextmanager
 def handled() -> Iterator[None]:
-    """Within the block, signals end the work as described above; afterwards all is as it was before."""
+    """Within the block, signals are handled as the module describes; afterwards the old handlers are back."""
     _forget()
     earlier = listen()
     try:
@@ -61,25 +61,25 @@ def handled() -> Iterator[None]:
 
 
 def listen() -> dict[int, Any]:
-    """Take the signals over for good; returns the handlers that were there. Ignored ones stay ignored, as for nohup."""
+    """Handle the signals in this process; returns the old handlers. Ignored signals stay ignored, as with nohup."""
     if threading.current_thread() is not threading.main_thread():
         return {}
-    ours = [number for number in SIGNALS if signal.getsignal(number) not in (signal.SIG_IGN, None)]
-    return {int(number): signal.signal(number, _handle) for number in ours}
+    numbers = [number for number in SIGNALS if signal.getsignal(number) not in (signal.SIG_IGN, None)]
+    return {int(number): signal.signal(number, _handle) for number in numbers}
 
 
 def be_quiet() -> None:
-    """A worker: its sweep's main process speaks for it."""
+    """Print nothing for a signal: in a sweep only the main process prints, not the workers."""
     _state.quiet = True
 
 
 def before_end(action: Callable[[], None]) -> None:
-    """What to do before this process is stopped by a signal, where it does not train itself."""
+    """Call ``action`` before a signal stops this process, unless this process itself trains."""
     _state.before = action
 
 
 def ignore() -> None:
-    """The end has begun: further signals are not to spoil it."""
+    """Ignore further signals, so that they do not disturb the end of the process."""
     for number in SIGNALS:
         if signal.getsignal(number) is _handle:
             signal.signal(number, signal.SIG_IGN)
@@ -97,7 +97,7 @@ def training_is_over() -> None:
 
 
 def epoch_ended(last: bool) -> None:
-    """What comes now is worth its time: an epoch is kept or, after the last one, the result is published."""
+    """From here on the process takes its time: it saves the epoch or, after the last one, publishes the result."""
     _state.finishing = last
     _cancel()
 
@@ -108,15 +108,15 @@ def asked() -> bool:
 
 
 def exit_code() -> int:
-    """Of a process that ends for a signal, as a shell has it; where none was seen, for Ctrl-C."""
+    """The exit code of a process that a signal ended, 128 + its number; without a signal, that of Ctrl-C."""
     return 128 + (_state.asked or signal.SIGINT)
 
 
 def stop_if_asked() -> None:
-    """Stop here, where all that is needed to go on has been kept.
+    """Stop here if a signal has asked for it; the caller has saved what it needs to go on.
 
     Raises:
-        Interrupted: a signal has asked for it.
+        Interrupted: a signal has asked to stop.
     """
     if _state.asked is not None:
         raise Interrupted(_state.asked)
@@ -139,7 +139,7 @@ def _wait_for_the_epoch(number: int) -> None:
     _state.timer.daemon = True
     _state.timer.start()
     if not _state.quiet:
-        with suppress(OSError):  # not by print: the signal may have come in the middle of one
+        with suppress(OSError):  # not by print(), which the signal may have interrupted
             os.write(2, ASKED.encode())
 
 

@@ -19,19 +19,19 @@ NAME = "manifest.json"
 VERSION = 1
 
 
-def write(folder: Path, names: Iterable[str], kept: Mapping[str, dict[str, Any]] | None = None) -> None:
+def write(folder: Path, names: Iterable[str], earlier: Mapping[str, dict[str, Any]] | None = None) -> None:
     """Write the manifest of some files of a folder, in place of an earlier one.
 
     Args:
         folder: the folder.
         names: paths relative to it, with "/" between their parts.
-        kept: what an earlier manifest says of other files, and is still to say.
+        earlier: entries of the earlier manifest to keep.
 
     Raises:
         StoreError: the folder cannot be written.
         OSError: a named file cannot be read.
     """
-    _put(folder, {**(kept or {}), **{name: _entry(folder / name) for name in names}})
+    _put(folder, {**(earlier or {}), **{name: _entry(folder / name) for name in names}})
 
 
 def amend(folder: Path, add: Iterable[str] = (), drop: Iterable[str] = ()) -> None:
@@ -39,8 +39,8 @@ def amend(folder: Path, add: Iterable[str] = (), drop: Iterable[str] = ()) -> No
 
     Args:
         folder: the folder; without a manifest it gets one.
-        add: files that were written just now.
-        drop: files that are about to be written or deleted, so that a crash meanwhile leaves no wrong checksum.
+        add: files that have just been written.
+        drop: files that will be written or deleted next; so a crash leaves no wrong checksum.
 
     Raises:
         StoreError: the folder cannot be written.
@@ -63,11 +63,11 @@ def parse(data: bytes) -> dict[str, dict[str, Any]] | None:
 
 
 def problems(folder: Path, names: Iterable[str] | None = None) -> list[str]:
-    """What is wrong with the files that a folder's manifest names, a short phrase each; empty if nothing is.
+    """The problems of the files of a manifest, a short phrase each.
 
     Args:
         folder: the folder.
-        names: the files to look at; None for all that are named. A file that the manifest does not name is a problem.
+        names: the files to check; None for all that the manifest names. A file that it does not name is a problem.
     """
     entries = read(folder)
     if entries is None:
@@ -126,12 +126,11 @@ def _entry(path: Path) -> dict[str, Any]:
 
 @lru_cache(maxsize=65536)
 def _sha256(path: Path, size: int, modified: int, changed: int) -> str:
-    """Digest of a file, read again only if its size or one of its times of change differs."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Digest of a file, read again only if its size or a time of change differs."""
+    return files.file_digest(path)
 
 
 def _is_entry(name: str, entry: object) -> bool:
-    """Whether an entry is one of ours and its name stays inside the folder."""
+    """Whether an entry has the right form and its name stays inside the folder."""
     inside = bool(name) and not Path(name).is_absolute() and ".." not in Path(name).parts
     return inside and isinstance(entry, dict) and {"sha256", "bytes"} <= set(entry)

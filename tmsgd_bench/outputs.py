@@ -1,7 +1,7 @@
-"""Folders that commands write for people to read: renewed without losing anything that the same commands did not write.
+"""Output folders of commands, such as tables and reports: written again without a loss of other files.
 
 Such a folder has a manifest (:mod:`tmsgd_bench.manifest`). A file is replaced or deleted only if the manifest names it
-and its bytes are still those that were written. Anything else is refused, and nothing changes.
+and it has not been changed since. Otherwise the command is refused, and nothing changes.
 """
 
 from __future__ import annotations
@@ -19,49 +19,48 @@ Entries = dict[str, dict[str, Any]]
 
 
 def apart(target: Path, sources: Iterable[Path]) -> None:
-    """Check that an output and the results it is made of have nothing to do with each other on disk.
+    """Check that an output folder and the results it is made from do not overlap.
 
     Raises:
-        StoreError: the target is one of the sources, lies in one, or contains one.
+        StoreError: the target is one of the sources, is inside one, or contains one.
     """
-    place = target.resolve()
+    output = target.resolve()
     for source in sources:
-        other = source.resolve()
-        if place == other or place in other.parents or other in place.parents:
-            raise StoreError(f"{target} overlaps with the results in {source}: write to a place beside them.")
+        results = source.resolve()
+        if output == results or output in results.parents or results in output.parents:
+            raise StoreError(f"{target} overlaps with the results in {source}: choose a folder outside of them.")
 
 
 def renew(folder: Path, fill: Callable[[Path], Any], replaced: Callable[[str], bool] | None = None) -> None:
-    """Write files into a folder, in place of those that were written there before; other files stay.
+    """Write files into a folder and replace those of an earlier call; other files stay.
 
-    A command that is killed halfway can be repeated: a file that has the new bytes already is fine.
+    A command that is killed halfway can be repeated: a file that already has the new bytes is accepted.
 
     Args:
         folder: made if missing.
-        fill: writes the files, in folders if need be, into an empty folder that it is handed.
-        replaced: whether a file of the manifest, by its name, belongs to what is written again: if it is not written
-            this time, it is deleted. By default none is.
+        fill: called with an empty folder, into which it writes the files.
+        replaced: whether a file that the manifest names is deleted if it is not written this time. By default none is.
 
     Raises:
-        StoreError: a file is in the way that the manifest does not name or that has been changed since; the manifest is
-            damaged; or the folder cannot be written. In the first two cases nothing has changed.
+        StoreError: a file to be replaced is not in the manifest or has been changed since; the manifest is damaged; or
+            the folder cannot be written. In the first two cases nothing has changed.
     """
     entries = _entries(folder)
-    made = not folder.exists()
+    is_new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".new-", dir=folder) as new:
             fill(Path(new))
             _publish(Path(new), folder, entries, replaced or (lambda name: False))
     except OSError as error:
-        raise _unwritable(folder, error) from error
+        raise files.unwritable(folder, error, "") from error
     except StoreError as error:
         if isinstance(error.__cause__, OSError):
-            raise _unwritable(folder, error) from error
+            raise files.unwritable(folder, error, "") from error
         raise
     finally:
-        if made:
-            with suppress(OSError):  # it is not empty, unless something went wrong
+        if is_new:
+            with suppress(OSError):  # not empty: the files were written
                 folder.rmdir()
 
 
@@ -75,7 +74,7 @@ def _entries(folder: Path) -> Entries:
 
 
 def _publish(new: Path, folder: Path, entries: Entries, replaced: Callable[[str], bool]) -> None:
-    """Look at every file that would go before the first one does."""
+    """Check every file that would be replaced or deleted, then move the new files into the folder."""
     names = sorted(path.relative_to(new).as_posix() for path in new.rglob("*") if path.is_file())
     stale = sorted(name for name in entries if replaced(name) and name not in names)
     for name in names:
@@ -94,41 +93,41 @@ def _check_target(folder: Path, name: str, entries: Entries, new: Path) -> None:
     _check_inside(folder, path)
     if not path.parent.is_dir() and path.parent.exists():
         raise _foreign(path.parent)
-    there = path.is_symlink() or path.exists()
-    if there and not _has_bytes(path, new) and not _ours(folder, name, entries):
+    exists = path.is_symlink() or path.exists()
+    if exists and not _has_bytes(path, new) and not _is_unchanged(folder, name, entries):
         raise _foreign(path)
 
 
 def _check_stale(folder: Path, names: Iterable[str], entries: Entries) -> list[str]:
-    """Check files that are to be deleted; returns the manifests of folders that go with them.
+    """Check files that are to be deleted; returns the manifests in their sub-folders, which are deleted with them.
 
-    A folder goes as a whole: it must hold nothing but what is named.
+    A sub-folder is deleted as a whole, so it must hold no other files.
     """
-    here = [name for name in names if (folder / name).is_symlink() or (folder / name).exists()]
-    for name in here:
+    existing = [name for name in names if (folder / name).is_symlink() or (folder / name).exists()]
+    for name in existing:
         _check_inside(folder, folder / name)
-        if not _ours(folder, name, entries):
+        if not _is_unchanged(folder, name, entries):
             raise _foreign(folder / name)
-    parents = {(folder / name).parent for name in here} - {folder}
-    extra = [path for parent in sorted(parents) for path in sorted(parent.iterdir()) if not path.is_dir()]
-    unnamed = [path.relative_to(folder).as_posix() for path in extra]
-    unnamed = [name for name in unnamed if name not in here]
+    parents = {(folder / name).parent for name in existing} - {folder}
+    siblings = [path for parent in sorted(parents) for path in sorted(parent.iterdir()) if not path.is_dir()]
+    unnamed = [path.relative_to(folder).as_posix() for path in siblings]
+    unnamed = [name for name in unnamed if name not in existing]
     for name in unnamed:
-        if not _ours(folder, name, entries):
+        if not _is_unchanged(folder, name, entries):
             raise _foreign(folder / name)
     return unnamed
 
 
 def _check_inside(folder: Path, path: Path) -> None:
-    """A link must not lead out of the folder."""
+    """Refuse a path that a link leads out of the folder."""
     if not path.parent.resolve().is_relative_to(folder.resolve()):
         raise StoreError(f"{path} leads out of {folder}: remove the link, or choose another folder.")
 
 
-def _ours(folder: Path, name: str, entries: Entries) -> bool:
+def _is_unchanged(folder: Path, name: str, entries: Entries) -> bool:
     """Whether a file is as a command wrote it.
 
-    A manifest further down, such as a run's, follows from the files that it names.
+    The manifest of a sub-folder, such as a run's, is unchanged if the files that it names are.
     """
     path = folder / name
     if path.is_symlink():
@@ -158,11 +157,4 @@ def _foreign(path: Path) -> StoreError:
     return StoreError(
         f"{path} is in the way, and it was not written by this command or has been changed since: move it away, or "
         "choose another folder."
-    )
-
-
-def _unwritable(folder: Path, error: BaseException) -> StoreError:
-    return StoreError(
-        f"cannot write into {folder} ({files.os_reason(error)}): free some space, mend its permissions, or choose "
-        "another folder."
     )

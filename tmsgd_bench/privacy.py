@@ -1,6 +1,6 @@
-"""Settings without what they tell of a machine: no folders, no names of hosts and users, no secrets.
+"""Removes folders, host names, user names and secrets from a command's settings.
 
-Results are published, so what is recorded of a command must be fit for it.
+The command is recorded with a run's result, and results are published.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import getpass
 import re
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import PurePosixPath
 
@@ -17,27 +17,27 @@ FILES = re.compile(
     r"\.(bin|ckpt|csv|gz|h5|json|npy|npz|onnx|pkl|parquet|pt|pth|py|safetensors|tar|txt|xz|yaml|yml|zip)$",
     re.IGNORECASE,
 )
-"""Ends of names of files, which say what was used; other last names may be a person's."""
+"""A file with such an ending keeps its name; any other last part of a path may be a person's name and is removed."""
 FOLDER_OPTIONS = ("--config-dir", "--config-path", "-cd", "-cp")
 FOLDER_KEY = re.compile(r"(^|[._-])(root|dir|path|paths|folder|cwd)$", re.IGNORECASE)
-"""Settings whose values are places, also where nothing else shows it."""
+"""Settings whose values are paths, whatever they look like."""
 SECRET_KEY = re.compile(r"(^|[._-])(token|secret|password|passwd|credentials?|(api|access)[_-]?key)$", re.IGNORECASE)
-"""Settings whose values are nobody else's business."""
+"""Settings whose values are secrets."""
 VALUE = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|(?:\\.|[^,\[\]{}()'"\\])+""")
-"""In a value of Hydra's grammar: a quoted string, or what stands between brackets and commas."""
+"""In a value of Hydra's grammar: a quoted string, or the text between brackets and commas."""
 PLACE = re.compile(r"""^(/|~|\.{1,2}(/|$)|[A-Za-z]:[\\/]|\\\\|[A-Za-z][\w+.-]*:/)""")
-"""An absolute path, one from the home folder or the current one, of Windows, or a URL."""
+"""The start of an absolute path, a path from the home or the current folder, a Windows path, or a URL."""
 COMMON = frozenset({"", "root", "user", "localhost", "runner", "ubuntu", "nobody"})
-"""Names that tell nothing."""
+"""Host and user names that identify nobody."""
 NO_PLACE = ("none", "null", "auto", "default", "true", "false")
 
 
 def arguments(words: Sequence[str]) -> list[str]:
-    """A command's arguments, each place in them replaced by ``PATH`` or ``…/file.pth``, and host and user by a word."""
-    before = ["", *words]
+    """A command's arguments with ``PATH`` or ``…/file.pth`` in place of paths, and ``HOST`` or ``USER`` of names."""
+    previous = ["", *words]
     return [
-        _named_away(_place(word)) if last in FOLDER_OPTIONS else argument(word)
-        for last, word in zip(before, words, strict=False)
+        _without_names(_place(word)) if before in FOLDER_OPTIONS else argument(word)
+        for before, word in zip(previous, words, strict=False)
     ]
 
 
@@ -58,21 +58,21 @@ def setting(value: str, key: str = "") -> str:
 
     Args:
         value: as text, maybe in Hydra's grammar.
-        key: the setting's name, which may say that its values are places.
+        key: the setting's name; some names tell that the values are paths.
     """
     if SECRET_KEY.search(key):
         return SECRET
     places = FOLDER_KEY.search(key) is not None and value.lower() not in NO_PLACE
-    return _named_away(VALUE.sub(lambda found: _part(found[0], places), value))
+    return _without_names(VALUE.sub(lambda match: _item(match[0], places), value))
 
 
-def _part(text: str, places: bool) -> str:
-    """One string, or one member of a list or mapping (``name: value``)."""
+def _item(text: str, places: bool) -> str:
+    """One string, or one item of a list or mapping (``name: value``)."""
     quote = text[0] if text[0] in "'\"" else ""
     inner = text[1:-1] if quote else text
     name, colon, rest = inner.partition(":")
     if colon and not quote and re.fullmatch(r"\s*\w+", name) and len(name.strip()) > 1 and not rest.startswith("/"):
-        return f"{name}:{_part(rest, places or bool(FOLDER_KEY.search(name.strip())))}" if rest else text
+        return f"{name}:{_item(rest, places or bool(FOLDER_KEY.search(name.strip())))}" if rest else text
     stripped = inner.strip()
     if not stripped or not (places or _is_place(stripped)):
         return text
@@ -80,7 +80,7 @@ def _part(text: str, places: bool) -> str:
 
 
 def _is_place(text: str) -> bool:
-    """Whether a text leads somewhere: from its beginning, or as a file in a folder, or somewhere in its midst."""
+    """Whether a text is a path or a URL, or contains one."""
     if PLACE.match(text) or "\\" in text or re.search(r"[\s:=]~?/", text) or "://" in text:
         return True
     return "/" in text and FILES.search(text) is not None
@@ -91,26 +91,22 @@ def _place(text: str) -> str:
     return f"…/{last}" if FILES.search(last) else PATH
 
 
-def _named_away(text: str) -> str:
-    for name, word in _names():
+def _without_names(text: str) -> str:
+    for name, word in _names(socket.gethostname(), _user()):
         text = re.sub(rf"(?<![^\W_]){re.escape(name)}(?![^\W_])", word, text, flags=re.IGNORECASE)
     return text
 
 
-def _names() -> Iterable[tuple[str, str]]:
-    """Names of this machine and its user, the longer ones first."""
-    return _known(socket.gethostname(), _user())
-
-
 @lru_cache
-def _known(host: str, user: str) -> tuple[tuple[str, str], ...]:
-    names = {host: HOST, host.partition(".")[0]: HOST, user: USER}
-    kept = [(name, word) for name, word in names.items() if name.lower() not in COMMON and len(name) > 1]
-    return tuple(sorted(kept, key=lambda one: -len(one[0])))
+def _names(host: str, user: str) -> tuple[tuple[str, str], ...]:
+    """The names of a machine and its user, each with the word that replaces it, the longer ones first."""
+    words = {host: HOST, host.partition(".")[0]: HOST, user: USER}
+    identifying = [(name, word) for name, word in words.items() if name.lower() not in COMMON and len(name) > 1]
+    return tuple(sorted(identifying, key=lambda pair: -len(pair[0])))
 
 
 def _user() -> str:
     try:
         return getpass.getuser()
-    except (KeyError, OSError):  # a user without an entry in the system's list
+    except (KeyError, OSError):  # the system does not know the user
         return ""

@@ -1,8 +1,8 @@
 """Random streams that depend on (seed, purpose, epoch) and on nothing else.
 
-No optimizer name enters a stream, so two optimizers with one seed see the same initial weights, the same order
-of examples and the same augmentation: their comparison is paired. And because every epoch starts its own streams,
-a resumed run needs no generator state to continue with the same bits.
+The optimizer's name is not used, so two optimizers with one seed get the same initial weights, the same order of
+examples and the same augmentation: their comparison is paired. Every epoch starts its own streams, so a resumed run
+continues with the same bits without a saved generator state.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def derive(seed: int, *purpose: object) -> int:
         >>> derive(0, "order", 3) == derive(0, "order", 3) != derive(0, "order", 4)
         True
     """
-    text = "/".join(str(part) for part in (seed, *purpose))
+    text = "/".join(map(str, (seed, *purpose)))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
@@ -29,7 +29,7 @@ def generator(seed: int, *purpose: object) -> torch.Generator:
 
 
 def seed_globally(seed: int, *purpose: object) -> None:
-    """Start torch's global streams (weights, dropout, on every device) at a purpose's stream."""
+    """Seed torch's global generators on every device (weights, dropout) for a purpose."""
     torch.manual_seed(derive(seed, *purpose))
 
 
@@ -39,7 +39,7 @@ def epoch_order(size: int, seed: int, epoch: int) -> torch.Tensor:
 
 
 def subset(size: int, limit: int | None) -> torch.Tensor:
-    """Which examples ``data.limit`` keeps: int64, sorted, shape (min(size, limit),); the same for every run seed."""
+    """The examples that ``data.limit`` selects: int64, sorted, shape (min(size, limit),); the same for every seed."""
     if limit is None or limit >= size:
         return torch.arange(size)
     return torch.randperm(size, generator=generator(0, "subset"))[:limit].sort().values

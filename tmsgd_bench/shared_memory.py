@@ -1,6 +1,6 @@
-"""Shared memory, which processes of one run or one sweep exchange batches and locks through: whether it can be used.
+"""Checks that shared memory can be used: through it processes exchange batches and locks.
 
-Containers often have little of it. Without it a worker's batch would be lost, and its run would wait for it forever.
+Containers often have little of it. Without it a worker's batch would be lost, and its run would wait forever.
 """
 
 from __future__ import annotations
@@ -14,28 +14,28 @@ PLACE = "/dev/shm"
 
 
 def check(processes: int, otherwise: str) -> None:
-    """See whether so many processes can be started: the system keeps their locks in shared memory.
+    """Check that there is shared memory for the locks of so many processes.
 
     Args:
-        processes: how many.
-        otherwise: what to do if they cannot, as a clause.
+        processes: how many are to be started.
+        otherwise: what to do if there is not, as a clause.
 
     Raises:
-        ConfigError: they cannot.
+        ConfigError: there is not.
     """
     context = multiprocessing.get_context("spawn")
     try:
-        for _ in [context.Lock() for _ in range(4 * processes + 16)]:  # more than they need, all at once
+        for _ in [context.Lock() for _ in range(4 * processes + 16)]:  # all at once, and more than they need
             pass
     except OSError as error:
         raise lacking(error, otherwise) from error
 
 
 def lacking(error: Exception, otherwise: str) -> ConfigError:
-    """The error for processes that cannot exchange anything, with what to do about it.
+    """The error for missing shared memory, with its remedies.
 
     Args:
-        error: the system's, or torch's.
+        error: raised by the system or by torch.
         otherwise: see :func:`check`.
     """
     return ConfigError(

@@ -1,4 +1,4 @@
-"""The interface that every task implements, and what the engine hands to it.
+"""The interface that every task implements, and the settings that the engine passes to it.
 
 A task is one row of the paper's Table 1: data, modules, a training step, an evaluation. It never sees the whole
 configuration, the results store or an optimizer's name.
@@ -25,14 +25,14 @@ Direction = Literal["min", "max"]
 
 @dataclass(frozen=True)
 class Metric:
-    """One number an evaluation returns.
+    """A number that an evaluation returns.
 
     Args:
         name: its key in the dictionary that ``evaluate`` returns.
-        unit: what it is counted in ("%", "nat", "" for a pure number).
+        unit: "%", "nat" and so on; "" for a pure number.
         direction: "max" if larger is better, "min" if smaller is.
-        label: how a table prints it; the name if empty.
-        detail: one of many, such as one class's, that belongs in the record and not in every line of a log.
+        label: its name in tables; ``name`` if empty.
+        detail: a number of one class, for instance, which is stored but not printed in log lines.
     """
 
     name: str
@@ -44,19 +44,19 @@ class Metric:
 
 @dataclass(frozen=True)
 class TaskSettings:
-    """What a task is told about the run it serves.
+    """A run's settings as its task gets them.
 
     Args:
-        data_folder: the data set, in its publisher's layout.
+        data_folder: the data set's folder, in its publisher's layout.
         data_limit: use a seeded subset of this many training examples; None for all of them.
         batch_size: examples of one step.
-        seed: the run's seed; derive streams from it with :func:`tmsgd_bench.seeding.derive`.
-        device: where modules and data live.
-        model: the model's own options, from conf/model.
-        fingerprint: what identifies the data set's contents; keys what is prepared from it.
-        weights_folder: where published weights that a task begins with, or measures with, are kept.
+        seed: the run's seed; derive random streams from it with :func:`tmsgd_bench.seeding.derive`.
+        device: for modules and data.
+        model: the settings of the model's YAML, from conf/model.
+        fingerprint: the data set's fingerprint, a key for files that are prepared from the data.
+        weights_folder: for published weights that a task starts from, or measures with.
         workers: processes that make batches ahead, for tasks whose batches take long; 0 for none.
-        save_predictions: keep what the trained modules predict on the test split beside the result.
+        save_predictions: save the trained modules' predictions on the test split beside the result.
     """
 
     data_folder: Path
@@ -79,20 +79,20 @@ class Task(ABC):
     """
 
     options: ClassVar[Section | None] = None
-    """Checks the options of the task's YAML, before any data are loaded; None: the constructor's signature does."""
+    """Checks the options of the task's YAML before data are loaded; if None, the constructor's signature is used."""
     model_arguments: ClassVar[tuple[str, ...] | None] = None
-    """Names of what the task hands to its model's class besides the options of the model's YAML; None for a task that
-    makes no model of them: whatever there is is accepted."""
+    """Names of the arguments that the task passes to its model's class, besides the options of the model's YAML; None
+    for a task that builds no model from the YAML, whose options are then not checked."""
 
     metrics: tuple[Metric, ...]
-    """What ``evaluate`` returns; the first is the primary one. Of the class, or set by the constructor."""
+    """The numbers that ``evaluate`` returns; the first is the primary metric. Set by the class or its constructor."""
 
     modules: dict[str, nn.Module]
     train_size: int
     evaluate_every: int = 1
-    """Evaluate after every so many epochs; after the last one in any case."""
+    """Evaluate after every so many epochs, and always after the last one."""
     evaluate_at_start: bool = False
-    """Evaluate before the first epoch too, where training begins with weights that were trained before."""
+    """Evaluate before the first epoch too; for tasks that start from pretrained weights."""
 
     def __init__(self, settings: TaskSettings) -> None:
         self.settings = settings
@@ -105,27 +105,27 @@ class Task(ABC):
 
     @abstractmethod
     def batches(self, epoch: int) -> Iterable[Any]:
-        """The epoch's batches. Their order and augmentation depend on (seed, epoch) alone."""
+        """The epoch's batches. Their order and augmentation depend only on (seed, epoch)."""
 
     @abstractmethod
     def loss(self, batch: Any) -> Tensor:
         """The scalar training loss of a batch, a mean over its examples.
 
-        Tasks with several losses override ``losses`` if one of them is minimised, and else ``training_step``.
+        A task that records more losses overrides ``losses``; one that minimises several, ``training_step``.
         """
 
     def losses(self, batch: Any) -> dict[str, Tensor]:
-        """``loss``, which is minimised, and the scalars that are recorded beside it, by name; of one evaluation."""
+        """The scalars to record for a batch, by name; ``loss`` is the one that is minimised."""
         return {"loss": self.loss(batch)}
 
     @abstractmethod
     def evaluate(self) -> dict[str, float]:
-        """Every metric on the test split, in the units of ``metrics``; changes nothing."""
+        """Every metric on the test split, in the units of ``metrics``; must not change any state."""
 
     def training_step(self, batch: Any, optimizers: Mapping[str, Optimizer]) -> dict[str, Tensor]:
-        """One step of every optimizer; returns the detached scalar losses by name.
+        """Take exactly one step with every optimizer; returns the detached scalar losses by name.
 
-        Exactly one: the engine counts an optimizer's steps in batches, to tell where its switch epoch begins.
+        Exactly one, because the engine converts the switch epoch into steps by the number of batches.
         """
         losses = self.losses(batch)
         for optimizer in optimizers.values():
@@ -136,13 +136,13 @@ class Task(ABC):
         return {name: loss.detach() for name, loss in losses.items()}
 
     def probe(self, examples: int) -> Iterable[tuple[Any, int]]:
-        """A fixed sample of training examples, to measure the loss's curvature on.
+        """A fixed sample of training examples, on which the loss's sharpness is measured.
 
-        Pairs of a batch that ``loss`` takes and the number of examples in it, by which the batches' losses are
-        weighted. Here: epoch 0's first batches, until there are ``examples``; made once and kept, since asking for
-        epoch 0 in the midst of training throws away what a Loader has begun ahead. A task whose loss does not depend
-        on the batch size (no batch normalisation) may hand out the same examples in fewer, larger batches: that is
-        faster.
+        Returns:
+            Pairs of a batch for ``loss`` and its number of examples, by which the batch's loss is weighted. By default
+            the first batches of epoch 0, until there are ``examples``. They are made once and kept, because to ask for
+            epoch 0 during training would discard batches that a Loader has made ahead. A task without batch
+            normalisation may return the same examples in fewer and larger batches, which is faster.
         """
         size = self.settings.batch_size
         count = math.ceil(min(examples, self.train_size) / size)
@@ -152,20 +152,20 @@ class Task(ABC):
         return self._sample[:count]
 
     def after_epoch(self, epoch: int) -> None:  # noqa: B027 - most tasks remember nothing
-        """Called after each epoch's evaluation, in evaluation mode and without gradients; changes no weights."""
+        """Called after each epoch's evaluation, in evaluation mode and without gradients; must not change weights."""
 
     def state(self) -> dict[str, Tensor]:
-        """What the task remembers across epochs, for its pictures; saved in checkpoints and in shared trunks."""
+        """The task's own state, such as samples for a figure; saved in checkpoints and in shared trunks."""
         return {}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:  # noqa: B027
-        """Take back what ``state`` returned."""
+        """Restore a state that ``state`` returned."""
 
-    def close(self) -> None:  # noqa: B027 - most tasks hold nothing
-        """Called when training is over: end the processes that make its batches."""
+    def close(self) -> None:  # noqa: B027 - most tasks start no process
+        """Called when training is over: end the processes that make batches."""
 
-    def draw(self, folder: Path) -> None:  # noqa: B027 - most tasks have no picture, and need not say so
-        """Write figures of the trained modules into a folder, where the paper has some.
+    def draw(self, folder: Path) -> None:  # noqa: B027 - most tasks have no figure
+        """Write figures of the trained modules into a folder, for tasks that have a figure in the paper.
 
-        Called once, after training, in evaluation mode and without gradients; changes no weights.
+        Called once, after training, in evaluation mode and without gradients; must not change weights.
         """

@@ -1,4 +1,4 @@
-"""What a command says: only characters that show, and an error of the output is told as what it is."""
+"""Prints a command's output: only printable characters, and a clear error if the output cannot be written."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from tmsgd_bench.files import os_reason
 
 
 def prepare() -> None:
-    """Let characters that the output cannot show be replaced by "?"."""
+    """Replace characters that the output's encoding lacks by "?"."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
 
 
 def say(text: str, end: str = "\n") -> None:
-    """Print a text of any origin.
+    """Print a text of any origin, escaped for a terminal.
 
     Raises:
         OutputError: it cannot be written.
-        BrokenPipeError: nobody reads it any more.
+        BrokenPipeError: the reader of a pipe has ended.
     """
     if sys.stdout is None:
         raise OutputError("cannot print: the output is closed.")
@@ -36,11 +36,11 @@ def say(text: str, end: str = "\n") -> None:
 
 
 def finish() -> None:
-    """Write what is still kept back.
+    """Flush the output.
 
     Raises:
         OutputError: it cannot be written.
-        BrokenPipeError: nobody reads it any more.
+        BrokenPipeError: the reader of a pipe has ended.
     """
     try:
         if sys.stdout is not None:
@@ -52,13 +52,13 @@ def finish() -> None:
 
 
 def warn(text: str) -> None:
-    """Say something on stderr, if that is possible."""
+    """Print a text to stderr, if that is possible."""
     with suppress(OSError):
         print(escaping.lines(text), file=sys.stderr, flush=True)
 
 
 def give_up_if_broken() -> None:
-    """:func:`give_up`, if nothing can be written any more."""
+    """Call :func:`give_up` if the output cannot be flushed."""
     try:
         finish()
     except (OutputError, OSError):
@@ -66,7 +66,7 @@ def give_up_if_broken() -> None:
 
 
 def give_up() -> None:
-    """Throw away what cannot be written, so that Python does not try once more at its end."""
+    """Discard unwritten output, so that Python does not fail at exit when it flushes."""
     with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

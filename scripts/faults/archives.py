@@ -21,7 +21,7 @@ INSIDE = "repository-0123/data/"
 HARMLESS = {"points.csv": b"frame,x\n", "frames/a.jpg": b"first"}
 HOSTILE = b"hostile"
 MEMBERS: tuple[dict[str, str], ...] = ({INSIDE: ""}, {"": ""}, {"repository-0123": ""}, {INSIDE: "inner/"})
-"""What is unpacked where, as a data set's entry says it; a beginning need not end in a slash."""
+"""Which members are unpacked where, as in a data set's entry; the start of a path need not end in a slash."""
 
 
 @dataclass(frozen=True)
@@ -45,15 +45,15 @@ def attempt(trial: Attempt) -> None:
     path = folder / trial.random.choice(("pack.tar.gz", "pack.zip"))
     trial.fault = f"{path.name}, members {members}: {', '.join(f'{m.name!r} {m.link}' for m in hostile)}"
     (_in_zip if path.suffix == ".zip" else _in_tar)(path, hostile)
-    told = _unpack(Archive(path.as_uri(), members), target)
+    refusal = _unpack(Archive(path.as_uri(), members), target)
     _expect_untouched(folder, target, path)
-    if not told and members == {INSIDE: ""} and any((target / n).read_bytes() != d for n, d in HARMLESS.items()):
+    if not refusal and members == {INSIDE: ""} and any((target / n).read_bytes() != d for n, d in HARMLESS.items()):
         raise Fault(LOST, "a harmless member was not unpacked")
     shutil.rmtree(folder)
 
 
 def _unpack(archive: Archive, target: Path) -> str:
-    """What was told, if the archive was refused."""
+    """The message, if the archive was refused; otherwise empty."""
     try:
         archive.fetch(target, "put it there by hand")
     except (DataError, OSError) as error:
@@ -64,10 +64,10 @@ def _unpack(archive: Archive, target: Path) -> str:
 
 
 def _expect_untouched(folder: Path, target: Path, archive: Path) -> None:
-    strange = [path for path in folder.rglob("*") if path != archive and not path.is_relative_to(target)]
-    hostile = [path for path in strange if path.is_file() and HOSTILE in path.read_bytes()]
-    kept = folder / "outside/kept"
-    if hostile or not kept.exists() or kept.read_bytes() != b"kept" or kept.is_symlink():
+    outside = [path for path in folder.rglob("*") if path != archive and not path.is_relative_to(target)]
+    hostile = [path for path in outside if path.is_file() and HOSTILE in path.read_bytes()]
+    untouched = folder / "outside/kept"
+    if hostile or not untouched.exists() or untouched.read_bytes() != b"kept" or untouched.is_symlink():
         raise Fault(BELIEVED, f"written outside of {target}: {[str(path) for path in hostile]}")
 
 

@@ -1,4 +1,4 @@
-"""The project's commands as a person meets them: run.py in processes of its own, the others in this one."""
+"""Starts the project's commands: run.py in new processes, the others in this one."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ class Ended:
 
     Args:
         code: its exit code, or minus the signal that killed it.
-        said: what it printed, to either stream.
+        output: all that it printed, to stdout and stderr.
     """
 
     code: int | None
-    said: str
+    output: str
 
     def checked(self) -> Ended:
         """Itself.
@@ -55,8 +55,8 @@ class Ended:
         Raises:
             Fault: it printed a traceback.
         """
-        if "Traceback (most recent call last)" in self.said:
-            raise Fault(TRACEBACK, short(self.said))
+        if "Traceback (most recent call last)" in self.output:
+            raise Fault(TRACEBACK, short(self.output))
         return self
 
 
@@ -66,19 +66,19 @@ class Started:
 
     Args:
         process: its process.
-        said: the file that holds what it prints.
+        output: the file with all that it prints.
     """
 
     process: ForkServerProcess
-    said: Path
+    output: Path
 
     def send(self, number: int, after: float) -> None:
-        """Send a signal, so many seconds after run.py was begun; nothing if it has ended by then."""
-        while not _begun(self.said).exists() and self.process.is_alive():
+        """Send a signal so many seconds after run.py has started, unless it has ended by then."""
+        while not _begun(self.output).exists() and self.process.is_alive():
             time.sleep(0.002)
         self.process.join(timeout=after)
         if self.process.is_alive() and self.process.pid:
-            with contextlib.suppress(ProcessLookupError):  # it ends in this moment
+            with contextlib.suppress(ProcessLookupError):  # it ends at this moment
                 os.kill(self.process.pid, number)
 
     def wait(self) -> Ended:
@@ -91,53 +91,55 @@ class Started:
         if self.process.is_alive():
             self.process.kill()
             self.process.join()
-            raise Fault(LOST, f"it did not end within {SECONDS:.0f} s: {short(self.said.read_text(errors='replace'))}")
-        said = self.said.read_text(errors="replace") if self.said.exists() else ""
-        return Ended(self.process.exitcode, said)
+            raise Fault(
+                LOST, f"it did not end within {SECONDS:.0f} s: {short(self.output.read_text(errors='replace'))}"
+            )
+        output = self.output.read_text(errors="replace") if self.output.exists() else ""
+        return Ended(self.process.exitcode, output)
 
     def operations(self) -> int:
-        """How many operations on files there were, if it was started with a wound and came to its end."""
-        return int(_operations(self.said).read_text())
+        """How many operations on files there were, if it was started with a wound and was not killed."""
+        return int(_operations(self.output).read_text())
 
 
-def _begun(said: Path) -> Path:
-    return said.with_suffix(".begun")
+def _begun(output: Path) -> Path:
+    return output.with_suffix(".begun")
 
 
-def _operations(said: Path) -> Path:
-    return said.with_suffix(".operations")
+def _operations(output: Path) -> Path:
+    return output.with_suffix(".operations")
 
 
-def start(arguments: Sequence[str], said: Path, wound: Wound | None = None) -> Started:
+def start(arguments: Sequence[str], output: Path, wound: Wound | None = None) -> Started:
     """Start run.py; it is killed with this process.
 
     Args:
         arguments: of run.py.
-        said: a file for what it prints; its neighbours are the campaign's own.
-        wound: where it is to be hit.
+        output: a file for all that it prints; files beside it are the campaign's own.
+        wound: where it is to end itself.
     """
-    FORKS.set_forkserver_preload(PRELOADED)  # for speed alone
-    _begun(said).unlink(missing_ok=True)
-    process = FORKS.Process(target=_run, args=(list(arguments), said, wound))
+    FORKS.set_forkserver_preload(PRELOADED)  # only for speed
+    _begun(output).unlink(missing_ok=True)
+    process = FORKS.Process(target=_run, args=(list(arguments), output, wound))
     process.start()
-    return Started(process, said)
+    return Started(process, output)
 
 
-def train(arguments: Sequence[str], said: Path, wound: Wound | None = None) -> Ended:
+def train(arguments: Sequence[str], output: Path, wound: Wound | None = None) -> Ended:
     """Start run.py and wait for its end."""
-    return start(arguments, said, wound).wait()
+    return start(arguments, output, wound).wait()
 
 
-def _run(arguments: list[str], said: Path, wound: Wound | None) -> None:
+def _run(arguments: list[str], output: Path, wound: Wound | None) -> None:
     _end_with_server()
-    with said.open("wb") as file:
+    with output.open("wb") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the campaign runs in the background
     sys.argv = [str(ROOT / "run.py"), *arguments]
     sys.path.insert(0, str(ROOT))
     watch = inflict(wound) if wound else None
-    _begun(said).touch()
+    _begun(output).touch()
     code: object = 0
     try:
         runpy.run_path(sys.argv[0], run_name="__main__")
@@ -146,7 +148,7 @@ def _run(arguments: list[str], said: Path, wound: Wound | None) -> None:
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         if watch:
-            _operations(said).write_text(str(watch.seen))
+            _operations(output).write_text(str(watch.seen))
     sys.stdout.flush()
     sys.exit(code if isinstance(code, int) else 1)
 
@@ -159,16 +161,16 @@ def _end_with_server() -> None:
 
 def bench(*arguments: str) -> Ended:
     """``python -m tmsgd_bench`` with some arguments, in this process."""
-    said, code = io.StringIO(), 1
-    handler = logging.StreamHandler(said)
+    output, code = io.StringIO(), 1
+    handler = logging.StreamHandler(output)
     logging.getLogger().addHandler(handler)
     try:
-        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
             code = cli.main(list(arguments))
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else 1
     except Exception:
-        said.write(traceback.format_exc())
+        output.write(traceback.format_exc())
     finally:
         logging.getLogger().removeHandler(handler)
-    return Ended(code, said.getvalue())
+    return Ended(code, output.getvalue())

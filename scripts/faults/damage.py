@@ -13,15 +13,15 @@ FOREIGN = {
     ".yaml": ("- 1\n", "text\n", "", "task: 3\n", "task: {name: [tc]}\nmodel: 1\n", "a: [\n", "? {a: b}\n: c\n"),
     ".csv": ("a,b\n1,2\n", "problem,rule\n", "\n", "problem,rule,fitted\nx,euler,many\n"),
 }
-"""Contents of the right format and a wrong kind."""
+"""Texts that have the right format, and are not what the file should hold."""
 BINARY = ("no such file\n", "PAR1PAR1", "PK\x03\x04")
 TOLERANT = {"encoding": "utf-8", "errors": "surrogateescape"}
-"""How a text is read and written that may be damaged already."""
+"""How a text that may already be damaged is read and written."""
 TEXT = (".json", ".yaml", ".csv", ".txt")
 
 
 def flip(path: Path, random: Random) -> str:
-    """Turn over one bit."""
+    """Flip one bit."""
     data = bytearray(path.read_bytes())
     bit = random.randrange(8 * len(data))
     data[bit // 8] ^= 1 << bit % 8
@@ -32,13 +32,13 @@ def flip(path: Path, random: Random) -> str:
 def truncate(path: Path, random: Random) -> str:
     """Cut the end off."""
     data = path.read_bytes()
-    kept = random.randrange(1, max(2, len(data)))
-    path.write_bytes(data[:kept])
-    return f"cut to {kept} of {len(data)} bytes"
+    length = random.randrange(1, max(2, len(data)))
+    path.write_bytes(data[:length])
+    return f"cut to {length} of {len(data)} bytes"
 
 
 def empty(path: Path, random: Random) -> str:
-    """Leave nothing in it."""
+    """Delete its bytes."""
     path.write_bytes(b"")
     return "emptied"
 
@@ -50,7 +50,7 @@ def delete(path: Path, random: Random) -> str:
 
 
 def directory(path: Path, random: Random) -> str:
-    """Put a folder in its place, with or without something in it."""
+    """Replace it by a folder, empty or with a file."""
     path.unlink()
     path.mkdir()
     if random.random() < 0.5:
@@ -59,14 +59,14 @@ def directory(path: Path, random: Random) -> str:
 
 
 def foreign(path: Path, random: Random) -> str:
-    """Put other contents in it, of its format if that is known."""
-    contents = random.choice(FOREIGN.get(path.suffix, BINARY))
-    path.write_text(contents)
-    return f"replaced by {contents!r}"
+    """Write another text into it, of its format if that is known."""
+    text = random.choice(FOREIGN.get(path.suffix, BINARY))
+    path.write_text(text)
+    return f"replaced by {text!r}"
 
 
 def undecodable(path: Path, random: Random) -> str:
-    """Put bytes into it that are no UTF-8."""
+    """Insert bytes that are not UTF-8."""
     data = path.read_bytes()
     place = random.randrange(len(data))
     path.write_bytes(data[:place] + b"\xff\xfe\x00" + data[place:])
@@ -74,7 +74,7 @@ def undecodable(path: Path, random: Random) -> str:
 
 
 def edit(path: Path, random: Random) -> str:
-    """Change one number of a text, as by hand."""
+    """Change one number of a text, as a person would."""
     text = path.read_text(**TOLERANT)
     numbers = list(re.finditer(r"\d+(\.\d+)?", text))
     if not numbers:
@@ -100,15 +100,15 @@ TEXTUAL = (*ANY, undecodable, edit, edit, edit, swap)
 
 
 def damage(path: Path, random: Random) -> str:
-    """Damage a file in one of these ways; returns how.
+    """Damage a file in one of these ways; returns a description.
 
     Args:
         path: of a regular file.
-        random: decides how.
+        random: chooses the way.
     """
     ways = TEXTUAL if path.suffix in TEXT else ANY
-    whole = [way for way in ways if path.stat().st_size or way in (delete, directory, foreign)]
-    return random.choice(whole)(path, random)
+    possible = [way for way in ways if path.stat().st_size or way in (delete, directory, foreign)]
+    return random.choice(possible)(path, random)
 
 
 def regular_files(folder: Path, pattern: str = "**/*") -> list[Path]:

@@ -1,4 +1,4 @@
-"""Data files, prepared caches and proposals that are damaged: no run may give other weights under the same name."""
+"""Damaged data files, prepared files and proposals: no run may end with other weights under the same name."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _prepare(place: Place, chosen: Sequence[str]) -> tuple[Path, dict[str, dict[
 
 def _train(place: Place, data: Path, chosen: Sequence[str]) -> Ended:
     arguments = stores.settings(place, data.parent / "store", *chosen, data=data)
-    return train(arguments, data.parent / "said")
+    return train(arguments, data.parent / "output")
 
 
 KIND = Kind("damaged-data", attempt, share=1.5)

@@ -13,13 +13,13 @@ from faults.commands import train
 from faults.trial import LOST, Attempt, Fault, Kind
 
 LEAST, MOST = 40, 2500
-"""KiB of the small disk: too little for the settings of a run of task tc, and enough for all of it."""
+"""KiB of the small disk: from too little for the settings of a run of task tc, to enough for the whole run."""
 ROOMY = "64m"
 WAYS = ((), ("prefix=on",), ("save_weights=true",))
 
 
 def attempt(trial: Attempt) -> None:
-    """Train on a disk that gets full, make room, and start the same command again."""
+    """Train on a disk until it is full, enlarge it, and start the same command again."""
     chosen = (*stores.small(trial.random.choice(("tc", "tc", "ctr")), "tmsgd"), *trial.random.choice(WAYS))
     expected = stores.undisturbed(trial.place, *chosen)
     folder, size = trial.place.fresh("full-disk"), trial.random.randint(LEAST, MOST)
@@ -30,12 +30,12 @@ def attempt(trial: Attempt) -> None:
     _mount(disk, f"size={size}k")
     try:
         arguments = stores.settings(trial.place, disk / "store", *chosen, data=disk / "data" if with_data else None)
-        ended = train(arguments, folder / "said").checked()
+        ended = train(arguments, folder / "output").checked()
         if ended.code != 0:
             stores.expect_sentence(ended)
         stores.expect_readable(disk / "store")
         _mount(disk, f"remount,size={ROOMY}")
-        stores.expect_success(train(arguments, folder / "said-again"))
+        stores.expect_success(train(arguments, folder / "output-again"))
         stores.expect_facts(disk / "store", expected.facts)
         stores.expect_tidy(disk / "store", expected.names)
     finally:

@@ -1,4 +1,4 @@
-"""Stores and caches of somebody else: no code of theirs runs, and what they hold is escaped wherever it is shown."""
+"""Hostile stores and prepared files: no code in them is executed, and their texts are escaped in every output."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def attempt(trial: Attempt) -> None:
 
 
 def labels(trial: Attempt) -> None:
-    """A label that other programs would take for more than a text."""
+    """A label with a command for another program, such as HTML or a spreadsheet's formula."""
     folder, _ = _copy(trial, corruptions.whole_store(trial.place))
     label = LABELS[trial.number // len(ATTACKS) % len(LABELS)]
     trial.fault = f"the label {label!r}"
@@ -71,8 +71,8 @@ def _expect_escaped(folder: Path, label: str) -> None:
     store, out = ("--results", str(folder / "store")), folder / "report"
     bench("report", *store, "--numerics", str(folder / "numerics"), "--out", str(out)).checked()
     bench("export", str(folder / "runs.csv"), *store).checked()
-    shown = {"runs": bench("runs", *store).checked().said}
-    shown |= {f"compare.{form}": bench("compare", "--format", form, *store).checked().said for form in FORMATS}
+    shown = {"runs": bench("runs", *store).checked().output}
+    shown |= {f"compare.{form}": bench("compare", "--format", form, *store).checked().output for form in FORMATS}
     shown |= {path.name: path.read_text(encoding="utf-8") for path in (folder / "runs.csv", *sorted(out.rglob("*.*")))}
     for name, text in shown.items():
         if problem := _problem(Path(name).suffix, text, label):
@@ -80,7 +80,7 @@ def _expect_escaped(folder: Path, label: str) -> None:
 
 
 def _problem(suffix: str, text: str, label: str) -> str:
-    """What of a label is not escaped in a text of a format; empty if all of it is."""
+    """How a label is not escaped in a text of a format; empty if it is escaped."""
     if "\x1b" in text:
         return "a terminal's escape sequence is passed on"
     if suffix in (".html", ".md") and ("<script>alert" in text or "<img src=x" in text):
@@ -96,34 +96,34 @@ def _problem(suffix: str, text: str, label: str) -> str:
 
 
 def settings(trial: Attempt) -> None:
-    """A config.yaml with an object of Python's in it."""
+    """A config.yaml with a Python object in it."""
     folder, mark = _copy(trial, corruptions.whole_store(trial.place))
     config = trial.random.choice(sorted((folder / "store").glob("*/config.yaml")))
     trial.fault = f"{config.parent.name}: config.yaml with !!python/object"
     with config.open("a", encoding="utf-8") as file:
         file.write(f'\nmore: !!python/object/apply:os.mkdir ["{mark}"]\n')
     corruptions.seal(config.parent)
-    for ended in corruptions.said_of(folder, report=True).values():
+    for ended in corruptions.outputs_of(folder, report=True).values():
         ended.checked()
     _expect_harmless(mark)
     shutil.rmtree(folder.parent)
 
 
 def states(trial: Attempt) -> None:
-    """A checkpoint and a trunk's state, each with the right checksum, that are pickles of something harmful."""
+    """A checkpoint and a trunk's state that are harmful pickles with the right checksum."""
     folder, mark = _copy(trial, torn_runs.killed(trial.place))
     trial.fault = "checkpoints and trunk states that are harmful pickles"
     for path in sorted(folder.glob(".*/*/checkpoint-*.pt")):
         torch.save({"epoch": Harmful(mark)}, path)
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         path.rename(path.with_name(f"{path.name[:18]}{digest}.pt"))
-    train(stores.settings(trial.place, folder, *torn_runs.CHOSEN), folder.parent / "said").checked()
+    train(stores.settings(trial.place, folder, *torn_runs.CHOSEN), folder.parent / "output").checked()
     _expect_harmless(mark)
     shutil.rmtree(folder.parent)
 
 
 def caches(trial: Attempt) -> None:
-    """Prepared tensors that are pickles of something harmful."""
+    """Prepared tensors that are harmful pickles."""
     chosen = stores.small("seg", "sgd")
     expected = stores.undisturbed(trial.place, *chosen)
     data, mark = _copy(trial, trial.place.data)
@@ -131,14 +131,14 @@ def caches(trial: Attempt) -> None:
     for path in sorted(data.glob("**/.cache/*.pt")):
         torch.save({"photos": Harmful(mark)}, path)
     arguments = stores.settings(trial.place, data.parent / "store", *chosen, data=data)
-    stores.expect_success(train(arguments, data.parent / "said"))
+    stores.expect_success(train(arguments, data.parent / "output"))
     stores.expect_facts(data.parent / "store", expected.facts)
     _expect_harmless(mark)
     shutil.rmtree(data.parent)
 
 
 def pictures(trial: Attempt) -> None:
-    """Arrays beside a run that are pickles of something harmful."""
+    """Arrays of a run's figures that are harmful pickles."""
     folder, mark = _copy(trial, corruptions.whole_store(trial.place))
     trial.fault = "the arrays of the figures are harmful pickles"
     for run in (folder / "store").glob("*/"):

@@ -1,4 +1,4 @@
-"""Many processes at once on one store, with the same runs and others: each run is trained once."""
+"""Many processes at once train the same runs in one store: each run must be trained once."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def attempt(trial: Attempt) -> None:
     trial.fault = f"at once: {', '.join(run[1] for run in picked)}"
 
     def begin(run: tuple[str, ...], number: int) -> Started:
-        return start(stores.settings(trial.place, folder / "store", *run), folder / f"said-{number}")
+        return start(stores.settings(trial.place, folder / "store", *run), folder / f"output-{number}")
 
     at_once = [begin(run, number) for number, run in enumerate(picked)]
     ended = [process.wait().checked() for process in at_once]
@@ -37,21 +37,21 @@ def attempt(trial: Attempt) -> None:
 
 def _expect_once(ended: list[Ended], expected: dict[str, dict[str, object]]) -> None:
     for command in ended:
-        if command.code != 0 and not BUSY.search(command.said):
-            raise Fault(LOST, f"exit code {command.code}: {short(command.said)}")
+        if command.code != 0 and not BUSY.search(command.output):
+            raise Fault(LOST, f"exit code {command.code}: {short(command.output)}")
     for run_id in expected:
-        trained = sum(f"{run_id}: done:" in command.said for command in ended)
+        trained = sum(f"{run_id}: done:" in command.output for command in ended)
         if trained != 1:
             raise Fault(BELIEVED, f"{run_id} was trained {trained} times")
 
 
 def _expect_shared(store: Path) -> None:
-    """Raise a Fault if the runs of one trunk do not agree in who trained how many of its epochs."""
-    origins = [read(path).get("prefix") or {} for path in store.glob("tc-*/result.json")]
-    trained = [sum(origin["trained_by"].values()) for origin in origins if origin]
-    epochs = [origin["epochs"] for origin in origins if origin]
+    """Raise a Fault if the runs of one trunk disagree on which run trained how many of its epochs."""
+    notes = [read(path).get("prefix") or {} for path in store.glob("tc-*/result.json")]
+    trained = [sum(note["trained_by"].values()) for note in notes if note]
+    epochs = [note["epochs"] for note in notes if note]
     if trained != epochs:
-        raise Fault(BELIEVED, f"of a trunk's {epochs} epochs {trained} are said to be trained")
+        raise Fault(BELIEVED, f"the runs note {trained} trained epochs of a trunk with {epochs}")
 
 
 KIND = Kind("processes", attempt, share=0.7)

@@ -1,4 +1,4 @@
-"""Small runs of every task, and what their stores hold when nothing disturbs them."""
+"""Small runs of every task, and the stores that they leave when nothing disturbs them."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ SMALL = {
     "fkpd": ("data.limit=10", "epochs=1", "switch_epoch=1"),
 }
 FACTS = ("status", "final", "best", "best_epoch", "epochs_done", "weights_sha256")
-"""What of a result does not depend on when and how it was made."""
+"""Entries of a result that do not depend on when and how the run was trained."""
 TEMPORARY = ("**/.*.tmp", "**/*.tmp", "**/*.part", "*/checkpoint-*.pt", "*/forced", "*/heartbeat.json")
 PENDING = (".work/*", ".replaced/*", ".trunks/*")
-"""Patterns of what no store holds when all its runs are through."""
+"""Patterns of files that no store has when all its runs are finished."""
 
 
 @dataclass(frozen=True)
 class Undisturbed:
-    """What a command leaves in a store if nothing disturbs it.
+    """The result of a command that nothing disturbs.
 
     Args:
         facts: of every run, by run id.
         names: the files of every run.
-        operations: on files, in the store.
-        seconds: it took.
+        operations: how many operations on files of the store there were.
+        seconds: how long it took.
     """
 
     facts: dict[str, dict[str, Any]]
@@ -58,7 +58,7 @@ def small(task: str, optimizer: str) -> tuple[str, ...]:
 
 
 def undisturbed(place: Place, *chosen: str) -> Undisturbed:
-    """What a command leaves; it is trained the first time that it is asked for.
+    """The result of an undisturbed command, which is run once.
 
     Raises:
         Fault: it fails although nothing disturbs it.
@@ -67,15 +67,15 @@ def undisturbed(place: Place, *chosen: str) -> Undisturbed:
 
 
 def warm(place: Place) -> None:
-    """Start the server that processes are forked from, whose imports take seconds."""
-    place.once("server", lambda: start(["--version"], place.root / "said-first").wait())
+    """Start the server from which processes are forked, because its imports take seconds."""
+    place.once("server", lambda: start(["--version"], place.root / "output-first").wait())
 
 
 def _train_undisturbed(place: Place, chosen: Sequence[str]) -> Undisturbed:
     warm(place)
     folder = place.fresh("undisturbed")
     begun = time.monotonic()
-    started = start(settings(place, folder / "store", *chosen), folder / "said", Wound(folder / "store"))
+    started = start(settings(place, folder / "store", *chosen), folder / "output", Wound(folder / "store"))
     expect_success(started.wait())
     facts, names = facts_of(folder / "store"), names_of(folder / "store")
     return Undisturbed(facts, names, started.operations(), time.monotonic() - begun)
@@ -96,14 +96,14 @@ def names_of(store: Path) -> dict[str, list[str]]:
 def expect_success(ended: Ended) -> None:
     """Raise a Fault unless a command ended well."""
     if ended.checked().code != 0:
-        raise Fault(LOST, f"exit code {ended.code}: {short(ended.said)}")
+        raise Fault(LOST, f"exit code {ended.code}: {short(ended.output)}")
 
 
 def expect_sentence(ended: Ended) -> None:
-    """Raise a Fault unless a command ended in an error, told in one sentence."""
-    errors = [line for line in ended.checked().said.splitlines() if line.startswith("error: ")]
+    """Raise a Fault unless a command ended with an error in one sentence."""
+    errors = [line for line in ended.checked().output.splitlines() if line.startswith("error: ")]
     if ended.code == 0 or len(errors) != 1:
-        raise Fault(TRACEBACK, f"no error in one sentence (exit code {ended.code}): {short(ended.said)}")
+        raise Fault(TRACEBACK, f"no error in one sentence (exit code {ended.code}): {short(ended.output)}")
 
 
 def expect_facts(store: Path, expected: dict[str, dict[str, Any]]) -> None:
@@ -118,7 +118,7 @@ def expect_facts(store: Path, expected: dict[str, dict[str, Any]]) -> None:
 
 
 def expect_tidy(store: Path, names: dict[str, list[str]]) -> None:
-    """Raise a Fault if something is left over in a store, or a run's folder holds other files than it should."""
+    """Raise a Fault if a store has temporary files, or a run's folder has other files than it should."""
     left = [path for pattern in (*TEMPORARY, *PENDING) for path in store.glob(pattern) if ".sweeps" not in path.parts]
     if left:
         raise Fault(LOST, f"left over: {sorted(str(path.relative_to(store)) for path in left)}")

@@ -17,7 +17,7 @@ from faults.trial import LOST, Attempt, Fault, Kind, Place
 FAMILY = ("optimizer=sgd,tmsgd", "switch_epoch=1,2,3", "seed=0,1,2", "task=tc", "data.limit=60", "epochs=6")
 PARALLEL = ("hydra/launcher=cores", "hydra.launcher.n_jobs=2")
 TOKEN = "TMSGD_FAULT_TRIAL"
-"""An environment variable by which all processes of a trial are known."""
+"""An environment variable that identifies all processes of a trial."""
 ORPHAN_SECONDS = 15.0
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 SECONDS = 300.0
@@ -32,9 +32,9 @@ def attempt(trial: Attempt) -> None:
     trial.fault = "12 runs by two workers"
     try:
         for number in range(trial.random.choice((1, 2))):
-            _kill(trial, arguments, folder / f"said-{number}", token)
+            _kill(trial, arguments, folder / f"output-{number}", token)
             stores.expect_readable(folder / "store")
-        stores.expect_success(_ended(_start(arguments, folder / "said", token), folder / "said"))
+        stores.expect_success(_ended(_start(arguments, folder / "output", token), folder / "output"))
     finally:
         for pid in _alive(token):
             os.kill(pid, signal.SIGKILL)
@@ -44,40 +44,40 @@ def attempt(trial: Attempt) -> None:
 
 
 def _undisturbed(place: Place) -> stores.Undisturbed:
-    """The same runs in one process, each alone."""
+    """The same runs in one process, without shared prefixes."""
     folder = place.fresh("sweep")
     arguments = ["-m", *stores.settings(place, folder / "store", *FAMILY), "prefix=off"]
-    stores.expect_success(_ended(_start(arguments, folder / "said", folder.name), folder / "said"))
+    stores.expect_success(_ended(_start(arguments, folder / "output", folder.name), folder / "output"))
     names = {run: sorted({*names, "prefix.json"}) for run, names in stores.names_of(folder / "store").items()}
     return stores.Undisturbed(stores.facts_of(folder / "store"), names, 0, 0.0)
 
 
-def _start(arguments: list[str], said: Path, token: str) -> subprocess.Popen[bytes]:
+def _start(arguments: list[str], output: Path, token: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, str(ROOT / "run.py"), *arguments]
-    with said.open("wb") as file:
+    with output.open("wb") as file:
         environment = {**os.environ, TOKEN: token}
         return subprocess.Popen(command, stdout=file, stderr=file, env=environment, start_new_session=True)
 
 
-def _ended(process: subprocess.Popen[bytes], said: Path) -> Ended:
+def _ended(process: subprocess.Popen[bytes], output: Path) -> Ended:
     try:
         code = process.wait(timeout=SECONDS)
     except subprocess.TimeoutExpired as error:
         raise Fault(LOST, f"the sweep does not end within {SECONDS:.0f} s") from error
-    return Ended(code, said.read_text(errors="replace")).checked()
+    return Ended(code, output.read_text(errors="replace")).checked()
 
 
-def _kill(trial: Attempt, arguments: list[str], said: Path, token: str) -> None:
+def _kill(trial: Attempt, arguments: list[str], output: Path, token: str) -> None:
     """Start the sweep and hit a process of it."""
-    process, random = _start(arguments, said, token), trial.random
+    process, random = _start(arguments, output, token), trial.random
     number, worker, after = random.choice(SIGNALS), random.random() < 0.4, random.uniform(0.0, 8.0)
     trial.fault += f"; {number.name} to {'a worker' if worker else 'the main process'} after {after:.2f} s"
-    _wait_for_work(process, said.parent / "store")
+    _wait_for_work(process, output.parent / "store")
     time.sleep(after)
     victims = [pid for pid in _alive(token) if pid != process.pid] if worker else [process.pid]
     if victims and process.poll() is None:
         os.kill(random.choice(victims), number)
-    _ended(process, said)
+    _ended(process, output)
     _expect_no_orphans(token)
 
 
@@ -110,7 +110,7 @@ def _expect_no_orphans(token: str) -> None:
 
 def hindrance() -> str:
     """Why processes cannot be found here; empty if they can."""
-    return "" if Path("/proc/self/environ").exists() else "processes are found by /proc alone"
+    return "" if Path("/proc/self/environ").exists() else "there is no /proc to find processes by"
 
 
 KIND = Kind("sweep-kills", attempt, hindrance=hindrance, share=1.5)

@@ -1,4 +1,4 @@
-"""Runs that were killed, and whose checkpoints, trunk states, heartbeats and settings are damaged: they go on."""
+"""Killed runs whose checkpoints, trunk states, heartbeats or settings are damaged: they must go on."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tmsgd_bench.results.store import PREFIX
 
 CHOSEN = (*stores.small("tc", "tmsgd"), "prefix=on")
 LATE = 0.75
-"""When the run is killed, as a share of its operations: with states of its own, and some of its trunk."""
+"""When the run is killed, as a share of its operations: late enough for checkpoints of its own and of its trunk."""
 KINDS_OF_FILES = (".work/*/checkpoint-*.pt", ".trunks/*/checkpoint-*.pt", ".work/*/*.json", ".work/*/*.yaml", "**/*")
 
 
@@ -25,10 +25,10 @@ def attempt(trial: Attempt) -> None:
     damaged = [_damage(trial, folder) for _ in range(trial.random.choice((1, 1, 2)))]
     bench("runs", "--results", str(folder)).checked()
     arguments = stores.settings(trial.place, folder, *CHOSEN)
-    ended = train(arguments, folder.parent / "said").checked()
+    ended = train(arguments, folder.parent / "output").checked()
     if ended.code != 0:
         _follow_the_sentence(ended, damaged)
-        stores.expect_success(train(arguments, folder.parent / "said"))
+        stores.expect_success(train(arguments, folder.parent / "output"))
     stores.expect_facts(folder, expected.facts)
     stores.expect_tidy(folder, _without_lost_note(expected.names, damaged, folder))
     shutil.rmtree(folder.parent)
@@ -39,8 +39,8 @@ def _without_lost_note(names: dict[str, list[str]], damaged: list[Path], folder:
     if not any(path.name == PREFIX for path in damaged):
         return names
     return {
-        run: [name for name in found if name != PREFIX or (folder / run / name).is_file()]
-        for run, found in names.items()
+        run: [name for name in run_names if name != PREFIX or (folder / run / name).is_file()]
+        for run, run_names in names.items()
     }
 
 
@@ -54,9 +54,9 @@ def _damage(trial: Attempt, folder: Path) -> Path:
 def _follow_the_sentence(ended: Ended, damaged: list[Path]) -> None:
     """Delete the file that an error names."""
     stores.expect_sentence(ended)
-    named = [path for path in damaged if path.name in ended.said.rpartition("error: ")[2]]
+    named = [path for path in damaged if path.name in ended.output.rpartition("error: ")[2]]
     if not named:
-        raise Fault(LOST, f"it does not go on, and names no damaged file: {short(ended.said)}")
+        raise Fault(LOST, f"it does not go on, and names no damaged file: {short(ended.output)}")
     for path in named:
         if path.is_dir():
             shutil.rmtree(path)
@@ -65,7 +65,7 @@ def _follow_the_sentence(ended: Ended, damaged: list[Path]) -> None:
 
 
 def killed(place: Place) -> Path:
-    """The store of a run that was killed when it had left checkpoints; made once."""
+    """The store of a run that was killed when it had checkpoints; made once."""
     return place.once("killed", lambda: _kill(place))
 
 
@@ -73,7 +73,7 @@ def _kill(place: Place) -> Path:
     expected = stores.undisturbed(place, *CHOSEN)
     store = place.fresh("killed") / "store"
     wound = Wound(store, int(LATE * expected.operations))
-    start(stores.settings(place, store, *CHOSEN), store.parent / "said", wound).wait()
+    start(stores.settings(place, store, *CHOSEN), store.parent / "output", wound).wait()
     if not (list(store.glob(KINDS_OF_FILES[0])) and list(store.glob(KINDS_OF_FILES[1]))):
         raise Fault(LOST, f"a run killed at operation {wound.at} of {expected.operations} has no states to go on from")
     return store

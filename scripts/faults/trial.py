@@ -1,4 +1,4 @@
-"""What a trial of a fault is, how it can end, and where it takes place."""
+"""Trials of faults: their outcomes, their kinds, and the folder in which they take place."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Fault(Exception):
     """A fault that was not survived.
 
     Args:
-        outcome: lost: a result, a file or the way to go on is gone; believed: damage was taken for truth; traceback:
-            a person was shown Python's words.
-        detail: what was seen.
+        outcome: lost: a result or a file is gone, or the run cannot go on; believed: damaged values were used;
+            traceback: a traceback was printed.
+        detail: what was observed.
     """
 
     def __init__(self, outcome: str, detail: str) -> None:
@@ -31,14 +31,14 @@ class Fault(Exception):
 
 @dataclass(frozen=True)
 class Trial:
-    """One fault and what came of it.
+    """One fault and its outcome.
 
     Args:
         kind: the kind's name.
-        seed, number: what shows it again, with the kind.
+        seed, number: with these and the kind, the trial can be repeated.
         outcome: one of OUTCOMES.
         fault: what was done.
-        detail: what was seen, if it was not survived.
+        detail: what was observed, if it was not survived.
     """
 
     kind: str
@@ -50,7 +50,7 @@ class Trial:
 
     @property
     def command(self) -> str:
-        """The command that shows it again."""
+        """The command that repeats the trial."""
         return f"python scripts/fault_campaign.py --only {self.kind} --seed {self.seed} --trial {self.number}"
 
 
@@ -59,10 +59,10 @@ class Attempt:
     """A trial while it is made.
 
     Args:
-        place: where.
-        random: decides everything about it.
+        place: the folder of the campaign.
+        random: decides everything about the trial.
         number: of the trial within its kind, from 0.
-        fault: what is done; filled in before it is done.
+        fault: what is done; set before it is done.
     """
 
     place: Place
@@ -80,7 +80,7 @@ class Kind:
         attempt: makes one trial; raises Fault if it was not survived.
         count: how many different trials there are; None if they have no end.
         hindrance: why it cannot be tried here; empty if it can.
-        share: how much of the campaign's time it gets, in relation to the others.
+        share: its part of the campaign's time, relative to the other kinds.
     """
 
     name: str
@@ -110,7 +110,7 @@ class Place:
 
     Args:
         root: the folder.
-        made: what was made once for many trials, by what it is made of.
+        made: objects that are made once for many trials, by their keys.
     """
 
     root: Path
@@ -151,5 +151,5 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def short(text: str, length: int = 600) -> str:
-    """The end of what a command said."""
+    """The end of a command's output."""
     return text.strip()[-length:]

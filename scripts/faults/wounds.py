@@ -1,7 +1,7 @@
 """A process that ends itself at one chosen operation on a file.
 
-The product knows nothing of it: in a process of its own, the functions that Python opens, writes, renames and deletes
-files with are replaced before run.py is loaded.
+The project's code is not changed for it: in a new process, Python's functions that open, write, rename and delete files
+are replaced before run.py is loaded.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ OPERATIONS = ("replace", "rename", "unlink", "remove", "rmdir", "mkdir")
 
 @dataclass(frozen=True)
 class Wound:
-    """Where a process is hit.
+    """Where a process ends itself.
 
     Args:
-        root: operations beneath this folder count, those of the main thread alone: their order is always the same.
+        root: operations below this folder are counted, if they are of the main thread, whose order is always the same.
         at: the number of the operation, from 1; 0 for never.
-        when: before it, after it, or, where it writes a file, with the first half of it written.
-        signal: what the process sends to itself.
+        when: before or after the operation, or "torn": when half of a file is written.
+        signal: the signal that the process sends to itself.
     """
 
     root: Path

@@ -509,7 +509,7 @@ def test_data_lists_what_is_here_and_where_it_comes_from(capsys: Capture, no_dat
         assert f"{no_data / 'r8' / file.name} is missing" in text
         assert f"{file.name}: {file.examples:,} examples, {file.bytes:,} bytes, {file.url}" in text
     assert dataset.title in text and "licence: " in text
-    assert "synthetic stand-in: not written yet" in text
+    assert "synthetic data: not written yet" in text
     assert "to mend it, run 'python -m tmsgd_bench data prepare r8" in text
 
 
@@ -527,7 +527,7 @@ def test_data_prepare_writes_the_stand_in(capsys: Capture, no_data: Path) -> Non
     folder = no_data / "synthetic" / "r8"
     assert ask(capsys, "data", "prepare", "r8", "--synthetic") == f"r8: ready in {folder}\n"
     assert {file.name for file in find("r8").files} < {path.name for path in folder.iterdir()}
-    assert f"synthetic stand-in: present ({folder})" in ask(capsys, "data")
+    assert f"synthetic data: present ({folder})" in ask(capsys, "data")
 
 
 def test_data_prepare_writes_every_stand_in(capsys: Capture, no_data: Path) -> None:

@@ -19,8 +19,8 @@ from typing import Any, ClassVar
 import pytest
 
 from tmsgd_bench import cli
-from tmsgd_bench.data import sources
-from tmsgd_bench.data.catalog import STAND_IN, Dataset, catalog, data_root, find, read_entry
+from tmsgd_bench.data import sources, synthetic
+from tmsgd_bench.data.catalog import Dataset, catalog, data_root, find, read_entry
 from tmsgd_bench.data.sources import DataFile
 from tmsgd_bench.data.synthetic import r8
 from tmsgd_bench.errors import ConfigError, DataError
@@ -399,7 +399,7 @@ def test_two_at_once_write_the_stand_in_once(tmp_path: Path, writes: list[Path],
 
 
 def older_version(folder: Path) -> None:
-    mark = folder / STAND_IN
+    mark = folder / synthetic.MARK
     mark.write_text(mark.read_text().replace(f'"version": {r8.VERSION}', '"version": 0'))
 
 
@@ -409,8 +409,8 @@ def older_version(folder: Path) -> None:
         lambda folder: alter(folder / NAMES[0]),
         lambda folder: truncate(folder / NAMES[1]),
         lambda folder: (folder / NAMES[1]).unlink(),
-        lambda folder: (folder / STAND_IN).unlink(),
-        lambda folder: (folder / STAND_IN).write_text("{"),
+        lambda folder: (folder / synthetic.MARK).unlink(),
+        lambda folder: (folder / synthetic.MARK).write_text("{"),
         older_version,
     ],
     ids=["altered", "truncated", "missing", "unmarked", "mark damaged", "older version"],

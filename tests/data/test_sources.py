@@ -22,7 +22,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from tmsgd_bench import manifest
-from tmsgd_bench.data import cache, contents
+from tmsgd_bench.data import cache, fingerprints, texts
 from tmsgd_bench.data.archives import Archive
 from tmsgd_bench.data.catalog import Dataset, catalog, find
 from tmsgd_bench.data.kept import KEPT
@@ -233,8 +233,8 @@ def test_a_damaged_record_of_what_was_found_is_made_anew_with_a_warning(
     folder, whole = put(tmp_path / "small"), dataset(None)
     whole.prepare(tmp_path, "real")
     before = whole.fingerprint(folder, "real", verify=True)
-    records = sorted((tmp_path / contents.FOLDER).glob("*.json"))
-    assert [path.name for path in records] == ["small-compared.json", "small-contents.json"]
+    records = sorted((tmp_path / texts.FOLDER).glob("*.json"))
+    assert [path.name for path in records] == ["small-compared.json", "small-fingerprint.json"]
     written = [path.read_bytes() for path in records]
     for path in records:
         DAMAGES[damage](path)
@@ -282,7 +282,7 @@ def test_the_fingerprint_of_unpinned_data_is_that_of_their_bytes_and_names(tmp_p
 def test_unchanged_files_are_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, whole = put(tmp_path / "small"), dataset(None)
     before = whole.fingerprint(folder, "real", verify=False)
-    monkeypatch.setattr(contents, "file_digest", lambda path: pytest.fail(f"{path} was read"))
+    monkeypatch.setattr(fingerprints, "file_digest", lambda path: pytest.fail(f"{path} was read"))
     assert whole.fingerprint(folder, "real", verify=False) == before
 
 
@@ -347,7 +347,7 @@ def test_damaged_tensors_are_made_anew_with_a_warning(
 ) -> None:
     make = Maker()
     cache.tensors(settings, "frames", {}, make)
-    (path,) = (settings.data_folder.parent / contents.FOLDER).glob("*.pt")
+    (path,) = (settings.data_folder.parent / texts.FOLDER).glob("*.pt")
     path.write_bytes(damage(path.read_bytes()))
     with caplog.at_level(logging.WARNING):
         assert torch.equal(cache.tensors(settings, "frames", {}, make)["frames"], Maker()()["frames"])
@@ -359,7 +359,7 @@ def test_damaged_tensors_are_made_anew_with_a_warning(
 def test_where_nothing_can_be_kept_they_are_made_for_each_run_with_a_warning(
     settings: TaskSettings, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (settings.data_folder.parent / contents.FOLDER).write_text("in the way")
+    (settings.data_folder.parent / texts.FOLDER).write_text("in the way")
     make = Maker()
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
@@ -380,7 +380,7 @@ class Kept:
 
     def __init__(self, settings: TaskSettings) -> None:
         self.settings = settings
-        self.folder = settings.data_folder.parent / contents.FOLDER
+        self.folder = settings.data_folder.parent / texts.FOLDER
         self.folder.mkdir()
 
     @property
@@ -456,7 +456,7 @@ def test_tensors_that_somebody_is_about_to_use_are_not_deleted(kept: Kept) -> No
 def test_nothing_of_another_name_is_deleted(kept: Kept) -> None:
     """Nor of another data set; a name may be the beginning of another."""
     others = {kept.file(side, name) for side in range(KEPT) for name in ("frames-part", "masks")}
-    for name in ("large-frames-0123456789abcdef.pt", "small-frames-0.pt", "small-frames-contents.json"):
+    for name in ("large-frames-0123456789abcdef.pt", "small-frames-0.pt", "small-frames-fingerprint.json"):
         (kept.folder / name).touch()
         others.add(name)
     for side in range(6):

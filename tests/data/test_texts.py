@@ -54,7 +54,7 @@ def test_gzip_is_told_from_its_bytes_and_not_from_its_name(tmp_path: Path) -> No
 
 def test_a_text_is_read_again_only_if_it_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By its size or its time; what was measured lies beside the data set's folder."""
-    monkeypatch.setattr(texts, "KEPT_FROM", 0)
+    monkeypatch.setattr(texts, "RECORDED_FROM", 0)
     path, read = put(tmp_path, "train.csv"), []
     own = texts._measure
     monkeypatch.setattr(texts, "_measure", lambda path: read.append(path) or own(path))
@@ -73,7 +73,7 @@ def test_of_a_small_text_nothing_is_left_behind(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_may_only_be_read_is_no_hindrance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(texts, "KEPT_FROM", 0)
+    monkeypatch.setattr(texts, "RECORDED_FROM", 0)
     path = put(tmp_path, "train.csv")
     (tmp_path / ".cache").touch()  # in the place of the folder
     assert measure(path).lines == 3

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from toy import STEPS, ToyTask, make_options, make_spec
 
 from tmsgd_bench.engine import plan, prefix
-from tmsgd_bench.engine.plan import Job
+from tmsgd_bench.engine.plan import PlannedRun
 from tmsgd_bench.engine.runner import run
 from tmsgd_bench.engine.spec import RunSpec
 from tmsgd_bench.results import store
@@ -33,7 +33,7 @@ class Killed(BaseException):
     """Stands for a signal."""
 
 
-def train(job: Job, kill_at: int | None = None) -> int:
+def train(job: PlannedRun, kill_at: int | None = None) -> int:
     """Train a toy job, or until it is killed in an epoch; returns how many epochs it trained to their end."""
     trained = [0]
 
@@ -48,8 +48,8 @@ def train(job: Job, kill_at: int | None = None) -> int:
     return trained[0]
 
 
-def jobs(root: Path, *specs: RunSpec, **changes: Any) -> list[Job]:
-    return [Job(spec, make_options(root, **{"share_prefix": True, **changes})) for spec in specs]
+def jobs(root: Path, *specs: RunSpec, **changes: Any) -> list[PlannedRun]:
+    return [PlannedRun(spec, make_options(root, **{"share_prefix": True, **changes})) for spec in specs]
 
 
 def total(text: str) -> int:
@@ -63,7 +63,7 @@ def states(text: str) -> list[str]:
     return re.findall(r"^  (.*\S) +\d+ epochs ", text, re.MULTILINE)
 
 
-def planned_and_trained(todo: list[Job]) -> tuple[int, int]:
+def planned_and_trained(todo: list[PlannedRun]) -> tuple[int, int]:
     """What the plan says, and what then happens."""
     planned = total(plan.describe(todo))
     plan.register(todo)

@@ -28,7 +28,7 @@ from toy import BATCH, SIZE, STEPS, ToyTask, make_options, make_spec
 
 from tmsgd_bench import files
 from tmsgd_bench.engine import checkpoint, plan, prefix
-from tmsgd_bench.engine.plan import Job
+from tmsgd_bench.engine.plan import PlannedRun
 from tmsgd_bench.engine.prefix import Trunk, shared_epochs, trunk_key
 from tmsgd_bench.engine.runner import Outcome, run
 from tmsgd_bench.engine.spec import RunOptions, RunSpec
@@ -92,7 +92,7 @@ class Sweep:
         return make_options(self.root, **{"share_prefix": True, **self.changes, **changes})
 
     def register(self, specs: Sequence[RunSpec]) -> None:
-        plan.register([Job(spec, self.options()) for spec in specs])
+        plan.register([PlannedRun(spec, self.options()) for spec in specs])
 
     def run(self, spec: RunSpec, hook: Hook = nothing, **changes: Any) -> Outcome:
         def on_step(epoch: int, step: int) -> None:
@@ -523,7 +523,7 @@ def test_a_run_registered_in_the_middle_of_another_finds_its_state(sweep: Sweep,
 
 
 def in_between(look: Callable[[Trunk], set[int]], action: Callable[[], None]) -> tuple[Any, threading.Thread]:
-    """``Trunk.wanted`` after whose first look something else happens, unless that waits until the other is through."""
+    """``Trunk.needed_epochs``; after its first call the action happens, unless it waits until the other is through."""
     other = threading.Thread(target=action)
 
     def look_and_be_slow(trunk: Trunk) -> set[int]:
@@ -546,8 +546,8 @@ def claim(sweep: Sweep, spec: RunSpec) -> Trunk:
 def test_a_claim_made_while_the_last_run_tidies_up_is_not_lost(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever registers between the last run's look at the claims and its tidying up must keep his."""
     trunk = claim(sweep, THREE)
-    slow, late = in_between(Trunk.wanted, lambda: sweep.register([FIVE]))
-    monkeypatch.setattr(Trunk, "wanted", slow)
+    slow, late = in_between(Trunk.needed_epochs, lambda: sweep.register([FIVE]))
+    monkeypatch.setattr(Trunk, "needed_epochs", slow)
     trunk.release(THREE.run_id)
     late.join()
     assert sweep.claims() == {FIVE.run_id}
@@ -575,8 +575,8 @@ def test_a_trunk_tidied_up_while_a_run_registers_does_not_fail_it(
 def test_two_runs_that_end_at_once_leave_nothing_behind(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first still sees the second's claim, and the second finds the first at work."""
     first, second = claim(sweep, THREE), claim(sweep, FIVE)
-    slow, late = in_between(Trunk.wanted, lambda: second.release(FIVE.run_id))
-    monkeypatch.setattr(Trunk, "wanted", slow)
+    slow, late = in_between(Trunk.needed_epochs, lambda: second.release(FIVE.run_id))
+    monkeypatch.setattr(Trunk, "needed_epochs", slow)
     first.release(THREE.run_id)
     late.join()
     assert sweep.trunks() == []
@@ -732,7 +732,7 @@ def test_a_state_stays_while_a_run_needs_it_and_no_longer(sweep: Sweep) -> None:
     sweep.register([SGD, ONE, THREE])
     sweep.run(SGD)
     assert sweep.claims() == {ONE.run_id, THREE.run_id}
-    assert {1, 3} <= sweep.states() and len(sweep.states() - {1, 3}) <= checkpoint.KEPT
+    assert {1, 3} <= sweep.states() and len(sweep.states() - {1, 3}) <= checkpoint.NEWEST_KEPT
     sweep.run(ONE)
     assert sweep.claims() == {THREE.run_id}
     assert 1 not in sweep.states() and 3 in sweep.states()

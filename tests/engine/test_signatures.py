@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tmsgd_bench.engine import schema
-from tmsgd_bench.engine.signatures import check_signature, fits, resolve
+from tmsgd_bench.engine.signatures import check_signature, fits, resolve, type_name
 from tmsgd_bench.errors import ConfigError
 
 
@@ -34,6 +34,19 @@ def test_what_a_constructor_does_not_take_is_refused(options: dict[str, Any], me
     with pytest.raises(ConfigError) as raised:
         check_signature("optimizer", Own, options)
     assert message in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "name"),
+    [
+        (torch.nn.Module, "torch.nn.Module"),
+        (torch.nn.Module | None, "torch.nn.Module | None"),
+        (dict[str, torch.optim.SGD], "dict[str, torch.optim.SGD]"),
+        (float, "float"),
+    ],
+)
+def test_a_type_has_the_name_that_programs_use(annotation: Any, name: str) -> None:
+    assert type_name(annotation) == name
 
 
 def test_what_a_constructor_takes_is_accepted() -> None:

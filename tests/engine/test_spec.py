@@ -104,7 +104,7 @@ def test_how_a_run_chooses_its_switch_is_part_of_its_identity(change: dict[str, 
 @pytest.mark.parametrize(
     ("name", "option", "message"),
     [
-        ("tmsgd", {"switch_epoch": "auto"}, "switch_epoch=auto is for .*use optimizer=tmsgd_auto"),
+        ("tmsgd", {"switch_epoch": "auto"}, "switch_epoch=auto .*use optimizer=tmsgd_auto"),
         ("tmsgd_auto", {"switch_epoch": 5}, "chooses its switch epoch itself: .*or use optimizer=tmsgd"),
         ("tmsgd_auto", {"switch_epoch": None}, "chooses its switch epoch itself"),
         ("tmsgd_auto", {"auto_switch": None}, "use optimizer=tmsgd_auto"),

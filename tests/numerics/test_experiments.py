@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from tmsgd_bench.numerics import experiments
-from tmsgd_bench.numerics.experiments import RULES
+from tmsgd_bench.numerics.experiments import METHODS
 from tmsgd_bench.numerics.problems import DESCENTS, FLOWS, powers_of_two
 from tmsgd_bench.optim import MultistepScheme
 
@@ -33,14 +33,14 @@ def test_the_error_on_linear_decay_has_the_leading_term_that_theory_gives(c: flo
 
 def test_eulers_error_on_linear_decay_has_the_leading_term_that_theory_gives() -> None:
     tau = DECAY.end / 2000
-    measured = experiments.end_error(DECAY, RULES["euler"], 2000, DECAY.reference())
+    measured = experiments.end_error(DECAY, METHODS["euler"], 2000, DECAY.reference())
     assert measured == pytest.approx(tau / 2 * DECAY.end * math.exp(-DECAY.end), rel=5 * tau)
 
 
 def test_the_fitted_orders_are_those_of_the_rules() -> None:
     flow = replace(LOGISTIC, steps=powers_of_two(6, 9))
     fitted = experiments.order((flow,))["order_fitted"]
-    assert list(fitted["rule"]) == list(RULES)
+    assert list(fitted["rule"]) == list(METHODS)
     np.testing.assert_allclose(fitted["fitted"], fitted["expected"], atol=0.04)
 
 
@@ -57,14 +57,14 @@ def test_a_step_beyond_the_stability_limit_shows_as_an_error_that_is_not_small()
     end, reference = stiff.end, stiff.reference()
     curvature = 25.0
     for name in ("euler", "taylor3"):
-        limit = RULES[name].stability_limit()
+        limit = METHODS[name].stability_limit()
         stable, unstable = (math.ceil(end * curvature / (limit * factor)) for factor in (0.8, 1.5))
-        assert experiments.end_error(stiff, RULES[name], stable, reference) < 0.01
-        assert experiments.end_error(stiff, RULES[name], unstable, reference) > 100.0
+        assert experiments.end_error(stiff, METHODS[name], stable, reference) < 0.01
+        assert experiments.end_error(stiff, METHODS[name], unstable, reference) > 100.0
 
 
 def test_a_rule_that_overflows_has_an_infinite_error() -> None:
-    assert experiments.end_error(replace(DECAY, end=1e6), RULES["euler"], 300, DECAY.reference()) == math.inf
+    assert experiments.end_error(replace(DECAY, end=1e6), METHODS["euler"], 300, DECAY.reference()) == math.inf
 
 
 # ---------------------------------------------------------------- stability
@@ -84,13 +84,13 @@ def test_the_stability_region_of_sgd_with_momentum_is_an_ellipse(momentum: float
     ("rule", "momentum"), [("euler", 0.0), ("taylor3", 0.0), ("taylor3", 0.9), ("c=1/8", 0.6), ("nine_eighths", 0.3)]
 )
 def test_the_optimizer_begins_to_diverge_where_theory_says(rule: str, momentum: float) -> None:
-    observed = experiments.observed_limit(RULES[rule], momentum, tolerance=0.002)
-    assert abs(observed - RULES[rule].stability_limit(momentum)) <= 0.002
+    observed = experiments.observed_limit(METHODS[rule], momentum, tolerance=0.002)
+    assert abs(observed - METHODS[rule].stability_limit(momentum)) <= 0.002
 
 
 def test_the_limits_are_tabulated_with_their_bracket() -> None:
     found = experiments.limits(momenta=(0.9,), tolerance=0.05)["limits"]
-    assert list(found["rule"]) == [*RULES, "c=3/4"]
+    assert list(found["rule"]) == [*METHODS, "c=3/4"]
     assert (found["observed"] - found["predicted"]).abs().max() <= 0.05
     assert set(found["tolerance"]) == {0.05}
 
@@ -101,7 +101,7 @@ def test_the_limits_are_tabulated_with_their_bracket() -> None:
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_the_optimizers_impulse_response_is_the_predicted_one(momentum: float) -> None:
     found = experiments.frequency(momenta=(momentum,))["frequency"]
-    assert set(found["rule"]) == set(RULES)
+    assert set(found["rule"]) == set(METHODS)
     assert found["deviation"].max() < 1e-12
     at_rest = found[found["omega"] == 0.0]
     np.testing.assert_allclose(at_rest["gain"], 1.0 / (1.0 - momentum), rtol=1e-12)
@@ -171,12 +171,12 @@ def test_every_start_sees_the_same_noise() -> None:
 def test_the_measured_stationary_variance_lies_within_its_error_of_the_predicted_one(
     rule: str, h: float, momentum: float
 ) -> None:
-    measured, error = experiments.measure_variance(RULES[rule], h, momentum, chains=1000, length=300)
-    predicted = RULES[rule].stationary_variance(h, momentum)
+    measured, error = experiments.measure_variance(METHODS[rule], h, momentum, chains=1000, length=300)
+    predicted = METHODS[rule].stationary_variance(h, momentum)
     assert error < 0.02 * predicted
     assert abs(measured - predicted) < 4.0 * error
 
 
 def test_a_measurement_of_noise_is_repeatable() -> None:
-    first, again = (experiments.measure_variance(RULES["taylor3"], 0.5, 0.0, 10, 20) for _ in range(2))
+    first, again = (experiments.measure_variance(METHODS["taylor3"], 0.5, 0.0, 10, 20) for _ in range(2))
     assert first == again

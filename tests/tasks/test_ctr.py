@@ -49,7 +49,7 @@ from tmsgd_bench.data.catalog import find
 from tmsgd_bench.data.kept import KEPT
 from tmsgd_bench.data.synthetic import avazu
 from tmsgd_bench.engine import plan, prefix
-from tmsgd_bench.engine.plan import Job
+from tmsgd_bench.engine.plan import PlannedRun
 from tmsgd_bench.engine.runner import run
 from tmsgd_bench.engine.spec import RunOptions, RunSpec
 from tmsgd_bench.errors import ConfigError, DataError
@@ -1331,7 +1331,7 @@ def test_runs_that_share_a_prefix_end_as_those_trained_alone(
 ) -> None:
     monkeypatch.setattr(prefix, "POLL_SECONDS", 0.05)
     specs = [make_spec("sgd"), *(make_spec("tmsgd", switch_epoch=epoch) for epoch in (1, 2, 3))]
-    plan.register([Job(spec, run_options(tmp_path / "shared", share=True)) for spec in specs])
+    plan.register([PlannedRun(spec, run_options(tmp_path / "shared", share=True)) for spec in specs])
     for spec in specs:
         train(tmp_path / "shared", prepared_folder, spec, share=True)
         train(tmp_path / "alone", prepared_folder, spec)

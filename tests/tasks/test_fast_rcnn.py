@@ -46,9 +46,9 @@ from tasks.od.options import FAST_RCNN
 from tasks.voc import SPLITS, Part, parts
 from tmsgd_bench.data import sealed
 from tmsgd_bench.data.catalog import Dataset
-from tmsgd_bench.data.contents import FOLDER
 from tmsgd_bench.data.kept import KEPT
 from tmsgd_bench.data.synthetic import voc2007
+from tmsgd_bench.data.texts import FOLDER
 from tmsgd_bench.engine import compose
 from tmsgd_bench.errors import BenchError, ConfigError, DataError, StoreError
 from tmsgd_bench.task import TaskSettings

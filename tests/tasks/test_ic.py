@@ -34,7 +34,7 @@ from tmsgd_bench import TMSGD, files
 from tmsgd_bench.data import synthetic
 from tmsgd_bench.data.catalog import find
 from tmsgd_bench.engine import plan
-from tmsgd_bench.engine.plan import Job
+from tmsgd_bench.engine.plan import PlannedRun
 from tmsgd_bench.engine.runner import run
 from tmsgd_bench.engine.spec import RunOptions, RunSpec
 from tmsgd_bench.errors import ConfigError, DataError
@@ -770,7 +770,7 @@ def test_a_killed_run_ends_with_the_same_bits(optimizer: str, variant: str, stan
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_runs_that_share_a_prefix_end_as_those_trained_alone(variant: str, stand_ins: Path, tmp_path: Path) -> None:
     specs = [make_spec("sgd", variant), *(make_spec("tmsgd", variant, switch_epoch=epoch) for epoch in (1, 2, 3))]
-    plan.register([Job(spec, run_options(tmp_path / "shared", share=True)) for spec in specs])
+    plan.register([PlannedRun(spec, run_options(tmp_path / "shared", share=True)) for spec in specs])
     for spec in specs:
         train(tmp_path / "shared", stand_ins / "cifar10", spec, share=True)
         train(tmp_path / "alone", stand_ins / "cifar10", spec)

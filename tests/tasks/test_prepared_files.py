@@ -22,7 +22,7 @@ from tasks.od.fast_rcnn import imported, regions
 from tasks.od.fast_rcnn.regions import OWN, Source
 from tasks.od.fast_rcnn.selective_search import Search
 from tmsgd_bench.data.catalog import find
-from tmsgd_bench.data.contents import FOLDER
+from tmsgd_bench.data.texts import FOLDER
 from tmsgd_bench.errors import DataError
 from tmsgd_bench.task import TaskSettings
 

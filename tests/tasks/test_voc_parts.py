@@ -20,8 +20,8 @@ from PIL import Image
 from tasks import voc
 from tasks.voc import IGNORED, Part, parts
 from tmsgd_bench.data.catalog import Combined, Dataset, find, find_all
-from tmsgd_bench.data.contents import FOLDER
 from tmsgd_bench.data.synthetic import voc2007, voc2012
+from tmsgd_bench.data.texts import FOLDER
 from tmsgd_bench.engine import compose, environment
 from tmsgd_bench.errors import ConfigError, DataError
 from tmsgd_bench.seeding import subset

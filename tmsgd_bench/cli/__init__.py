@@ -1,8 +1,8 @@
-"""The command line beside run.py: look at runs, judge the paper's claims, look after data sets, run numerics.
+"""``python -m tmsgd_bench``: shows runs, makes tables, judges the paper's claims, prepares data sets, runs numerics.
 
-Each command is in the module of its noun: ``add`` tells the parser its options, and its action gets what was parsed and
-returns the exit code. A new command is a module like these and its name in ``NOUNS``. What takes long to import (torch,
-matplotlib) is imported in the action, so that no other command waits for it.
+Each module is a command: ``add`` adds its options to the parser, and its action gets the parsed options and returns the
+exit code. To add a command, write such a module and name it in ``NOUNS``. Packages that are slow to import (torch,
+matplotlib) are imported in the action, so that other commands do not wait for them.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ Examples of this command:
   python -m tmsgd_bench runs --status failed       what went wrong
   python -m tmsgd_bench show tc-lstm-tmsgd         one run in full (the start of its name will do)
   python -m tmsgd_bench table 5                    the paper's Table 5 with our numbers
-  python -m tmsgd_bench compare                    any runs that differ in optimizer and seed alone
-  python -m tmsgd_bench claims                     what the paper says, and what our runs say to it
-  python -m tmsgd_bench report                     all of it as one page
+  python -m tmsgd_bench compare                    runs that differ only in optimizer and seed
+  python -m tmsgd_bench claims                     the paper's claims, judged by our runs
+  python -m tmsgd_bench report                     everything on one page
   python -m tmsgd_bench figure 1                   the paper's figures, drawn from the runs
   python -m tmsgd_bench export runs.parquet        all runs as tidy rows
   python -m tmsgd_bench pack results/runs --out runs.parquet  finished runs in one file, to publish
-  python -m tmsgd_bench data                       which data sets are here
-  python -m tmsgd_bench numerics                   the rules as integrators: order, stability, noise
+  python -m tmsgd_bench data                       which data sets are present
+  python -m tmsgd_bench numerics                   the methods as integrators: order, stability, noise
   python -m tmsgd_bench voc-eval . --devkit FOLDER  PASCAL VOC's average precision of files of detections
 """
 NOUNS = (runs, table, comparison, claims, report, figure, export, packing, data, numerics, voc)
@@ -38,7 +38,7 @@ NOUNS = (runs, table, comparison, claims, report, figure, export, packing, data,
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Parse, act, and return the exit code: 0 fine, 1 a check failed, 2 bad input."""
+    """Run a command; returns the exit code: 0 success, 1 a failed check, 2 bad input."""
     terminal.prepare()
     try:
         return _act(arguments)
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         terminal.warn("interrupted: nothing half-written is left behind")
         return 130
-    except BrokenPipeError:  # the reader (head, less) has seen enough
+    except BrokenPipeError:  # the reader of the pipe (head, less) has ended
         terminal.give_up()
         return 0
     except OSError as error:
@@ -74,7 +74,7 @@ def _refused(sentence: str) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m tmsgd_bench",
-        description="Look at the runs of the TM-SGD benchmark, make its tables, look after its data sets.",
+        description="Show the runs of the TM-SGD benchmark, make its tables, prepare its data sets.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

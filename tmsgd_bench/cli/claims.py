@@ -16,8 +16,8 @@ def add(commands: Any) -> None:
     parser = commands.add_parser(
         "claims",
         help="the paper's claims, each with our evidence and a verdict",
-        description="Each sentence of the paper that can be tested: supported, contradicted, undecided or not yet "
-        "tested, by a fixed rule. Only runs on real data that follow the protocol exactly count.",
+        description="Each testable claim of the paper with its verdict by a fixed rule: supported, contradicted, "
+        "undecided or not yet tested. Only runs on real data that follow the protocol exactly are used.",
     )
     stores.add(parser)
     stores.add_numerics(parser)

@@ -1,4 +1,4 @@
-"""``compare``: optimizers side by side, at whatever settings."""
+"""``compare``: optimizers side by side, with any settings."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ def add(commands: Any) -> None:
     """Add the command to the parser's commands."""
     parser = commands.add_parser(
         "compare",
-        help="optimizers side by side, at whatever settings",
-        description="Every group of finished runs that agree in all but optimizer and seed: mean ± standard deviation, "
-        "and the difference to a reference, paired by seed. For your own optimizer, other settings, partial data.",
+        help="optimizers side by side, with any settings",
+        description="Groups of finished runs that differ only in optimizer and seed: mean ± standard deviation, and "
+        "the difference to a reference, paired by seed. For your own optimizer, other settings, partial data.",
     )
     stores.add(parser)
     parser.add_argument("--task", help="only runs of this task")

@@ -1,4 +1,4 @@
-"""``data``: which data sets are here; verify, prepare or describe them."""
+"""``data``: list, verify, prepare or describe data sets."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from tmsgd_bench import terminal
-from tmsgd_bench.data.catalog import STAND_IN, Dataset, catalog, data_root, find
+from tmsgd_bench.data import synthetic
+from tmsgd_bench.data.catalog import Dataset, catalog, data_root, find
 from tmsgd_bench.errors import ConfigError
 
 
@@ -16,20 +17,20 @@ def add(commands: Any) -> None:
     """Add the command to the parser's commands."""
     parser = commands.add_parser(
         "data",
-        help="data sets: what is here, where it comes from, verify, prepare",
-        description="Without an action: which data sets are present and where each comes from.",
+        help="data sets: list, verify, prepare, describe",
+        description="Without an action: list which data sets are present, and where each comes from.",
     )
     parser.add_argument(
         "do",
         nargs="?",
         choices=("list", "verify", "prepare", "card"),
         default="list",
-        help="list (default); verify checksums; prepare: download or check, or write the stand-in with --synthetic; "
-        "card: print the Croissant JSON-LD description",
+        help="list (default); verify checksums; prepare: download and verify, or with --synthetic write synthetic "
+        "data; card: print the Croissant JSON-LD description",
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(catalog())} (default: all)")
     parser.add_argument("--root", help="folder of the data sets (default: $TMSGD_DATA or the user's cache folder)")
-    parser.add_argument("--synthetic", action="store_true", help="the synthetic stand-in in place of the real data")
+    parser.add_argument("--synthetic", action="store_true", help="synthetic data in place of the real data")
     parser.set_defaults(action=manage_data)
 
 
@@ -49,14 +50,14 @@ def manage_data(options: argparse.Namespace) -> int:
             terminal.say(f"{dataset.name}: ready in {folder}")
         return 0
     if options.synthetic:
-        raise ConfigError("--synthetic goes with 'prepare' alone, which also checks a stand-in that is there already.")
+        raise ConfigError("--synthetic is for 'prepare', which also checks synthetic data that are there already.")
     states = [_describe(dataset, root, verify_only=options.do == "verify") for dataset in chosen]
     return 0 if options.do == "list" or all(states) else 1
 
 
 def _print_cards(chosen: list[Dataset]) -> int:
     """Print the card of one data set, or a list of those of several."""
-    from tmsgd_bench.data.croissant import card  # which no other command needs
+    from tmsgd_bench.data.croissant import card  # here, because no other command needs it
 
     cards = [card(dataset) for dataset in chosen]
     terminal.say(json.dumps(cards[0] if len(cards) == 1 else cards, indent=2))
@@ -64,25 +65,24 @@ def _print_cards(chosen: list[Dataset]) -> int:
 
 
 def _describe(dataset: Dataset, root: Path, verify_only: bool) -> bool:
-    """Print what is here of a data set; returns whether the real one is whole."""
+    """Print the state of a data set; returns whether the real files have no problems."""
     folder = dataset.folder(root, "real")
     problems = dataset.problems(folder)
-    whole = "verified" if dataset.pinned else "all files are there (no digests of their contents are published)"
-    terminal.say(f"{dataset.name}: {'; '.join(problems) or whole} ({folder})")
+    verified = "verified" if dataset.pinned else "all files are there (the publisher gives no checksums)"
+    terminal.say(f"{dataset.name}: {'; '.join(problems) or verified} ({folder})")
     if not verify_only:
-        stand_in = dataset.folder(root, "synthetic")
+        synthetic_folder = dataset.folder(root, "synthetic")
+        state = "present" if (synthetic_folder / synthetic.MARK).exists() else "not written yet"
         terminal.say(f"  {dataset.title}\n  licence: {' '.join(dataset.licence.split())}")
-        terminal.say("\n".join(f"  {line}" for line in _parts(dataset)))
-        terminal.say(
-            f"  synthetic stand-in: {'present' if (stand_in / STAND_IN).exists() else 'not written yet'} ({stand_in})"
-        )
+        terminal.say("\n".join(f"  {line}" for line in _files(dataset)))
+        terminal.say(f"  synthetic data: {state} ({synthetic_folder})")
     if problems:
         terminal.say(f"  to mend it, {dataset.remedy(folder)}")
     return not problems
 
 
-def _parts(dataset: Dataset) -> list[str]:
-    """What a data set consists of and where it comes from, a line each."""
+def _files(dataset: Dataset) -> list[str]:
+    """A line for each file, folder and archive of a data set."""
     lines = []
     for file in dataset.files:
         size = "" if file.bytes is None else f", {file.bytes:,} bytes"

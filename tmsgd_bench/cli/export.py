@@ -16,12 +16,12 @@ def add(commands: Any) -> None:
     parser = commands.add_parser(
         "export",
         help="all runs in one file, for other tools",
-        description="Write all runs as tidy rows, whatever their status, data and protocol: a row a run, or with "
-        "--history a row a run and epoch.",
+        description="Write all runs, with any status, data and protocol, as tidy rows: one for each run or, with "
+        "--history, one for each epoch of each run.",
     )
     parser.add_argument("file", type=Path, metavar="FILE", help="to write; its name ends in .parquet or .csv")
     stores.add(parser)
-    parser.add_argument("--history", action="store_true", help="a row a run and epoch")
+    parser.add_argument("--history", action="store_true", help="a row for each epoch of each run")
     parser.add_argument("--force", action="store_true", help="replace FILE if it is there already")
     parser.set_defaults(action=export_runs)
 

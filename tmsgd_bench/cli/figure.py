@@ -20,7 +20,7 @@ FIGURES = {
         "the final metric against the switch epoch (not in the paper; of runs by experiment=switch)",
     )
 }
-"""Figures of any task's runs, as the tasks declare theirs: the module that draws one, and what is on it."""
+"""Figures that do not belong to a task: the module that draws each, and what it shows."""
 
 
 def add(commands: Any) -> None:
@@ -29,7 +29,7 @@ def add(commands: Any) -> None:
         "figure",
         help="a figure of the paper, drawn from the runs",
         description="".join(f"Figure {name}: {about}. " for name, (_, about) in figures().items())
-        + "Runs that are compared are alike in all else.",
+        + "The runs in a figure differ in nothing else.",
     )
     parser.add_argument("number", metavar="NAME", help=" or ".join(figures()))
     stores.add(parser)
@@ -42,14 +42,14 @@ def add(commands: Any) -> None:
         "--out",
         type=Path,
         metavar="FOLDER",
-        help="where to write it (default, for the runs in results/runs alone: results/figures)",
+        help="the folder to write into (default, only for the runs in results/runs: results/figures)",
     )
     parser.set_defaults(action=draw_figure)
 
 
 def draw_figure(options: argparse.Namespace) -> int:
     """Draw a figure of the paper."""
-    import importlib  # matplotlib, which most other commands do not need
+    import importlib  # the module imports matplotlib, which most other commands do not need
 
     module = importlib.import_module(_drawn_by(options.number))
     protocol = None if options.protocol == "any" else options.protocol

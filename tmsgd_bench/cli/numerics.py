@@ -14,7 +14,7 @@ def add(commands: Any) -> None:
     """Add the command to the parser's commands."""
     parser = commands.add_parser(
         "numerics",
-        help="numerical experiments with the multistep rules: order, stability, early phase, noise",
+        help="numerical experiments with the multistep methods: order, stability, early phase, noise",
         description="Numerical experiments in the spirit of the paper's section III-B: the optimizer as an integrator "
         "of gradient flows. The paper announces such experiments and omits their details; these problems and settings "
         "are this project's own. Prints tables, and writes figures (PNG, PDF) and the numbers behind them (CSV). Needs "
@@ -35,7 +35,7 @@ def add(commands: Any) -> None:
 
 def run_numerics(options: argparse.Namespace) -> int:
     """Run the numerical experiments and write their figures and numbers."""
-    from tmsgd_bench.numerics import report  # torch and matplotlib, which no other command needs
+    from tmsgd_bench.numerics import report  # imports torch and matplotlib
 
     report.run(options.out, options.only, terminal.say)
     terminal.say(f"Figures and numbers are in {options.out}.")

@@ -15,8 +15,8 @@ def add(commands: Any) -> None:
     parser = commands.add_parser(
         "report",
         help="everything as one HTML page, and its tables as Markdown, CSV and LaTeX",
-        description="Write one self-contained HTML file: verdicts, tables, curves, settings, and the runs behind every "
-        "number; beside it the same tables as Markdown, CSV and LaTeX.",
+        description="Write one self-contained HTML file with verdicts, tables, curves, settings and the runs behind "
+        "every number, and beside it the tables as Markdown, CSV and LaTeX.",
     )
     stores.add(parser)
     stores.add_numerics(parser)
@@ -24,14 +24,14 @@ def add(commands: Any) -> None:
         "--out",
         type=Path,
         metavar="FOLDER",
-        help="where to write it (default, for the runs in results/runs alone: results/report)",
+        help="the folder to write into (default, only for the runs in results/runs: results/report)",
     )
     parser.set_defaults(action=write_report)
 
 
 def write_report(options: argparse.Namespace) -> int:
     """Write the report and say where it is."""
-    from tmsgd_bench.results import report  # matplotlib and jinja2, which no other command needs
+    from tmsgd_bench.results import report  # imports matplotlib and jinja2
 
     runs = stores.read(options.results)
     stores.check_some(runs, options)

@@ -1,4 +1,4 @@
-"""What the commands share: the options that name stores, the runs in them, and where to write."""
+"""Shared by the commands: the options that name stores, the runs in them, and the folder to write into."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tmsgd_bench.errors import ConfigError, StoreError
 from tmsgd_bench.results import packed, store
 
 RESULTS = Path("results/runs")
-"""The store that a command reads unless it is told another."""
+"""The store that a command reads by default."""
 
 
 def add(parser: argparse.ArgumentParser, several: bool = True) -> None:
@@ -71,13 +71,13 @@ def filtered(runs: pd.DataFrame, options: argparse.Namespace, names: Sequence[st
     """
     matching = runs
     for name in names:
-        wanted = getattr(options, name)
+        value = getattr(options, name)
         known = sorted(set(runs[name].dropna().map(str)))
-        if wanted is not None and wanted not in known and name in ("task", "model", "optimizer"):
+        if value is not None and value not in known and name in ("task", "model", "optimizer"):
             raise ConfigError(
-                f"no run has the {name} {wanted!r}: leave out --{name}, or take one of {', '.join(known) or 'none'}."
+                f"no run has the {name} {value!r}: leave out --{name}, or take one of {', '.join(known) or 'none'}."
             )
-        matching = matching if wanted is None else matching[matching[name] == wanted]
+        matching = matching if value is None else matching[matching[name] == value]
     return matching
 
 

@@ -23,7 +23,7 @@ def add(commands: Any) -> None:
         "table",
         help="a table of the paper with our numbers beside the printed ones",
         description="A table of the paper: its value, ours as mean ± standard deviation over n seeds, and the "
-        "difference to SGD paired by seed with its interval. Only runs that follow the protocol exactly enter.",
+        "difference to SGD paired by seed with its interval. Only runs that follow the protocol exactly are used.",
     )
     parser.add_argument("number", metavar="NUMBER", help=f"the paper's number: {', '.join(paper()['tables'])}")
     stores.add(parser, several=False)
@@ -39,7 +39,7 @@ def add(commands: Any) -> None:
         help="also write there all formats, and the runs behind them in runs.parquet, in place of an earlier table's",
     )
     parser.add_argument(
-        "--force", action="store_true", help="with --out: also where runs that are nowhere else would be deleted"
+        "--force", action="store_true", help="with --out: delete there also runs that are in no other folder"
     )
     parser.set_defaults(action=print_table)
 

@@ -13,10 +13,9 @@ def add(commands: Any) -> None:
     """Add the command to the parser's commands."""
     parser = commands.add_parser(
         "voc-eval",
-        help="average precision of detections in PASCAL VOC's files, of any detector",
-        description="Average precision by the official rules of PASCAL VOC, from its files of detections, "
-        "comp4_det_SPLIT_CLASS.txt with lines 'image score xmin ymin xmax ymax'. A class without a file has no "
-        "detections.",
+        help="average precision of any detector's detections, from files in PASCAL VOC's format",
+        description="Average precision by the official rules of PASCAL VOC. The detections are in VOC's files "
+        "comp4_det_SPLIT_CLASS.txt with lines 'image score xmin ymin xmax ymax'; a class without a file has none.",
     )
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="with the files of detections")
     parser.add_argument(
@@ -27,8 +26,8 @@ def add(commands: Any) -> None:
         "--points",
         choices=("11", "all"),
         default="11",
-        help="mean precision at 11 recalls, the rule of VOC2007 to VOC2009 (default), or the area below all points, "
-        "the rule from VOC2010 on",
+        help="11: mean precision at 11 recalls, as in VOC2007 to VOC2009 (default); all: the area below the curve, as "
+        "from VOC2010 on",
     )
     parser.add_argument("--iou", type=float, default=0.5, help="least IoU of a true positive (default: 0.5)")
     parser.add_argument("--format", choices=("text", "csv", "md"), default="text", help="default: text")
@@ -37,8 +36,8 @@ def add(commands: Any) -> None:
 
 def evaluate_detections(options: argparse.Namespace) -> int:
     """Print average precision by class."""
-    from tmsgd_bench.voc import command  # torch, which most other commands do not need
+    from tmsgd_bench.voc import command  # imports torch
 
-    found = command.evaluate(options.folder, options.devkit, options.split, options.iou, options.points)
-    terminal.say(command.FORMATS[options.format](found), end="")
+    evaluation = command.evaluate(options.folder, options.devkit, options.split, options.iou, options.points)
+    terminal.say(command.FORMATS[options.format](evaluation), end="")
     return 0

@@ -1,1 +1,1 @@
-"""The data sets: where each comes from, what it must look like, and stand-ins for it."""
+"""The data sets: their sources and checksums, how they are prepared, and synthetic data in their place."""

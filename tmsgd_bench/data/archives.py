@@ -1,8 +1,8 @@
-"""Tar and zip files: downloaded, looked through, and unpacked into a folder that nothing in them can leave.
+"""Tar and zip files: downloaded, checked, and unpacked so that nothing outside the data set's folder can change.
 
-Not every archive has a published digest, so none is trusted. Members are written under names that are checked here,
-with their bytes alone: links, devices, owners and modes are not made. All of it is unpacked beside its place first, and
-put there only if everything was in order.
+Not every archive has a published digest, so none is trusted. The members' names are checked, and only their bytes are
+written: no links, devices, owners or modes. An archive is first unpacked into a temporary folder, and its files are
+moved to their places only if all members are in order.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from tmsgd_bench.errors import DataError
 from tmsgd_bench.files import os_reason
 
 UNPACKING = ".unpacking"
-"""Where it is unpacked, in the data set's folder; one process at a time."""
+"""The temporary folder, in the data set's folder; only one process uses it at a time."""
 LONGEST_NAME, LONGEST_PATH = 200, 1000
 """Bytes of a file's name, and of its path in the data set's folder."""
 BLOCK = 4096
-"""Bytes that a file counts at least, so that there cannot be millions of empty ones."""
+"""Every file counts at least so many bytes, so that there cannot be millions of empty ones."""
 
 
 class Unusable(Exception):
-    """An archive is damaged, or holds what no data set does; its message is that, as a clause."""
+    """An archive is damaged or has a forbidden member; the message says so in a clause."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,10 @@ class Archive:
 
     Args:
         url: its address.
-        members: what of it goes where: a path's beginning in the archive → its beginning in the folder.
-        sha256, md5: its digest, where it is known; otherwise what comes out of it is checked alone.
-        split: "test" for one that holds nothing else.
-        most_bytes: more than all of it has, unpacked; one that has more is refused.
+        members: which members are unpacked where: the start of a path in the archive → its start in the folder.
+        sha256, md5: its digest, if known. Otherwise only the unpacked files are checked.
+        split: "test" for an archive that holds only files of the test split.
+        most_bytes: an archive with more bytes, unpacked, is refused.
     """
 
     url: str
@@ -54,28 +54,28 @@ class Archive:
     most_bytes: int = 4_000_000_000
 
     def fetch(self, folder: Path, remedy: str) -> None:
-        """Download it and lay out what is not there yet; a file that is there is left as it is.
+        """Download it and unpack the files that are missing; existing files are not touched.
 
         Raises:
-            DataError: the download fails or does not match, or it is no archive, a damaged one, or one with a member
-                that no data set has; nothing of it is left then.
+            DataError: the download fails or does not match, or it is no archive, a damaged one, or one with a forbidden
+                member; nothing of it is left then.
             OSError: the folder cannot be written.
         """
-        place = folder / UNPACKING
-        shutil.rmtree(place, ignore_errors=True)  # a killed process's
+        temporary = folder / UNPACKING
+        shutil.rmtree(temporary, ignore_errors=True)  # left by a killed process
         try:
-            place.mkdir()
-            path, unpacked = place / PurePosixPath(self.url).name, place / "members"
+            temporary.mkdir()
+            path, unpacked = temporary / PurePosixPath(self.url).name, temporary / "members"
             download(DataFile(path.name, self.url, sha256=self.sha256, md5=self.md5), path, remedy, self.most_bytes)
             self._unpack(path, unpacked)
             _lay_out(unpacked, folder)
         except Unusable as error:
             raise DataError(f"what {self.url} holds cannot be unpacked ({error}): {remedy}") from error
         finally:
-            shutil.rmtree(place, ignore_errors=True)
+            shutil.rmtree(temporary, ignore_errors=True)
 
     def _unpack(self, path: Path, folder: Path) -> None:
-        """Write the wanted members into a folder that is not there yet."""
+        """Write the members that are to be unpacked into a new folder."""
         left = self.most_bytes
         for member in _members(path):
             left -= max(member.size, BLOCK)
@@ -89,7 +89,7 @@ class Archive:
             _write(member, folder / target)
 
     def _target(self, name: str) -> str | None:
-        """Where a member goes, as a path in the folder that is not checked yet; None for one that is not wanted."""
+        """A member's path in the folder, not checked yet; None for a member that is not unpacked."""
         for old, new in self.members.items():
             if name.startswith(old):
                 return new + name.removeprefix(old)
@@ -98,13 +98,13 @@ class Archive:
 
 @dataclass(frozen=True)
 class Member:
-    """What is not a folder in an archive.
+    """A member of an archive that is not a folder.
 
     Args:
-        name: as the archive has it.
-        size: bytes that it announces.
+        name: in the archive.
+        size: in bytes, as the archive announces it.
         problem: why it cannot be unpacked, as the rest of a sentence; empty for a plain file.
-        open: returns its contents, of no more bytes than announced.
+        open: opens it for reading, at most ``size`` bytes.
     """
 
     name: str
@@ -114,30 +114,30 @@ class Member:
 
 
 def name_problem(target: str) -> str:
-    """Why a path cannot be one of a data set's, as the rest of a sentence; empty if it can.
+    """Why a path is not allowed in a data set's folder, as the rest of a sentence; empty if it is.
 
-    It is refused if it leaves the folder it is meant for on any system, or looks like another one.
+    A path is refused if it leads out of the folder on any system, or looks like another path.
     """
     parts = target.split("/")
     if not set(parts).isdisjoint(("", ".", "..")) or "\\" in target or ":" in target:
         return "would lie outside the data set's folder"
     if not target.isprintable() or unicodedata.normalize("NFKC", target) != target:
-        return "has a name with characters that cannot be seen or told from others"
+        return "has a name with invisible or ambiguous characters"
     if len(target.encode()) > LONGEST_PATH or any(len(part.encode()) > LONGEST_NAME for part in parts):
         return "has too long a name"
     return ""
 
 
 def _members(path: Path) -> Iterator[Member]:
-    """Everything in an archive that is not a folder; one is read before the next is asked for.
+    """The members of an archive, without folders. Each must be read before the next one is asked for.
 
     Raises:
         Unusable: it is no archive, or a damaged one.
     """
-    found = _zip_members(path) if zipfile.is_zipfile(path) else _tar_members(path)
+    members = _zip_members(path) if zipfile.is_zipfile(path) else _tar_members(path)
     while True:
         try:
-            member = next(found, None)
+            member = next(members, None)
         except Exception as error:  # both libraries and their decompressors raise many kinds for damaged files
             raise _damaged(error) from error
         if member is None:
@@ -154,7 +154,7 @@ def _zip_members(path: Path) -> Iterator[Member]:
     with zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
             kind = stat.S_IFMT(info.external_attr >> 16)  # 0 where it was not made on Unix
-            problem = "" if kind in (0, stat.S_IFREG) else "is no plain file"
+            problem = "" if kind in (0, stat.S_IFREG) else "is not a plain file"
             if info.flag_bits & 1:
                 problem = "is encrypted"
             if not info.is_dir():
@@ -164,17 +164,17 @@ def _zip_members(path: Path) -> Iterator[Member]:
 def _tar_members(path: Path) -> Iterator[Member]:
     with tarfile.open(path) as archive:
         for info in archive:
-            problem = "" if info.type in (tarfile.REGTYPE, tarfile.AREGTYPE) else "is no plain file"
+            problem = "" if info.type in (tarfile.REGTYPE, tarfile.AREGTYPE) else "is not a plain file"
             if not info.isdir():
                 yield Member(info.name, info.size, problem, lambda info=info: archive.extractfile(info))  # type: ignore[misc]
         yield from _rest(archive)
 
 
 def _rest(archive: tarfile.TarFile) -> Iterator[Member]:
-    """What follows a tar file's last member: zeros, which also make gzip compare its checksum.
+    """The bytes after a tar file's last member, which must be zeros; reading them lets gzip check its checksum.
 
     Raises:
-        tarfile.ReadError: something else: the library takes a damaged member for the end.
+        tarfile.ReadError: there are other bytes; the library takes a damaged member for the end of the file.
     """
     assert archive.fileobj is not None
     ended = False
@@ -182,7 +182,7 @@ def _rest(archive: tarfile.TarFile) -> Iterator[Member]:
         ended = not any(chunk)
         if not ended:
             raise tarfile.ReadError("it is damaged behind its last readable member")
-        yield Member("", len(chunk), "", lambda: None)  # counts, and is not wanted
+        yield Member("", len(chunk), "", lambda: None)  # counts for most_bytes, and is not unpacked
     if not ended:
         raise tarfile.ReadError("it ends too early")
 
@@ -191,7 +191,7 @@ def _write(member: Member, target: Path) -> None:
     """Write a member's contents to a new file.
 
     Raises:
-        Unusable: it is damaged, or another member has its place.
+        Unusable: it is damaged, or another member has the same path.
         OSError: it cannot be written.
     """
     try:
@@ -222,7 +222,7 @@ def _chunks(member: Member) -> Iterator[bytes]:
 
 
 def _lay_out(unpacked: Path, folder: Path) -> None:
-    """Put what was unpacked where it belongs, unless there is something already."""
+    """Move the unpacked files to their places, unless a file is there already."""
     for path in sorted(path for path in unpacked.rglob("*") if path.is_file()):
         target = folder / path.relative_to(unpacked)
         if not target.exists():

@@ -1,6 +1,6 @@
-"""Prepared tensors kept on disk, so that nothing is decoded twice.
+"""Prepared tensors on disk, so that nothing is decoded twice.
 
-Of the same name those used last are kept, and those that somebody uses; see :mod:`tmsgd_bench.data.kept`.
+Old ones that no process uses are deleted; see :mod:`tmsgd_bench.data.kept`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from tmsgd_bench import files
 from tmsgd_bench.data import kept as on_disk
 from tmsgd_bench.data import sealed
-from tmsgd_bench.data.contents import FOLDER
+from tmsgd_bench.data.texts import FOLDER
 from tmsgd_bench.errors import StoreError
 from tmsgd_bench.task import TaskSettings
 
@@ -28,25 +28,26 @@ log = logging.getLogger(__name__)
 
 Tensors = dict[str, Tensor]
 _held = WeakTensorKeyDictionary()
-"""The open file of each tensor that was read and is there still."""
+"""The open file of each tensor that was read and still exists."""
 
 
 def tensors(settings: TaskSettings, name: str, options: Mapping[str, Any], make: Callable[[], Tensors]) -> Tensors:
-    """What ``make`` returns, from the disk if it was made before from the same data with the same options.
+    """The tensors that ``make`` returns, read from disk if they were made before from the same data and options.
 
-    Two processes that need the same tensors wait for each other. A file is checked against its SHA-256 whenever it is
-    read; a damaged one is made anew, with a warning. When some are made, others of that name that nobody
-    uses are deleted, but for those used last: of other data, with other options, or by older versions. Where the
-    folder cannot be written, or the disk is full, they are made anew, with a warning.
+    Two processes that need the same tensors wait for each other. A file's SHA-256 is checked whenever it is read; a
+    damaged file is made again, with a warning. If the folder cannot be written or the disk is full, the tensors are
+    made for each run, with a warning. After a file is written, older files of the same name (of other data, options or
+    versions) are deleted, except the last used ones and those in use.
 
     Args:
-        settings: the run's; the tensors are kept beside its data folder.
-        name: what they are; part of the file's name.
-        options: everything besides the data that they depend on, as plain values, with a version of the code if that
-            may change.
+        settings: the run's; the files are beside its data folder.
+        name: of the tensors; part of the file's name.
+        options: plain values of everything else that the tensors depend on, including a version of the code that may
+            change.
+        make: makes the tensors.
 
     Returns:
-        CPU tensors; from the disk they are mapped into memory, and must not be written to.
+        CPU tensors; if read from disk they are memory-mapped, and must not be written to.
     """
     key = files.digest({"fingerprint": settings.fingerprint, "options": dict(options)})
     folder = settings.data_folder.parent / FOLDER
@@ -61,35 +62,35 @@ def tensors(settings: TaskSettings, name: str, options: Mapping[str, Any], make:
         log.warning("%s cannot be kept in %s (%s): it is made anew for each run", name, folder, error.strerror)
         return make()
     # Checked without the lock, so that runs that start together read side by side.
-    if file is not None and (kept := _load(path, file)) is not None:
-        return kept
+    if file is not None and (prepared := _load(path, file)) is not None:
+        return prepared
     with lock:
         file = _hold(path)
-        if file is not None and (kept := _load(path, file)) is not None:  # another process was first
-            return kept
+        if file is not None and (prepared := _load(path, file)) is not None:  # another process was first
+            return prepared
         if file is not None:
             log.warning("%s is damaged (its checksum differs) and is made anew", path)
-        made = make()
-        _keep(made, path)
+        prepared = make()
+        _write(prepared, path)
         _tidy(path, stem)
-        file = _hold(path)  # mapped like what was found, so that the memory is free again
-        return made if file is None else _load(path, file) or made
+        file = _hold(path)  # read back as a memory map, so that the memory is free again
+        return prepared if file is None else _load(path, file) or prepared
 
 
-def _keep(made: Tensors, path: Path) -> None:
+def _write(prepared: Tensors, path: Path) -> None:
     try:
-        files.write_atomically(path, lambda temporary: _save(made, temporary))
-    except (StoreError, RuntimeError) as error:  # RuntimeError is torch's word for a full disk
+        files.write_atomically(path, lambda temporary: _save(prepared, temporary))
+    except (StoreError, RuntimeError) as error:  # torch raises RuntimeError for a full disk
         log.warning("%s could not be written (%s): it is made anew for each run", path, files.os_reason(error))
 
 
-def _save(made: Tensors, path: Path) -> None:
-    torch.save(made, path)
+def _save(prepared: Tensors, path: Path) -> None:
+    torch.save(prepared, path)
     sealed.seal(path)
 
 
 def _hold(path: Path) -> IO[bytes] | None:
-    """The file, which is not deleted while this is open; None if there is none."""
+    """The opened file, which is not deleted while it is open; None if there is no file."""
     try:
         return on_disk.hold(path)
     except FileNotFoundError:
@@ -97,42 +98,46 @@ def _hold(path: Path) -> IO[bytes] | None:
 
 
 def _load(path: Path, file: IO[bytes]) -> Tensors | None:
-    """What is kept, mapped from a file that is held; None if that is damaged."""
+    """The tensors of an open file, memory-mapped; None if the file is damaged."""
     if not sealed.is_whole(file):
         return None
     try:
-        kept: Tensors = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-    except (OSError, RuntimeError):  # another process has found it damaged meanwhile, and makes it anew
+        prepared: Tensors = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except (OSError, RuntimeError):  # another process found it damaged, and is replacing it
         return None
-    for tensor in kept.values():
+    for tensor in prepared.values():
         _held[tensor] = file
-    return kept
+    return prepared
 
 
-def _tidy(made: Path, stem: str) -> None:
-    """Delete what no run will use again, and what was left by processes that were killed while they wrote.
+def _tidy(written: Path, stem: str) -> None:
+    """Delete files that no run will use again, and temporary files of killed processes.
 
     Args:
-        made: what has just been written, by a process that has its lock.
-        stem: what the names of all of the same kind begin with.
+        written: the file that was just written; the caller has its lock.
+        stem: the start of the names of all files of this kind.
     """
-    own = re.compile(rf"(\.?)({re.escape(stem)}-[0-9a-f]{{16}}\.pt)(\.\d+\.\d+\.tmp)?")
-    found = [(path, match) for path in made.parent.iterdir() if (match := own.fullmatch(path.name))]
-    for path, match in found:
+    pattern = re.compile(rf"(\.?)({re.escape(stem)}-[0-9a-f]{{16}}\.pt)(\.\d+\.\d+\.tmp)?")
+    matches = [(path, match) for path in written.parent.iterdir() if (match := pattern.fullmatch(path.name))]
+    for path, match in matches:
         if match[1]:
-            with suppress(OSError):  # somebody is writing it
-                _delete(path, path.with_name(match[2]), made)
-    on_disk.delete_surplus(
-        (path for path, match in found if not match[1]), lambda path: _delete(path, of=path, made=made)
-    )
+            with suppress(OSError):  # a process is writing it
+                _delete(path, path.with_name(match[2]), written)
+    complete = (path for path, match in matches if not match[1])
+    on_disk.delete_surplus(complete, lambda path: _delete(path, path, written))
 
 
-def _delete(path: Path, of: Path, made: Path) -> None:
-    """Delete a file while nobody else makes, or looks for, the tensors that it is of.
+def _delete(path: Path, target: Path, written: Path) -> None:
+    """Delete a file unless another process holds the lock of its tensors.
+
+    Args:
+        path: the file, complete or temporary.
+        target: the complete file's path, from which the lock's name follows.
+        written: the file whose lock the caller has.
 
     Raises:
-        OSError: somebody does, or it cannot be deleted.
+        OSError: another process has the lock, or the file cannot be deleted.
     """
-    with nullcontext() if of == made else FileLock(of.with_suffix(".lock"), timeout=0):
+    with nullcontext() if target == written else FileLock(target.with_suffix(".lock"), timeout=0):
         path.unlink()
         log.info("deleted %s, which is not needed any more", path)

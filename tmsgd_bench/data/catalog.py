@@ -1,7 +1,7 @@
-"""The data-set catalog: source, checksum, licence; verify and prepare.
+"""The data-set catalog: source, checksum and licence of each data set, and how to verify and prepare it.
 
-``entries/<name>.yaml`` holds the facts. A data set lives in ``ROOT/<name>``; its synthetic stand-in, with the same file
-names and formats, in ``ROOT/synthetic/<name>``.
+``entries/<name>.yaml`` describes a data set. Its files are in ``ROOT/<name>``; synthetic data with the same file names
+and formats are in ``ROOT/synthetic/<name>``.
 """
 
 from __future__ import annotations
@@ -22,15 +22,13 @@ import yaml
 from filelock import FileLock
 
 from tmsgd_bench import manifest
-from tmsgd_bench.data import contents, synthetic
+from tmsgd_bench.data import fingerprints, synthetic
 from tmsgd_bench.data.archives import Archive
 from tmsgd_bench.data.sources import DataFile, DataFolder, download, join
 from tmsgd_bench.errors import ConfigError, DataError, StoreError
 from tmsgd_bench.files import os_reason
 
 log = logging.getLogger(__name__)
-
-STAND_IN = synthetic.MARK
 
 
 @dataclass(frozen=True)
@@ -41,10 +39,10 @@ class Dataset:
         name: its key and its folder's name.
         title, description, homepage, version, published, licence, licence_url, citation: for its card.
         fields: name and description of each column.
-        files, folders: what it consists of.
-        archives: where those that have no address of their own come from.
-        obtain: how to get what cannot be downloaded, as the end of a sentence.
-        whole: false for what :meth:`without_test` returns.
+        files, folders: its files, and its folders of many files.
+        archives: from which files and folders without a URL are unpacked.
+        obtain: how to get files that cannot be downloaded, as the end of a sentence.
+        whole: False for the data set that :meth:`without_test` returns.
     """
 
     name: str
@@ -64,9 +62,9 @@ class Dataset:
     whole: bool = True
 
     def without_test(self) -> Dataset:
-        """The same without what serves testing alone, for those who test on a part of the training data.
+        """The data set without the files that only the test split uses, for evaluation on a validation split.
 
-        It has the same folder, and the same fingerprint whether or not the rest lies in it too.
+        It is in the same folder. Its fingerprint is the same whether or not the test split's files are there.
         """
         folders = (replace(folder, **folder.without_test, without_test={}) for folder in self.folders)
         return replace(
@@ -78,42 +76,42 @@ class Dataset:
         )
 
     def folder(self, root: Path, kind: str) -> Path:
-        """Where the data set, or its stand-in, lives under a data root."""
+        """The folder of the real ("real") or the synthetic data ("synthetic") under a data root."""
         return root / self.name if kind == "real" else root / "synthetic" / self.name
 
     @property
     def pinned(self) -> bool:
-        """Whether the published digests cover all of it, so that verified contents are known without reading them."""
+        """Whether every file has a published digest, so that the verified fingerprint follows from the entry alone."""
         return not self.folders and all(file.digest for file in self.files)
 
     def problems(self, folder: Path) -> list[str]:
-        """What is wrong with the files in a folder: one phrase each, none if all is as published."""
-        found = [file.problem(file.path(folder)) for file in self.files]
-        found += [part.problem(folder) for part in self.folders]
-        return [problem for problem in found if problem] or self._changes(folder)
+        """The problems of the files in a folder, one phrase each."""
+        phrases = [file.problem(file.path(folder)) for file in self.files]
+        phrases += [files_folder.problem(folder) for files_folder in self.folders]
+        return [phrase for phrase in phrases if phrase] or self._changes(folder)
 
     def _changes(self, folder: Path) -> list[str]:
-        """How files without published digests differ from what they were when the data set was verified first."""
+        """Changes of files without published digests since the data set was first verified."""
         if not self.folders or not (folder / manifest.NAME).exists():
             return []
-        found = contents.compare(folder, self._names(folder), self._label(folder)).problems
-        if not found:
+        changes = fingerprints.compare(folder, self._names(folder), self._record_name(folder)).problems
+        if not changes:
             return []
-        more = f" (and {len(found) - 1:,} more)" if len(found) > 1 else ""
-        return [f"{folder / found[0]} in {folder / manifest.NAME}{more}"]
+        more = f" (and {len(changes) - 1:,} more)" if len(changes) > 1 else ""
+        return [f"{folder / changes[0]} in {folder / manifest.NAME}{more}"]
 
-    def _label(self, folder: Path) -> str:
-        """What findings about it are kept under, beside the data."""
+    def _record_name(self, folder: Path) -> str:
+        """The name of the records that are kept about it beside the data."""
         return folder.name if self.whole else f"{folder.name}-without-test"
 
     def _paths(self, folder: Path) -> list[Path]:
-        """Every file of it that is there."""
+        """Every file of the data set that exists."""
         single = [path for file in self.files if (path := file.path(folder)).exists()]
-        return [*single, *(path for part in self.folders for path in part.paths(folder))]
+        return [*single, *(path for files_folder in self.folders for path in files_folder.paths(folder))]
 
     def _names(self, folder: Path) -> list[str]:
-        """The same as paths in the folder."""
-        return contents.names(folder, self._paths(folder))
+        """Those files as paths relative to the folder."""
+        return fingerprints.names(folder, self._paths(folder))
 
     def verify(self, folder: Path) -> None:
         """Check every published digest, size and count.
@@ -122,27 +120,26 @@ class Dataset:
             DataError: a file is missing, incomplete or altered.
         """
         if problems := self.problems(folder):
-            use = ""
+            unverified = ""
             if folder.exists() and not all("missing" in problem for problem in problems):
-                use = " To use them as they are, unverified and outside every table: data.verify=false."
-            raise DataError(f"{self.name}: {'; '.join(problems)}: {self.remedy(folder)}{use}")
+                unverified = " To use them as they are, unverified and outside every table: data.verify=false."
+            raise DataError(f"{self.name}: {'; '.join(problems)}: {self.remedy(folder)}{unverified}")
 
     def remedy(self, folder: Path) -> str:
-        """What to do about a missing or damaged file, as the end of a sentence."""
-        places = [f"{file.url} as {folder / file.name}" for file in self.files if file.url]
-        places += [f"what {archive.url} holds into {folder}" for archive in self.archives]
-        if not places:
+        """How to correct a missing or damaged file, as the end of a sentence."""
+        by_hand = [f"{file.url} as {folder / file.name}" for file in self.files if file.url]
+        by_hand += [f"what {archive.url} holds into {folder}" for archive in self.archives]
+        if not by_hand:
             return f"{self.obtain.format(folder=folder)}."
         command = f"run 'python -m tmsgd_bench data prepare {self.name} --root {shlex.quote(str(folder.parent))}'"
-        again = command if self.whole else "start again"  # the command would fetch all of it
-        return f"{again} (delete a damaged file first), or put {' and '.join(places)}."
+        again = command if self.whole else "start again"  # the command would download the test split too
+        return f"{again} (delete a damaged file first), or put {' and '.join(by_hand)}."
 
     def fingerprint(self, folder: Path, kind: str, verify: bool) -> str:
-        """What identifies the contents in a run's identity.
+        """A digest of the data set, which is part of a run's identity.
 
-        Verified data whose digests are published need not be present for it; of others every file is read (once: the
-        result is kept until a file changes). Where the data set is many files without digests, those that are there
-        make up the contents of unverified data.
+        Verified data with published digests need not be present for it. Otherwise every file is read, and the result is
+        recorded until a file changes. Without ``verify``, it is of the files that are there.
 
         Raises:
             DataError: a file must be read for it and cannot be.
@@ -155,17 +152,25 @@ class Dataset:
             self.verify(folder)
         try:
             if not self.folders:
-                return join(contents.digest(file.path(folder), file) for file in self.files)
-            return contents.fingerprint(folder, self._paths(folder), self._label(folder))
+                return join(fingerprints.digest(file.path(folder), file) for file in self.files)
+            return fingerprints.fingerprint(folder, self._paths(folder), self._record_name(folder))
         except OSError as error:
             raise DataError(
                 f"{self.name}: cannot read {error.filename} ({error.strerror}): {self.remedy(folder)}"
             ) from error
 
     def prepare(self, root: Path, kind: str, report: Callable[[str], None] = lambda _: None) -> Path:
-        """Make the data set ready: verify it, download what is missing, or write its stand-in.
+        """Make the data set ready: download missing files and verify all, or write synthetic data.
 
         Two processes that prepare the same data set wait for each other.
+
+        Args:
+            root: the folder of all data sets.
+            kind: "real" or "synthetic".
+            report: called with a line of text for each download.
+
+        Returns:
+            The data set's folder.
 
         Raises:
             DataError: a download fails or does not match, or the folder cannot be written.
@@ -178,18 +183,18 @@ class Dataset:
         lock = folder.parent / f".{folder.name}.lock"
         with FileLock(lock) if os.access(folder.parent, os.W_OK) else nullcontext():
             if kind == "synthetic":
-                self._write_stand_in(folder)
+                self._write_synthetic(folder)
             else:
                 self._download_missing(folder, report)
         return folder
 
-    def _write_stand_in(self, folder: Path) -> None:
-        """Write the stand-in unless this version of it is there, whole."""
+    def _write_synthetic(self, folder: Path) -> None:
+        """Write synthetic data, unless this version of them is there and undamaged."""
         try:
             synthetic.write(self.name, folder)
         except (OSError, StoreError) as error:
             raise DataError(
-                f"cannot write the stand-in of {self.name} into {folder} ({os_reason(error)}): free some "
+                f"cannot write synthetic data in place of {self.name} into {folder} ({os_reason(error)}): free some "
                 "space or choose another data.root."
             ) from error
 
@@ -208,15 +213,15 @@ class Dataset:
             self._record(folder)
 
     def _record(self, folder: Path) -> None:
-        """Note the digests of verified files that have no published ones, so that later changes are noticed.
+        """Record the digests of files without published ones in a manifest, so that later changes are noticed.
 
         Raises:
-            DataError: one that must be an image is none.
+            DataError: a file that must be an image cannot be decoded.
         """
         names = self._names(folder)
-        if contents.compare(folder, names, self._label(folder)).complete:
+        if fingerprints.compare(folder, names, self._record_name(folder)).complete:
             return
-        if damaged := next(filter(None, (part.undecodable(folder) for part in self.folders)), ""):
+        if damaged := next(filter(None, (files_folder.undecodable(folder) for files_folder in self.folders)), ""):
             raise DataError(f"{self.name}: {damaged}: {self.remedy(folder)}")
         log.info("recording the SHA-256 of %s files in %s", f"{len(names):,}", folder / manifest.NAME)
         try:
@@ -226,9 +231,9 @@ class Dataset:
             log.warning("%s cannot be written (%s)", folder / manifest.NAME, os_reason(error))
 
     def _lacks_members(self, folder: Path) -> bool:
-        """Whether something that comes in an archive is not there at all; what is damaged is left as it is."""
+        """Whether a file that comes in an archive is missing; a damaged one is not."""
         absent = any(not file.path(folder).exists() for file in self.files if not file.url)
-        return absent or any(len(part.paths(folder)) < part.count for part in self.folders)
+        return absent or any(len(files_folder.paths(folder)) < files_folder.count for files_folder in self.folders)
 
     def _unpack(self, archive: Archive, folder: Path) -> None:
         try:
@@ -242,48 +247,47 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Combined:
-    """Several data sets used as one; where each lies, and what is in it, is its own affair.
+    """Several data sets used as one, each in its own folder.
 
     Args:
-        parts: the data sets.
+        datasets: the data sets.
     """
 
-    parts: tuple[Dataset, ...]
+    datasets: tuple[Dataset, ...]
 
     @property
     def name(self) -> str:
-        """The parts' names with "+" between them."""
-        return "+".join(part.name for part in self.parts)
+        """The data sets' names with "+" between them."""
+        return "+".join(dataset.name for dataset in self.datasets)
 
     @property
     def pinned(self) -> bool:
         """See :attr:`Dataset.pinned`."""
-        return all(part.pinned for part in self.parts)
+        return all(dataset.pinned for dataset in self.datasets)
 
     def without_test(self) -> Combined:
         """See :meth:`Dataset.without_test`."""
-        return Combined(tuple(part.without_test() for part in self.parts))
+        return Combined(tuple(dataset.without_test() for dataset in self.datasets))
 
     def folder(self, root: Path, kind: str) -> Path:
-        """A path beside the parts' folders that ends in its name; there is nothing there."""
-        return self.parts[0].folder(root, kind).parent / self.name
+        """A path beside the data sets' folders whose last part is ``name``; no such folder exists."""
+        return self.datasets[0].folder(root, kind).parent / self.name
 
     def fingerprint(self, folder: Path, kind: str, verify: bool) -> str:
         """See :meth:`Dataset.fingerprint`."""
-        return "+".join(part.fingerprint(folder.parent / part.name, kind, verify) for part in self.parts)
+        return "+".join(dataset.fingerprint(folder.parent / dataset.name, kind, verify) for dataset in self.datasets)
 
     def prepare(self, root: Path, kind: str, report: Callable[[str], None] = lambda _: None) -> Path:
         """See :meth:`Dataset.prepare`."""
-        for part in self.parts:
-            part.prepare(root, kind, report)
+        for dataset in self.datasets:
+            dataset.prepare(root, kind, report)
         return self.folder(root, kind)
 
 
 def data_root(root: str | None) -> Path:
     """The folder of all data sets: ``root``, or TMSGD_DATA, or ``tmsgd-bench`` in the user's cache folder."""
-    chosen = root or os.environ.get("TMSGD_DATA")
-    if chosen:
-        return Path(chosen).expanduser()
+    if folder := root or os.environ.get("TMSGD_DATA"):
+        return Path(folder).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "tmsgd-bench"
 
 
@@ -292,7 +296,7 @@ def catalog() -> dict[str, Dataset]:
     """Every data set by name.
 
     Raises:
-        ConfigError: a file of ``entries`` cannot be read, or is no entry; names it.
+        ConfigError: a file of ``entries`` cannot be read, or is no entry; the message names it.
     """
     entries = sorted((files("tmsgd_bench.data") / "entries").iterdir(), key=lambda entry: entry.name)
     return {
@@ -306,7 +310,7 @@ def read_entry(name: str, path: Path) -> Dataset:
     """The data set that a YAML file describes.
 
     Raises:
-        ConfigError: it cannot be read, lacks a key, or has an unknown one or one of a wrong kind.
+        ConfigError: it cannot be read, lacks a key, or has an unknown key or a value of a wrong type.
     """
     try:
         return _dataset(name, yaml.safe_load(path.read_text(encoding="utf-8")))
@@ -332,30 +336,30 @@ def find_all(names: str) -> Dataset | Combined:
     Raises:
         ConfigError: there is none of a name.
     """
-    parts = tuple(find(name) for name in names.split("+"))
-    return parts[0] if len(parts) == 1 else Combined(parts)
+    datasets = tuple(find(name) for name in names.split("+"))
+    return datasets[0] if len(datasets) == 1 else Combined(datasets)
 
 
 def _dataset(name: str, entry: dict[str, Any]) -> Dataset:
-    parts = {
-        key: tuple(_made(kind, part) for part in entry.get(key, ()))
+    lists = {
+        key: tuple(_instance(kind, values) for values in entry.get(key, ()))
         for key, kind in (("files", DataFile), ("folders", DataFolder), ("archives", Archive))
     }
-    whole: Dataset = _made(Dataset, {"name": name, **entry, **parts})
-    return whole
+    dataset: Dataset = _instance(Dataset, {"name": name, **entry, **lists})
+    return dataset
 
 
-def _made(kind: type[Any], values: Mapping[str, Any]) -> Any:
+def _instance(kind: type[Any], values: Mapping[str, Any]) -> Any:
     """An instance of a dataclass from plain values.
 
     Raises:
-        TypeError: a value is missing, unknown, or of another kind than its field.
+        TypeError: a value is missing, unknown, or of another type than its field.
     """
-    made = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    fields = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
     hints = get_type_hints(kind)
-    for key, value in made.items():
+    for key, value in fields.items():
         hint = hints.get(key, object)
         plain = hint if isinstance(hint, UnionType) else get_origin(hint) or hint
         if not isinstance(value, plain):
             raise TypeError(f"{key} must be {getattr(plain, '__name__', plain)}, not {value!r}")
-    return kind(**made)
+    return kind(**fields)

@@ -1,4 +1,4 @@
-"""Data-set cards as Croissant JSON-LD: linked data that says what a data set is and where it comes from.
+"""Data-set cards as Croissant JSON-LD, a machine-readable description of a data set and its sources.
 
 Source: the Croissant format 1.0, http://mlcommons.org/croissant/1.0 (a vocabulary on top of schema.org).
 """
@@ -52,20 +52,22 @@ SPLITS = {"train": "cr:TrainingSplit", "test": "cr:TestSplit"}
 
 
 LINES = "text/plain"
-"""The format of files of tab-separated lines without a header, whose records a card describes."""
+"""The format of files of tab-separated lines without a header; only their columns are in a card."""
 ARCHIVES = {".gz": "application/gzip", ".tar": "application/x-tar", ".zip": "application/zip"}
 OPAQUE = "application/octet-stream"
 IMAGES = {".jpg": "image/jpeg", ".png": "image/png"}
 
 
 def card(dataset: Dataset) -> dict[str, Any]:
-    """A data set's card: source, licence, files with checksums, splits, and columns where files are of lines.
+    """A data set's card: source, licence, files with checksums, splits, and the columns of tab-separated files.
 
-    A source without a published checksum is marked as live: its bytes may change.
+    A data set with a download that has no published checksum is marked as live: its bytes may change.
     """
     optional: dict[str, Any] = {"datePublished": dataset.published} if dataset.published else {}
-    downloads: list[Archive | DataFile] = [*dataset.archives, *_own_files(dataset)]
-    if not all(_digests(part) for part in downloads):
+    # Files without a URL come in an archive, if there is one.
+    single_files = [file for file in dataset.files if file.url or not dataset.archives]
+    downloads: list[Archive | DataFile] = [*dataset.archives, *single_files]
+    if not all(map(_digests, downloads)):
         optional["isLiveDataset"] = True
     return {
         "@context": CONTEXT,
@@ -80,7 +82,7 @@ def card(dataset: Dataset) -> dict[str, Any]:
         "citeAs": " ".join(dataset.citation.split()),
         **optional,
         "version": "1.0.0",
-        "sameAs": _edition(dataset),
+        "sameAs": _version_url(dataset),
         "distribution": [
             *(_archive_object(archive) for archive in dataset.archives),
             *(_file_object(dataset, file) for file in dataset.files),
@@ -90,18 +92,13 @@ def card(dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def _own_files(dataset: Dataset) -> list[DataFile]:
-    """Files that do not come in an archive."""
-    return [file for file in dataset.files if file.url or not dataset.archives]
-
-
-def _edition(dataset: Dataset) -> str:
-    """The address of the very version, where the homepage is a repository."""
+def _version_url(dataset: Dataset) -> str:
+    """The URL of the data set's version, if the homepage is a repository; otherwise the homepage."""
     return f"{dataset.homepage}/tree/{dataset.version}" if "github.com" in dataset.homepage else dataset.homepage
 
 
-def _digests(part: DataFile | Archive) -> dict[str, str]:
-    return {kind: value for kind in ("sha256", "md5") if (value := getattr(part, kind))}
+def _digests(download: DataFile | Archive) -> dict[str, str]:
+    return {kind: value for kind in ("sha256", "md5") if (value := getattr(download, kind))}
 
 
 def _archive_object(archive: Archive) -> dict[str, Any]:
@@ -119,12 +116,12 @@ def _archive_object(archive: Archive) -> dict[str, Any]:
 
 def _file_object(dataset: Dataset, file: DataFile) -> dict[str, Any]:
     size = {} if file.bytes is None else {"contentSize": f"{file.bytes} B"}
-    what = f"The {file.split} split: {file.examples} examples." if file.split else f"{file.examples} examples."
+    description = f"The {file.split} split: {file.examples} examples." if file.split else f"{file.examples} examples."
     return {
         "@type": "cr:FileObject",
         "@id": file.name,
         "name": file.name,
-        "description": what,
+        "description": description,
         "contentUrl": file.url or file.name,
         **size,
         **({} if file.url else _container(dataset)),
@@ -147,7 +144,7 @@ def _file_set(dataset: Dataset, folder: DataFolder) -> dict[str, Any]:
 
 
 def _container(dataset: Dataset) -> dict[str, Any]:
-    """The archives that something comes in; those that are not downloaded have none."""
+    """The archives that files without a URL come in; empty if they are not downloaded."""
     names = [{"@id": PurePosixPath(archive.url).name} for archive in dataset.archives]
     return {"containedIn": names if len(names) > 1 else names[0]} if names else {}
 
@@ -165,8 +162,8 @@ def _record_set(dataset: Dataset, file: DataFile) -> dict[str, Any]:
 def _field(dataset: Dataset, file: DataFile, column: int) -> dict[str, Any]:
     """One column of a file of tab-separated lines without a header."""
     name = dataset.fields[column]["name"]
-    parts = ["[^\\t]*"] * len(dataset.fields)
-    parts[column] = "([^\\t]*)"
+    patterns = ["[^\\t]*"] * len(dataset.fields)
+    patterns[column] = "([^\\t]*)"
     return {
         "@type": "cr:Field",
         "@id": f"{file.split}/{name}",
@@ -176,6 +173,6 @@ def _field(dataset: Dataset, file: DataFile, column: int) -> dict[str, Any]:
         "source": {
             "fileObject": {"@id": file.name},
             "extract": {"fileProperty": "lines"},
-            "transform": {"regex": "^" + "\\t".join(parts) + "$"},
+            "transform": {"regex": "^" + "\\t".join(patterns) + "$"},
         },
     }

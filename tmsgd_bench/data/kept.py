@@ -1,7 +1,7 @@
-"""What is kept on the disk for later runs: who uses it, and what of it is deleted.
+"""Deletes old prepared files that no process uses.
 
-Whoever uses something keeps a file of it open with a shared lock of the operating system, which ends with the process,
-however it ends. It is deleted only by somebody who can lock that file alone.
+A process that uses a file keeps it open with a shared lock of the operating system, which ends when the process ends.
+A file is deleted only by a process that gets an exclusive lock of it.
 """
 
 from __future__ import annotations
@@ -17,39 +17,39 @@ from typing import IO
 log = logging.getLogger(__name__)
 
 KEPT = 3
-"""How many of a kind are kept, for so many choices of options: those used last."""
+"""How many files of a kind are kept, one for each choice of options: those used last."""
 
 
 def hold(path: Path) -> IO[bytes]:
-    """Use a file; it counts as used now, and is not deleted by :func:`delete_surplus` while the result is open.
+    """Open a file for use: :func:`delete_surplus` does not delete it while it is open, and it counts as used now.
 
     Raises:
         OSError: it is not there.
     """
-    held = path.open("rb")
-    with suppress(OSError):  # a file system without locks, on which nothing is deleted either
-        fcntl.flock(held, fcntl.LOCK_SH)
-    with suppress(OSError):  # one that may only be read
+    file = path.open("rb")
+    with suppress(OSError):  # on a file system without locks, nothing is deleted either
+        fcntl.flock(file, fcntl.LOCK_SH)
+    with suppress(OSError):  # on a read-only file system
         os.utime(path)
-    return held
+    return file
 
 
 def delete_surplus(
-    found: Iterable[Path], delete: Callable[[Path], None], file: Callable[[Path], Path] = lambda path: path
+    paths: Iterable[Path], delete: Callable[[Path], None], file: Callable[[Path], Path] = lambda path: path
 ) -> None:
-    """Delete all but the ``KEPT`` that were used last and those in use.
+    """Delete all files or folders of a kind, except the ``KEPT`` that were used last and those in use.
 
     Args:
-        found: everything of a kind.
-        delete: what deletes one of them; an OSError says that it is kept.
-        file: which file of it is held by those who use it, and tells when it was used last.
+        paths: all of the kind.
+        delete: deletes one; if it raises OSError, the path is kept.
+        file: from a path to the file that its users hold and whose time tells when it was used last.
     """
-    for path in sorted(found, key=lambda path: _used(file(path)), reverse=True)[KEPT:]:
+    for path in sorted(paths, key=lambda path: _last_use(file(path)), reverse=True)[KEPT:]:
         _delete_unused(path, delete, file(path))
 
 
-def _used(file: Path) -> int:
-    """When it was used last; 0 for what cannot be used."""
+def _last_use(file: Path) -> int:
+    """When a file was used last, in nanoseconds; 0 if there is no such file."""
     try:
         return file.stat().st_mtime_ns
     except OSError:
@@ -58,22 +58,22 @@ def _used(file: Path) -> int:
 
 def _delete_unused(path: Path, delete: Callable[[Path], None], file: Path) -> None:
     try:
-        with _alone(file):
+        with _exclusive(file):
             delete(path)
-    except OSError as error:  # somebody uses it, or it cannot be known
+    except OSError as error:  # in use, or on a file system without locks
         log.debug("%s is kept (%s)", path, error.strerror)
 
 
 @contextmanager
-def _alone(file: Path) -> Iterator[None]:
-    """Hold a file that nobody else holds; what lacks it cannot be used by anybody.
+def _exclusive(file: Path) -> Iterator[None]:
+    """Hold the exclusive lock of a file; if the file does not exist, nothing uses it, and no lock is needed.
 
     Raises:
-        OSError: somebody holds it.
+        OSError: another process holds a lock of it.
     """
     if not file.exists():
         yield
         return
-    with file.open("r+b") as held:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with file.open("r+b") as opened:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield

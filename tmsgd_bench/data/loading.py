@@ -1,8 +1,7 @@
-"""Batches made ahead by worker processes, so that decoding and augmentation stay off the training's path.
+"""Batches made ahead by worker processes, so that training does not wait for decoding and augmentation.
 
-What an example becomes depends on (seed, epoch, its number) alone: before each, torch's CPU stream is started at a
-place of its own, and put back afterwards. So the batches are the same with any number of workers, and neither dropout
-nor initial weights notice them.
+An example depends only on (seed, epoch, its number): torch's CPU generator is seeded for each example, and restored
+afterwards. So the batches are the same with any number of workers, and do not change dropout or initial weights.
 """
 
 from __future__ import annotations
@@ -31,21 +30,21 @@ from tmsgd_bench.seeding import derive
 from tmsgd_bench.task import TaskSettings
 
 Key = tuple[int, int]
-"""Where an example's random stream begins, and its number."""
+"""The seed of an example's random stream, and the example's number."""
 PR_SET_PDEATHSIG = 1
 NO_WORKERS = "set workers=0"
 START = "fork" if sys.platform == "linux" else "spawn"
-"""How workers start. Named, because inside a worker of joblib's the default is a way that torch cannot use."""
+"""How workers start. In a worker process of joblib the default method would be one that torch cannot use."""
 
 
 class Loader:
     """The examples of one split, in batches.
 
     Args:
-        make: an example by its number; may draw from torch's global CPU stream.
-        collate: several examples as one batch, of CPU tensors.
-        settings: the run's: its seed, its device, and how many workers; 0 makes every batch when it is asked for.
-        keep: leave the workers waiting for the next epoch.
+        make: makes an example from its number; may draw from torch's global CPU generator.
+        collate: makes a batch of CPU tensors from several examples.
+        settings: the run's seed, device and number of workers; with 0 workers each batch is made when it is needed.
+        keep: whether the workers stay for the next epoch.
     """
 
     def __init__(
@@ -66,24 +65,24 @@ class Loader:
             persistent_workers=keep and settings.workers > 0,
             worker_init_fn=end_with_parent,
             multiprocessing_context=START if settings.workers else None,
-            generator=torch.Generator(),  # torch draws from it when workers start; not from the global stream, then
+            generator=torch.Generator(),  # when workers start, torch draws from this and not from the global generator
         )
 
     def batches(self, order: Tensor, size: int, *purpose: object) -> Iterator[Any]:
         """The examples of an order (int64, (examples,)), ``size`` at a time.
 
         Args:
-            purpose: what distinguishes this pass's random streams: the epoch, say.
+            purpose: distinguishes the random streams of this pass; the epoch, for instance.
 
         Raises:
-            BenchError: an example cannot be made; as it was raised, in whatever process. Or the workers have no room
-                to hand over their batches.
-            Exception: anything else that was raised; from a worker it has that worker's traceback as its message.
+            BenchError: an example cannot be made, raised by ``make`` in any process; or there is no shared memory for
+                the workers' batches.
+            Exception: any other error; if a worker raised it, the message is the worker's traceback.
         """
-        self.ahead = None  # a pass takes the workers from whatever was begun before
+        self.ahead = None  # this pass takes over the workers, so batches that were begun ahead are lost
         self.keys.batches = self._keys(order, size, *purpose)
         for batch in self._start():
-            yield _made(batch)
+            yield _batch_or_error(batch)
 
     def _start(self) -> Iterator[Any]:
         if self.workers:
@@ -91,13 +90,13 @@ class Loader:
         return iter(self.loader)
 
     def epoch(self, order_of: Callable[[int], Tensor], size: int, epoch: int) -> Iterator[Any]:
-        """The batches of one training epoch, as of :meth:`batches`; the first of the next epoch are begun meanwhile.
+        """The batches of one training epoch, like :meth:`batches`, while the first batches of the next are begun.
 
-        So the next epoch does not wait for its first batch. It is begun anew where another one is asked for, or where
-        this one was broken off.
+        So the next epoch does not wait for its first batch. If another epoch is asked for next, or this one is not
+        consumed to its end, the batches made ahead are lost.
 
         Args:
-            order_of: an epoch's order, by its number.
+            order_of: returns an epoch's order from its number.
         """
         number, stream = self.ahead or (None, iter(()))
         if number != epoch:
@@ -106,14 +105,14 @@ class Loader:
             stream = self._start()
         self.ahead = None
         for batch in itertools.islice(stream, len(order_of(epoch).split(size))):
-            yield _made(batch)
+            yield _batch_or_error(batch)
         self.ahead = (epoch + 1, stream)
 
     def close(self) -> None:
         """End the workers now.
 
-        They would end by themselves, but late: the order of the next batches leads back to this object, so that Python
-        takes it apart in an order in which torch waits 5 s for workers that have not been told to end.
+        Without this they end 5 s late: this object is part of a reference cycle, and the garbage collector destroys the
+        loader in an order in which torch waits for workers that were not told to end.
         """
         self.ahead = None
         self.loader._iterator = None
@@ -123,21 +122,21 @@ class Loader:
         return [keys[start : start + size] for start in range(0, len(keys), size)]
 
 
-def _made(batch: Any) -> Any:
-    if isinstance(batch, _Refused):
+def _batch_or_error(batch: Any) -> Any:
+    if isinstance(batch, _Failed):
         raise batch.error
     return batch
 
 
 @dataclass(frozen=True)
-class _Refused:
-    """In place of an example or a batch: what a person can mend. Raised, torch would add the worker's traceback."""
+class _Failed:
+    """An error in place of an example or a batch. If a worker raised it, torch would add the worker's traceback."""
 
     error: BenchError
 
 
 class _Keys(Sampler[list[Key]]):
-    """The batches of the pass that comes next; in training it has no end."""
+    """The keys of each batch of the next pass; in training there is no end."""
 
     def __init__(self) -> None:
         self.batches: Iterable[list[Key]] = ()
@@ -153,42 +152,42 @@ class _Examples(Dataset[Any]):
     def __getitem__(self, key: Key) -> Any:
         stream, number = key
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(stream)  # torch.manual_seed would start a GPU's stream anew as well
+            torch.default_generator.manual_seed(stream)  # torch.manual_seed would also seed the GPU's generator
             try:
                 return self.make(number)
             except BenchError as error:
-                return _Refused(error)
+                return _Failed(error)
 
 
 def _collate(collate: Callable[[list[Any]], Any], examples: list[Any]) -> Any:
-    """The batch, or what is wrong with the first example that cannot be made."""
-    if refused := next((example for example in examples if isinstance(example, _Refused)), None):
-        return refused
+    """The batch, or the error of the first example that could not be made."""
+    if failed := next((example for example in examples if isinstance(example, _Failed)), None):
+        return failed
     batch = collate(examples)
     if get_worker_info() is None:
         return batch
     try:
         _share(batch)
-    except (OSError, RuntimeError) as error:  # RuntimeError is torch's word for either
-        return _Refused(shared_memory.lacking(error, NO_WORKERS))
+    except (OSError, RuntimeError) as error:  # torch raises RuntimeError for some errors of the system
+        return _Failed(shared_memory.lacking(error, NO_WORKERS))
     return batch
 
 
 def _share(batch: Any) -> None:
-    """Move a batch's tensors to shared memory, as torch would do later, in a thread whose errors nobody hears of."""
+    """Move a batch's tensors to shared memory. torch would do it later, in a thread whose errors are not reported."""
     if isinstance(batch, Tensor):
         batch.share_memory_()
     elif isinstance(batch, Mapping):
         _share(list(batch.values()))
     elif isinstance(batch, list | tuple):
-        for part in batch:
-            _share(part)
+        for item in batch:
+            _share(item)
 
 
 def end_with_parent(worker: int) -> None:
-    """Let a worker die with the run, at once: until then it may hold locks that it has inherited.
+    """Let a worker end at once when its run's process ends: until then it may hold inherited locks.
 
-    A signal to all processes at once, such as Ctrl-C, leaves the run the time to end its epoch.
+    A worker ignores a signal that goes to all processes, such as Ctrl-C, so that the run can finish its epoch.
     """
     for number in SIGNALS:
         if number != signal.SIGTERM:
@@ -196,15 +195,15 @@ def end_with_parent(worker: int) -> None:
     if hasattr(signal, "sigwaitinfo"):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_end_by_sigterm, daemon=True).start()
-    if sys.platform == "linux":  # elsewhere torch's own watch ends it, after some seconds
+    if sys.platform == "linux":  # elsewhere torch ends it, after some seconds
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         run = multiprocessing.parent_process()
-        if run is not None and run.pid != os.getppid():  # it died before this was set
+        if run is not None and run.pid != os.getppid():  # the run ended before this was set
             os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _end_by_sigterm() -> None:
-    """The run's own SIGTERM, which is torch's way to end a worker, ends it at once; another's does so in a while."""
+    """End this worker on SIGTERM: at once if the run sent it, as torch does, otherwise after the run's grace time."""
     sender = signal.sigwaitinfo({signal.SIGTERM}).si_pid
     if sender != os.getppid():
         time.sleep(GRACE_SECONDS)

@@ -1,4 +1,4 @@
-"""Images of different sizes, end to end in one tensor of bytes, so that they can be kept on disk and mapped again."""
+"""Images of different sizes, stored one after the other in one tensor of bytes, which can be memory-mapped."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Packed:
         return self.pixels[start : start + self.channels * height * width].view(self.channels, height, width)
 
     def tensors(self, name: str) -> dict[str, Tensor]:
-        """Its parts by names that begin with ``name``."""
+        """Its tensors, under names that start with ``name``."""
         return {f"{name}_pixels": self.pixels, f"{name}_starts": self.starts, f"{name}_sizes": self.sizes}
 
     @classmethod
@@ -53,7 +53,7 @@ def pack(sizes: Sequence[tuple[int, int]], images: Iterable[np.ndarray], channel
         sizes: height and width of each.
         images: uint8, each of shape (height, width, channels), or (height, width) for one channel.
     """
-    extents = torch.tensor(sizes, dtype=torch.int64).view(-1, 2)  # also of no images at all
+    extents = torch.tensor(sizes, dtype=torch.int64).view(-1, 2)  # for no images, too
     lengths = channels * extents.prod(dim=1)
     starts = lengths.cumsum(0) - lengths
     packed = Packed(torch.empty(int(lengths.sum()), dtype=torch.uint8), starts, extents, channels)
@@ -64,11 +64,11 @@ def pack(sizes: Sequence[tuple[int, int]], images: Iterable[np.ndarray], channel
 
 
 class Chosen:
-    """Some images of several packs, numbered from 0.
+    """A selection from the images of several packs, numbered from 0.
 
     Args:
-        packs: one after the other.
-        chosen: int64, shape (images,): which of them all.
+        packs: the packs, whose images are numbered one pack after the other.
+        chosen: int64, shape (images,): the numbers of the selected images.
     """
 
     def __init__(self, packs: Sequence[Packed], chosen: Tensor) -> None:
@@ -81,6 +81,6 @@ class Chosen:
 
     def __getitem__(self, number: int) -> Tensor:
         """See :meth:`Packed.__getitem__`."""
-        wanted = int(self.chosen[number])
-        part = bisect_right(self.firsts, wanted) - 1
-        return self.packs[part][wanted - self.firsts[part]]
+        image = int(self.chosen[number])
+        pack = bisect_right(self.firsts, image) - 1
+        return self.packs[pack][image - self.firsts[pack]]

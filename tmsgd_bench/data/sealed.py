@@ -1,7 +1,7 @@
-"""Files that carry their own SHA-256, so that a flipped bit or a lost end is noticed when they are read.
+"""Files that contain their own SHA-256, so that a flipped bit or a lost end is noticed when they are read.
 
-What is prepared from a data set, and what is recorded of it, is read by later runs in the place of the data. A damaged
-file would give another result under the same identity, so it is checked at every reading and made anew.
+Later runs read prepared data and records in place of the data set. A damaged file would give another result under the
+same identity, so it is checked whenever it is read, and made again if it is damaged.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tmsgd_bench.errors import StoreError
 log = logging.getLogger(__name__)
 
 MARK = b"\nsha256:"
-"""Begins a file's seal, which is its last bytes; torch and numpy read what is before it and pass over the rest."""
+"""The seal is at the end of a file, and starts with these bytes; torch and numpy ignore them."""
 LENGTH = len(MARK) + hashlib.sha256().digest_size
 CHUNK = 1 << 20
 SEAL = "seal"
@@ -28,7 +28,7 @@ SEAL = "seal"
 
 
 def seal(path: Path) -> None:
-    """Put the SHA-256 of a file's bytes behind them.
+    """Append the SHA-256 of a file's bytes to it.
 
     Raises:
         OSError: it cannot be read or written.
@@ -40,7 +40,7 @@ def seal(path: Path) -> None:
 
 
 def is_whole(file: IO[bytes]) -> bool:
-    """Whether an open file ends in its seal and has the bytes that were sealed; all of it is read (about 2 GB/s)."""
+    """Whether an open file has a seal that matches its bytes; reads the whole file, at about 2 GB/s."""
     try:
         remaining = file.seek(0, os.SEEK_END) - LENGTH
         if remaining < 0:
@@ -65,7 +65,7 @@ def write_record(path: Path, values: Mapping[str, Any]) -> None:
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
-    """What :func:`write_record` wrote; None if the file is missing, or damaged, which a warning says."""
+    """The values that :func:`write_record` wrote; None if the file is missing or, with a warning, damaged."""
     values = files.read_json(path) or {}
     if values.pop(SEAL, None) == files.digest(values):
         return values
@@ -75,7 +75,7 @@ def read_record(path: Path) -> dict[str, Any] | None:
 
 
 def keep_record(path: Path, values: Mapping[str, Any]) -> None:
-    """See :func:`write_record`; the folder is made if missing, and where it may only be read, nothing is written."""
+    """Like :func:`write_record`, but the folder is made if missing, and errors of writing are ignored."""
     with suppress(OSError, StoreError):
         path.parent.mkdir(exist_ok=True)
         write_record(path, values)

@@ -1,4 +1,4 @@
-"""What a data set consists of on disk, how each part is checked, and how it is fetched."""
+"""The files and folders of a data set: how they are checked and downloaded."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from tmsgd_bench import manifest
 from tmsgd_bench.data.sealed import CHUNK
 from tmsgd_bench.data.texts import measure
 from tmsgd_bench.errors import DataError
+from tmsgd_bench.files import file_digest
 
 TIMEOUT_SECONDS = 60
 
@@ -25,14 +26,14 @@ class DataFile:
     Args:
         name: its path in the data set's folder.
         url: where it is downloaded from; None if it comes in an archive or cannot be downloaded.
-        sha256, md5: hexadecimal digest of its bytes, or as much of its beginning as the publisher tells; one of them at
-            most.
-        bytes: its size, where it is known.
-        split: "train" or "test"; empty for a file that serves both.
+        sha256, md5: hexadecimal digest of its bytes, or as many of its first digits as the publisher gives; at most one
+            of the two.
+        bytes: its size, if known.
+        split: "train" or "test"; empty for a file of both splits.
         examples: how many examples it holds.
         format: its media type.
-        alternatives: other names under which it serves as well.
-        lines: how many lines its text has, for a large text, plain or gzip, whose digest is not known.
+        alternatives: other names that the file may have.
+        lines: number of lines, for a large text file, plain or gzip, without a known digest.
     """
 
     name: str
@@ -47,7 +48,7 @@ class DataFile:
     lines: int | None = None
 
     def path(self, folder: Path) -> Path:
-        """Where it is in a folder: under its own name, unless it is there under another one alone."""
+        """Its path in a folder: the first of its names that exists there, by default ``name``."""
         paths = [folder / name for name in (self.name, *self.alternatives)]
         return next((path for path in paths if path.exists()), paths[0])
 
@@ -57,20 +58,20 @@ class DataFile:
         return self.sha256 or self.md5
 
     def digest_of(self, path: Path) -> str:
-        """The digest of a file's bytes, of the published one's kind."""
+        """The digest of a file's bytes, by the algorithm of the published one."""
         return file_digest(path, "md5" if self.md5 else "sha256")
 
     @property
     def algorithm(self) -> str:
-        """The digest's kind, in words."""
+        """The name of the digest's algorithm."""
         return "MD5" if self.md5 else "SHA-256"
 
     def matches(self, path: Path) -> bool:
-        """Whether a file's bytes have the published digest; true where none is known."""
+        """Whether a file's bytes have the published digest; True if there is none."""
         return self.digest is None or self.digest_of(path).startswith(self.digest)
 
     def problem(self, path: Path) -> str:
-        """What is wrong with the file at a path: a phrase, or an empty string."""
+        """The problem of the file at a path, as a phrase; empty if there is none."""
         try:
             size = path.stat().st_size
             if self.bytes is not None and size != self.bytes:
@@ -90,14 +91,14 @@ class DataFolder:
 
     Args:
         name: its path in the data set's folder; "." for that folder itself.
-        pattern: which of its files count, as a shell pattern.
-        count: how many there are.
-        suffixes: endings that count, of those that fit the pattern; empty if all do.
+        pattern: shell pattern of the names of its files.
+        count: how many files there are.
+        suffixes: the allowed endings of those names; empty to allow all.
         images: whether each file must be an image that can be decoded.
-        split: "train" or "test"; empty for a folder that serves both.
-        listed: path in the data set's folder of a list of the files that count, by their names without an ending; empty
-            if all do.
-        without_test: ``count`` and ``listed`` of what is not for testing, in a folder that serves both.
+        split: "train" or "test"; empty for a folder of both splits.
+        listed: path, in the data set's folder, of a list of its files' names without endings; empty if all files that
+            match the pattern belong to it.
+        without_test: for a folder of both splits, ``count`` and ``listed`` without the files of the test split.
     """
 
     name: str
@@ -110,18 +111,18 @@ class DataFolder:
     images: bool = False
 
     def paths(self, folder: Path) -> list[Path]:
-        """Its files beneath the data set's folder, sorted; hidden ones and our manifest are not among them."""
-        found = (folder / self.name).glob(self.pattern)
+        """Its files in the data set's folder, sorted; without hidden files and the manifest."""
+        matches = (folder / self.name).glob(self.pattern)
         names = self._names(folder)
-        return sorted(path for path in found if self._counts(path, names))
+        return sorted(path for path in matches if self._includes(path, names))
 
-    def _counts(self, path: Path, names: set[str] | None) -> bool:
+    def _includes(self, path: Path, names: set[str] | None) -> bool:
         if path.name.startswith(".") or path.name == manifest.NAME or (names is not None and path.stem not in names):
             return False
         return (not self.suffixes or path.suffix.lower() in self.suffixes) and path.is_file()
 
     def _names(self, folder: Path) -> set[str] | None:
-        """Those listed; None if all files count. A list that cannot be read is a problem of its own."""
+        """The listed names; None without a list. An unreadable list, reported elsewhere, is empty."""
         if not self.listed:
             return None
         try:
@@ -130,17 +131,17 @@ class DataFolder:
             return set()
 
     def problem(self, folder: Path) -> str:
-        """What is wrong with it: a phrase, or an empty string."""
-        found = len(self.paths(folder))
-        if found == self.count:
+        """Its problem, as a phrase; empty if there is none."""
+        count = len(self.paths(folder))
+        if count == self.count:
             return ""
         which = f" and listed in {self.listed}" if self.listed else ""
         which += f" that end in {', '.join(self.suffixes)}" if self.suffixes else ""
-        return f"{folder / self.name} holds {found:,} of {self.count:,} files named {self.pattern}{which}"
+        return f"{folder / self.name} holds {count:,} of {self.count:,} files named {self.pattern}{which}"
 
     def undecodable(self, folder: Path) -> str:
-        """The first of its files that is no image although all must be, as a phrase; or an empty string."""
-        from PIL import Image  # which a look at runs, or at the help, does not need
+        """A phrase that names the first file that cannot be decoded, if all must be images; empty otherwise."""
+        from PIL import Image  # here, because most commands do not need it
 
         for path in self.paths(folder) if self.images else ():
             try:
@@ -152,14 +153,14 @@ class DataFolder:
 
 
 def download(file: DataFile, path: Path, remedy: str, most: int | None = None) -> None:
-    """Download under a temporary name, check, rename.
+    """Download a file under a temporary name, check its digest, and rename it.
 
     Args:
-        remedy: what to do if it fails, as the end of a sentence.
-        most: no more bytes than this are fetched; None for the file's own size, where that is known.
+        remedy: what to do if this fails, as the end of a sentence.
+        most: download at most so many bytes; None for the file's own size, if known.
 
     Raises:
-        DataError: it cannot be had, or is not what was published.
+        DataError: the download fails, or the file is not the published one.
     """
     assert file.url
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -186,12 +187,6 @@ def _copy(source: IO[bytes], target: IO[bytes], most: int | None) -> None:
         if most is not None and copied > most:
             raise OSError(f"it has more than {most:,} bytes")
         target.write(chunk)
-
-
-def file_digest(path: Path, algorithm: str = "sha256") -> str:
-    """Hexadecimal digest of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, algorithm).hexdigest()
 
 
 def join(digests: Any) -> str:

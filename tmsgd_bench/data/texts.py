@@ -1,7 +1,7 @@
-"""Large text files, plain or gzip: read as one stream, and measured once.
+"""Large text files, plain or gzip: their digest and number of lines.
 
-Reading six gigabytes for every run of a sweep would cost more than a short run, so what was measured is kept beside the
-data and used again as long as the file's size and times of change are the same.
+To read six gigabytes for every run of a sweep would take longer than a short run. So both are recorded beside the data,
+and used again as long as the file's size and times of change are the same.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from tmsgd_bench.data.sealed import CHUNK
 log = logging.getLogger(__name__)
 
 FOLDER = ".cache"
-"""Beside the data sets' folders: what was found out about them, and what was prepared from them."""
-KEPT_FROM = 1 << 20
-"""Bytes from which a file is worth remembering; a smaller one is read each time."""
+"""The folder of records and prepared data, beside the data sets' folders."""
+RECORDED_FROM = 1 << 20
+"""Bytes; a smaller file is read each time, without a record."""
 GZIP = b"\x1f\x8b"
 
 
 @dataclass(frozen=True)
 class Text:
-    """What was measured of a text file.
+    """Measurements of a text file.
 
     Args:
         sha256: hexadecimal digest of the text, the same however it is compressed.
@@ -43,7 +43,7 @@ class Text:
 
 
 def open_text(raw: io.BufferedReader) -> IO[bytes]:
-    """The text of an open file; whether it is gzip is found from its first bytes."""
+    """The text of an open file, decompressed if its first bytes are those of gzip."""
     if raw.peek(2)[:2] == GZIP:
         return cast(IO[bytes], gzip.GzipFile(fileobj=raw))
     return raw
@@ -55,27 +55,32 @@ def measure(path: Path) -> Text:
     Raises:
         OSError: it cannot be read, or is damaged.
     """
-    if path.stat().st_size < KEPT_FROM:
+    if path.stat().st_size < RECORDED_FROM:
         return _measure(path)
-    kept = path.parent.parent / FOLDER / f"{path.parent.name}-{path.name}.json"
-    return Text(**recall(kept, state_of(path), lambda: _measure_once(path)))
+    record = path.parent.parent / FOLDER / f"{path.parent.name}-{path.name}.json"
+    return Text(**recall(record, state_of(path), lambda: _measure_once(path)))
 
 
-def recall(kept: Path, listing: str, find: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What ``find`` returns, from the file ``kept`` if it was found before for the same listing.
+def recall(record: Path, listing: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The values that ``compute`` returns, read from a record if it has the same listing.
 
-    Where that file cannot be written, it is found anew each time.
+    If the record cannot be written, they are computed each time.
+
+    Args:
+        record: the file of an earlier call.
+        listing: what the values depend on.
+        compute: returns plain values.
     """
-    known = sealed.read_record(kept)
-    if known is not None and known.pop("listing", None) == listing:
-        return known
-    found = find()
-    sealed.keep_record(kept, {"listing": listing, **found})
-    return found
+    recorded = sealed.read_record(record)
+    if recorded is not None and recorded.pop("listing", None) == listing:
+        return recorded
+    values = compute()
+    sealed.keep_record(record, {"listing": listing, **values})
+    return values
 
 
 def state_of(path: Path) -> str:
-    """What changes with a file's contents: its size and its times of change; the last one, no program can set.
+    """A file's size and times, which change whenever it is written; no program can set the last one.
 
     Raises:
         OSError: there is no such file.

@@ -1,8 +1,8 @@
 """Checkpoints that survive a kill, a full disk and a flipped bit.
 
-A checkpoint is written under a temporary name, flushed to disk and renamed. Its name carries the SHA-256 of its
-bytes, so a damaged one is recognised. The one before it is deleted only when the new one is in place, and kept
-beside it until the next.
+A checkpoint is written under a temporary name, flushed to disk and renamed. Its name contains the SHA-256 of its
+bytes, so a damaged one is recognised. The last two are kept: if the newest is damaged, the run goes on from the other.
+How often one is written is the setting ``checkpoint_seconds``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import torch
 from tmsgd_bench import interrupt
 from tmsgd_bench.engine.observers import Observer, Row
 from tmsgd_bench.errors import BenchError, StoreError
-from tmsgd_bench.files import os_reason
+from tmsgd_bench.files import file_digest, os_reason
 
 if TYPE_CHECKING:
     from tmsgd_bench.engine.loop import Trainer
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 NAME = re.compile(r"checkpoint-(\d{6})-([0-9a-f]{64})\.pt")
-KEPT = 2
+NEWEST_KEPT = 2
+"""How many checkpoints of a run are kept."""
 Use = Callable[[dict[str, Any]], Any]
 
 
@@ -53,8 +54,8 @@ class _HashingWriter:
         self.file.flush()
 
 
-def save(folder: Path, epoch: int, state: dict[str, Any], keep: int | None = KEPT) -> Path:
-    """Write the state after ``epoch`` finished epochs and forget all but the last good checkpoints.
+def save(folder: Path, epoch: int, state: dict[str, Any], keep: int | None = NEWEST_KEPT) -> Path:
+    """Write the state after ``epoch`` finished epochs, then delete all but the newest checkpoints.
 
     Args:
         state: tensors and plain Python values only, so that it can be read back with ``weights_only=True``.
@@ -78,21 +79,21 @@ def save(folder: Path, epoch: int, state: dict[str, Any], keep: int | None = KEP
             f"could not write a checkpoint into {folder} ({os_reason(error)}): free some space or choose another "
             "results.root, then start the same command again to go on from the last checkpoint."
         ) from error
-    if keep is not None:  # those of later epochs could not be used: they must take no good one's place
-        for _, old in [(one, path) for one, path in epochs(folder) if one <= epoch][keep:]:
+    if keep is not None:  # checkpoints of later epochs were unusable, so they do not count
+        for old in [path for number, path in epochs(folder) if number <= epoch][keep:]:
             forget(old)
     return target
 
 
 def load_latest(folder: Path, device: torch.device, use: Use = lambda state: None) -> dict[str, Any] | None:
-    """The newest checkpoint that can be used, or None; says so when it has to pass over another.
+    """The newest usable checkpoint, or None; a warning names each one that is unusable.
 
     Args:
         use: see :func:`load_between`.
     """
-    had = exists(folder)
+    had_checkpoints = exists(folder)
     state = load_between(folder, 0, None, device, use)
-    if had and state is None:
+    if had_checkpoints and state is None:
         log.warning("no checkpoint is left: starting from the first epoch")
     return state
 
@@ -103,7 +104,7 @@ def load_between(
     """The newest usable checkpoint of ``least`` to ``most`` finished epochs (None: no limit), or None.
 
     Args:
-        use: takes the state over, or raises BenchError and leaves everything as it was if it is not of its kind.
+        use: loads the state. If it is a state of something else, it raises BenchError and changes nothing.
     """
     for epoch, path in epochs(folder):
         if epoch < least or (most is not None and epoch > most):
@@ -112,10 +113,10 @@ def load_between(
             state = _load(path, device)
             use(state)
             return state
-        except FileNotFoundError:  # another process, through with it, has just deleted it
+        except FileNotFoundError:  # another process has just deleted it
             continue
         except _Damaged as error:
-            forget(path)  # so that it takes no good one's place when old ones are forgotten
+            forget(path)  # so that it does not count among the newest
             reason = str(error)
         except (OSError, BenchError) as error:
             reason = str(error) if isinstance(error, BenchError) else os_reason(error)
@@ -128,20 +129,20 @@ def _load(path: Path, device: torch.device) -> dict[str, Any]:
 
     Raises:
         _Damaged: its bytes are not those that were written.
-        BenchError: they are, but they are no state.
+        BenchError: it is no state.
         OSError: it cannot be read now.
     """
-    if not path.is_file():  # asked first: opening a pipe would wait for ever
+    if not path.is_file():  # checked first: opening a pipe would wait for ever
         if path.is_symlink() or path.exists():
             raise BenchError("it is no file")
         raise FileNotFoundError(path)
-    if not path.stem.endswith(_sha256(path)):
+    if not path.stem.endswith(file_digest(path)):
         raise _Damaged("its checksum differs")
     try:
         state = torch.load(path, map_location=device, weights_only=True)
     except (OSError, MemoryError, torch.OutOfMemoryError):
         raise
-    except Exception as error:  # whatever torch says to what it did not write
+    except Exception as error:  # torch raises many kinds for a file that it did not write
         raise BenchError(f"torch cannot read it, {type(error).__name__}") from error
     if not isinstance(state, dict):
         raise BenchError("it holds no state of a run")
@@ -165,7 +166,7 @@ def clear(folder: Path) -> None:
 
 
 def forget(path: Path) -> None:
-    """Delete a checkpoint, whatever lies there under its name; what cannot be deleted stays."""
+    """Delete a checkpoint, or a folder of its name; what cannot be deleted stays."""
     with suppress(OSError):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
@@ -177,31 +178,25 @@ def _newest_first(folder: Path) -> list[Path]:
     return sorted((p for p in folder.glob("checkpoint-*.pt") if NAME.fullmatch(p.name)), reverse=True)
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 class Checkpointer(Observer):
     """Writes a checkpoint after an epoch if enough time has passed since the last one, or if the run is to stop.
 
     Args:
         folder: the run's work folder.
-        every_seconds: least time between two checkpoints; 0 for one after each epoch.
-        after: epochs that need no checkpoint, since the states of a shared trunk are kept (see
-            tmsgd_bench/engine/prefix.py).
+        every_seconds: ``checkpoint_seconds``, the least time between two checkpoints; 0 writes one after each epoch.
+        after: epochs that need no checkpoint, since their states are in the trunk (see tmsgd_bench/engine/prefix.py).
     """
 
     def __init__(self, folder: Path, every_seconds: float, after: int = 0) -> None:
-        self.folder, self.every, self.after = folder, every_seconds, after
+        self.folder, self.every_seconds, self.after = folder, every_seconds, after
         self.latest = time.monotonic()
 
     def epoch(self, trainer: Trainer, row: Row) -> None:
         if trainer.epoch <= self.after:
             self.latest = time.monotonic()
             return
-        # The last epoch needs none: its result follows at once.
-        due = time.monotonic() - self.latest >= self.every and not trainer.finished
+        # None after the last epoch: its result follows at once.
+        due = time.monotonic() - self.latest >= self.every_seconds and not trainer.finished
         if due or interrupt.asked():
             save(self.folder, trainer.epoch, trainer.state_dict())
             self.latest = time.monotonic()

@@ -1,4 +1,4 @@
-"""Three clocks: training, evaluation, bookkeeping. Throughput counts training alone."""
+"""Three clocks: training, evaluation, bookkeeping. Throughput counts only training."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ PHASES = ("training", "evaluation", "bookkeeping")
 
 @dataclass
 class Clocks:
-    """Seconds spent in each phase; the first epoch of a process, with its warm-up, is kept apart.
+    """Seconds spent in each phase. The first epoch of each process, a warm-up, is also counted separately.
 
     Args:
-        device: synchronised at the borders of a phase, so that queued GPU work is counted where it belongs.
-        seconds: totals by phase over all processes that worked on the run.
-        warm_up: the part of training spent in first epochs of a process (allocation, kernel choice, compilation).
+        device: synchronised at the start and end of a phase, so that queued GPU work counts for the right phase.
+        seconds: totals by phase over all processes that trained the run.
+        warm_up: seconds of training in the first epochs of processes (allocation, kernel choice, compilation).
         warm_up_epochs: how many such epochs there were.
+        last: seconds of the last measured block.
     """
 
     device: torch.device
@@ -45,7 +46,7 @@ class Clocks:
         self.warm_up_epochs += 1
 
     def throughput(self, epochs: int, examples_per_epoch: int) -> float | None:
-        """Training examples a second without warm-up epochs; None if there is no other epoch."""
+        """Training examples per second without warm-up epochs; None if there are no other epochs."""
         steady = self.seconds["training"] - self.warm_up
         measured = epochs - self.warm_up_epochs
         return measured * examples_per_epoch / steady if measured > 0 and steady > 0 else None

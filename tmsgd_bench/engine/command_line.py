@@ -1,4 +1,4 @@
-"""Settings as Hydra's command line takes them: written for it, and checked before Hydra reads them."""
+"""Settings of Hydra's command line: how to write them, and what to check before Hydra reads them."""
 
 from __future__ import annotations
 
@@ -19,25 +19,26 @@ from tmsgd_bench.engine import schema
 from tmsgd_bench.errors import ConfigError
 
 OPTION = re.compile(r"\w[\w.+/-]*")
-"""The name of a file of a group, without .yaml."""
+"""A name of a file of a group, without .yaml."""
 GROUPS_OF_FILES = ("task", "model", "optimizer", "data", "protocol", "prefix", "tracker", "experiment")
 
 
 def search_path(hydra: Any) -> list[str]:
-    """The override that lets a configuration be composed again out of the same folders.
+    """The override with which a configuration is composed again from the same folders.
 
-    Hydra keeps those of ``--config-dir``, and forgets those of ``hydra.searchpath``.
+    Hydra's compose() remembers the folder of ``--config-dir``, but not those of ``hydra.searchpath``.
 
     Args:
-        hydra: Hydra's own section of the configuration; None for a configuration that no command line asked for.
+        hydra: Hydra's own section of the configuration; None if it does not come from a command line.
     """
     sources = hydra.runtime.config_sources if hydra else ()
-    folders = [f"{one.schema}://{one.path}" for one in sources if one.provider.startswith("hydra.searchpath")]
+    in_search_path = (source for source in sources if source.provider.startswith("hydra.searchpath"))
+    folders = [f"{source.schema}://{source.path}" for source in in_search_path]
     return [f"hydra.searchpath=[{','.join(_quoted(folder) for folder in folders)}]"] if folders else []
 
 
 def override(key: str, value: str | None) -> str:
-    """A setting as Hydra's command line takes it, whatever letters its value has.
+    """A setting as an override for Hydra's command line, with its value quoted.
 
     Example:
         >>> print(override("results.root", "o'brien"))
@@ -47,13 +48,13 @@ def override(key: str, value: str | None) -> str:
 
 
 def _quoted(value: str) -> str:
-    # Before a quote a backslash has to be doubled, and elsewhere it must not be.
-    escaped = re.sub(r"(\\*)('|\Z)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), value)
+    # Hydra needs backslashes doubled before a quote, and only there.
+    escaped = re.sub(r"(\\*)('|\Z)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), value)
     return f"'{escaped}'"
 
 
 def check_verbose(verbose: Any) -> None:
-    """Raise ConfigError unless ``hydra.verbose`` is true, false, or the names of modules that there are."""
+    """Raise ConfigError unless ``hydra.verbose`` is true, false, or the names of modules that exist."""
     names = [verbose] if isinstance(verbose, str) else verbose
     for name in names if isinstance(names, Sequence) else ():
         if not _is_module(str(name)):
@@ -71,12 +72,12 @@ def _is_module(name: str) -> bool:
 
 
 def check_groups(overrides: Iterable[str], conf: Path) -> None:
-    """Raise ConfigError for a group, such as optimizer, that is given anything but the name of one of its files.
+    """Raise ConfigError for a group, such as optimizer, whose value is not the name of one of its files.
 
-    Likewise for a setting that is added by ``+`` and that nothing reads.
+    And for a setting that is added with ``+`` although nothing reads it.
 
     Args:
-        overrides: as on the command line; what cannot be parsed is left to Hydra's own error.
+        overrides: as on the command line; one that cannot be parsed is left to Hydra, which refuses it.
         conf: the folder of the groups.
     """
     for text in overrides:
@@ -90,24 +91,24 @@ def check_groups(overrides: Iterable[str], conf: Path) -> None:
 
 
 def _check_added(key: str) -> None:
-    """Settings may be added within a section, such as an option of an optimizer's class, and nowhere else."""
+    """Refuse an unknown setting that is added at the top level; options may be added within a section."""
     added, known = key.lstrip("+"), {*schema.GROUPS, *schema.VARIABLES, *GROUPS_OF_FILES, "hydra", "local"}
     if added != key and re.fullmatch(r"\w+", added) and added not in known:
         raise unknown_setting(added, added, sorted(known))
 
 
 def check_names(config: DictConfig, choices: Mapping[str, str | None]) -> None:
-    """Raise ConfigError for a task, model or optimizer whose name is not its file's.
+    """Raise ConfigError for a task, model or optimizer whose ``name`` is not that of its YAML file.
 
-    Tables choose their runs by these names: another optimizer that is called sgd would stand in SGD's row.
+    Tables select runs by these names: another optimizer with the name sgd would be in SGD's row.
 
     Args:
         choices: the option chosen in each of Hydra's groups.
     """
     for group in ("task", "model", "optimizer"):
         chosen = str(choices[group]).rpartition("/")[2]
-        if (found := config[group].name) != chosen:
-            raise ConfigError(f"{group}.name must be {chosen!r}, the name of its YAML file, not {shown(found)}.")
+        if (name := config[group].name) != chosen:
+            raise ConfigError(f"{group}.name must be {chosen!r}, the name of its YAML file, not {shown(name)}.")
 
 
 def _check_group(group: str, override: Override, conf: Path) -> None:

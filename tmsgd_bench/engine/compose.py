@@ -1,7 +1,8 @@
-"""From the settings that Hydra composes to a run: what it is, where and how it happens, and its task."""
+"""From the configuration that Hydra composes to a run's settings, options and task."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +15,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from tmsgd_bench.checks import names_weights_file
-from tmsgd_bench.data.sources import file_digest
 from tmsgd_bench.engine import command_line, explanations, schema, task_data
 from tmsgd_bench.engine.spec import RunOptions, RunSpec, validate, without
 from tmsgd_bench.errors import DataError
+from tmsgd_bench.files import file_digest
 from tmsgd_bench.version import PROTOCOLS
 
 if TYPE_CHECKING:  # importing torch takes seconds, which looking at the settings should not cost
@@ -29,15 +30,23 @@ GROUPS = ("task", "model", "optimizer", "data")
 BuildTask = Callable[[str, "TaskSettings", Mapping[str, Any]], "Task"]
 
 
+def ignore_version_warning() -> None:
+    """Ignore the warning of Hydra 1.3 that version_base is not set.
+
+    Earlier versions of Hydra have no such argument, so conf/config.yaml sets what it would change.
+    """
+    warnings.filterwarnings("ignore", message=r"\s*The version_base parameter")
+
+
 def run_spec(config: DictConfig, fetch: bool = False) -> RunSpec:
     """The run a composed configuration describes.
 
     Args:
-        fetch: download data that are missing and whose contents are part of the identity (see ``Dataset.pinned``).
+        fetch: download missing data whose files must be read for the fingerprint (see ``Dataset.pinned``).
 
     Raises:
         DataError: such data are missing, and ``fetch`` is off or does not help.
-        ConfigError: a value is of the wrong type, out of range, or refers to something that is not there.
+        ConfigError: a value is of the wrong type, out of range, or refers to a setting that does not exist.
     """
     values = checked(config)
     data, model = task_data.chosen(values), values["model"]
@@ -60,7 +69,7 @@ def run_spec(config: DictConfig, fetch: bool = False) -> RunSpec:
 
 
 def run_options(config: DictConfig, in_sweep: bool) -> RunOptions:
-    """Where and how to run it.
+    """Where and how to train the run.
 
     Raises:
         ConfigError: a setting cannot be used.
@@ -93,45 +102,44 @@ def make_task(config: DictConfig, device: torch.device, build: BuildTask) -> Tas
 
 
 def followed_protocols(config: DictConfig, spec: RunSpec, choices: Mapping[str, str | None]) -> tuple[str, ...]:
-    """The protocols whose own values, untouched and on verified data, describe this very run.
+    """The protocols that a run follows exactly: with the protocol's values and verified data it has the same identity.
 
     Args:
         config: the run's configuration.
         choices: the option chosen in each of Hydra's groups.
     """
-    chosen = [
+    overrides = [
         *command_line.search_path(HydraConfig.get() if HydraConfig.initialized() else None),
         *(f"{group}={choices[group]}" for group in GROUPS),
     ]
-    chosen += [f"data.name={spec.task['dataset']}", command_line.override("data.root", config.data.root)]
+    overrides += [f"data.name={spec.task['dataset']}", command_line.override("data.root", config.data.root)]
     if GlobalHydra.instance().config_loader().get_group_options("local"):
-        chosen.append("~local")  # a private overlay is no part of a protocol
+        overrides.append("~local")  # conf/local/ is not part of a protocol
     followed = []
     for protocol in PROTOCOLS:
         if protocol not in config.task:
             continue  # a task need not have them all
-        canonical = compose("config", overrides=[*chosen, f"protocol={protocol}", f"seed={spec.seed}"])
+        canonical = compose("config", overrides=[*overrides, f"protocol={protocol}", f"seed={spec.seed}"])
         try:
             follows = run_spec(canonical).identity == spec.identity
-        except DataError:  # data.verify=false, on data that are not the published ones
+        except DataError:  # the run has data.verify=false, and its data are not the published ones
             follows = False
         followed += [protocol] if follows else []
     return tuple(followed)
 
 
 def checked(config: DictConfig) -> dict[str, Any]:
-    """Everything but Hydra's own section of a composed configuration, as plain values that can be used.
+    """All settings of a composed configuration except Hydra's own section, as plain values that were checked.
 
     Raises:
-        ConfigError: a setting refers to one that there is not, or cannot be used; see
+        ConfigError: a setting refers to one that does not exist, or is not allowed; see
             :mod:`tmsgd_bench.engine.schema`.
     """
     schema.check_present({str(key): None for key in config})
-    own = OmegaConf.masked_copy(
-        config, [str(key) for key in config if key != "hydra"]
-    )  # some of Hydra's has no value yet
+    # Hydra's own section is left out first: some of its settings have no value yet.
+    settings = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     try:
-        values = OmegaConf.to_container(own, resolve=True, throw_on_missing=True)
+        values = OmegaConf.to_container(settings, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise explanations.unusable(error, config) from error
     assert isinstance(values, dict)
@@ -141,7 +149,7 @@ def checked(config: DictConfig) -> dict[str, Any]:
 
 
 def _weights_identity(model: Mapping[str, Any]) -> dict[str, Any]:
-    """In place of the path of a model's initial weights, what the file holds."""
+    """The SHA-256 of the file of a model's initial weights, which is in the identity in place of its path."""
     weights = model.get("weights")
     if not names_weights_file(weights):
         return {}

@@ -1,4 +1,4 @@
-"""What a run ran on: versions, hardware, commit. Neither host names nor paths, so that it can be published."""
+"""The environment of a run: versions, hardware, commit. It is published, so it has neither host names nor paths."""
 
 from __future__ import annotations
 
@@ -38,16 +38,20 @@ def resolve_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def workers(wanted: int | str, device: torch.device) -> int:
-    """How many processes make batches ahead: as many as asked for; "auto" is 1 beside a CPU's training, and beside a
-    GPU's one less than there are cores, 12 at most."""
-    if isinstance(wanted, int):
-        return wanted
+def workers(setting: int | str, device: torch.device) -> int:
+    """How many processes make batches ahead.
+
+    Args:
+        setting: a number, or "auto": 1 if the CPU trains; if a GPU trains, the number of cores minus 1, at most 12.
+        device: where the run trains.
+    """
+    if isinstance(setting, int):
+        return setting
     return 1 if device.type == "cpu" else min(12, max(1, (os.cpu_count() or 2) - 1))
 
 
 def prepare_process(options: RunOptions, tf32: bool = False) -> torch.device:
-    """Apply threads, determinism and precision to this process and return the device.
+    """Set threads, determinism and precision of this process; returns the device.
 
     Args:
         tf32: see :class:`~tmsgd_bench.engine.spec.RunSpec`.
@@ -57,7 +61,7 @@ def prepare_process(options: RunOptions, tf32: bool = False) -> torch.device:
     if options.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(options.deterministic)
-    # PyTorch's own default lets convolutions and recurrent networks round, and matrix products not.
+    # PyTorch's default is True for convolutions and recurrent networks, and False for matrix products.
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
     return resolve_device(options.device)
 
@@ -81,9 +85,9 @@ def describe(device: torch.device) -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    """The checkout's commit, with "+changes" if code or settings differ from it; None outside a checkout."""
+    """The checkout's commit, followed by "+changes" if code or settings differ from it; None outside a checkout."""
     folder = Path(__file__).resolve().parents[2]
-    if not (folder / ".git").exists():  # an installed package may lie inside somebody else's repository
+    if not (folder / ".git").exists():  # an installed package may lie inside another project's repository
         return None
     head = _git(folder, "rev-parse", "HEAD")
     if head is None:

@@ -21,13 +21,13 @@ from tmsgd_bench.errors import BenchError, ConfigError
 from tmsgd_bench.version import PROTOCOLS
 
 DETAIL = re.compile(r"\s*(full_key|object_type|reference_type)[:=]")
-"""What OmegaConf adds to its messages, which says nothing to a user."""
+"""Lines of OmegaConf's messages that are of no use to a user."""
 EXTRAS = {"joblib": "parallel", "ray": "ray", "submitit": "slurm"}
 """The extra that a launcher comes with, by the first word of its name."""
 
 
 def explain(error: BaseException, conf: Path) -> str | None:
-    """One sentence for an error the user can mend; None for one that needs a traceback."""
+    """One sentence for an error that the user can correct; None for one that needs a traceback."""
     if isinstance(error, BenchError):
         return str(error)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
@@ -44,14 +44,14 @@ def explain(error: BaseException, conf: Path) -> str | None:
         return f"Hydra cannot use these settings ({one_line(error)}): 'python run.py --cfg job' shows what there is."
     if isinstance(error, OSError) and error.filename:
         return (
-            f"cannot use {error.filename} ({error.strerror}): mend it, or choose another folder with results.root=PATH "
-            "or data.root=PATH."
+            f"cannot use {error.filename} ({error.strerror}): repair it, or choose another folder with "
+            "results.root=PATH or data.root=PATH."
         )
     return None
 
 
 def _unreadable(error: BaseException) -> str:
-    """A sentence for a setting or a file that breaks the rules of its language; empty for other errors."""
+    """A sentence for a setting or a file with a syntax error; empty for other errors."""
     if isinstance(error, OverrideParseException):
         return (
             f"cannot read the setting {error.override}: put a value with special letters in quotes, as in "
@@ -64,7 +64,7 @@ def _unreadable(error: BaseException) -> str:
 
 
 def _is_hydras(error: BaseException) -> bool:
-    """Whether Hydra itself raised it: of what it is given it reads some before any check of ours."""
+    """Whether Hydra itself raised the error: it reads some settings before they are checked."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     modules = [frame.f_globals.get("__name__", "").partition(".")[0] for frame in frames]
     sets_up_logging = any(frame.f_code.co_name == "configure_log" for frame in frames)
@@ -72,7 +72,7 @@ def _is_hydras(error: BaseException) -> bool:
 
 
 def _explain_override(error: BaseException, conf: Path) -> str:
-    """Hydra's own words on one line, with the likeliest key if one was misspelt."""
+    """Hydra's message on one line; for a misspelt key, the key that it resembles."""
     cause = error.__cause__ or error
     key = getattr(cause, "full_key", None) or getattr(cause, "key", None)
     lines = f"{error}\n{error.__cause__ or ''}".splitlines()
@@ -91,24 +91,28 @@ def _keys(conf: Path) -> list[str]:
     """Every setting of the default run, with dots between its parts."""
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf)):
-        return _flatten(OmegaConf.to_container(compose("config"), resolve=False))
+        return setting_names(OmegaConf.to_container(compose("config"), resolve=False))
 
 
-def _flatten(values: Any, prefix: str = "") -> list[str]:
+def setting_names(values: Any, prefix: str = "") -> list[str]:
+    """The names of all settings and groups in nested mappings, with dots between their parts; lists have none.
+
+    Example:
+        >>> setting_names({"data": {"limit": None}, "betas": [0.9]})
+        ['data', 'data.limit', 'betas']
+    """
     if not isinstance(values, dict):
         return []
-    found = []
-    for key, value in values.items():
-        found += [f"{prefix}{key}", *_flatten(value, f"{prefix}{key}.")]
-    return found
+    nested = ((f"{prefix}{key}", value) for key, value in values.items())
+    return [name for key, value in nested for name in (key, *setting_names(value, f"{key}."))]
 
 
 def unusable(error: OmegaConfBaseException, config: DictConfig) -> ConfigError:
-    """The error for a setting whose value refers to another one that there is not, or cannot be computed."""
+    """The error for a setting that refers to one that does not exist, or whose value cannot be computed."""
     raw: Any = OmegaConf.to_container(config, resolve=False)
     task, model = ({} if not isinstance(raw.get(group), dict) else raw[group] for group in ("task", "model"))
     missing = re.search(r"'task\.\w+\.(\w+)'", str(error))
-    # Models look up what the task's protocol says of them: another task's protocols do not.
+    # A model's YAML refers to options in the protocols of its task; other tasks' protocols lack them.
     if missing and not any(missing[1] in (task.get(name) or ()) for name in PROTOCOLS):
         return schema.other_model(model.get("name"), task.get("name"))
     return ConfigError(

@@ -1,4 +1,4 @@
-"""A finished run, as far as it takes to make its task again: for what could not be measured while it was trained."""
+"""Finished runs, read so that their tasks can be made again, for measurements after training."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """What a finished run says of its task.
+    """The settings of a finished run that its task needs.
 
     Args:
-        options: of its task.
-        model: options of its model.
-        dataset: the name of its data set.
+        options: of the task.
+        model: options of the model.
+        dataset: the name of the data set.
         kind: "real" or "synthetic".
-        limit: how many training examples it was to take; None for all.
-        fingerprint: of the data it was trained on.
-        batch_size, seed: its own.
+        limit: ``data.limit``: how many training examples were used; None for all.
+        fingerprint: of the data set.
+        batch_size: examples of one step.
+        seed: the run's seed.
     """
 
     options: dict[str, Any]
@@ -42,14 +43,14 @@ class FinishedRun:
     seed: int
 
     def settings(self, root: str | None, device: torch.device) -> TaskSettings:
-        """What its task was told.
+        """The settings with which the run's task is made again.
 
         Args:
-            root: of the data sets; None for the usual one.
-            device: where modules and data are to live.
+            root: the folder of all data sets; None for the default.
+            device: for modules and data.
 
         Raises:
-            DataError: its data are not there, or others are.
+            DataError: the data are missing, or are not those that the run was trained on.
         """
         data = TaskData(self.dataset, self.kind, root, verify=False)
         return replace(
@@ -62,19 +63,19 @@ class FinishedRun:
 
 
 def read(folder: Path, task: str) -> FinishedRun:
-    """What a run's folder says.
+    """Read the folder of a finished run.
 
     Args:
         folder: of the run.
-        task: the name of its task.
+        task: the name that its task must have.
 
     Raises:
         StoreError: it holds no finished run of the task, or a damaged one.
     """
-    found = store.whole(folder.resolve()) if (folder / store.RESULT).exists() else None
-    if found is None or found.result["status"] != Status.DONE or found.settings["task"]["name"] != task:
+    run = store.whole(folder.resolve()) if (folder / store.RESULT).exists() else None
+    if run is None or run.result["status"] != Status.DONE or run.settings["task"]["name"] != task:
         raise StoreError(f"{folder} is no finished run of task={task}: name folders such as results/runs/{task}-….")
-    settings, data = found.settings, found.settings["data"]
+    settings, data = run.settings, run.settings["data"]
     return FinishedRun(
         options=without(settings["task"], "name", "dataset"),
         model=without(settings["model"], "name"),
@@ -88,10 +89,10 @@ def read(folder: Path, task: str) -> FinishedRun:
 
 
 def data_folder(data: TaskData, fingerprint: str) -> Path:
-    """Where the data with a fingerprint are.
+    """The folder of the data that a run was trained on.
 
     Raises:
-        DataError: they are not there, or others are.
+        DataError: the data are missing, or have another fingerprint.
     """
     folder = data.ready() if data.kind == "synthetic" else data.folder
     if data.fingerprint() != fingerprint:

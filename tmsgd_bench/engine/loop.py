@@ -26,7 +26,7 @@ from tmsgd_bench.task import Task
 
 @dataclass(frozen=True)
 class Divergence:
-    """A training loss stopped being finite: which, and where. It is a result, and no error."""
+    """Which training loss stopped being finite, and where. This is a result, not an error."""
 
     loss: str
     epoch: int
@@ -37,19 +37,19 @@ class Divergence:
 
 
 class Stateful(Protocol):
-    """What has a state of plain values and tensors."""
+    """An object with a state of plain values and tensors."""
 
     def state_dict(self) -> Mapping[str, Any]:
         """The state."""
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state; an empty one if the state that is loaded is older than this part."""
+        """Go on from a state; it is empty if the checkpoint was written by a version without this object."""
 
 
 class LossRecord:
-    """Every step's losses, left on the device: reading them would make a GPU wait at every step."""
+    """Every step's losses, left on the device: to read them at every step would make a GPU wait."""
 
-    FOLD = 1024  # single values become one tensor now and then, so that a long epoch holds few small ones
+    FOLD = 1024  # so many single values are stacked into one tensor, since a long epoch would hold very many
 
     def __init__(self) -> None:
         self.values: dict[str, list[Tensor]] = {}
@@ -67,7 +67,7 @@ class LossRecord:
         """Each loss as one tensor of shape (steps,)."""
         for name in self.values:
             self._fold(name)
-        return {name: torch.cat(parts) for name, parts in self.folded.items()}
+        return {name: torch.cat(tensors) for name, tensors in self.folded.items()}
 
     def mean(self) -> float:
         """The mean of the first loss so far; reads it from the device."""
@@ -81,20 +81,20 @@ class LossRecord:
 
 @dataclass
 class Trainer:
-    """Everything that moves while a run trains, and how to save and restore it.
+    """Everything that changes while a run trains, and how to save and restore it.
 
     Args:
         spec: the run.
         task: data, modules, training step and evaluation.
-        device: where it all lives.
+        device: of modules and data.
         optimizers: one for each module of the task.
         per_update, per_epoch: learning-rate schedulers.
         epoch: finished epochs.
         history: one row for each finished epoch.
         initial: the metrics before the first epoch, where the task asks for them.
-        trained_here: epochs that this process has trained itself.
+        trained_here: epochs that this process has trained.
         divergence: where a loss stopped being finite; None if none has.
-        parts: what else belongs to the run's state, by the name that it has there.
+        parts: further objects whose state belongs to the run's, by their key in the state.
     """
 
     spec: RunSpec
@@ -142,7 +142,7 @@ class Trainer:
                 them.
 
         Raises:
-            Interrupted: a signal asked to stop; after the last epoch it does not, since only the result is left.
+            Interrupted: a signal asked to stop. After the last epoch it is ignored, and the result is published.
         """
         interrupt.training_begins()
         self._evaluate_at_start()
@@ -204,7 +204,7 @@ class Trainer:
             interrupt.stop_if_asked()
 
     def _evaluates(self) -> bool:
-        """Whether this epoch ends with an evaluation."""
+        """Whether to evaluate after this epoch."""
         finished = self.epoch + 1
         return finished % self.task.evaluate_every == 0 or finished == self.spec.epochs
 
@@ -230,7 +230,7 @@ class Trainer:
         Raises:
             StoreError: the folder cannot be written.
         """
-        self._to_evaluation_mode()  # where all epochs were trained by others, nothing has been evaluated yet
+        self._to_evaluation_mode()  # if other runs trained all epochs, nothing has been evaluated yet
         self.task.draw(folder)
 
     def _to_evaluation_mode(self) -> None:
@@ -243,7 +243,7 @@ class Trainer:
         return float(next(iter(self.optimizers.values())).param_groups[0]["lr"])
 
     def state_dict(self) -> dict[str, Any]:
-        """All of it as tensors and plain values. Generator states are not needed: every epoch starts its own."""
+        """The whole state as tensors and plain values. Every epoch seeds its generators, so they are not part of it."""
         return {
             "identity": self.spec.identity,
             "epoch": self.epoch,
@@ -258,17 +258,17 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a state of the same run.
+        """Go on from a state of the same run.
 
         Raises:
-            BenchError: it is no such state; then everything is as it was.
+            BenchError: it is not such a state; nothing has changed then.
         """
         before = copied(self.state_dict())
         try:
             self._take(state)
         except (MemoryError, torch.OutOfMemoryError):
             raise
-        except Exception as error:  # whatever modules, optimizers and tasks say to a foreign state
+        except Exception as error:  # modules, optimizers and tasks raise many kinds for a foreign state
             self._take(before)
             reason = str(error) if isinstance(error, BenchError) else type(error).__name__
             raise BenchError(f"it holds no state of this run, {reason}") from error
@@ -287,7 +287,7 @@ class Trainer:
             scheduler.load_state_dict(saved)
         for name, part in self.parts.items():
             part.load_state_dict(state.get(name, {}))
-        self.initial = state.get("initial", {})  # older checkpoints lack these
+        self.initial = state.get("initial", {})  # older checkpoints lack this and "task"
         self.task.load_state(state.get("task", {}))
 
     def weights(self) -> dict[str, dict[str, Tensor]]:
@@ -296,7 +296,7 @@ class Trainer:
 
 
 def copied(value: Any) -> Any:
-    """A state that shares nothing with the original; tensors lie in main memory."""
+    """A copy of a state that shares no memory with it; tensors are copied to the CPU."""
     if isinstance(value, Tensor):
         return value.detach().to("cpu", copy=True)
     if isinstance(value, dict):
@@ -307,7 +307,7 @@ def copied(value: Any) -> Any:
 
 
 def weights_digest(weights: dict[str, dict[str, Tensor]]) -> str:
-    """SHA-256 (hexadecimal) of all weights' bits: two runs ended equal exactly if theirs are equal."""
+    """SHA-256 (hexadecimal) of all weights' bits: equal exactly if the weights of two runs are equal."""
     total = hashlib.sha256()
     for module, state in sorted(weights.items()):
         for name, tensor in sorted(state.items()):

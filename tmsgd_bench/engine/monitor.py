@@ -1,4 +1,4 @@
-"""The sharpness at the ends of epochs: recorded in the history, and deciding when TM-SGD (auto) switches."""
+"""Measures the sharpness at the ends of epochs, to record it in the history and to let TM-SGD (auto) switch."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ log = logging.getLogger(__name__)
 
 
 class SharpnessMonitor(Observer):
-    """Measures the training loss's sharpness on a fixed sample of training examples, where that is asked for.
+    """Measures the training loss's sharpness on a fixed sample of training examples, if the settings ask for it.
 
     A measurement changes neither weights nor buffers nor random streams, so a run is the same with and without it.
 
     Args:
-        trainer: of the run, whose ``auto_switch`` says whether and how it chooses its switch epoch. The decisions
-            become a part of the trainer's state.
-        recorded: what to record in the history; None for nothing.
+        trainer: of the run. If the run has ``auto_switch``, the measurements decide when its optimizer switches, and
+            the decisions become part of the trainer's state.
+        recorded: how to record the sharpness in the history; None to record nothing.
 
     Raises:
-        ConfigError: the task has no single loss that could be measured, or the optimizer cannot be switched.
+        ConfigError: the task has several losses to minimise, or the optimizer cannot be switched.
     """
 
     def __init__(self, trainer: Trainer, recorded: SharpnessLog | None) -> None:
@@ -53,40 +53,40 @@ class SharpnessMonitor(Observer):
 
     @property
     def active(self) -> bool:
-        """Whether anything is ever measured."""
+        """Whether the run measures its sharpness at all."""
         return self.plan is not None or self.recorded is not None
 
     @property
     def chosen_epoch(self) -> int | None:
-        """First epoch of the multi-step rule, if it was chosen here."""
+        """First epoch with the multistep method, if the measurements decided it."""
         decisions = self.auto.decisions if self.auto else []
         return next((d.step // self.task.steps_per_epoch for d in decisions if d.switched), None)
 
     @property
     def switch_epoch(self) -> int | None:
-        """First epoch of the multi-step rule, chosen here or set in advance; None if there is none yet."""
+        """First epoch with the multistep method, whether measured or set; None if the run has not switched yet."""
         epoch = self.chosen_epoch if self.plan else self.spec.switch_epoch
         return epoch if isinstance(epoch, int) else None
 
     def epoch(self, trainer: Trainer, row: Row) -> None:
         """Add ``sharpness`` and ``lr_times_sharpness`` to the row, NaN if not measured; let the optimizer switch.
 
-        Where nothing is ever measured, the row stays as it is.
+        In a run that measures nothing, the row stays as it is.
         """
         if not self.active:
             return
-        found: Sharpness | None = None
+        measured: Sharpness | None = None
         epoch = int(row["epoch"])
         if self._decides_after(epoch):
-            found = self._decide(epoch)
+            measured = self._decide(epoch)
         if self.recorded and trainer.epoch % self.recorded.every_epochs == 0:
-            known = found is not None and self.plan is not None and self.plan.examples == self.recorded.examples
-            found = found if known else self._measure(epoch, self.recorded.examples)
-        value = math.nan if found is None else float(found)
+            same = measured is not None and self.plan is not None and self.plan.examples == self.recorded.examples
+            measured = measured if same else self._measure(epoch, self.recorded.examples)
+        value = math.nan if measured is None else float(measured)
         row |= {"sharpness": value, "lr_times_sharpness": trainer.lr * value}
 
     def state_dict(self) -> dict[str, Any]:
-        """The decisions so far and what they cost, as plain values; empty if there are none to make."""
+        """The decisions so far and their cost, as plain values; empty without ``auto_switch``."""
         if self.auto is None:
             return {}
         return {"auto": self.auto.state_dict(), "products": self.products, "seconds": self.seconds}
@@ -98,16 +98,16 @@ class SharpnessMonitor(Observer):
             self.products, self.seconds = state["products"], state["seconds"]
 
     def result(self) -> dict[str, Any]:
-        """What a run's result says of it.
+        """The entries of result.json about the sharpness.
 
         Returns:
             ``auto_switch``: the chosen epoch and step or None, every measurement with the epoch it followed, and the
-            Hessian-vector products and seconds they took. ``log_sharpness``: what was recorded in the history.
+            Hessian-vector products and seconds they took. ``log_sharpness``: how the history's sharpness was measured.
         """
-        found: dict[str, Any] = {}
+        entries: dict[str, Any] = {}
         if self.auto is not None:
             per_epoch, chosen = self.task.steps_per_epoch, self.chosen_epoch
-            found["auto_switch"] = {
+            entries["auto_switch"] = {
                 "epoch": chosen,
                 "step": None if chosen is None else chosen * per_epoch,
                 "measurements": [{"epoch": d.step // per_epoch - 1, **asdict(d)} for d in self.auto.decisions],
@@ -115,11 +115,11 @@ class SharpnessMonitor(Observer):
                 "seconds": self.seconds,
             }
         if self.recorded is not None:
-            found["log_sharpness"] = asdict(self.recorded)
-        return found
+            entries["log_sharpness"] = asdict(self.recorded)
+        return entries
 
     def _decides_after(self, epoch: int) -> bool:
-        """Whether a decision is due: not after the last epoch, which a switch could only follow."""
+        """Whether a decision is due after an epoch; never after the last one, when a switch would have no effect."""
         if self.auto is None or self.plan is None or not self.auto.waiting or epoch + 1 == self.spec.epochs:
             return False
         return (epoch + 1) % self.plan.every_epochs == 0
@@ -127,24 +127,24 @@ class SharpnessMonitor(Observer):
     def _decide(self, epoch: int) -> Sharpness:
         assert self.auto is not None and self.plan is not None  # _decides_after() said so
         start = time.perf_counter()
-        found = self._measure(epoch, self.plan.examples)
-        self.products += found.products
+        measured = self._measure(epoch, self.plan.examples)
+        self.products += measured.products
         self.seconds += time.perf_counter() - start
-        if self.auto.observe(found):
+        if self.auto.observe(measured):
             last = self.auto.decisions[-1]
             log.info(
-                "%s: the multi-step rule begins with epoch %d (lr × sharpness %.3g, its limit %.3g)",
+                "%s: the multistep method begins with epoch %d (lr × sharpness %.3g, its limit %.3g)",
                 *(self.spec.run_id, epoch + 1, last.lr_times_sharpness, last.limit),
             )
-        return found
+        return measured
 
     def _measure(self, epoch: int, examples: int) -> Sharpness:
-        """The sharpness in training mode; NaN, with a word in the log, where the loss is not finite."""
+        """The sharpness in training mode; NaN and a warning in the log if the loss is not finite."""
         (module,) = self.task.modules.values()
         training = module.training
         module.train()
         try:
-            found = self._sharpness(module, examples)
+            measured = self._sharpness(module, examples)
         except NotFinite as error:
             log.warning("%s: no sharpness after epoch %d: %s", self.spec.run_id, epoch, error)
             return Sharpness(math.nan, math.nan, 0, False)
@@ -154,24 +154,24 @@ class SharpnessMonitor(Observer):
             ) from error
         finally:
             module.train(training)
-        if not found.converged:
+        if not measured.converged:
             log.warning(
                 "%s: the sharpness after epoch %d, %.4g, is uncertain by %.2g",
-                *(self.spec.run_id, epoch, found.value, found.residual),
+                *(self.spec.run_id, epoch, measured.value, measured.residual),
             )
-        return found
+        return measured
 
     def _sharpness(self, module: nn.Module, examples: int) -> Sharpness:
         losses, seed = self._losses(examples), derive(self.spec.seed, "sharpness")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotConverged)  # told in the log, with the epoch
+            warnings.simplefilter("ignore", NotConverged)  # _measure() logs it, with the epoch
             return sharpness(losses, module.parameters(), buffers=module.buffers(), seed=seed)
 
     def _losses(self, examples: int) -> list[Callable[[], Tensor]]:
-        """The losses of the sample's batches, scaled so that their plain mean is the mean over examples."""
+        """The losses of the sample's batches, weighted so that their mean is the mean over all examples."""
         device = self.task.settings.device
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            seed_globally(self.spec.seed, "epoch", 0)  # augmentation as in that epoch
+            seed_globally(self.spec.seed, "epoch", 0)  # the augmentation of epoch 0
             sample = list(self.task.probe(examples))
         mean = sum(size for _, size in sample) / len(sample)
         return [partial(self._weighted_loss, batch, size / mean) for batch, size in sample]

@@ -1,6 +1,6 @@
-"""The one way to observe a run: progress, sharpness, trackers, signs of life, shared prefixes and checkpoints.
+"""Observers of a run: progress, sharpness, trackers, heartbeat, shared prefixes and checkpoints.
 
-Observers are told in the order of their list, and end in the opposite order::
+Observers are called in the order of their list, and end in the opposite order::
 
     with observing(trainer, observers):
         trainer.fit(epochs, observers)
@@ -21,27 +21,27 @@ Row = dict[str, float]
 
 
 class Observer:
-    """What is told of a run. Each method does nothing here; subclasses override those that they need."""
+    """An observer of a run. The methods do nothing here; subclasses override those that they need."""
 
     def start(self, trainer: Trainer) -> None:
-        """Training begins, or goes on after ``trainer.epoch`` epochs. The trainer may be given a later state."""
+        """Training starts, or goes on after ``trainer.epoch`` epochs. This method may load a later state."""
 
     def step(self, trainer: Trainer, losses: LossRecord) -> None:
-        """One more optimizer step of epoch ``trainer.epoch``; reading the losses makes a GPU wait."""
+        """An optimizer step of epoch ``trainer.epoch`` has been taken. To read the losses makes a GPU wait."""
 
     def epoch(self, trainer: Trainer, row: Row) -> None:
-        """One more finished epoch, the number of which is ``row["epoch"]``; ``trainer.epoch`` counts it already.
+        """Epoch ``row["epoch"]`` is finished; ``trainer.epoch`` counts it already.
 
         Args:
-            row: losses, metrics, learning rate and seconds, which the history holds. Columns may be added to it;
-                observers that come later in the list, checkpoints among them, see them.
+            row: the epoch's row of the history: losses, metrics, learning rate and seconds. This method may add
+                columns, which later observers of the list see, and so do checkpoints.
         """
 
     def end(self, trainer: Trainer, error: BaseException | None) -> None:
-        """Whatever came after ``start`` is over.
+        """Training is over; called only if ``start`` returned.
 
         Args:
-            error: what ended it early; None otherwise, also for a divergence, which ``trainer.divergence`` tells.
+            error: the exception that ended it; None otherwise. A divergence is no error: see ``trainer.divergence``.
         """
 
 
@@ -60,7 +60,7 @@ def _ending(trainer: Trainer, observer: Observer) -> Callable[[Any, BaseExceptio
 
 
 class Grace(Observer):
-    """A signal waits for the observers that follow in the list: what they keep of the epoch is worth its time."""
+    """Lets a signal wait while the observers after this one save the epoch."""
 
     def epoch(self, trainer: Trainer, row: Row) -> None:
         interrupt.epoch_ended(last=trainer.finished)

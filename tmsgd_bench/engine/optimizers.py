@@ -1,8 +1,7 @@
 """From an optimizer's YAML to optimizers and schedulers.
 
-The YAML names a class (``_target_``), its options, and what is the engine's: ``name`` and ``label``, ``warmup`` (a
-number of updates), ``auto_switch`` (see tmsgd_bench/engine/monitor.py), and options counted in epochs, which become
-steps here.
+The YAML names a class (``_target_``) and its options. The engine itself uses ``name``, ``label``, ``warmup`` (a number
+of updates) and ``auto_switch`` (see tmsgd_bench/engine/monitor.py), and turns options counted in epochs into steps.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from torch.optim.lr_scheduler import LinearLR, LRScheduler
 
 from tmsgd_bench.engine.schema import EVERY
 from tmsgd_bench.engine.signatures import one_line, resolve
-from tmsgd_bench.engine.spec import AUTO, EPOCH_KEYS, OWN_KEYS
+from tmsgd_bench.engine.spec import AUTO, ENGINE_KEYS, EPOCH_KEYS, without
 from tmsgd_bench.errors import ConfigError
 
 
@@ -30,7 +29,7 @@ def build_optimizer(spec: Mapping[str, Any], parameters: Iterable[nn.Parameter],
     Raises:
         ConfigError: the class cannot be found, or it refuses its options.
     """
-    options = {key: value for key, value in spec.items() if key not in OWN_KEYS}
+    options = without(spec, *ENGINE_KEYS)
     for in_epochs, in_steps in EPOCH_KEYS.items():
         if in_epochs in options:
             epochs = options.pop(in_epochs)
@@ -51,9 +50,9 @@ def build_optimizer(spec: Mapping[str, Any], parameters: Iterable[nn.Parameter],
 def build_schedulers(
     spec: Mapping[str, Any], schedule: Mapping[str, Any] | None, optimizer: Optimizer, steps_per_epoch: int
 ) -> tuple[list[LRScheduler], list[LRScheduler]]:
-    """Schedulers of one optimizer, as (stepped after each update, stepped after each epoch).
+    """The schedulers of one optimizer: those stepped after each update, and those stepped after each epoch.
 
-    A schedule is stepped after each epoch, or with ``every: update`` after each update; one of those is told the
+    A schedule is stepped after each epoch. With ``every: update`` it is stepped after each update, and its class gets
     ``steps_per_epoch`` (see tmsgd_bench/engine/schedules.py).
 
     Raises:
@@ -64,7 +63,7 @@ def build_schedulers(
     if warmup := spec.get("warmup"):
         per_update.append(LinearLR(optimizer, warmup["start_factor"], total_iters=warmup["updates"]))
     if schedule:
-        options = {key: value for key, value in schedule.items() if key not in ("_target_", "every")}
+        options = without(schedule, "_target_", "every")
         every = schedule.get("every", "epoch")
         EVERY("schedule.every", every)
         options |= {"steps_per_epoch": steps_per_epoch} if every == "update" else {}

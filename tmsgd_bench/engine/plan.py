@@ -1,4 +1,4 @@
-"""What a sweep is going to do, before it does it: its runs, what is there already, epochs, time and disk."""
+"""The plan of a sweep: its runs, which of them are finished, and the epochs, time and disk that the others need."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tmsgd_bench.results.store import RunFolder
 
 
 class PlanShown(BaseException):
-    """The plan was asked for: nothing is to start. Not an Exception, because Hydra would swallow one.
+    """Nothing is to start: the plan was printed, or could not be made. Hydra would swallow an Exception.
 
     Args:
         error: why there is no plan; None if it has been printed.
@@ -37,8 +37,8 @@ class PlanShown(BaseException):
 
 
 @dataclass(frozen=True)
-class Job:
-    """One run of a sweep."""
+class PlannedRun:
+    """One run that a command would train."""
 
     spec: RunSpec
     options: RunOptions
@@ -49,10 +49,10 @@ class Job:
 
 
 def check_root(config: DictConfig) -> None:
-    """Start no sweep whose results have no folder to go to.
+    """Check that ``results.root`` is a path, before a sweep makes its folder there.
 
     Raises:
-        PlanShown: ``results.root`` is no path.
+        PlanShown: it is not.
     """
     try:
         path()("results.root", OmegaConf.select(config, "results.root"))
@@ -74,37 +74,37 @@ def wanted(config: DictConfig) -> bool:
     return bool(plan)
 
 
-def of_sweep(config: DictConfig) -> tuple[list[Job], list[Exception]]:
-    """The runs of a sweep, each once, in the order in which they start, and why others cannot.
+def of_sweep(config: DictConfig) -> tuple[list[PlannedRun], list[Exception]]:
+    """The different runs of a sweep, in the order in which they start, and the errors of those that cannot start.
 
     Args:
-        config: what Hydra hands to ``on_multirun_start``.
+        config: the argument of Hydra's ``on_multirun_start``.
     """
     parameters = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
     folders = command_line.search_path(config.hydra)
-    jobs: dict[tuple[Path, str], Job] = {}
-    wrong: list[Exception] = []
+    runs: dict[tuple[Path, str], PlannedRun] = {}
+    errors: list[Exception] = []
     for overrides in expand([*parameters, *config.hydra.overrides.task]):
         try:
             composed = compose_config(config.hydra.job.config_name, overrides=[*folders, *overrides])
-            job = of_config(composed, in_sweep=True)
-        except Exception as error:  # told again, in full, when the job itself comes to it
-            wrong.append(error)
+            run = of_config(composed, in_sweep=True)
+        except Exception as error:  # the job raises it again, and reports it
+            errors.append(error)
             continue
-        jobs.setdefault((job.options.results_root, job.spec.run_id), job)
-    return list(jobs.values()), wrong
+        runs.setdefault((run.options.results_root, run.spec.run_id), run)
+    return list(runs.values()), errors
 
 
-def of_config(config: DictConfig, in_sweep: bool) -> Job:
+def of_config(config: DictConfig, in_sweep: bool) -> PlannedRun:
     """The run that one composed configuration describes."""
-    return Job(compose.run_spec(config), compose.run_options(config, in_sweep))
+    return PlannedRun(compose.run_spec(config), compose.run_options(config, in_sweep))
 
 
 def expand(overrides: Iterable[str]) -> list[list[str]]:
-    """Every combination of the overrides' choices, as Hydra's own sweeper makes them: the last varies fastest."""
+    """Every combination of the overrides' choices, in the order of Hydra's sweeper: the last one varies fastest."""
     hydra = GlobalHydra.instance()
-    loader = hydra.config_loader() if hydra.is_initialized() else None  # knows what glob(*) stands for
-    choices: dict[str, list[str]] = {}  # a later override of the same key takes the place of the earlier one
+    loader = hydra.config_loader() if hydra.is_initialized() else None  # resolves glob(*)
+    choices: dict[str, list[str]] = {}  # a later override replaces an earlier one of the same key
     for override in OverridesParser.create(config_loader=loader).parse_overrides(list(overrides)):
         if override.is_sweep_override():
             values = [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
@@ -114,31 +114,35 @@ def expand(overrides: Iterable[str]) -> list[list[str]]:
     return [list(combination) for combination in itertools.product(*choices.values())]
 
 
-def register(jobs: Iterable[Job]) -> None:
-    """Tell the trunks which states the unfinished runs of a sweep need, before the first of them passes by."""
+def register(runs: Iterable[PlannedRun]) -> None:
+    """Register the unfinished runs of a sweep with their trunks, before any of them starts.
+
+    So the first run of a trunk leaves the states that the others need.
+    """
     from tmsgd_bench.engine.prefix import shared_epochs, trunk_of
 
-    for job in jobs:
-        if not job.folder.finished() and (trunk := trunk_of(job.spec, job.options)):
-            trunk.register(job.spec.run_id, shared_epochs(job.spec))
+    for run in runs:
+        if not run.folder.finished() and (trunk := trunk_of(run.spec, run.options)):
+            trunk.register(run.spec.run_id, shared_epochs(run.spec))
 
 
-def describe(jobs: list[Job]) -> str:
+def describe(runs: list[PlannedRun]) -> str:
     """The plan as text: a line for each run, then the sums.
 
-    Epochs are those that are still to be trained, as far as checkpoints tell. With shared prefixes, an epoch of a trunk
-    is counted at the first run that needs it. Times come from finished runs of the same store with the same task,
+    The epochs are those that are still to be trained; checkpoints tell which are done. Shared epochs are counted once,
+    at the first run that needs them. The time is estimated from finished runs of the same store with the same task,
     model, data and optimizer.
     """
-    frames = {root: store.read_runs(root) for root in {job.options.results_root for job in jobs}}
-    rows = _rows(jobs, frames)
-    lines = [f"plan: {len(jobs)} runs, {sum(row['state'] == Status.DONE for row in rows)} of them done"]
+    frames = {root: store.read_runs(root) for root in {run.options.results_root for run in runs}}
+    reached: dict[tuple[Path, str], int] = {}  # how far the earlier runs of the plan have trained each trunk
+    rows = [_row(run, frames[run.options.results_root], reached) for run in runs]
+    lines = [f"plan: {len(runs)} runs, {sum(row['state'] == Status.DONE for row in rows)} of them done"]
     lines += [
         f"  {row['state']:<9} {row['epochs']:>6} epochs  {_time(row['seconds']):>9}  {row['run']}{row['note']}"
         for row in rows
     ]
-    epochs, alone = sum(row["epochs"] for row in rows), sum(row["alone"] for row in rows)
-    lines.append(f"{epochs} epochs to train" + (f"; sharing saves {alone - epochs}" if alone > epochs else ""))
+    epochs, unshared = sum(row["epochs"] for row in rows), sum(row["unshared_epochs"] for row in rows)
+    lines.append(f"{epochs} epochs to train" + (f"; sharing saves {unshared - epochs}" if unshared > epochs else ""))
     seconds = [row["seconds"] for row in rows if row["state"] != Status.DONE]
     known = [value for value in seconds if not math.isnan(value)]
     unknown = len(seconds) - len(known)
@@ -147,58 +151,51 @@ def describe(jobs: list[Job]) -> str:
     return "\n".join([*lines, f"disk: {_disk(rows, frames)}"])
 
 
-def _rows(jobs: list[Job], frames: dict[Path, pd.DataFrame]) -> list[dict[str, Any]]:
-    reached: dict[tuple[Path, str], int] = {}  # how far each trunk is trained by the runs before
-    rows = []
-    for job in jobs:
-        frame = frames[job.options.results_root]
-        found = frame[frame["run_id"] == job.spec.run_id]
-        state = str(found["status"].iloc[0]) if len(found) else "to do"
-        if job.options.force:
-            state = "again"
-        done = state in FINISHED
-        alone = 0 if done else job.spec.epochs - _own_epochs(job)
-        epochs = 0 if done else job.spec.epochs - max(_own_epochs(job), _shared(job, reached))
-        rows.append(
-            {
-                "run": job.spec.run_id,
-                "note": "  (never switches: eq. (8) is not used)"
-                if job.spec.switch_epoch is not None and job.spec.switches is False
-                else "",
-                "state": Status.DONE if done else state,
-                "epochs": epochs,
-                "alone": alone,
-                "seconds": epochs * _seconds_per_epoch(job.spec, frame),
-            }
-        )
-    return rows
+def _row(run: PlannedRun, frame: pd.DataFrame, reached: dict[tuple[Path, str], int]) -> dict[str, Any]:
+    spec = run.spec
+    stored = frame[frame["run_id"] == spec.run_id]
+    state = str(stored["status"].iloc[0]) if len(stored) else "to do"
+    if run.options.force:
+        state = "again"
+    done = state in FINISHED
+    resumed = _resumed_epochs(run)
+    epochs = 0 if done else spec.epochs - max(resumed, _trunk_epochs(run, reached))
+    never_switches = spec.switch_epoch is not None and spec.switches is False
+    return {
+        "run": spec.run_id,
+        "note": "  (never switches: eq. (8) is not used)" if never_switches else "",
+        "state": Status.DONE if done else state,
+        "epochs": epochs,
+        "unshared_epochs": 0 if done else spec.epochs - resumed,
+        "seconds": epochs * _seconds_per_epoch(spec, frame),
+    }
 
 
-def _own_epochs(job: Job) -> int:
-    """What an interrupted run goes on from."""
+def _resumed_epochs(run: PlannedRun) -> int:
+    """Epochs that an interrupted run has finished, by its newest checkpoint."""
     from tmsgd_bench.engine import checkpoint
 
-    kept = [] if job.options.force else checkpoint.epochs(job.folder.work)
-    return kept[0][0] if kept else 0
+    checkpoints = [] if run.options.force else checkpoint.epochs(run.folder.work)
+    return checkpoints[0][0] if checkpoints else 0
 
 
-def _shared(job: Job, reached: dict[tuple[Path, str], int]) -> int:
-    """Epochs that the run will find in its trunk: on disk, or trained by the runs before it in this plan."""
+def _trunk_epochs(run: PlannedRun, reached: dict[tuple[Path, str], int]) -> int:
+    """Epochs that the run takes from its trunk: saved on disk, or trained by an earlier run of this plan."""
     from tmsgd_bench.engine import checkpoint
     from tmsgd_bench.engine.prefix import shared_epochs, trunk_of
 
-    trunk = trunk_of(job.spec, job.options)
+    trunk = trunk_of(run.spec, run.options)
     if trunk is None:
         return 0
-    own, key = shared_epochs(job.spec), (job.options.results_root, trunk.key)
-    there = [epoch for epoch, _ in checkpoint.epochs(trunk.folder) if epoch <= own]
-    found = max(min(reached.get(key, 0), own), *there, 0)
-    reached[key] = max(reached.get(key, 0), own)
-    return found
+    shared, key = shared_epochs(run.spec), (run.options.results_root, trunk.key)
+    saved = [epoch for epoch, _ in checkpoint.epochs(trunk.folder) if epoch <= shared]
+    epochs = max(min(reached.get(key, 0), shared), *saved, 0)
+    reached[key] = max(reached.get(key, 0), shared)
+    return epochs
 
 
 def _seconds_per_epoch(spec: RunSpec, runs: pd.DataFrame) -> float:
-    """Median over like runs of all their seconds by their epochs; NaN if there is none."""
+    """Median seconds of an epoch over finished runs of the same kind; NaN if there are none."""
     alike = runs[
         (runs["status"] == Status.DONE)
         & (runs["task"] == spec.task["name"])

@@ -1,16 +1,16 @@
-"""Prefix sharing: SGD and every TM-SGD of one seed are the same run until the first switch, so it is trained once.
+"""Shared prefixes: SGD and every TM-SGD of one seed are the same run until the first switch, so it is trained once.
 
-All runs that agree in everything but what comes after the switch share a *trunk*:
+All runs that differ only in what happens after the switch share a *trunk*:
 
     ROOT/.trunks/<key>/checkpoint-<epochs>-<sha256>.pt   the shared state after so many epochs
-    ROOT/.trunks/<key>/pending/<run id>                  a run that still needs the state at the epoch it holds
-    ROOT/.trunks/<key>/lock                              held by the run that trains the trunk just now
-    ROOT/.trunks/<key>/keep                              there if the states are to stay when nobody needs them
+    ROOT/.trunks/<key>/pending/<run id>                  an unfinished run; the file holds the epoch it needs
+    ROOT/.trunks/<key>/lock                              held by the run that trains the trunk
+    ROOT/.trunks/<key>/keep                              if present, states stay when no run needs them
 
-A run takes the newest state up to its own switch, trains what is missing while it holds the lock, and leaves the
-states that others wait for. Every epoch of the trunk is trained once, in whatever order and in however many processes
-the runs come; a run that finds the lock taken waits for its state. Before the switch TM-SGD is SGD bit for bit, so a
-run that begins from a trunk ends with the same bits as one trained alone.
+A run loads the newest state up to its switch. It trains the epochs that are missing while it holds the lock, and saves
+the states that other runs need. If another run holds the lock, it waits for its state. So every epoch of the trunk is
+trained once, for any order of the runs and any number of processes. Before the switch, TM-SGD is SGD bit for
+bit, so a run that starts from a trunk ends with the same bits as one trained alone.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FOLDER = ".trunks"
-KEEP = "keep"  # marks a trunk whose states are kept; deleted with its folder
+KEEP = "keep"  # the file that keeps a trunk's states
 POLL_SECONDS = 0.5
 ATTEMPTS = 20
 ONLY_AFTER_THE_SWITCH = {
@@ -54,14 +54,14 @@ SCHEDULED = ("lr", "initial_lr", "max_lr", "min_lr", "momentum", "max_momentum",
 
 
 def trunk_key(spec: RunSpec) -> str | None:
-    """What a run shares with others until its switch, as SHA-256 (hexadecimal); None if it shares nothing."""
+    """SHA-256 (hexadecimal) of everything that determines a run until its switch; None if it can share nothing."""
     target = spec.optimizer["_target_"]
     if target not in ONLY_AFTER_THE_SWITCH or shared_epochs(spec) == 0:
         return None
     if any(spec.optimizer.get(key) is not None for key in IMPLEMENTATIONS):
         return None
-    own = ONLY_AFTER_THE_SWITCH[target].union(LABELS, IMPLEMENTATIONS)
-    shared = {key: value for key, value in spec.optimizer.items() if key not in own}
+    ignored = ONLY_AFTER_THE_SWITCH[target].union(LABELS, IMPLEMENTATIONS)
+    shared = {key: value for key, value in spec.optimizer.items() if key not in ignored}
     shared = {key: value for key, value in shared.items() if key not in DEFAULTS or value != DEFAULTS[key]}
     return files.digest({**spec.determinants, "optimizer": shared})
 
@@ -77,7 +77,7 @@ class Trunk:
     """The shared states of one trunk in a store.
 
     Args:
-        options: the store, and whether to keep states that nobody needs.
+        options: name the store, and say whether to keep states that no run needs.
         key: from :func:`trunk_key`.
     """
 
@@ -88,7 +88,7 @@ class Trunk:
         self.pending = self.folder / "pending"
 
     def register(self, run_id: str, epoch: int) -> None:
-        """Note that a run needs the state after ``epoch`` epochs.
+        """Record that a run needs the state after ``epoch`` epochs.
 
         Raises:
             StoreError: the store cannot be written.
@@ -100,50 +100,53 @@ class Trunk:
                     self.pending / run_id, lambda path: path.write_text(f"{epoch}\n", encoding="utf-8")
                 )
                 return
-            except FileNotFoundError as error:  # the last other run may be tidying the folder away in this moment
+            except FileNotFoundError as error:  # another run may be deleting the folder at this moment
                 if attempt + 1 == ATTEMPTS:
                     raise files.unwritable(self.folder, error) from error
             except OSError as error:
                 raise files.unwritable(self.folder, error) from error
-            except StoreError:  # likewise
+            except StoreError:  # for the same reason
                 if attempt + 1 == ATTEMPTS or self.pending.exists():
                     raise
 
     def release(self, run_id: str) -> None:
-        """Note that a run is through, and delete what no other needs, unless another run works on the trunk now."""
+        """Record that a run needs the trunk no more, and delete the states that no other run needs.
+
+        If another run trains the trunk now, that run deletes them.
+        """
         (self.pending / run_id).unlink(missing_ok=True)
         if not self.folder.exists():
             with suppress(OSError):  # not empty
                 self.folder.parent.rmdir()
             return
-        if self.kept():
+        if self.keeps_states():
             return
         lock = self.acquired()
         if lock is None:
-            return  # a run that trains it is registered itself, and will tidy up when it is through
+            return
         try:
             self._tidy_up()
         finally:
             lock.release()
 
     def _tidy_up(self) -> None:
-        """With the lock held, delete what no pending run needs."""
-        if self.wanted():
+        """Delete the states that no pending run needs; the caller holds the lock."""
+        if self.needed_epochs():
             self.prune()
-        if not self.wanted():  # looked at again: another run may have released its claim, and found the lock taken
+        if not self.needed_epochs():  # asked again: another run may have released the trunk meanwhile
             self._clear()
 
-    def kept(self) -> bool:
-        """Whether its states stay when nobody needs them: because this run says so, or an earlier one did."""
+    def keeps_states(self) -> bool:
+        """Whether states stay when no run needs them: this run, or an earlier one, was started with ``prefix.keep``."""
         mark = self.folder / KEEP
         if self.keep and self.folder.exists():
             mark.touch()
         return self.keep or mark.exists()
 
     def _clear(self) -> None:
-        """Delete what is there, but for a claim that has come in this moment."""
+        """Delete the trunk, unless a run registers at this moment."""
         checkpoint.clear(self.folder)
-        for path in self.pending.glob(".*.tmp"):  # left by a kill
+        for path in self.pending.glob(".*.tmp"):  # left by a killed process
             path.unlink(missing_ok=True)
         with suppress(OSError):  # not empty
             with suppress(FileNotFoundError):
@@ -152,18 +155,18 @@ class Trunk:
             self.folder.rmdir()
             self.folder.parent.rmdir()
 
-    def wanted(self) -> set[int]:
+    def needed_epochs(self) -> set[int]:
         """Epochs whose states pending runs need."""
-        found = set()
+        epochs = set()
         for path in self.pending.glob("[!.]*"):
             if RunFolder(self.root, path.name).finished():  # killed between its result and its release
                 path.unlink(missing_ok=True)
                 continue
             try:
-                found.add(int(path.read_text(encoding="utf-8")))
-            except (OSError, ValueError):  # released in this moment
+                epochs.add(int(path.read_text(encoding="utf-8")))
+            except (OSError, ValueError):  # released at this moment
                 continue
-        return found
+        return epochs
 
     def acquired(self) -> FileLock | None:
         """The trunk's lock, held; None if another process holds it."""
@@ -175,46 +178,46 @@ class Trunk:
                 return lock
             except Timeout:
                 return None
-            except OSError as error:  # FileNotFoundError: another run has tidied the folder away in this moment
+            except OSError as error:  # FileNotFoundError: another run has deleted the folder at this moment
                 if not isinstance(error, FileNotFoundError) or attempt + 1 == ATTEMPTS:
                     raise files.unwritable(self.folder, error) from error
         return None
 
     def has_passed(self, epoch: int) -> bool:
-        """Whether the run that trains the trunk is beyond an epoch whose state nobody had asked for by then."""
-        reached = checkpoint.epochs(self.folder)
-        return bool(reached) and reached[0][0] > epoch and all(saved != epoch for saved, _ in reached)
+        """Whether the trunk was trained beyond an epoch and has no state of it, since no run had asked for one."""
+        saved = checkpoint.epochs(self.folder)
+        return bool(saved) and saved[0][0] > epoch and all(number != epoch for number, _ in saved)
 
     def prune(self) -> None:
-        """Delete the states that no pending run begins at, but for the newest ones, which a kill goes back to."""
-        wanted = self.wanted()
-        for epoch, path in checkpoint.epochs(self.folder)[checkpoint.KEPT :]:
-            if epoch not in wanted:
+        """Delete the states that no pending run needs, except the newest, from which a killed run goes on."""
+        needed = self.needed_epochs()
+        for epoch, path in checkpoint.epochs(self.folder)[checkpoint.NEWEST_KEPT :]:
+            if epoch not in needed:
                 checkpoint.forget(path)
 
 
 class SharedEpochs(Observer):
-    """Brings a run to the end of its shared epochs, by states of its trunk and by training what is missing.
+    """Shares a run's epochs before its switch with the other runs of its trunk.
 
-    Either it finds the state that it needs when training starts, or it holds the trunk's lock while it trains, and
-    leaves the states that others wait for.
+    When training starts it loads the newest state of the trunk. If epochs are missing, it holds the trunk's lock while
+    they are trained, and saves the states that other runs need.
 
     Args:
         trunk: the run's.
-        work: the run's folder, which gets a note of where its epochs came from.
-        every_seconds: between two states that nobody waits for, which are what a kill goes back to.
+        work: the run's work folder, which gets a note of which runs trained its epochs.
+        every_seconds: least time between two states that no run asked for, from which a killed run goes on.
     """
 
     def __init__(self, trunk: Trunk, work: Path, every_seconds: float) -> None:
         self.trunk, self.work, self.every_seconds = trunk, work, every_seconds
         self.latest = time.monotonic()
         self.lock: FileLock | None = None
-        self.under_way = False
+        self.active = False  # between start and the end of the shared epochs
         self.trained: dict[str, int] = {}  # epochs that each run has trained, by run id
         self.made_on: dict[str, Any] = {}
 
     def start(self, trainer: Trainer) -> None:
-        """Register; take the newest state that helps, and wait until the rest is there or can be trained here.
+        """Register, load the newest state, and wait until the needed state appears or the lock is free.
 
         Raises:
             StoreError: the store cannot be written.
@@ -224,34 +227,34 @@ class SharedEpochs(Observer):
         self.trunk.register(trainer.spec.run_id, until)
         if trainer.epoch >= until:
             return
-        self.under_way = True
+        self.active = True
         if trainer.epoch:  # trained before the run shared anything
             self.trained = {trainer.spec.run_id: trainer.epoch}
         try:
-            while self._adopt(trainer) < until and not self._may_train(trainer):
+            while self._load_newest(trainer) < until and not self._may_train(trainer):
                 interrupt.stop_if_asked()
         except BaseException:
-            self._leave(trainer)
+            self._finish(trainer)
             raise
-        self._leave_at_its_end(trainer)
+        self._finish_if_through(trainer)
 
     def epoch(self, trainer: Trainer, row: Row) -> None:
-        """Leave the state if a run waits for it, enough time has passed, or the run is to stop."""
-        if not self.under_way:
+        """Save the state if another run needs it, enough time has passed, or the run is to stop."""
+        if not self.active:
             return
         run_id = trainer.spec.run_id
         self.trained[run_id] = self.trained.get(run_id, 0) + 1
         if self.lock is not None:
             self._save_if_needed(trainer)
-        self._leave_at_its_end(trainer)
+        self._finish_if_through(trainer)
 
     def end(self, trainer: Trainer, error: BaseException | None) -> None:
-        """Give up the lock, if the run ended within its shared epochs."""
-        if self.under_way:
-            self._leave(trainer)
+        """Release the lock, if the run ended within its shared epochs."""
+        if self.active:
+            self._finish(trainer)
 
-    def _adopt(self, trainer: Trainer) -> int:
-        """Load the newest state that helps; returns the trainer's epoch."""
+    def _load_newest(self, trainer: Trainer) -> int:
+        """Load the trunk's newest state that is ahead of the trainer, if there is one; returns the trainer's epoch."""
         folder, until = self.trunk.folder, shared_epochs(trainer.spec)
         use = partial(self._take, trainer)
         if checkpoint.load_between(folder, trainer.epoch + 1, until, trainer.device, use) is not None:
@@ -259,10 +262,10 @@ class SharedEpochs(Observer):
         return trainer.epoch
 
     def _take(self, trainer: Trainer, state: dict[str, Any]) -> None:
-        """Continue from a state of this trunk.
+        """Go on from a state of this trunk.
 
         Raises:
-            BenchError: it is none.
+            BenchError: it is a state of another trunk, or none.
         """
         trained = state.get("trained")
         counted = isinstance(trained, dict) and all(isinstance(epochs, int) for epochs in trained.values())
@@ -272,68 +275,68 @@ class SharedEpochs(Observer):
         self.trained, self.made_on = state["trained"], state.get("made_on", {})
 
     def _may_train(self, trainer: Trainer) -> bool:
-        """Whether to train what is missing: with the lock, or if nobody else will ever leave the state."""
+        """Whether to train the missing epochs here: the lock is free, or no other run will ever save the state."""
         self.lock = self.trunk.acquired()
         if self.lock is None:
             return self.trunk.has_passed(shared_epochs(trainer.spec))
-        self._adopt(trainer)  # what the run that held it until now has left
+        self._load_newest(trainer)  # the run that held the lock before may have saved one
         return True
 
     def _save_if_needed(self, trainer: Trainer) -> None:
-        wanted = trainer.epoch in self.trunk.wanted()
+        needed = trainer.epoch in self.trunk.needed_epochs()
         due = time.monotonic() - self.latest >= self.every_seconds and not trainer.finished
-        if not (wanted or due or interrupt.asked()):
+        if not (needed or due or interrupt.asked()):
             return
-        self.trunk.folder.mkdir(parents=True, exist_ok=True)  # the last other run may just have tidied it away
+        self.trunk.folder.mkdir(parents=True, exist_ok=True)  # another run may just have deleted it
         state = _state(trainer, self.trunk.key, self.trained)
         checkpoint.save(self.trunk.folder, trainer.epoch, state, keep=None)
         if due:
             self.latest = time.monotonic()
-        if not self.trunk.kept():
+        if not self.trunk.keeps_states():
             self.trunk.prune()
 
-    def _leave_at_its_end(self, trainer: Trainer) -> None:
+    def _finish_if_through(self, trainer: Trainer) -> None:
         if trainer.epoch >= shared_epochs(trainer.spec):
-            self._leave(trainer)
+            self._finish(trainer)
 
-    def _leave(self, trainer: Trainer) -> None:
-        """Give up the lock, and note where the run's epochs came from."""
-        self.under_way = False
+    def _finish(self, trainer: Trainer) -> None:
+        """Release the lock, and note which runs trained the shared epochs."""
+        self.active = False
         if self.lock is not None:
             self.lock.release()
         saved = trainer.epoch - self.trained.get(trainer.spec.run_id, 0)
-        origin = {
+        note = {
             "trunk": self.trunk.folder.name,
             "epochs": trainer.epoch,
             "saved": saved,
             "trained_by": self.trained,
         }
-        if saved:  # another device or torch may round otherwise than this one
-            origin["made_on"] = self.made_on
-        files.write_json(self.work / PREFIX, origin)
+        if saved:  # another device or version of torch may round differently
+            note["made_on"] = self.made_on
+        files.write_json(self.work / PREFIX, note)
 
 
 def _state(trainer: Trainer, key: str, trained: dict[str, int]) -> dict[str, Any]:
-    """A trainer's state without what tells SGD from TM-SGD before the switch."""
+    """A trainer's state without what differs between SGD and TM-SGD before the switch."""
     state = trainer.state_dict()
-    for own in ("identity", *trainer.parts):
-        del state[own]
-    state["optimizers"] = {name: _shared_part(value) for name, value in state["optimizers"].items()}
+    for name in ("identity", *trainer.parts):
+        del state[name]
+    state["optimizers"] = {name: _shared_state(value) for name, value in state["optimizers"].items()}
     made_on = {"device": trainer.device.type, "threads": torch.get_num_threads(), "torch": str(torch.__version__)}
     return {**state, "trunk": key, "trained": dict(trained), "made_on": made_on}
 
 
-def _shared_part(optimizer: dict[str, Any]) -> dict[str, Any]:
+def _shared_state(optimizer: dict[str, Any]) -> dict[str, Any]:
     tensors = {index: {k: v for k, v in state.items() if v is not None} for index, state in optimizer["state"].items()}
     groups = [{k: group[k] for k in SCHEDULED if k in group} for group in optimizer["param_groups"]]
     return {"state": {index: state for index, state in tensors.items() if state}, "groups": groups}
 
 
 def _load(trainer: Trainer, state: dict[str, Any]) -> None:
-    """Continue from a trunk's state as if its epochs had been trained here."""
-    own = trainer.state_dict()
+    """Go on from a trunk's state as if the trainer had trained its epochs."""
+    merged = trainer.state_dict()
     try:
-        for name, optimizer in own["optimizers"].items():
+        for name, optimizer in merged["optimizers"].items():
             shared = state["optimizers"][name]
             optimizer["state"] = shared["state"]
             for group, values in zip(optimizer["param_groups"], shared["groups"], strict=True):
@@ -342,21 +345,21 @@ def _load(trainer: Trainer, state: dict[str, Any]) -> None:
                     group["step"] = state["epoch"] * trainer.task.steps_per_epoch
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BenchError("its optimizers are not those of this run") from error
-    taken = ("epoch", "history", "initial", "clocks", "modules", "schedulers", "task")
-    trainer.load_state_dict({**own, **{key: state[key] for key in taken if key in state}})
+    shared_keys = ("epoch", "history", "initial", "clocks", "modules", "schedulers", "task")
+    trainer.load_state_dict({**merged, **{key: state[key] for key in shared_keys if key in state}})
 
 
 def trunk_of(spec: RunSpec, options: RunOptions) -> Trunk | None:
-    """The trunk of a run; None if it shares nothing, or is not to.
+    """The trunk of a run; None if it shares nothing.
 
-    ``force`` asks for all epochs anew, and a run that records its sharpness must measure every epoch itself.
+    With ``force`` a run trains all its epochs anew, and to record its sharpness it must measure every epoch itself.
     """
     share = options.share_prefix and not options.force and not options.sharpness
     return _open(spec, options) if share else None
 
 
 def release(spec: RunSpec, options: RunOptions) -> None:
-    """A run has its result: withdraw the claim that it, or an earlier process of it, may have on its trunk."""
+    """Release the trunk of a run that has its result, whichever process of the run had registered with it."""
     if trunk := _open(spec, options):
         trunk.release(spec.run_id)
 

@@ -71,7 +71,7 @@ class LogReporter(Observer):
             return
         self.latest = now
         spec, metrics = trainer.spec, [metric.name for metric in trainer.task.metrics if not metric.detail]
-        left = now / trainer.trained_here * (spec.epochs - trainer.epoch)  # epochs made by others took no time here
+        left = now / trainer.trained_here * (spec.epochs - trainer.epoch)  # shared epochs took no time in this process
         shown = [*(key for key in row if key.startswith("loss")), *(name for name in metrics if name in row)]
         numbers = " ".join(f"{key}={row[key]:.4g}" for key in shown)
         log.info("%s: epoch %d of %d, %s, %s left", spec.run_id, trainer.epoch, spec.epochs, numbers, duration(left))
@@ -84,7 +84,7 @@ def make_reporter(kind: str) -> Observer:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them.
+    """A time in words.
 
     Example:
         >>> duration(42.4), duration(125), duration(7260)
@@ -99,10 +99,10 @@ def duration(seconds: float) -> str:
 
 
 class SafeStream:
-    """A text stream whose failure loses what was to be written, and nothing else: a full disk, a reader that has gone.
+    """A text stream that ignores errors of writing, such as a full disk or a closed pipe; the text is lost then.
 
     Args:
-        stream: None where the shell has closed it.
+        stream: None if the shell has closed it.
     """
 
     def __init__(self, stream: Any) -> None:
@@ -112,24 +112,27 @@ class SafeStream:
         return getattr(self.stream, name)
 
     def write(self, text: str) -> int:
-        """Write the text, or lose it."""
+        """Write the text, if that is possible."""
         with suppress(OSError):
             self.stream.write(text)
         return len(text)
 
     def flush(self) -> None:
-        """Hand on what has been written, or lose it."""
+        """Flush the stream, if that is possible."""
         with suppress(OSError):
             self.stream.flush()
 
     def settle(self) -> None:
-        """Flush for the last time; what cannot be written any more is thrown away, so that the exit code stays."""
+        """Flush for the last time.
+
+        Text that cannot be written is thrown away: Python would try again at exit, fail, and change the exit code.
+        """
         try:
             self.stream.flush()
         except OSError:
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self.stream.fileno())
-            os.close(nowhere)
+            null_device = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null_device, self.stream.fileno())
+            os.close(null_device)
 
 
 def protect_streams() -> list[SafeStream]:
@@ -138,7 +141,7 @@ def protect_streams() -> list[SafeStream]:
         stream = getattr(sys, name)
         if not isinstance(stream, SafeStream):
             setattr(sys, name, SafeStream(stream))
-    return [sys.stdout, sys.stderr]  # type: ignore[list-item]  # which they are by now
+    return [sys.stdout, sys.stderr]  # type: ignore[list-item]  # both are SafeStreams now
 
 
 class ConsoleHandler(logging.Handler):

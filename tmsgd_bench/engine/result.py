@@ -1,4 +1,4 @@
-"""What a run's result.json says of it: outcome, metrics, clocks and weights."""
+"""The content of a run's result.json: status, metrics, clocks and weights."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tmsgd_bench.task import Metric
 
 
 def switch_note(spec: RunSpec) -> str:
-    """One sentence if the switch epoch lies outside the run, so that it is plain SGD; empty otherwise."""
+    """A sentence if the switch epoch lies outside the run, which is plain SGD then; empty otherwise."""
     if spec.switch_epoch is None or spec.switches is not False:
         return ""
     return f"the switch epoch {spec.switch_epoch} lies outside its {spec.epochs} epochs, so this run is {_plain(spec)}"
@@ -56,7 +56,7 @@ def of(trainer: Trainer, monitor: SharpnessMonitor) -> dict[str, Any]:
 
 
 def _auto_note(spec: RunSpec, switch: int | None) -> str:
-    """What came of a switch that the run was to choose itself; empty for other runs."""
+    """When a run with ``auto_switch`` switched, if it did; empty for other runs."""
     if spec.auto_switch is None:
         return ""
     return f"never switched, so this run is {_plain(spec)}" if switch is None else f"switched at epoch {switch}"
@@ -67,7 +67,7 @@ def _primary_values(trainer: Trainer, metric: Metric) -> dict[str, Any]:
     history = trainer.history
     if trainer.divergence or not history or metric.name not in history[-1]:
         return {"final": None, "best": None, "best_epoch": None}
-    # Rows without it are of epochs without an evaluation, or from a trunk that could not measure it.
+    # Epochs without an evaluation have rows without the metric.
     usable = [row for row in history if math.isfinite(row.get(metric.name, math.nan))] or history[-1:]
     choose = max if metric.direction == "max" else min
     best = choose(usable, key=lambda row: row[metric.name])

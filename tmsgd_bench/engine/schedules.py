@@ -1,8 +1,8 @@
-"""Learning-rate schedules that move after every update, in terms of epochs.
+"""Learning-rate schedules that change the rate after every update, described in epochs.
 
-Each multiplies the learning rate by a factor f(t), where t is the number of epochs, with fractions, that have been
-trained. They can be used together with torch's chainable schedulers, an optimizer's own warm-up for one. A YAML names
-one under ``schedule``, with ``every: update``; the engine adds ``steps_per_epoch``.
+Each multiplies the learning rate by a factor f(t), where t is the time in epochs, with fractions. They can be combined
+with torch's chainable schedulers, such as an optimizer's ``warmup``. A YAML names one under ``schedule``, with
+``every: update``; the engine passes ``steps_per_epoch``.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ class FactorSchedule(LRScheduler):
 
     @abstractmethod
     def factor(self, epochs: float, lr: float) -> float:
-        """f after so many epochs, for a group whose learning rate is ``lr``."""
+        """f(t) for a parameter group; ``epochs`` is t, and ``lr`` the group's initial learning rate."""
 
     def get_lr(self) -> list[float | Tensor]:
         """The learning rate of the next update, of each group."""
         now, before = self.last_epoch / self.steps_per_epoch, (self.last_epoch - 1) / self.steps_per_epoch
-        found: list[float | Tensor] = []
+        rates: list[float | Tensor] = []
         for group, base in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
             lr = float(base)
             factor = self.factor(now, lr)
-            if self.last_epoch > 0:  # what other schedulers have done to the learning rate stays
+            if self.last_epoch > 0:  # the change since the last update, so that the factors of other schedulers stay
                 previous = self.factor(before, lr)
                 factor = factor / previous if previous else 0.0
-            found.append(group["lr"] * factor)
-        return found
+            rates.append(group["lr"] * factor)
+        return rates
 
 
 class WarmupSteps(FactorSchedule):
@@ -50,9 +50,9 @@ class WarmupSteps(FactorSchedule):
 
     Args:
         warmup_epochs: length of the warm-up; 0 for none.
-        start_lr: where it begins.
-        milestones: finished epochs at which the learning rate drops.
-        gamma: by which factor it drops.
+        start_lr: learning rate at its start.
+        milestones: the learning rate drops after so many epochs.
+        gamma: the factor of each drop.
 
     Raises:
         ValueError: a value is out of its range.
@@ -76,7 +76,7 @@ class WarmupSteps(FactorSchedule):
         milestones: Sequence[float],
         gamma: float,
     ) -> None:
-        if not (warmup_epochs >= 0 and start_lr > 0 and gamma > 0):  # this way round, NaN is refused too
+        if not (warmup_epochs >= 0 and start_lr > 0 and gamma > 0):  # written so that NaN is refused too
             raise ValueError(f"warmup_epochs >= 0, start_lr > 0, gamma > 0: not {warmup_epochs}, {start_lr}, {gamma}")
         self.warmup_epochs, self.start_lr = warmup_epochs, start_lr
         self.milestones, self.gamma = list(milestones), gamma
@@ -96,7 +96,7 @@ class WarmupPoly(FactorSchedule):
     Args:
         epochs: of the whole run.
         warmup_epochs: length of the warm-up; 0 for none.
-        start_factor: where it begins, as a factor of the learning rate.
+        start_factor: the factor of the learning rate at its start.
         power: of the decay.
 
     Raises:

@@ -1,8 +1,8 @@
-"""What every setting of conf/ may be: checked once a configuration is composed, before anything is loaded.
+"""The allowed values of every setting of conf/, checked when a configuration is composed and before data are loaded.
 
-The tables here are of the engine's own settings and of the classes that its YAMLs name. Tasks and models may declare
-what their options may be (``Task.options``, :func:`tmsgd_bench.checks.takes`); any other class is checked against its
-signature.
+The tables here are for the engine's settings and for the classes that its YAMLs name. Tasks and models may declare the
+allowed values of their options (``Task.options``, :func:`tmsgd_bench.checks.takes`). The options of any other class are
+checked against its signature.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ Table = TypeVar("Table")
 NOT_OF_THE_TASK = ("_target_", "datasets", "without_test", "reading", *PROTOCOLS)
 """Keys of a task's YAML that do not determine a result."""
 OF_THIS_PROJECT = "tasks."
-"""What the names of its models' classes begin with."""
+"""The names of this project's model classes begin so."""
 
 FRACTION = number(0, 1, 0.9, below=True)
 SHARE = number(0, 1, 0.5, above=True)
@@ -64,7 +64,7 @@ SMALL = number(0, 1000, 1e-8)
 EPOCH_COUNT = number(0, 1e9, 1)
 EVERY = choice("epoch", "update")
 STEPPING = optional(flag())
-"""foreach and fused: null leaves the choice to the optimizer."""
+"""``foreach`` and ``fused``: with null the optimizer chooses."""
 
 SIMPLE: dict[str, Check] = {
     "seed": SEED,
@@ -77,7 +77,7 @@ SIMPLE: dict[str, Check] = {
         {
             "kind": choice("real", "synthetic"),
             "name": optional(name()),
-            "years": lambda name, value: None,  # checked against the task's data sets, when one of them is chosen
+            "years": lambda name, value: None,  # checked in task_data.chosen(), against the task's data sets
             "root": optional(path()),
             "limit": LIMIT,
             "verify": flag(),
@@ -89,28 +89,31 @@ SIMPLE: dict[str, Check] = {
     "lr": LR,
     "switch_epoch": either(SWITCH_EPOCH, optional(choice(AUTO))),
 }
-"""The settings that name no class."""
+"""The settings that belong to no class."""
 
 DESCRIPTION: dict[str, Check] = {
     "datasets": either(items(name(), 1), keyed(name(), 1)),
     "without_test": keyed(),
     "reading": remark(),
 }
-"""What a task's YAML may say besides its options: the data sets that ``data.name`` may name, by what ``data.years`` may
-be if it is; the options with which files for testing are not needed; why a protocol reads the paper as it does."""
+"""What a task's YAML may contain besides the task's options.
+
+``datasets``: the names that ``data.name`` may have, as a list, or by the values that ``data.years`` may have.
+``without_test``: the values of options with which the test split's files are not needed.
+``reading``: why a protocol's values differ from the paper's."""
 OF_A_PROTOCOL = ("epochs", "lr", "batch_size", "switch_epoch", "schedule")
 GROUPS = (*SIMPLE, "schedule", "optimizer", "tracker", "task", "model")
 VARIABLES = ("switch_epochs",)
-"""Of conf/experiment/."""
+"""Variables of the YAMLs in conf/experiment/."""
 
-OWN = Section(
+EVERY_OPTIMIZER = Section(
     {"_target_": class_name(), "name": name(), "label": text(60), "lr": LR},
     {"warmup": Section({"updates": whole(1), "start_factor": SHARE}, null=True), "auto_switch": AUTO_SWITCH},
 )
-"""Of every optimizer's YAML; the other settings go to its class."""
+"""The settings that every optimizer's YAML has; the others are passed to its class."""
 
 OF_A_MODEL = {"_target_": class_name(), "name": name()}
-"""Of every model's YAML; the other settings go to its class."""
+"""The settings that every model's YAML has; the others are passed to its class."""
 
 TORCHS = {"maximize": flag(), "foreach": STEPPING, "differentiable": flag(), "fused": STEPPING, "weight_decay": SMALL}
 SGD = {"momentum": FRACTION, "dampening": number(0, 1, 0), "nesterov": flag(), **TORCHS}
@@ -153,7 +156,7 @@ OPTIMIZERS: dict[str, Mapping[str, Check]] = {
     "tmsgd_bench.optim.tmsgd.TMSGD": TMSGD,
     "tmsgd_bench.optim.apollo.Apollo": APOLLO,
 }
-"""The options of a class, by the names that conf/ has and by those of the modules that define it."""
+"""The options of each class, under the name that conf/ uses and under that of the module that defines the class."""
 
 SCHEDULES: dict[str, Section] = {
     "torch.optim.lr_scheduler.MultiStepLR": Section(
@@ -193,15 +196,15 @@ def check(values: Mapping[str, Any]) -> None:
     """Raise ConfigError for the first setting of a resolved configuration that cannot be used.
 
     Args:
-        values: everything but Hydra's own section.
+        values: all settings except Hydra's own section.
 
     Raises:
-        ConfigError: a setting is missing, misspelt, of the wrong type or out of its range, or a class that one names
-            cannot be imported.
+        ConfigError: a setting is missing, misspelt, of the wrong type or out of its range, or names a class that cannot
+            be imported.
     """
     check_present(values)
-    for key, rule in SIMPLE.items():
-        rule(key, values[key])
+    for key, check_value in SIMPLE.items():
+        check_value(key, values[key])
     check_optimizer(values["optimizer"])
     check_schedule("schedule", values["schedule"])
     check_tracker(values["tracker"])
@@ -209,9 +212,9 @@ def check(values: Mapping[str, Any]) -> None:
 
 
 def check_present(values: Mapping[str, Any]) -> None:
-    """Raise ConfigError if a setting or a group of conf/config.yaml was removed, or one was added that is misspelt.
+    """Raise ConfigError if a setting of conf/config.yaml was removed, or a misspelt one was added.
 
-    Others may be added: an experiment's YAML may have variables of its own.
+    Other names may be added, because an experiment's YAML may define variables.
     """
     check_group("", values, GROUPS)
     for key in set(values) - {*GROUPS, *VARIABLES, "hydra"}:
@@ -221,9 +224,9 @@ def check_present(values: Mapping[str, Any]) -> None:
 
 def check_optimizer(values: Any) -> None:
     """Raise ConfigError unless the settings are those of an optimizer."""
-    check_group("optimizer", values, tuple(OWN.required))
-    OWN("optimizer", {key: value for key, value in values.items() if key in OWN.checks})
-    options = {key: value for key, value in values.items() if key not in OWN.checks}
+    check_group("optimizer", values, tuple(EVERY_OPTIMIZER.required))
+    EVERY_OPTIMIZER("optimizer", {key: value for key, value in values.items() if key in EVERY_OPTIMIZER.checks})
+    options = without(values, *EVERY_OPTIMIZER.checks)
     table, kind = _known("optimizer", values["_target_"], OPTIMIZERS)
     if table is not None:
         Section({}, table)("optimizer", options)
@@ -235,12 +238,12 @@ def check_optimizer(values: Any) -> None:
 
 
 def _check_step(kind: Any) -> None:
-    """Refuse an optimizer whose step evaluates the loss again: the tasks call ``step()``."""
+    """Refuse an optimizer whose step needs a closure: the tasks call ``step()`` without one."""
     closure = inspect.signature(kind.step).parameters.get("closure") if hasattr(kind, "step") else None
     if closure is not None and closure.default is inspect.Parameter.empty:
         raise ConfigError(
             f"optimizer._target_ names {kind.__qualname__}, whose step() needs a closure, and no task has one: choose "
-            "an optimizer that steps by the gradients alone."
+            "an optimizer that needs only gradients."
         )
 
 
@@ -255,7 +258,7 @@ def check_schedule(section: str, values: Any) -> None:
         return
     every = options.pop("every", "epoch")
     EVERY(f"{section}.every", every)
-    check_signature(section, kind, options, given=("steps_per_epoch",) if every == "update" else ())
+    check_signature(section, kind, options, arguments=("steps_per_epoch",) if every == "update" else ())
 
 
 def check_tracker(values: Any) -> None:
@@ -275,14 +278,14 @@ def check_tracker(values: Any) -> None:
 
 
 def _options(section: str, values: Any, target: Check) -> dict[str, Any]:
-    """The settings that go to a section's class."""
+    """The settings that are passed to a section's class."""
     check_group(section, values, ("_target_",), null=section != "tracker")
     target(f"{section}._target_", values["_target_"])
-    return {key: value for key, value in values.items() if key != "_target_"}
+    return without(values, "_target_")
 
 
 def _known(section: str, target: str, tables: Mapping[str, Table]) -> tuple[Table | None, Any]:
-    """What a table says of a class, and the class itself if it had to be imported to know that."""
+    """A class's entry in a table, or None; and the class, if it had to be imported to find that out."""
     if target in tables:
         return tables[target], None
     kind = resolve(section, target)
@@ -291,18 +294,18 @@ def _known(section: str, target: str, tables: Mapping[str, Table]) -> tuple[Tabl
 
 def check_task(task: Any, model: Any) -> None:
     """Raise ConfigError unless the settings are those of a task and of a model that it has."""
-    own = {"_target_": class_name(), "name": name(), "dataset": name()}
-    check_group("task", task, tuple(own))
-    described = Section(own, DESCRIPTION)
-    described("task", {key: value for key, value in task.items() if key in described.checks})
+    required = {"_target_": class_name(), "name": name(), "dataset": name()}
+    check_group("task", task, tuple(required))
+    description = Section(required, DESCRIPTION)
+    description("task", {key: value for key, value in task.items() if key in description.checks})
     check_group("model", model, tuple(OF_A_MODEL))
-    for key, of_model in OF_A_MODEL.items():
-        of_model(f"model.{key}", model[key])
+    for key, check_value in OF_A_MODEL.items():
+        check_value(f"model.{key}", model[key])
     kind = resolve("task", task["_target_"])
-    options = {key: value for key, value in task.items() if key not in (*own, *NOT_OF_THE_TASK)}
-    rule = getattr(kind, "options", None)
-    if rule is not None:
-        rule("task", options)
+    options = without(task, *required, *NOT_OF_THE_TASK)
+    check_options = getattr(kind, "options", None)
+    if check_options is not None:
+        check_options("task", options)
     else:
         check_signature("task", kind, options)
     _check_without_test(kind, task.get("without_test", {}), options)
@@ -313,7 +316,7 @@ def check_task(task: Any, model: Any) -> None:
 
 
 def _check_without_test(kind: Any, values: Mapping[str, Any], options: Mapping[str, Any]) -> None:
-    """The options with which files for testing are not needed must be options of the task."""
+    """Check that ``task.without_test`` names options of the task, with values that they may have."""
     check_group("task.without_test", values, (), options)
     known = _checks_of_task(kind)
     for key, value in values.items():
@@ -322,61 +325,65 @@ def _check_without_test(kind: Any, values: Mapping[str, Any], options: Mapping[s
 
 
 def check_model(task_class: Any, task: str, model: Mapping[str, Any]) -> None:
-    """Raise ConfigError unless a task can call the model's class with what it hands over and with the model's options.
+    """Raise ConfigError unless a task can call the model's class with its arguments and the model's options.
 
     Args:
         task: its name.
         model: all of the model's settings.
     """
-    given = getattr(task_class, "model_arguments", None)
-    if given is not None:
-        check_handed_over(given, task, model)
-        check_model_options(resolve("model", model["_target_"]), without(model, *OF_A_MODEL), given)
+    arguments = getattr(task_class, "model_arguments", None)
+    if arguments is not None:
+        check_handed_over(arguments, task, model)
+        otherwise = (
+            f"or choose a model of this task, which hands over {', '.join(arguments) or 'nothing'} (task={task})"
+        )
+        check_model_options(resolve("model", model["_target_"]), without(model, *OF_A_MODEL), arguments, otherwise)
 
 
-def check_handed_over(given: Collection[str], task: str, model: Mapping[str, Any]) -> None:
-    """Raise ConfigError unless a model's class takes what the task hands over, and needs no more.
+def check_handed_over(arguments: Collection[str], task: str, model: Mapping[str, Any]) -> None:
+    """Raise ConfigError unless a model's class takes the task's arguments, and needs no others.
 
     Args:
-        given: names of what the task hands over.
+        arguments: names of the arguments that the task hands over to the class.
         task: its name.
         model: all of the model's settings.
     """
     kind = resolve("model", model["_target_"])
-    found, options = parameters(kind), declared(kind)
-    if found is None:
+    signature, options = parameters(kind), declared(kind)
+    if signature is None:
         return
-    refused = [] if found.open_ended else [key for key in given if key not in found.named]
+    refused = [] if signature.open_ended else [key for key in arguments if key not in signature.named]
     if options is not None:
-        # Declared options say which parameters are settings; the other ones are for the task to hand over.
-        known = {*options.checks_for(model), *given}
-        if refused or not {key for key, needed in found.named.items() if needed} <= known:
+        # Declared options say which parameters are settings; the task hands over the others.
+        known = {*options.checks_for(model), *arguments}
+        if refused or not {key for key, needed in signature.named.items() if needed} <= known:
             raise other_model(model["name"], task)
     if refused:
         raise ConfigError(
             f"model._target_ names {model['_target_']!r}, which does not take {', '.join(refused)}: task={task} hands "
-            f"over {', '.join(given)}; add them to its parameters, or choose another model."
+            f"over {', '.join(arguments)}; add them to its parameters, or choose another model."
         )
 
 
-def check_model_options(kind: Any, options: Mapping[str, Any], given: Iterable[str]) -> None:
+def check_model_options(kind: Any, options: Mapping[str, Any], arguments: Iterable[str], otherwise: str = "") -> None:
     """Raise ConfigError unless the options are those of a model's class.
 
     Args:
-        given: names of what the task hands over.
+        arguments: names of the arguments that the task hands over to the class.
+        otherwise: see :func:`~tmsgd_bench.engine.signatures.check_signature`.
     """
-    rule = declared(kind)
-    if rule is not None:
-        rule("model", options)
+    check = declared(kind)
+    if check is not None:
+        check("model", options)
     else:
-        check_signature("model", kind, options, given=given, first=0)
+        check_signature("model", kind, options, arguments, first=0, otherwise=otherwise)
 
 
 def model_identity(model: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a model's settings determines a result.
+    """The settings of a model that are part of a run's identity.
 
-    A class of this project is left out, as a task's is. Any other one belongs to it: two models of one name may be of
-    different classes.
+    A class of this project is left out, because the model's name stands for it. Any other class is included, because
+    two users' models of one name may be different classes.
     """
     return without(model, "_target_") if model["_target_"].startswith(OF_THIS_PROJECT) else dict(model)
 
@@ -390,7 +397,7 @@ def other_model(model: Any, task: Any) -> ConfigError:
 
 
 def _check_protocol(section: str, values: Any, known: Mapping[str, Check]) -> None:
-    """The values that a task's YAML has for a protocol; those that its options refer to are checked as those are."""
+    """Check a protocol's values in a task's YAML; a value that an option refers to is checked like that option."""
     check_group(section, values, OF_A_PROTOCOL)
     check_schedule(f"{section}.schedule", values["schedule"])
     for key, value in values.items():
@@ -399,7 +406,7 @@ def _check_protocol(section: str, values: Any, known: Mapping[str, Check]) -> No
 
 
 def _known_options(kind: Any, model: Mapping[str, Any]) -> dict[str, Check]:
-    """The check of every option of a task and of its model that has one, and of every other setting."""
+    """The checks of all options of a task and of its model that have one, and of all other settings."""
     options = declared(resolve("model", model["_target_"]))
     of_model = {} if options is None else options.checks_for(model)
     return {**_checks_of_task(kind), **of_model, **SIMPLE, "limit": LIMIT}

@@ -6,7 +6,6 @@ import inspect
 import math
 import pkgutil
 import re
-import sys
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -44,50 +43,57 @@ def resolve(section: str, target: Any) -> Any:
             "YAML or install its package."
         ) from error
     if not callable(kind):
-        raise ConfigError(f"{key} names {target!r}, which is no class: correct _target_ in its YAML.")
+        raise ConfigError(f"{key} names {target!r}, which is not a class: correct _target_ in its YAML.")
     return kind
 
 
 def one_line(error: BaseException) -> str:
-    """What an error says, without the stack of calls that some of torch's come with."""
+    """The first line of an error's message; some of torch's errors add a stack of calls."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 
 
 def check_signature(
-    section: str, kind: Any, options: Mapping[str, Any], given: Iterable[str] = (), first: int = 1
+    section: str,
+    kind: Any,
+    options: Mapping[str, Any],
+    arguments: Iterable[str] = (),
+    first: int = 1,
+    otherwise: str = "",
 ) -> None:
     """Raise ConfigError unless a class can be called with these options, as far as its signature tells.
 
     Args:
         section: of the settings, for messages.
         options: the settings by name.
-        given: names of further arguments that the engine or the task passes; they are no settings.
+        arguments: names of further arguments, which the engine or the task passes; they are no settings.
         first: how many arguments the engine passes by position before them.
+        otherwise: what else than adding a missing setting may help, as a clause that begins with "or".
     """
-    found = parameters(kind, first)
-    if found is None:
+    signature = parameters(kind, first)
+    if signature is None:
         return
-    given = set(given)
-    names = {key: needed for key, needed in found.named.items() if key not in given}
+    arguments = set(arguments)
+    settings = {key: needed for key, needed in signature.named.items() if key not in arguments}
     for key in options:
-        if key in given or not (key in names or found.open_ended):
-            raise unknown_setting(full_name(section, key), key, list(names))
-    for key, needed in names.items():
+        if key in arguments or not (key in settings or signature.open_ended):
+            raise unknown_setting(full_name(section, key), key, list(settings))
+    for key, needed in settings.items():
         if needed and key not in options:
+            remedy = ", ".join(filter(None, ["add it", otherwise]))
             raise ConfigError(
-                f"setting {full_name(section, key)!r} is missing, which {kind.__qualname__} needs: add it."
+                f"setting {full_name(section, key)!r} is missing, which {kind.__qualname__} needs: {remedy}."
             )
     _check_types(section, kind, options)
 
 
 @dataclass(frozen=True)
 class Parameters:
-    """What a class or a function can be called with by name.
+    """The parameters that a class or a function takes by name.
 
     Args:
-        named: whether each parameter is needed, by its name.
-        open_ended: it takes any other name, too.
+        named: whether each parameter is required, by its name.
+        open_ended: whether it also takes any other name (``**options``).
     """
 
     named: dict[str, bool]
@@ -95,49 +101,69 @@ class Parameters:
 
 
 def parameters(kind: Any, first: int = 0) -> Parameters | None:
-    """The parameters behind the first ones; None if there is no telling: some classes written in C have no signature.
+    """The parameters after the first ones; None if the class has no signature, as some that are written in C.
 
     Args:
         first: how many arguments are passed by position.
     """
     try:
-        found = list(inspect.signature(kind).parameters.values())
+        signature = list(inspect.signature(kind).parameters.values())
     except (TypeError, ValueError):
         return None
-    named = {one.name: one.default is inspect.Parameter.empty for one in found[first:] if one.kind in NAMED}
-    return Parameters(named, any(one.kind is inspect.Parameter.VAR_KEYWORD for one in found))
+    named = {
+        parameter.name: parameter.default is inspect.Parameter.empty
+        for parameter in signature[first:]
+        if parameter.kind in NAMED
+    }
+    return Parameters(named, any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in signature))
 
 
 def _check_types(section: str, kind: Any, options: Mapping[str, Any]) -> None:
     hints = _hints(kind)
     for key, value in options.items():
         if not fits(value, hints.get(key, Any)):
-            wanted = DOTTED.sub(_public_name, inspect.formatannotation(hints[key]))
+            allowed = type_name(hints[key])
             raise ConfigError(
-                f"{full_name(section, key)} must be {wanted}, as {kind.__qualname__} declares it, not {shown(value)}."
+                f"{full_name(section, key)} must be {allowed}, as {kind.__qualname__} declares it, not {shown(value)}."
             )
 
 
-def _public_name(match: re.Match[str]) -> str:
-    """The shortest name under which a class can be imported: torch.nn.Module, not torch.nn.modules.module.Module."""
-    *modules, name = match[0].split(".")
-    kind = getattr(sys.modules.get(".".join(modules)), name, None)
-    places = (".".join(modules[:length]) for length in range(1, len(modules)))
-    public = (place for place in places if kind and getattr(sys.modules.get(place), name, None) is kind)
-    return f"{next(public, '.'.join(modules))}.{name}"
+def type_name(annotation: Any) -> str:
+    """An annotation as a program writes it, with each class by its shortest name that can be imported.
+
+    Example:
+        >>> import torch
+        >>> type_name(torch.nn.modules.module.Module | None)
+        'torch.nn.Module | None'
+    """
+    return re.sub(r"\w+(\.\w+)+", lambda match: _shortest(match[0]), inspect.formatannotation(annotation))
+
+
+def _shortest(name: str) -> str:
+    """Another name of the same object, in the outermost package that has it."""
+    parts = name.split(".")
+    packages = (".".join(parts[:length]) for length in range(1, len(parts)))
+    return next((short for package in packages if _same(short := f"{package}.{parts[-1]}", name)), name)
+
+
+def _same(name: str, other: str) -> bool:
+    try:
+        return pkgutil.resolve_name(name) is pkgutil.resolve_name(other)
+    except (ImportError, AttributeError, ValueError):
+        return False
 
 
 def _hints(kind: Any) -> dict[str, Any]:
     try:
         return typing.get_type_hints(kind.__init__ if inspect.isclass(kind) else kind)
-    except Exception:  # annotations may name what is imported for a type checker alone
+    except Exception:  # annotations may have names that are imported only for a type checker
         return {}
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether a value that YAML can hold is of an annotation's type; a whole number is a float, too, NaN is none.
+    """Whether a value from a YAML is of an annotation's type. A whole number counts as a float, NaN does not.
 
-    An annotation of another type, a tensor for one, says nothing unless others stand beside it.
+    A type that YAML cannot hold, such as a tensor, refuses nothing unless the annotation allows other types too.
     """
     answers = [_matches(value, kind) for kind in _alternatives(hint)]
     return True in answers or all(answer is None for answer in answers)
@@ -145,7 +171,7 @@ def fits(value: Any, hint: Any) -> bool:
 
 def _alternatives(hint: Any) -> list[Any]:
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        return [kind for one in typing.get_args(hint) for kind in _alternatives(one)]
+        return [kind for member in typing.get_args(hint) for kind in _alternatives(member)]
     return [hint]
 
 
@@ -155,11 +181,11 @@ def _matches(value: Any, hint: Any) -> bool | None:
         return SIMPLE[hint](value)
     origin = typing.get_origin(hint) or hint
     if origin is typing.Literal:
-        return any(value == one and type(value) is type(one) for one in typing.get_args(hint))
+        return any(value == choice and type(value) is type(choice) for choice in typing.get_args(hint))
     if not isinstance(origin, type) or origin is object:
         return True
     if issubclass(origin, Mapping):
         return isinstance(value, Mapping)
-    # A list stands for a tuple, a sequence, and whatever else of the standard library is iterable.
+    # YAML's list serves for a tuple, a sequence, and any other iterable of the standard library.
     plain = origin.__module__ in ("builtins", "collections.abc")
     return isinstance(value, list) if plain and issubclass(origin, Iterable) else None

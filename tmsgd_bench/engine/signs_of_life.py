@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Heartbeat(Observer):
-    """Who trains a run, since when, and how far it is, in a file of the work folder; gone when training ends.
+    """Writes which process trains a run, since when, and its progress to a file in the work folder, while it trains.
 
     Args:
         folder: the run's work folder.
@@ -37,13 +37,13 @@ class Heartbeat(Observer):
     def end(self, trainer: Trainer, error: BaseException | None) -> None:
         self.stopped.set()
         self.thread.join()
-        with suppress(OSError):  # another machine would wait until it is stale
+        with suppress(OSError):  # if it stays, other machines take the run for running until the file is stale
             self.path.unlink(missing_ok=True)
 
     def _beat(self, trainer: Trainer) -> None:
         who = {"pid": os.getpid(), "host": socket.gethostname(), "started": time.time()}
         while not self.stopped.is_set():
             progress = {"epoch": trainer.epoch, "epochs": trainer.spec.epochs, "trained": trainer.trained_here}
-            with suppress(StoreError):  # a full disk may have room again at the next checkpoint
+            with suppress(StoreError):  # a full disk ends the run only if a checkpoint cannot be written
                 write_json(self.path, {**who, "time": time.time(), **progress})
             self.stopped.wait(heartbeat.SECONDS)

@@ -1,6 +1,6 @@
-"""What determines a run's result, and the identity that follows from it; and apart from that, where and how it happens.
+"""The settings of a run: those that determine its result and its identity, and those that say where and how it runs.
 
-Paths, device, threads and logging are no part of the identity.
+Paths, device, threads and logging are not part of the identity.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from tmsgd_bench.checks import LARGEST, Check, Section, choice, flag, number, op
 from tmsgd_bench.errors import ConfigError
 from tmsgd_bench.version import BENCHMARK_VERSION
 
-OWN_KEYS = ("_target_", "name", "label", "warmup", "auto_switch")
-"""The settings in an optimizer's YAML that do not go to its class."""
+ENGINE_KEYS = ("_target_", "name", "label", "warmup", "auto_switch")
+"""The settings of an optimizer's YAML that the engine uses; the others are passed to the optimizer's class."""
 EPOCH_KEYS = {"switch_epoch": "switch_step", "restart_every_epochs": "restart_every"}
-"""Those that are counted in epochs, and the options counted in steps that become of them."""
+"""The settings counted in epochs, and the class's options counted in steps that the engine makes of them."""
 
 EPOCHS = whole(1, 10_000_000)
 BATCH_SIZE = whole(1, 1 << 24)
@@ -34,7 +34,7 @@ AUTO_SWITCH = Section(
 """What ``optimizer.auto_switch`` may be; see :class:`AutoSwitchPlan`."""
 
 AUTO = "auto"
-"""In place of a switch epoch: the run chooses it itself, as its optimizer's ``auto_switch`` says."""
+"""The value of ``switch_epoch`` with which the run chooses the epoch itself, as ``auto_switch`` says."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class AutoSwitchPlan:
 
     Args:
         every_epochs: the sharpness is measured at the end of every so many epochs.
-        margin: share of the stability limit that lr × sharpness must stay below, in (0, 1].
-        patience: measurements below in a row that make it switch.
+        margin: lr × sharpness must be below this share, in (0, 1], of the stability limit.
+        patience: the run switches after so many measurements below that share in a row.
         examples: training examples of a measurement.
     """
 
@@ -69,14 +69,14 @@ class RunSpec:
     Args:
         task: name and options of the task.
         model: name and options of the model.
-        data: ``kind`` ("real" or "synthetic"), ``limit`` and the ``fingerprint`` of the data set.
+        data: ``kind`` ("real" or "synthetic"), ``limit`` and the data set's ``fingerprint``.
         optimizer: name, class and options; holds ``lr`` and, where it applies, ``switch_epoch``.
         epochs: passes over the training split.
         batch_size: examples of one step.
         schedule: learning-rate schedule stepped each epoch (``_target_`` and options), or None for a constant.
         seed: of initial weights, order and augmentation.
-        protocols: the protocols this run follows to the letter. A label: it follows from the rest.
-        tf32: a GPU may round the factors of convolutions and products to 10 bits of mantissa, which is faster.
+        protocols: the protocols whose settings the run has exactly. A label, which follows from the other settings.
+        tf32: whether a GPU may round the factors of convolutions and products to 10 bits of mantissa, to be faster.
     """
 
     task: dict[str, Any]
@@ -115,7 +115,7 @@ class RunSpec:
 
     @property
     def switch_epoch(self) -> int | Literal["auto"] | None:
-        """First epoch trained with the multi-step rule; None for an optimizer that has no switch."""
+        """First epoch trained with the multistep method; None for an optimizer that has no switch."""
         return self.optimizer.get("switch_epoch")
 
     @property
@@ -136,19 +136,20 @@ class RunSpec:
 
 
 def setting(check: Check | None, name: str = "", read: Callable[[Any, bool], Any] | None = None) -> dict[str, Any]:
-    """What a field of :class:`RunOptions` has as metadata.
+    """Metadata of a field of :class:`RunOptions`: which setting it comes from.
 
     Args:
-        check: of the setting; None if tmsgd_bench/engine/schema.py has one for its whole group.
-        name: in conf/config.yaml, with a dot within a group; by default the field's.
-        read: from the setting's value, and whether the run is of a sweep, to the field's; by default the same value.
+        check: checks the setting; None if tmsgd_bench/engine/schema.py checks its whole group.
+        name: the setting's name in conf/config.yaml, such as "results.root"; by default the field's name.
+        read: called with the setting's value and whether the run is in a sweep, returns the field's value; by default
+            the value itself.
     """
     return {"check": check, "name": name, "read": read}
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Where and how a run happens; nothing here changes its result. Each is one setting of conf/config.yaml.
+    """Where and how a run is trained; nothing here changes its result. Each field is one setting of conf/config.yaml.
 
     Args:
         results_root: folder that holds one folder for each run.
@@ -156,19 +157,19 @@ class RunOptions:
         threads: CPU threads of a run; None leaves torch's choice.
         deterministic: ask torch for deterministic algorithms (always the case on the CPU).
         checkpoint_seconds: least time between two checkpoints; 0 writes one after each epoch.
-        force: train again although the result is there; the old one is replaced once the new one is complete.
-        save_weights: keep the final weights as ``weights.pt``.
-        save_predictions: keep what they predict on the test split, where the task can.
+        force: train again although there is a result; the new result replaces the old one when it is complete.
+        save_weights: save the final weights as ``weights.pt``.
+        save_predictions: save the trained modules' predictions on the test split, where the task can.
         log_sharpness: record the sharpness in the history after every so many epochs; None records nothing.
         sharpness_examples: training examples that it is measured on.
         share_prefix: share the epochs before the switch with other runs of the store.
         keep_trunks: keep the shared states when no run needs them any more.
-        progress: "bar", "log" or "auto" (a bar on a terminal). Bars of a sweep's parallel runs would overwrite each
-            other, so those write log lines.
-        verified_data: the data were checked to be the published ones (or are a stand-in).
+        progress: "bar", "log" or "auto" (a bar on a terminal). In a sweep "auto" is "log", because the bars of parallel
+            runs would overwrite each other.
+        verified_data: the data are synthetic, or were verified to be the published ones.
         tracker: class and options of a live tracker (see tmsgd_bench/engine/trackers.py); None for none.
-        wait: wait for another process that trains the same run, in place of leaving it alone. No setting: it is so in
-            sweeps.
+        wait: if another process trains the same run, wait for it; without this, RunIsBusy is raised. Not a setting:
+            runs of a sweep wait.
     """
 
     results_root: Path = field(
@@ -208,40 +209,41 @@ class RunOptions:
 
     @property
     def sharpness(self) -> SharpnessLog | None:
-        """What of the sharpness to record in the history; None for nothing."""
+        """How to record the sharpness in the history; None to record nothing."""
         return None if self.log_sharpness is None else SharpnessLog(self.log_sharpness, self.sharpness_examples)
 
     @classmethod
     def of(cls, values: Mapping[str, Any], in_sweep: bool) -> RunOptions:
-        """The options that checked settings describe.
+        """The options from checked settings.
 
         Args:
-            in_sweep: whether the run is one of a sweep.
+            values: all settings of conf/config.yaml.
+            in_sweep: whether the run is in a sweep.
         """
-        read = {own.name: _read(own, values, in_sweep) for own in fields(cls) if own.metadata}
-        return cls(wait=in_sweep, **read)
+        options = {option.name: _read(option, values, in_sweep) for option in fields(cls) if option.metadata}
+        return cls(wait=in_sweep, **options)
 
     @classmethod
     def checks(cls) -> dict[str, Check]:
-        """The check of every setting that is an option, by its name; of settings in a group the group's."""
-        alone: dict[str, Check] = {}
+        """The check of each setting that a field comes from, by its name, and of each group of such settings."""
+        settings: dict[str, Check] = {}
         groups: dict[str, dict[str, Check]] = {}
-        for own in fields(cls):
-            if check := own.metadata.get("check"):
-                group, _, key = _name(own).rpartition(".")
-                (groups.setdefault(group, {}) if group else alone)[key] = check
-        return {**alone, **{group: Section(checks) for group, checks in groups.items()}}
+        for option in fields(cls):
+            if check := option.metadata.get("check"):
+                group, _, key = _setting_name(option).rpartition(".")
+                (groups.setdefault(group, {}) if group else settings)[key] = check
+        return {**settings, **{group: Section(checks) for group, checks in groups.items()}}
 
 
-def _name(own: Field[Any]) -> str:
-    return own.metadata["name"] or own.name
+def _setting_name(option: Field[Any]) -> str:
+    return option.metadata["name"] or option.name
 
 
-def _read(own: Field[Any], values: Mapping[str, Any], in_sweep: bool) -> Any:
+def _read(option: Field[Any], values: Mapping[str, Any], in_sweep: bool) -> Any:
     value: Any = values
-    for key in _name(own).split("."):
+    for key in _setting_name(option).split("."):
         value = value[key]
-    read = own.metadata["read"]
+    read = option.metadata["read"]
     return value if read is None else read(value, in_sweep)
 
 
@@ -251,7 +253,7 @@ def without(section: Mapping[str, Any], *keys: str) -> dict[str, Any]:
 
 
 def validate(spec: RunSpec) -> RunSpec:
-    """Return the spec, or raise.
+    """Check the numbers of a run's settings; returns the same settings.
 
     Raises:
         ConfigError: a number is of the wrong type or out of its range.
@@ -266,10 +268,11 @@ def validate(spec: RunSpec) -> RunSpec:
 
 
 def check_switch(name: str, optimizer: Mapping[str, Any]) -> None:
-    """Raise ConfigError unless an optimizer's ``switch_epoch`` is a count, or auto together with ``auto_switch``.
+    """Raise ConfigError unless ``switch_epoch`` is a whole number, null, or auto for an optimizer with ``auto_switch``.
 
     Args:
         name: of the section, for messages.
+        optimizer: the optimizer's settings.
     """
     plan, epoch = optimizer.get("auto_switch"), optimizer.get("switch_epoch")
     AUTO_SWITCH(f"{name}.auto_switch", plan)
@@ -280,8 +283,8 @@ def check_switch(name: str, optimizer: Mapping[str, Any]) -> None:
         )
     if plan is None and epoch == AUTO:
         raise ConfigError(
-            "switch_epoch=auto is for one whose auto_switch says when to measure: use optimizer=tmsgd_auto, or "
-            "set switch_epoch to a whole number >= 0."
+            "switch_epoch=auto needs an optimizer with auto_switch: use optimizer=tmsgd_auto, or set switch_epoch to a "
+            "whole number >= 0."
         )
     if plan is None and epoch is not None:
         SWITCH_EPOCH("switch_epoch", epoch)

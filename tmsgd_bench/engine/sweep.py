@@ -1,6 +1,7 @@
-"""What a sweep leaves behind: a line for each job, and a summary at its end.
+"""The outcome of each run of a sweep, and the summary at the sweep's end.
 
-Jobs may run in other processes, so each writes its outcome to a file of its own, which the main process reads.
+Hydra starts each run as a job, maybe in another process or on another machine. Every job writes its outcome to its own
+file in the sweep's folder, and the main process reads these files.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,36 +23,38 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from tmsgd_bench import files, interrupt
 from tmsgd_bench.engine import command_line, plan, progress, workers
+from tmsgd_bench.engine.outcome import Outcome
 from tmsgd_bench.errors import BenchError, ConfigError, StoreError
 from tmsgd_bench.results.status import OF_JOBS, Status
 
 START = "start.json"
 STOP = "stop"
-SWEEPS = ".sweeps"  # in the results' root, by conf/config.yaml
+SWEEPS = ".sweeps"
+"""The folder of all sweeps in ``results.root``, as conf/config.yaml names it."""
 ABANDONED_SECONDS = 60.0
-"""A temporary file older than this is not being written any more."""
+"""No process still writes a temporary file that is older than this."""
 
 
 OmegaConf.register_new_resolver("expanduser", os.path.expanduser, replace=True)
-SHARES = (0, 1 / 24, 5 / 24, 10 / 24, 15 / 24, 20 / 24)
+SWITCH_SHARES = (0, 1 / 24, 5 / 24, 10 / 24, 15 / 24, 20 / 24)
 """Switch epochs of experiment=switch as shares of a run: 0, 5, 25, 50, 75 and 100 of 120 epochs."""
 
 
 def switch_study(epochs: int) -> str:
-    """The switch epochs of a study, as a sweep takes them.
+    """The switch epochs of experiment=switch, separated by commas as in a sweep.
 
     Example:
         >>> switch_study(120), switch_study(20)
         ('0,5,25,50,75,100', '0,1,4,8,12,17')
     """
-    return ",".join(map(str, sorted({round(share * epochs) for share in SHARES})))
+    return ",".join(map(str, sorted({round(share * epochs) for share in SWITCH_SHARES})))
 
 
 OmegaConf.register_new_resolver("switch_study", switch_study, replace=True)
 
 
 class SweepCallback(Callback):
-    """Remembers in the main process where the sweep that it starts keeps its jobs' outcomes."""
+    """Starts a sweep in the main process: prints its plan if asked for, and makes its folder."""
 
     folder: Path | None = None
 
@@ -58,33 +62,33 @@ class SweepCallback(Callback):
         try:
             plan.check_root(config)
             folder = _folder(config)
-            planned = plan.wanted(config)
-            jobs, wrong = plan.of_sweep(config)
+            plan_only = plan.wanted(config)
+            runs, errors = plan.of_sweep(config)
         except Exception as error:  # Hydra would make a warning of it
             raise plan.PlanShown(error) from error
         type(self).folder = folder
-        # Every job is handed it, on whatever machine it runs: its own sweep.dir would have another time, and another
-        # place if results.root is one of the things that are swept.
+        # Every job is told the folder. Its own sweep.dir would contain another time, and another place if results.root
+        # is swept.
         with open_dict(config.hydra.overrides):
             config.hydra.overrides.hydra.append(command_line.override("hydra.sweep.dir", str(folder)))
-        if planned and wrong:
-            raise plan.PlanShown(wrong[0])
-        if planned:
-            print(plan.describe(jobs))
+        if plan_only and errors:
+            raise plan.PlanShown(errors[0])
+        if plan_only:
+            print(plan.describe(runs))
             raise plan.PlanShown
         try:
             workers.prepare(config)
-            plan.register(jobs)
+            plan.register(runs)
             _begin(folder, config)
-        except (BenchError, OSError) as error:  # the store cannot be written: no job could leave a result
+        except (BenchError, OSError) as error:  # the store cannot be written: no run could leave a result
             raise plan.PlanShown(error) from error
 
 
 def _folder(config: Any) -> Path:
-    """Where the sweep keeps its jobs' outcomes.
+    """The sweep's folder.
 
     Raises:
-        ConfigError: a setting cannot hold the name.
+        ConfigError: its name contains ``${``, which a setting cannot hold.
     """
     folder = Path(config.hydra.sweep.dir).absolute()
     if "${" in str(folder):
@@ -96,7 +100,7 @@ def _folder(config: Any) -> Path:
 
 
 def in_sweep() -> bool:
-    """Whether this process runs a job of a sweep."""
+    """Whether this process trains a run of a sweep."""
     return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
@@ -115,7 +119,7 @@ def _stop_workers(folder: Path) -> None:
     """Ask the workers to stop, and wait until each has left a checkpoint or is gone."""
     try:
         (folder / STOP).touch()
-    except OSError:  # a full disk: they will notice that this process has ended
+    except OSError:  # a full disk: the workers will notice that this process has ended
         return
     running = [path for path in folder.glob("job-*.json") if _runs(path)]
     end = time.monotonic() + workers.END_SECONDS
@@ -132,7 +136,7 @@ def _runs(path: Path) -> bool:
 def _tidy(folder: Path) -> None:
     """Delete what killed processes of earlier sweeps did not finish writing."""
     root = folder.parent.parent
-    if root.name != SWEEPS:  # the user's own hydra.sweep.dir
+    if root.name != SWEEPS:  # hydra.sweep.dir was chosen by the user
         return
     now = (folder / START).stat().st_mtime  # by the clock of the file system
     for path in root.glob("*/*/.*.json.*.*.tmp"):
@@ -143,32 +147,36 @@ def _tidy(folder: Path) -> None:
 
 
 def record_waiting(number: int, overrides: Sequence[str]) -> None:
-    """Write, in the main process, that a job is about to be handed to a launcher; one that never starts leaves this."""
+    """Write that a job has not started, before a launcher starts it: the main process calls this.
+
+    A job that starts overwrites the file.
+    """
     assert SweepCallback.folder is not None
     note = "it was not started; the same command starts it"
-    _put(SweepCallback.folder, number, overrides, {"status": Status.UNFINISHED, "note": note})
+    _write(SweepCallback.folder, number, overrides, Outcome("", Status.UNFINISHED, note))
 
 
 def skip_finished(number: int, config: DictConfig) -> bool:
-    """Whether a job has its result already and nothing else to do; then its outcome is recorded."""
+    """Whether a job has nothing to do because its run has its result; if so, write that outcome."""
     try:
-        job = plan.of_config(config, in_sweep=True)
-    except Exception:  # the job itself will say what is wrong
+        run = plan.of_config(config, in_sweep=True)
+    except Exception:  # the job will say what is wrong
         return False
-    result = job.folder.finished()
-    if result is None or job.options.force or job.options.sharpness:
+    result = run.folder.finished()
+    if result is None or run.options.force or run.options.sharpness:
         return False
-    note = f"already {result['status']}: {result['note']}"
-    values = {"status": Status.SKIPPED, "run_id": job.spec.run_id, "note": note}
-    _put(Path(config.hydra.sweep.dir), number, config.hydra.overrides.task, values)
+    outcome = Outcome.skipped(run.spec.run_id, result)
+    _write(Path(config.hydra.sweep.dir), number, config.hydra.overrides.task, outcome)
     return True
 
 
 def record_start() -> None:
-    """Write that this job began, which is what a killed job leaves behind, and go where its sweep was started.
+    """Write that this job has started, and change to the folder in which its sweep was started.
+
+    A job that is killed leaves this behind.
 
     Raises:
-        StoreError: that folder cannot be entered here.
+        StoreError: that folder cannot be entered on this machine.
         Interrupted: the sweep is to stop.
     """
     progress.protect_streams()
@@ -178,33 +186,29 @@ def record_start() -> None:
         workers.belong_to(start["parent"], folder / STOP)
     interrupt.stop_if_asked()
     note = "its process ended without an outcome; the same command goes on with it"
-    _write({"status": Status.UNFINISHED, "note": note, "pid": os.getpid()})
+    record(Outcome("", Status.UNFINISHED, note), pid=os.getpid())
     if start:
         workers.enter(start["cwd"])
 
 
-def end_job() -> None:
-    """Write that this job was interrupted; a worker does not return."""
-    with suppress(StoreError):  # on a full disk it stays with what a killed job leaves
-        record(Status.UNFINISHED, "", "it was interrupted; the same command goes on with it")
+def record_interruption() -> None:
+    """Write that this job was interrupted; in a worker process this does not return."""
+    with suppress(StoreError):  # on a full disk, the file of record_start() stays
+        record(Outcome("", Status.UNFINISHED, "it was interrupted; the same command goes on with it"))
     start = files.read_json(Path(HydraConfig.get().sweep.dir) / START) or {}
     if start.get("parent", os.getpid()) != os.getpid():
         workers.await_end()
 
 
-def record(status: Status, run_id: str, note: str, saved: int = 0) -> None:
-    """Write the outcome of this job into its sweep's folder; ``saved`` counts epochs that other runs trained for it."""
-    _write({"status": status, "run_id": run_id, "note": note, "saved_epochs": saved})
-
-
-def _write(values: dict[str, Any]) -> None:
+def record(outcome: Outcome, **more: Any) -> None:
+    """Write the outcome of this job, and more plain values, into its sweep's folder."""
     config = HydraConfig.get()
-    _put(Path(config.sweep.dir), config.job.num, config.overrides.task, values)
+    _write(Path(config.sweep.dir), config.job.num, config.overrides.task, outcome, **more)
 
 
-def _put(folder: Path, number: int, overrides: Sequence[str], values: dict[str, Any]) -> None:
+def _write(folder: Path, number: int, overrides: Sequence[str], outcome: Outcome, **more: Any) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    files.write_json(_path(folder, number), {"overrides": list(overrides), **values})
+    files.write_json(_path(folder, number), {"overrides": list(overrides), **asdict(outcome), **more})
 
 
 def _path(folder: Path, number: int) -> Path:
@@ -212,26 +216,26 @@ def _path(folder: Path, number: int) -> Path:
 
 
 def line(number: int) -> str:
-    """What the main process says of a job whose own output is elsewhere."""
-    job = files.read_json(_path(SweepCallback.folder, number)) if SweepCallback.folder else None
-    return _line(job) if job else f"job {number} left no outcome"
+    """The outcome of a job in one line, for the log of the main process."""
+    outcome = files.read_json(_path(SweepCallback.folder, number)) if SweepCallback.folder else None
+    return _line(outcome) if outcome else f"run {number} of the sweep left no outcome"
 
 
-def _line(job: dict[str, Any]) -> str:
-    name = job.get("run_id") or " ".join(job["overrides"]) or "the run"
-    return f"{job['status']}: {name}: {job['note']}"
+def _line(outcome: dict[str, Any]) -> str:
+    name = outcome.get("run_id") or " ".join(outcome["overrides"]) or "the run"
+    return f"{outcome['status']}: {name}: {outcome['note']}"
 
 
 def summarise(folder: Path) -> tuple[str, bool]:
-    """The summary of a sweep, and whether every job that ran has its result."""
-    jobs = [job for path in sorted(folder.glob("job-*.json")) if (job := files.read_json(path))]
-    counts = Counter(job["status"] for job in jobs)
+    """The summary of a sweep, and whether every run has its result."""
+    outcomes = [outcome for path in sorted(folder.glob("job-*.json")) if (outcome := files.read_json(path))]
+    counts = Counter(outcome["status"] for outcome in outcomes)
     total = ", ".join(f"{counts[status]} {status}" for status in OF_JOBS if counts[status])
-    lines = [f"sweep: {total or 'no job left an outcome'}"]
-    if saved := sum(job.get("saved_epochs", 0) for job in jobs):
-        lines.append(f"  {saved} epochs saved: runs that are the same until they switch shared them")
-    for job in jobs:
-        if job["status"] not in (Status.DONE, Status.SKIPPED):
-            lines.append(f"  {_line(job)}")
-    complete = bool(jobs) and not (counts[Status.FAILED] or counts[Status.UNFINISHED] or counts[Status.BUSY])
+    lines = [f"sweep: {total or 'no run left an outcome'}"]
+    if saved := sum(outcome.get("saved", 0) for outcome in outcomes):
+        lines.append(f"  {saved} epochs saved: runs share the epochs before their switches")
+    for outcome in outcomes:
+        if outcome["status"] not in (Status.DONE, Status.SKIPPED):
+            lines.append(f"  {_line(outcome)}")
+    complete = bool(outcomes) and not (counts[Status.FAILED] or counts[Status.UNFINISHED] or counts[Status.BUSY])
     return "\n".join(lines), complete

@@ -1,4 +1,4 @@
-"""The data that a task is to work on: which data set, where it is, and how far its files are trusted."""
+"""The data of a task: which data set, where it is, and whether its files are verified."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class TaskData:
         kind: "real" or "synthetic".
         root: the folder of all data sets; None for the usual one.
         verify: whether real files must be the published ones.
-        needs_test: whether the files that serve testing alone are needed. Of unverified data whatever is there makes
-            up the contents.
+        needs_test: whether files that only the test split uses are needed. Without ``verify`` this has no effect: the
+            fingerprint is then of all files that are there.
     """
 
     name: str
@@ -41,13 +41,13 @@ class TaskData:
 
     @property
     def dataset(self) -> Dataset | Combined:
-        """The entry of the catalog, without what is not needed.
+        """The entry of the catalog, without the files that are not needed.
 
         Raises:
             ConfigError: there is none of that name.
         """
-        chosen = find_all(self.name)
-        return chosen if self.needs_test or not self.verify else chosen.without_test()
+        dataset = find_all(self.name)
+        return dataset if self.needs_test or not self.verify else dataset.without_test()
 
     @property
     def folder(self) -> Path:
@@ -55,11 +55,11 @@ class TaskData:
         return self.dataset.folder(data_root(self.root), self.kind)
 
     def fingerprint(self) -> str:
-        """What identifies the contents; see :meth:`Dataset.fingerprint`."""
+        """The data set's fingerprint; see :meth:`Dataset.fingerprint`."""
         return self.dataset.fingerprint(self.folder, self.kind, self.verify)
 
     def ready(self) -> Path:
-        """The folder, its files verified or written, unless verification is off.
+        """Verify, download or write the files; returns their folder. Without ``verify``, real files are not checked.
 
         Raises:
             DataError: the data set is missing, damaged, or cannot be downloaded.
@@ -70,12 +70,12 @@ class TaskData:
         return self.dataset.prepare(data_root(self.root), self.kind, log.info)
 
     def settings(self, folder: Path, fingerprint: str, device: torch.device) -> TaskSettings:
-        """What a task is told: about the data all; for the rest one example at a time, seed 0 and no options.
+        """Settings of a task with these data, batch size 1, seed 0 and a model without options.
 
         Args:
             folder: of the files, as :meth:`ready` returns it.
-            fingerprint: of the contents, as :meth:`fingerprint` returns it.
-            device: where modules and data are to live.
+            fingerprint: as :meth:`fingerprint` returns it.
+            device: for modules and data.
         """
         from tmsgd_bench.task import TaskSettings
 
@@ -92,31 +92,31 @@ class TaskData:
 
 
 def chosen(values: dict[str, Any]) -> TaskData:
-    """The data that the run needs.
+    """The data that a run needs.
 
-    ``data.name`` or ``data.years`` choose one of the task's ``datasets``. The files for testing may be missing if the
-    task's options are those of its ``without_test``.
+    ``data.name`` or ``data.years`` choose one of the task's ``datasets``. The test split's files are not needed if the
+    task's options have the values in its ``without_test``.
 
     Raises:
         ConfigError: the task has no such data set.
     """
     task, data = values["task"], values["data"]
-    spared = task.get("without_test")
-    needs_test = not spared or any(task[key] != value for key, value in spared.items())
+    without_test = task.get("without_test")
+    needs_test = not without_test or any(task[key] != value for key, value in without_test.items())
     return TaskData(_chosen_dataset(values), data["kind"], data["root"], data["verify"], needs_test)
 
 
 def _chosen_dataset(values: dict[str, Any]) -> str:
-    """The name of the task's data set, or of the one of those it can use that is asked for."""
-    own, chosen = values["task"]["dataset"], values["data"]["name"]
-    usable = values["task"].get("datasets", [own])
+    """The name of the data set that is asked for, or of the task's default."""
+    default, chosen = values["task"]["dataset"], values["data"]["name"]
+    usable = values["task"].get("datasets", [default])
     of_years = {str(key): name for key, name in usable.items()} if isinstance(usable, Mapping) else {}
     if (years := values["data"]["years"]) is not None:
         return _of_years(years, chosen, of_years)
     names = list(of_years.values()) or usable
     if chosen is not None and chosen not in names:
         raise ConfigError(f"data.name must be one of {', '.join(names)} for this task, not {chosen!r}.")
-    return own if chosen is None else chosen
+    return default if chosen is None else chosen
 
 
 def _of_years(years: Any, chosen: str | None, of_years: Mapping[str, str]) -> str:

@@ -1,7 +1,7 @@
-"""Live trackers: watch a run from elsewhere while it trains. Off by default; the record is the results store.
+"""Live trackers, to watch a run from elsewhere while it trains. By default there is none.
 
-A tracker is told what the store will hold. It cannot change a run: if it fails, it is left alone with one warning, and
-training goes on. A tracker of your own is a class with the three methods of :class:`Tracker`, named in a YAML in
+A tracker gets what the store will contain. It cannot change a run: if it fails, one warning is logged, and training
+goes on without it. To add a tracker, write a class with the three methods of :class:`Tracker` and name it in a YAML in
 conf/tracker.
 """
 
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tmsgd_bench.engine.observers import Observer
+from tmsgd_bench.engine.spec import without
 from tmsgd_bench.errors import ConfigError
 from tmsgd_bench.results.status import Status
 
@@ -28,16 +29,16 @@ Row = Mapping[str, float]
 
 
 class Tracker(Protocol):
-    """What a tracker is told."""
+    """The methods of a tracker."""
 
     def start(self, run_id: str, settings: Mapping[str, Any], resumed_at: int) -> None:
-        """A run begins, or goes on after ``resumed_at`` epochs. Settings are nested plain values."""
+        """A run starts, or goes on after ``resumed_at`` epochs. Settings are nested plain values."""
 
     def epoch(self, epoch: int, row: Row) -> None:
-        """A finished epoch, in order, also one that was taken from a shared trunk: losses, metrics and clocks."""
+        """An epoch is finished; the row has its losses, metrics and clocks. Called in order, for shared epochs too."""
 
     def end(self, status: str, final: Row) -> None:
-        """The run is over: "done", "diverged", "failed" or "interrupted"; its metrics by name, where there are any."""
+        """The run is "done", "diverged", "failed" or "interrupted"; ``final`` has its metrics by name, if any."""
 
 
 class TensorBoard:
@@ -53,7 +54,7 @@ class TensorBoard:
         self.folder, self.writer_class = Path(folder).expanduser(), SummaryWriter
 
     def start(self, run_id: str, settings: Mapping[str, Any], resumed_at: int) -> None:
-        # What a killed process wrote after its last checkpoint is trained again, and shown once.
+        # Epochs after the last checkpoint of a killed process are trained again; purge_step deletes their first rows.
         self.writer = self.writer_class(str(self.folder / run_id), purge_step=resumed_at)
         self.writer.add_text("settings", "".join(f"    {key}: {value}\n" for key, value in flat(settings).items()))
 
@@ -72,10 +73,10 @@ class MLflow:
 
     Args:
         uri: of the tracking server or its folder; None for MLflow's own default.
-        experiment: made if it is not there.
+        experiment: its name; it is made if it does not exist.
     """
 
-    LENGTH = 500  # of a parameter's value; servers differ in what they take
+    LONGEST_VALUE = 500  # characters of a parameter's value; servers differ in how many they accept
 
     def __init__(self, uri: str | None, experiment: str) -> None:
         from mlflow import MlflowClient
@@ -84,13 +85,13 @@ class MLflow:
         self.experiment = experiment
 
     def start(self, run_id: str, settings: Mapping[str, Any], resumed_at: int) -> None:
-        known = self.client.get_experiment_by_name(self.experiment)
-        where = known.experiment_id if known else self.client.create_experiment(self.experiment)
-        begun = self.client.search_runs([where], f"tags.tmsgd_run = '{run_id}'") if resumed_at else []
-        run = begun[0] if begun else self.client.create_run(where, tags={"tmsgd_run": run_id}, run_name=run_id)
+        existing = self.client.get_experiment_by_name(self.experiment)
+        experiment = existing.experiment_id if existing else self.client.create_experiment(self.experiment)
+        earlier = self.client.search_runs([experiment], f"tags.tmsgd_run = '{run_id}'") if resumed_at else []
+        run = earlier[0] if earlier else self.client.create_run(experiment, tags={"tmsgd_run": run_id}, run_name=run_id)
         self.run = run.info.run_id
-        for key, value in {} if begun else flat(settings).items():
-            self.client.log_param(self.run, key, str(value)[: self.LENGTH])
+        for key, value in {} if earlier else flat(settings).items():
+            self.client.log_param(self.run, key, str(value)[: self.LONGEST_VALUE])
 
     def epoch(self, epoch: int, row: Row) -> None:
         for name, value in row.items():
@@ -105,9 +106,9 @@ class WandB:
     """A Weights & Biases run; the same run when it is resumed.
 
     Args:
-        project: made if it is not there.
+        project: its name; it is made if it does not exist.
         mode: "online", "offline" or "disabled".
-        folder: where its files go.
+        folder: for its files.
     """
 
     def __init__(self, project: str, mode: str, folder: str) -> None:
@@ -138,8 +139,8 @@ class WandB:
 
 
 MLFLOW_STATUS: dict[str, str] = {Status.FAILED: "FAILED", Status.INTERRUPTED: "KILLED"}
-PACKAGES = {"tensorboard": "tensorboard", "mlflow": "mlflow", "wandb": "wandb"}
-"""The extra of each package."""
+EXTRAS = ("tensorboard", "mlflow", "wandb")
+"""Packages that are installed by the project's extra of the same name."""
 
 
 def build(options: Mapping[str, Any] | None) -> Tracker | None:
@@ -153,53 +154,53 @@ def build(options: Mapping[str, Any] | None) -> Tracker | None:
     target = options["_target_"]
     try:
         kind = pkgutil.resolve_name(target)
-        tracker: Tracker = kind(**{key: value for key, value in options.items() if key != "_target_"})
+        tracker: Tracker = kind(**without(options, "_target_"))
     except ModuleNotFoundError as error:
-        extra = PACKAGES.get((error.name or "").split(".")[0])
-        how = f"pip install -e '.[{extra}]'" if extra else "install it, or correct _target_"
-        raise ConfigError(f"the tracker {target} needs the package {error.name}: {how}, or tracker=none.") from error
+        package = (error.name or "").split(".")[0]
+        remedy = f"pip install -e '.[{package}]'" if package in EXTRAS else "install it, or correct _target_"
+        raise ConfigError(f"the tracker {target} needs the package {error.name}: {remedy}, or tracker=none.") from error
     except Exception as error:  # a tracker's constructor may raise anything
         reason = " ".join(str(error).split())
         raise ConfigError(f"the tracker {target} cannot be made ({reason}): correct it, or tracker=none.") from error
     return tracker
 
 
-class Watched(Observer):
-    """Tells a tracker about a run; a failure of the tracker ends it, and nothing else.
+class TrackerObserver(Observer):
+    """Calls a tracker; if the tracker fails, it is not called again, and the run goes on.
 
     Args:
-        tracker: None to tell nobody.
+        tracker: None for none.
     """
 
     def __init__(self, tracker: Tracker | None) -> None:
         self.tracker = tracker
-        self.told = 0
+        self.reported = 0  # epochs that the tracker knows of
 
     def start(self, trainer: Trainer) -> None:
-        self.told = trainer.epoch
+        self.reported = trainer.epoch
         settings = asdict(trainer.spec)
-        self._tell(lambda tracker: tracker.start(trainer.spec.run_id, settings, self.told))
+        self._call(lambda tracker: tracker.start(trainer.spec.run_id, settings, self.reported))
 
     def epoch(self, trainer: Trainer, row: Row) -> None:
-        """Tell every finished epoch that has not been told yet, also those that came from a shared trunk."""
-        for known in trainer.history[self.told :]:
-            values = {name: value for name, value in known.items() if name != "epoch"}
-            self._tell(lambda tracker, epoch=int(known["epoch"]), values=values: tracker.epoch(epoch, values))
-        self.told = trainer.epoch
+        """Report every finished epoch that the tracker does not know of, those from a shared trunk too."""
+        for past in trainer.history[self.reported :]:
+            values = {name: value for name, value in past.items() if name != "epoch"}
+            self._call(lambda tracker, epoch=int(past["epoch"]), values=values: tracker.epoch(epoch, values))
+        self.reported = trainer.epoch
 
     def end(self, trainer: Trainer, error: BaseException | None) -> None:
         if error is None:
-            self.epoch(trainer, {})  # all of it may have come from a trunk
+            self.epoch(trainer, {})  # if all epochs are from a trunk, none has been reported yet
         status, final = _status(trainer, error), {} if error else _last_metrics(trainer)
         values = {name: value for name, value in final.items() if math.isfinite(value)}
-        self._tell(lambda tracker: tracker.end(str(status), values))  # a plain word: it may be sent anywhere
+        self._call(lambda tracker: tracker.end(str(status), values))  # a plain str, which every tracker can send
 
-    def _tell(self, action: Callable[..., None]) -> None:
+    def _call(self, action: Callable[..., None]) -> None:
         if self.tracker is None:
             return
         try:
             action(self.tracker)
-        except Exception as error:  # whatever a tracker raises must not cost a run
+        except Exception as error:  # no error of a tracker may cost a run
             log.warning("the tracker failed (%s: %s); training goes on without it", type(error).__name__, error)
             self.tracker = None
 
@@ -222,7 +223,7 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         >>> flat({"seed": 0, "optimizer": {"name": "sgd", "lr": 0.1}})
         {'seed': 0, 'optimizer.name': 'sgd', 'optimizer.lr': 0.1}
     """
-    found: dict[str, Any] = {}
+    entries: dict[str, Any] = {}
     for key, value in values.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return found
+        entries |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return entries

@@ -1,4 +1,4 @@
-"""What the processes of a sweep need on whatever machine they run: our modules, their threads, their folder."""
+"""The worker processes of a sweep: their modules, threads and folder, and how they end with the sweep."""
 
 from __future__ import annotations
 
@@ -17,48 +17,48 @@ from tmsgd_bench.errors import ConfigError, StoreError
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 LOCAL = ("Cores", "JoblibLauncher", "SlurmLocal", "LocalLauncher")
-"""Launchers whose processes work for the sweep's own alone, on its machine."""
+"""Launchers whose worker processes are on the sweep's machine and are to end with it."""
 POLL_SECONDS = 0.5
 END_SECONDS = interrupt.GRACE_SECONDS + 10
-"""A worker has so long after the signal, or after its sweep's end, to leave a checkpoint."""
+"""After a signal, or after the end of its sweep, a worker has so long to write a checkpoint."""
 
 
 def cores() -> int:
     """The CPU cores that this process may use."""
     try:
-        from joblib import cpu_count  # knows a container's limits
+        from joblib import cpu_count  # respects a container's limits
     except ImportError:
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return int(cpu_count())
 
 
 def jobs_at_once(threads: object) -> int:
-    """How many jobs the cores take with so many threads each; one if a job wants more than there are."""
-    known = isinstance(threads, int) and threads > 0  # a wrong value is refused by the job itself
-    return max(1, cores() // (int(str(threads)) if known else 1))
+    """How many runs with so many threads each fit on the cores; at least one."""
+    valid = isinstance(threads, int) and threads > 0  # the run itself refuses a wrong value
+    return max(1, cores() // (int(str(threads)) if valid else 1))
 
 
 OmegaConf.register_new_resolver("jobs_at_once", jobs_at_once, replace=True)
 
 
 def prepare(config: DictConfig) -> None:
-    """Hand to the processes that are started from here on what they cannot know: the checkout and their threads.
+    """Set the environment variables that tell worker processes where the checkout is and how many threads they have.
 
     Args:
-        config: of the sweep, Hydra's own part with it.
+        config: of the sweep, with Hydra's own section.
 
     Raises:
-        ConfigError: the launcher could never start a job.
+        ConfigError: with these settings the launcher could never start a run.
     """
     if str(config.hydra.launcher.get("_target_")).endswith("BasicLauncher"):
-        return  # its jobs run in this process
+        return  # it trains in this process
     _check_ray(config)
     if config.hydra.launcher.get("n_jobs") == 0:
         raise ConfigError("hydra.launcher.n_jobs must be how many runs to train at a time, or -1 for all cores, not 0.")
     conf = next(source.path for source in config.hydra.runtime.config_sources if source.provider == "main")
     paths = [str(Path(conf).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     os.environ["PYTHONPATH"] = os.pathsep.join(paths)
-    # The pool of killed workers leaves semaphores to Python's own watch, which tidies them up and talks about it.
+    # After workers are killed, Python's resource tracker deletes their semaphores, and would warn about it.
     quiet = [os.environ.get("PYTHONWARNINGS"), "ignore:resource_tracker"]
     os.environ["PYTHONWARNINGS"] = ",".join(filter(None, quiet))
     if config.threads is not None:
@@ -66,7 +66,7 @@ def prepare(config: DictConfig) -> None:
 
 
 def _check_ray(config: DictConfig) -> None:
-    """Refuse what Ray would wait for forever."""
+    """Refuse settings with which Ray would wait forever."""
     ray = config.hydra.launcher.get("ray")
     if ray is None:
         return
@@ -75,13 +75,15 @@ def _check_ray(config: DictConfig) -> None:
             "device=cuda, but no run is given a GPU: choose each run's share with "
             "hydra.launcher.ray.remote.num_gpus=0.25, say, for four on one."
         )
-    wanted, there = ray.remote.get("num_cpus") or 1, ray.init.get("num_cpus") or cores()
-    if ray.init.get("address") == "local" and wanted > there:
-        raise ConfigError(f"a run wants {wanted} cores of Ray, which has {there}: choose fewer with threads=1, say.")
+    needed, available = ray.remote.get("num_cpus") or 1, ray.init.get("num_cpus") or cores()
+    if ray.init.get("address") == "local" and needed > available:
+        raise ConfigError(
+            f"a run wants {needed} cores of Ray, which has {available}: choose fewer with threads=1, say."
+        )
 
 
 def are_local(config: DictConfig) -> bool:
-    """Whether a sweep's jobs run in processes on this machine that are to end with the sweep's own."""
+    """Whether a sweep's workers are processes of this machine that are to end with its main process."""
     launcher = config.hydra.launcher
     ray = launcher.get("ray")
     return str(launcher.get("_target_")).rpartition(".")[2] in LOCAL or (
@@ -90,9 +92,9 @@ def are_local(config: DictConfig) -> bool:
 
 
 def belong_to(parent: int, stop: Path) -> None:
-    """Let this process end with its sweep's: soon after that is gone, or after the file ``stop`` has appeared.
+    """Let this worker end when the sweep's main process ``parent`` has ended, or when the file ``stop`` appears.
 
-    It stops like a run that is interrupted, and is killed if that takes longer than ``END_SECONDS``.
+    It stops as after a signal, and is killed if that takes longer than ``END_SECONDS``.
     """
     name = f"belongs to {parent}"
     if parent == os.getpid() or any(thread.name == name for thread in threading.enumerate()):
@@ -110,7 +112,7 @@ def _watch(parent: int, stop: Path) -> None:
     end = time.monotonic() + END_SECONDS
     while time.monotonic() < end and not _through.wait(POLL_SECONDS):
         pass
-    time.sleep(4 * POLL_SECONDS)  # where all processes got the signal, the sweep's own may still be on its way
+    time.sleep(4 * POLL_SECONDS)  # if all processes got the signal, the main process may not have made the file yet
     while time.monotonic() < end and stop.exists() and is_alive(parent):
         time.sleep(POLL_SECONDS)
     os.kill(os.getpid(), signal.SIGKILL)
@@ -120,14 +122,14 @@ _through = threading.Event()
 
 
 def await_end() -> None:
-    """An interrupted worker has nothing left to do. Were it to end by itself, joblib would kill the others at once."""
+    """Wait to be killed. If an interrupted worker ended by itself, joblib would kill the other workers at once."""
     _through.set()
     while True:
         time.sleep(POLL_SECONDS)
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process of this machine runs; one that has ended and waits to be noticed does not."""
+    """Whether a process of this machine runs; a zombie does not."""
     try:
         os.kill(pid, 0)
     except OSError:
@@ -142,7 +144,7 @@ def is_alive(pid: int) -> bool:
 
 
 def enter(folder: str) -> None:
-    """Go to the folder in which the sweep was started: relative paths in the settings begin there.
+    """Change to the folder in which the sweep was started: relative paths in the settings start there.
 
     Raises:
         StoreError: it cannot be entered on this machine.

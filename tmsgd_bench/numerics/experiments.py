@@ -1,4 +1,6 @@
-"""The measurements: each runs the optimizer, in float64 with analytic gradients, and returns tidy tables.
+"""The experiments: each runs the optimizer, in float64 with analytic gradients, and returns tidy tables.
+
+The column ``rule`` has the name of a method in :data:`METHODS`.
 
 Everything is deterministic; noise is seeded.
 """
@@ -19,14 +21,15 @@ from tmsgd_bench.optim import SCHEMES, TMSGD, MultistepScheme
 
 Tables = dict[str, pd.DataFrame]
 
-RULES: dict[str, MultistepScheme] = {
+METHODS: dict[str, MultistepScheme] = {
     **SCHEMES,
     "c=1/3": MultistepScheme.family(1 / 3),  # the member with the widest stability interval, that of Euler
     "c=1/8": MultistepScheme.family(1 / 8),
 }
-"""The rules of all experiments: the named ones (c = 1/2 and 3/8 of the family) and two more of the family."""
+"""The methods of all experiments: the named ones (c = 1/2 and 3/8 of the family) and two more of the family."""
 
 FITTED = 4
+"""How many of the smallest step sizes an order is fitted to."""
 SEED = 0
 
 
@@ -64,12 +67,12 @@ def order(flows: tuple[Flow, ...] = FLOWS) -> Tables:
 
     Returns:
         ``order``: problem, rule, steps, tau, error (largest component of x − reference); ``order_fitted``:
-        problem, rule, expected (order of the rule), fitted (see :func:`fit_orders`).
+        problem, rule, expected (order of the method), fitted (see :func:`fit_orders`).
     """
     rows = []
     for flow in flows:
         reference = flow.reference()
-        for name, scheme in RULES.items():
+        for name, scheme in METHODS.items():
             rows += [
                 (flow.name, name, steps, flow.end / steps, end_error(flow, scheme, steps, reference))
                 for steps in flow.steps
@@ -79,23 +82,23 @@ def order(flows: tuple[Flow, ...] = FLOWS) -> Tables:
 
 
 def end_error(flow: Flow, scheme: MultistepScheme, steps: int, reference: np.ndarray) -> float:
-    """Largest component of x − reference after ``steps`` steps to the end time; inf if the rule overflows."""
+    """Largest component of x − reference after ``steps`` steps to the end time; inf if x overflows."""
     start = torch.tensor(flow.start, dtype=torch.float64)
     state = last(descend(start, flow.gradient, flow.end / steps, steps, scheme=scheme)).numpy()
     return float(np.abs(state - reference).max()) if np.isfinite(state).all() else math.inf
 
 
 def fit_orders(errors: pd.DataFrame) -> pd.DataFrame:
-    """Least-squares slope of log error against log τ over the four smallest step sizes of each problem and rule.
+    """Least-squares slope of log error against log τ over the four smallest step sizes of each problem and method.
 
-    Those are stable for every rule, and far from rounding. Coarser steps belong to the asymptotic range only on the
-    smooth problems.
+    With these step sizes every method is stable, and its error is well above rounding. Larger steps are in the
+    asymptotic range only on the smooth problems.
     """
     rows = []
     for (problem, name), group in errors.groupby(["problem", "rule"], sort=False):
         finest = group.nsmallest(FITTED, "tau")
         slope = float(np.polyfit(np.log(finest["tau"]), np.log(finest["error"]), 1)[0])
-        rows.append((problem, name, RULES[str(name)].order, slope))
+        rows.append((problem, name, METHODS[str(name)].order, slope))
     return pd.DataFrame(rows, columns=["problem", "rule", "expected", "fitted"])
 
 
@@ -107,12 +110,12 @@ def regions(angles: int = 720, momenta: tuple[float, ...] = (0.0, 0.9)) -> Table
 
     Returns:
         ``regions``: rule, momentum, theta (radians), re, im (of h), boundary (no root lies outside the unit circle
-        there; the rest of the locus runs where the rule is unstable already).
+        there; the rest of the locus lies in the unstable region).
     """
     theta = np.linspace(0.0, 2.0 * np.pi, angles + 1)
     frames = []
     for momentum in momenta:
-        for name, scheme in RULES.items():
+        for name, scheme in METHODS.items():
             steps = scheme.stability_boundary(theta, momentum)
             largest = np.array([max(map(abs, scheme.roots(step, momentum))) for step in steps])
             values = {"rule": name, "momentum": momentum, "theta": theta, "re": steps.real, "im": steps.imag}
@@ -127,17 +130,17 @@ STARTS: dict[str, Callable[[Descent], dict[str, Any]]] = {
     "SGD": lambda problem: {"scheme": "euler"},
     "TM-SGD from the start": lambda problem: {"scheme": "taylor3"},
     "TM-SGD after the switch": lambda problem: {"scheme": "taylor3", "switch_step": problem.switch_step},
-    "c = 1/3 from the start": lambda problem: {"scheme": RULES["c=1/3"]},
+    "c = 1/3 from the start": lambda problem: {"scheme": METHODS["c=1/3"]},
 }
 SWITCH_STEPS = (0, 2, 5, 10, 20, 40, 80)
 
 
 def early(problems: tuple[Descent, ...] = DESCENTS) -> Tables:
-    """The paper's rule from the first step, against after a switch, where curvature is large at first.
+    """The paper's method from the first step and after a switch, on problems whose curvature is large at first.
 
     Returns:
         ``early``: problem, start, lr, h_first and h_last (ε λ at the first and last point), h_later (largest ε λ from
-        the third point on, where the rule has its history), rises (steps that raised the loss), total_rise (sum of
+        the third point on, where the method has its history), rises (steps that raised the loss), total_rise (sum of
         these rises over the first loss), first_loss, last_loss. ``early_paths``: problem, start, step, loss, h; every
         step up to 200, then every tenth. ``early_switch``: problem, switch_step, h (ε λ at the switch), rises,
         total_rise.
@@ -173,14 +176,14 @@ def follow(problem: Descent, **options: Any) -> pd.DataFrame:
 
 
 def switched(problem: Descent, step: int) -> dict[str, Any]:
-    """What happens if the rule begins after ``step`` steps of SGD."""
+    """The row of ``early_switch`` for a switch after ``step`` steps of SGD; see :func:`early`."""
     path = follow(problem, switch_step=step)
-    found = {key: value for key, value in fluctuation(path).items() if key in ("rises", "total_rise")}
-    return {"problem": problem.name, "switch_step": step, "h": float(path["h"].iloc[step]), **found}
+    rises = {key: value for key, value in fluctuation(path).items() if key in ("rises", "total_rise")}
+    return {"problem": problem.name, "switch_step": step, "h": float(path["h"].iloc[step]), **rises}
 
 
 def fluctuation(path: pd.DataFrame) -> dict[str, float]:
-    """How much the loss goes up on its way, and ε λ; see :func:`early`."""
+    """How much the loss rises along a path, and ε λ; see :func:`early`."""
     loss = path["loss"].to_numpy()
     rises = np.maximum(np.diff(loss), 0.0)
     return {
@@ -207,7 +210,7 @@ def frequency(length: int = 512, momenta: tuple[float, ...] = (0.0, 0.9)) -> Tab
     omega = 2.0 * np.pi * np.fft.rfftfreq(length)
     frames = []
     for momentum in momenta:
-        for name, scheme in RULES.items():
+        for name, scheme in METHODS.items():
             predicted = scheme.frequency_response(omega, momentum)
             measured = np.fft.rfft(impulse_response(scheme, momentum, length))
             values = {"rule": name, "momentum": momentum, "omega": omega, "gain": np.abs(predicted)}
@@ -237,9 +240,9 @@ def limits(momenta: tuple[float, ...] = (0.0, 0.3, 0.6, 0.9), tolerance: float =
         ``limits``: rule, c (a₂, which in the family is c), momentum, predicted, observed, tolerance (half-width of
         the last bracket, whose centre is ``observed``).
     """
-    rules = {**RULES, "c=3/4": MultistepScheme.family(3 / 4)}
+    methods = {**METHODS, "c=3/4": MultistepScheme.family(3 / 4)}
     rows = []
-    for name, scheme in rules.items():
+    for name, scheme in methods.items():
         for momentum in momenta:
             predicted, observed = scheme.stability_limit(momentum), observed_limit(scheme, momentum, tolerance)
             rows.append((name, scheme.weights[2], momentum, predicted, observed, tolerance))
@@ -258,7 +261,7 @@ def observed_limit(scheme: MultistepScheme, momentum: float, tolerance: float) -
 def diverges(scheme: MultistepScheme, momentum: float, lr: float, steps: int = 600, window: int = 50) -> bool:
     """Whether the oscillations of x on ½ x² grow: the largest |x| of the last window exceeds that of the third.
 
-    Two windows are left for the modes that die out. A run that leaves |x| < 1e6 is known to diverge at once.
+    In the first two windows the stable modes die out. As soon as |x| reaches 1e6, x is taken to diverge.
     """
     sizes = []
     start = torch.ones(1, dtype=torch.float64)
@@ -282,8 +285,8 @@ def noise(chains: int = 2000, length: int = 1500) -> Tables:
     settings = [(0.0, h) for h in (0.05, 0.2, 0.5, 0.9)] + [(0.9, h) for h in (0.05, 0.2, 0.45)]
     rows = []
     for momentum, h in settings:
-        euler = RULES["euler"].stationary_variance(h, momentum)
-        for name, scheme in RULES.items():
+        euler = METHODS["euler"].stationary_variance(h, momentum)
+        for name, scheme in METHODS.items():
             if h < scheme.stability_limit(momentum):
                 predicted = scheme.stationary_variance(h, momentum)
                 measured = measure_variance(scheme, h, momentum, chains, length)

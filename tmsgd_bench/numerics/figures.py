@@ -1,6 +1,7 @@
-"""Figures of the experiments, for print: the rules differ in line, marker and lightness, so grey is enough.
+"""Figures of the experiments. The methods differ in line, marker and lightness, so the figures can be printed in grey.
 
-Functions from the tables of :mod:`tmsgd_bench.numerics.experiments` to matplotlib figures; no global state is touched.
+Each function makes a matplotlib figure from the tables of :mod:`tmsgd_bench.numerics.experiments`, without changes of
+matplotlib's global state.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from tmsgd_bench import files
-from tmsgd_bench.numerics.experiments import RULES, STARTS, Tables
+from tmsgd_bench.numerics.experiments import METHODS, STARTS, Tables
 from tmsgd_bench.optim import MultistepScheme
 
 FULL_WIDTH = 7.0  # inches
@@ -50,7 +51,7 @@ STYLE: Any = {
 
 @dataclass(frozen=True)
 class Look:
-    """How one rule is drawn everywhere. Colours run from dark to light in the order of the rules."""
+    """How a method is drawn in all figures. Colours run from dark to light in the order of the methods."""
 
     label: str
     color: str
@@ -117,8 +118,8 @@ def regions(tables: Tables) -> Figure:
     for axes, (momentum, group) in zip(grid.flat, points.groupby("momentum"), strict=True):
         for name, look in LOOKS.items():
             line = group[group["rule"] == name]
-            kept = line[["re", "im"]].where(line["boundary"])
-            axes.plot(kept["re"], kept["im"], **_line(look), label=look.label)
+            boundary = line[["re", "im"]].where(line["boundary"])
+            axes.plot(boundary["re"], boundary["im"], **_line(look), label=look.label)
         axes.axhline(0.0, color="0.6", linewidth=0.5)
         axes.set(title=rf"$\mu={momentum:g}$", xlabel=r"Re $\varepsilon\lambda$", ylabel=r"Im $\varepsilon\lambda$")
     grid.flat[0].set_aspect("equal", adjustable="datalim")
@@ -126,7 +127,7 @@ def regions(tables: Tables) -> Figure:
 
 
 def early(tables: Tables) -> Figure:
-    """Loss and ε λ along the way: SGD, and the rules from the start and after a switch."""
+    """Loss and ε λ against the step: SGD, and the methods from the start and after a switch."""
     paths = tables["early_paths"]
     problems = list(dict.fromkeys(paths["problem"]))
     figure, grid = _panels(2, len(problems), 3.9, sharex="col")
@@ -169,19 +170,19 @@ def frequency(tables: Tables) -> Figure:
 
 def limits(tables: Tables) -> Figure:
     """Largest stable ε λ: lines from theory, markers from the optimizer."""
-    found = tables["limits"]
+    observed = tables["limits"]
     figure, ((left, right),) = _panels(1, 2, 2.9)
     momenta = np.linspace(0.0, 0.95, 96)
     for name, look in LOOKS.items():
-        left.plot(momenta, [RULES[name].stability_limit(mu) for mu in momenta], **_line(look))
-        rows = found[found["rule"] == name]
+        left.plot(momenta, [METHODS[name].stability_limit(mu) for mu in momenta], **_line(look))
+        rows = observed[observed["rule"] == name]
         left.plot(rows["momentum"], rows["observed"], color=look.color, linestyle="", marker=look.marker)
         left.plot([], [], **_line(look), marker=look.marker, label=look.label)
     left.set(xlabel=r"momentum $\mu$", ylabel=r"stable below $\varepsilon\lambda$", ylim=(0.0, 4.1))
     members = np.linspace(0.02, 0.98, 193)
     for momentum, look in MOMENTUM_LOOKS.items():
         right.plot(members, [MultistepScheme.family(c).stability_limit(momentum) for c in members], **_line(look))
-        rows = found[(found["momentum"] == momentum) & (found["rule"] != "euler")]
+        rows = observed[(observed["momentum"] == momentum) & (observed["rule"] != "euler")]
         right.plot(rows["c"], rows["observed"], color=look.color, linestyle="", marker=look.marker)
         right.plot([], [], **_line(look), marker=look.marker, label=look.label)
     right.set(
@@ -206,9 +207,9 @@ def noise(tables: Tables) -> Figure:
     return _with_legend(figure, grid.flat[0])
 
 
-def variance_curve(rule: str, momentum: float) -> tuple[np.ndarray, np.ndarray]:
+def variance_curve(method: str, momentum: float) -> tuple[np.ndarray, np.ndarray]:
     """Predicted variance from ε λ = 0.02 to just below the stability limit."""
-    scheme = RULES[rule]
+    scheme = METHODS[method]
     steps = np.geomspace(0.02, 0.985 * min(scheme.stability_limit(momentum), 2.0), 50)
     return steps, np.array([scheme.stationary_variance(float(h), momentum) for h in steps])
 

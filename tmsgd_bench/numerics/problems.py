@@ -1,6 +1,6 @@
 """Gradient flows x' = −∇L(x) and optimization problems with known gradients, in float64.
 
-Each is small enough that its solution is known to many more digits than the rules reach.
+Each is so small that its solution is known to many more digits than the methods reach.
 """
 
 from __future__ import annotations

@@ -12,9 +12,8 @@ import numpy as np
 import pandas as pd
 
 from tmsgd_bench import files, outputs
-from tmsgd_bench.errors import StoreError
 from tmsgd_bench.numerics import NAMES, figures
-from tmsgd_bench.numerics.experiments import MEASURE, RULES, Tables
+from tmsgd_bench.numerics.experiments import MEASURE, METHODS, Tables
 
 
 def run(folder: Path, names: Sequence[str] = NAMES, say: Callable[[str], Any] = print) -> None:
@@ -35,10 +34,7 @@ def run(folder: Path, names: Sequence[str] = NAMES, say: Callable[[str], Any] = 
             outputs.renew(folder, partial(_write, name, tables))
             say(DESCRIBE[name](tables) + "\n")
     except OSError as error:
-        raise StoreError(
-            f"cannot write into {folder} ({files.os_reason(error)}): free some space, mend its permissions, or choose "
-            "another folder with --out FOLDER."
-        ) from error
+        raise files.unwritable(folder, error, "--out FOLDER") from error
 
 
 def _check_writable(folder: Path) -> None:
@@ -62,7 +58,7 @@ def describe_order(tables: Tables) -> str:
     """Fitted orders, and the errors behind them."""
     errors = tables["order"].pivot_table(index=["problem", "steps"], columns="rule", values="error", sort=False)
     fitted = tables["order_fitted"].pivot_table(index="problem", columns="rule", values="fitted", sort=False)
-    expected = pd.DataFrame({name: [scheme.order] for name, scheme in RULES.items()}, index=["(theory)"])
+    expected = pd.DataFrame({name: [scheme.order] for name, scheme in METHODS.items()}, index=["(theory)"])
     return "\n".join(
         [
             "ORDER. Error at the end time of gradient flows, after equal steps:",
@@ -78,7 +74,7 @@ def describe_regions(tables: Tables) -> str:
     points = tables["regions"]
     rows = []
     for (momentum, name), group in points[points["boundary"]].groupby(["momentum", "rule"], sort=False):
-        rows.append((momentum, name, RULES[str(name)].stability_limit(float(str(momentum))), group["im"].abs().max()))
+        rows.append((momentum, name, METHODS[str(name)].stability_limit(float(str(momentum))), group["im"].abs().max()))
     frame = pd.DataFrame(rows, columns=["mu", "rule", "real up to", "|Im| up to"]).set_index(["mu", "rule"])
     return "REGIONS. Extent of the stability region in the plane of lr * curvature:\n" + _text(frame, "{:.3f}")
 
@@ -107,7 +103,7 @@ def describe_frequency(tables: Tables) -> str:
     rows = []
     for (momentum, name), group in tables["frequency"].groupby(["momentum", "rule"], sort=False):
         gain, omega = group["gain"].to_numpy(), group["omega"].to_numpy()
-        noise = RULES[str(name)].noise_gain if momentum == 0.0 else np.nan
+        noise = METHODS[str(name)].noise_gain if momentum == 0.0 else np.nan
         deviation = group["deviation"].max()
         rows.append((momentum, name, gain[0], gain.max(), omega[gain.argmax()] / np.pi, gain[-1], noise, deviation))
     columns = ["mu", "rule", "gain at 0", "largest", "at omega/pi", "gain at pi", "noise", "deviation"]

@@ -1,4 +1,4 @@
-"""TM-SGD and the linear multistep rules it belongs to."""
+"""TM-SGD and the linear multistep methods to which it belongs."""
 
 from tmsgd_bench.optim.auto_switch import AutoSwitch
 from tmsgd_bench.optim.curvature import Sharpness, largest_stable_lr, sharpness

@@ -1,4 +1,4 @@
-"""Apollo (Ma 2020, arXiv 2009.13586) from pytorch_optimizer, without its slowest line."""
+"""Apollo (Ma 2020, arXiv 2009.13586) from pytorch_optimizer, with a faster norm."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ FOREACH_NORM = getattr(torch, "_foreach_norm", None)  # private, so that a later
 
 
 class _FourthNorm(TorchFunctionMode):
-    """Takes ‖x‖₄ as √‖x²‖₂: the same number, without raising every element to a power.
+    """Computes ‖x‖₄ as √‖x²‖₂: the same number, without a fourth power of every element.
 
-    The power is 60 % of Apollo's step on a CPU, and x⁴ underflows in float32 below 1e-11 where x² does not.
+    The power takes 60 % of Apollo's step on a CPU, and in float32 x⁴ underflows below 1e-11, where x² does not.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -32,7 +32,7 @@ def _fourth_norm(tensor: Tensor) -> Tensor:
 
 
 class Apollo(ApolloDQN):
-    """The library's Apollo, options and all; only the 4-norm of its last update is computed faster."""
+    """The library's Apollo with all its options; only the 4-norm of its last update is computed faster."""
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:

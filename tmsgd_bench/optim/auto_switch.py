@@ -1,4 +1,4 @@
-"""When to switch TM-SGD by itself: once ε λ has stayed well below the multi-step rule's stability limit."""
+"""Switches TM-SGD automatically, when ε λ has stayed well below the multistep method's stability limit."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from tmsgd_bench.optim.tmsgd import AUTO, TMSGD
 
 @dataclass(frozen=True)
 class Decision:
-    """What one measurement led to.
+    """A measurement and the decision that followed.
 
     Args:
         step: optimizer steps taken before it.
         sharpness: the measured λ, in units of loss / weight².
         lr_times_sharpness: ε (λ + weight decay) of the group that is nearest to its limit, dimensionless.
-        limit: the stability limit of that group's rule, with its momentum.
+        limit: the stability limit of that group's method, with its momentum.
         below: whether ε (λ + weight decay) lay below margin × limit.
         switched: whether the switch followed.
     """
@@ -34,23 +34,24 @@ class Decision:
 
 
 class AutoSwitch:
-    """Switches a :class:`TMSGD` with ``switch_step="auto"``, once, when its multi-step rule has become safe.
+    """Switches a :class:`TMSGD` with ``switch_step="auto"``, once, when its multistep method is stable.
 
-    Experimental. That the rule is stable on a quadratic says that switching is safe to second order, not that it helps.
+    Experimental. The stability on a quadratic says that switching is safe to second order, not that it helps.
 
-    A measurement is below if ε (λ + weight decay) < margin × limit in every parameter group, with the limit of its
-    scheme and momentum (:meth:`MultistepScheme.stability_limit`) and λ the sharpness of the whole loss. After
-    ``patience`` such measurements in a row the switch follows; a λ that is not finite, or a :class:`Sharpness` that did
-    not converge, is not below. After the switch, also one made by hand, measurements are recorded and change nothing.
+    A measurement counts as below if ε (λ + weight decay) < margin × limit in every parameter group. The limit depends
+    on the group's scheme and momentum (:meth:`MultistepScheme.stability_limit`), and λ is the sharpness of the whole
+    loss. The optimizer switches after ``patience`` such measurements in a row. A λ that is not finite, or a
+    :class:`Sharpness` that did not converge, is not below. After the switch, measurements are recorded and change
+    nothing.
 
     Args:
-        optimizer: in automatic mode, all groups.
+        optimizer: every group must have ``switch_step="auto"``.
         margin: share of the limit, in (0, 1].
         patience: measurements in a row, at least 1.
 
     Raises:
-        ValueError: an argument is out of its range, the optimizer is none that waits for its switch, or it ascends
-            (``maximize``), where the smallest eigenvalue would count.
+        ValueError: an argument is out of its range, a group of the optimizer does not wait for its switch, or it
+            maximizes, for which the smallest eigenvalue would be needed.
 
     Example:
         >>> import torch
@@ -74,7 +75,7 @@ class AutoSwitch:
         return any(group["switch_step"] == AUTO for group in self.optimizer.param_groups)
 
     def observe(self, sharpness: float | Sharpness) -> bool:
-        """Take in a measurement at the present weights; True if it made the optimizer switch.
+        """Record a measurement at the present weights; returns True if the optimizer switched.
 
         Args:
             sharpness: largest eigenvalue of the Hessian of the loss, without weight decay.
@@ -98,7 +99,7 @@ class AutoSwitch:
         return {"decisions": [asdict(decision) for decision in self.decisions]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state that :meth:`state_dict` gave."""
+        """Go on from a state that :meth:`state_dict` returned."""
         self.decisions = [Decision(**values) for values in state["decisions"]]
 
     @staticmethod
@@ -108,8 +109,8 @@ class AutoSwitch:
 
 
 def _check(optimizer: Any, margin: Any, patience: Any) -> None:
-    waits = isinstance(optimizer, TMSGD) and all(group["switch_step"] == AUTO for group in optimizer.param_groups)
-    if not waits:
+    waiting = isinstance(optimizer, TMSGD) and all(group["switch_step"] == AUTO for group in optimizer.param_groups)
+    if not waiting:
         raise ValueError('AutoSwitch needs a TMSGD whose groups all wait for it: build it with switch_step="auto".')
     if any(group["maximize"] for group in optimizer.param_groups):
         raise ValueError("AutoSwitch cannot judge an ascent: use maximize=False and negate the loss.")

@@ -1,8 +1,8 @@
-"""The sharpness of a loss, the largest eigenvalue of its Hessian: it decides which learning rates are stable.
+"""The sharpness of a loss: the largest eigenvalue of its Hessian, which decides which learning rates are stable.
 
-On a quadratic of curvature λ, SGD is stable for ε λ < 2 and TM-SGD's rule only for ε λ < 1. On other losses the
-sharpness is the curvature that this is about; training with a large step tends to raise it until ε λ sits near SGD's
-limit (Cohen et al. 2021, arXiv 2103.00065), beyond the limit of the multi-step rule.
+On a quadratic of curvature λ, SGD is stable for ε λ < 2, and TM-SGD after its switch only for ε λ < 1. On other losses
+the sharpness takes the place of λ. Training with a large learning rate tends to raise it until ε λ is near SGD's limit
+(Cohen et al. 2021, arXiv 2103.00065), which is beyond TM-SGD's.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ from tmsgd_bench.optim.schemes import MultistepScheme
 Loss = Callable[[], Tensor]
 Rewind = Callable[[], None]
 LEAST_PRODUCTS, SETTLED = 5, 2
-"""A random start in many dimensions is nearly an eigenvector of a nearly constant spectrum, so the first small
-residuals may belong to its bulk: at least so many products, and so many small residuals in a row."""
-CHUNK = 1 << 22  # elements of a dot product that are held in float64 at one time
+"""Lanczos' method takes at least so many products, and stops after so many small residuals in a row. A random start
+vector in many dimensions is nearly an eigenvector if most eigenvalues are similar, so an early small residual may
+belong to them."""
+CHUNK = 1 << 22  # elements of a dot product that are converted to float64 at a time
 
 
 class NotFinite(ValueError):
-    """The loss, or a product with its Hessian, is infinite or NaN: there is no sharpness to measure."""
+    """The loss, or a product with its Hessian, is infinite or NaN, so there is no sharpness to measure."""
 
 
 class NotConverged(RuntimeWarning):
@@ -41,12 +42,12 @@ class Sharpness:
     """A measured sharpness; ``float`` of it is its value.
 
     Args:
-        value: the largest eigenvalue's estimate, in units of loss / weight². As a Rayleigh quotient it never
-            exceeds the true one, but for rounding.
+        value: estimate of the largest eigenvalue, in units of loss / weight². It is a Rayleigh quotient, so except for
+            rounding it never exceeds the eigenvalue.
         residual: bound on the distance from ``value`` to the nearest eigenvalue, in the same units.
-        products: Hessian-vector products it took.
-        converged: whether ``residual`` came, and stayed, below the tolerance. The bound is on the distance to *an*
-            eigenvalue; that it is the largest is certain only as far as the random start is not blind to it.
+        products: Hessian-vector products that were computed.
+        converged: whether ``residual`` came, and stayed, below the tolerance. It bounds the distance to *an*
+            eigenvalue; that this is the largest is certain only if the random start vector has a component along it.
     """
 
     value: float
@@ -70,28 +71,28 @@ def sharpness(
 ) -> Sharpness:
     """The largest (algebraic) eigenvalue of the Hessian of a loss, by Lanczos' method.
 
-    The method (Lanczos 1950) builds a tridiagonal matrix from products H v alone, each two backward passes
-    (Pearlmutter 1994). Its three-term recurrence keeps three vectors of the parameters' size, whatever the number of
-    products; the lost orthogonality this costs repeats eigenvalues, but makes no false ones (Paige 1980). Vectors are
-    float32 or finer, dot products and the tridiagonal matrix float64.
+    The method (Lanczos 1950) builds a tridiagonal matrix from products H v, each of which takes two backward passes
+    (Pearlmutter 1994). Its three-term recurrence keeps three vectors of the parameters' size, for any number of
+    products. The vectors lose their orthogonality, which repeats eigenvalues but adds no false ones (Paige 1980). They
+    are float32 or finer, dot products and the tridiagonal matrix float64.
 
-    The measurement leaves no trace: weights, ``grad``, the buffers handed in, and torch's random streams are
-    afterwards as before. The loss is the same function at every product: dropout draws the same mask each time.
+    The measurement changes neither weights, ``grad``, the given buffers, nor torch's random generators. The loss is the
+    same function at every product: dropout draws the same mask each time.
 
     Args:
-        loss: a function without arguments that returns the loss, a scalar; or several, whose plain mean is meant, so
-            that a large sample goes batch by batch. One function is evaluated once and its graph kept; several are
-            evaluated again for each product.
-        params: parameters, of which those that require a gradient count. One that the loss does not use adds a zero
-            row and column.
-        buffers: tensors that the loss changes in place, ``model.buffers()`` with BatchNorm: they are put back.
-        tolerance: relative error at which to stop, for the bound |β s|; the error itself is usually much smaller, of
-            the order of the bound's square.
+        loss: a function without arguments that returns the loss, a scalar; or several functions, one for each batch of
+            a large sample, whose mean is the loss. A single function is evaluated once, and its graph is kept; several
+            are evaluated again for each product.
+        params: parameters; those that require no gradient are ignored. A parameter that the loss does not use adds a
+            zero row and column.
+        buffers: tensors that the loss changes in place, such as ``model.buffers()`` with BatchNorm; they are restored.
+        tolerance: stop when the bound |β s| of the relative error is below this; the error itself is usually much
+            smaller, of the order of the bound's square.
         max_products: Hessian-vector products at which to give up.
         seed: of the start vector and of the loss's dropout.
 
     Warns:
-        NotConverged: ``max_products`` did not suffice; the result says so too.
+        NotConverged: ``max_products`` did not suffice; ``converged`` is False then.
 
     Raises:
         NotFinite: the loss or a product is not finite.
@@ -105,24 +106,25 @@ def sharpness(
         3.0
     """
     losses = [] if isinstance(loss, Tensor) else [loss] if callable(loss) else list(loss)
-    used = _differentiable(params)
+    trainable = _trainable(params)
     _check_arguments(losses, tolerance, max_products)
-    with _same_function(used, list(buffers), seed) as rewind, _twice_differentiable_kernels():
-        found = _lanczos(_Hessian(losses, used, rewind), _start(used, seed), tolerance, max_products)
-    if not found.converged:
+    with _same_function(trainable, list(buffers), seed) as rewind, _twice_differentiable_kernels():
+        hessian, start = _Hessian(losses, trainable, rewind), _start(trainable, seed)
+        measured = _lanczos(hessian, start, tolerance, max_products)
+    if not measured.converged:
         warnings.warn(
-            f"the sharpness {found.value:.4g} is uncertain by {found.residual:.2g} after {found.products} products: "
-            "raise max_products or tolerance.",
+            f"the sharpness {measured.value:.4g} is uncertain by {measured.residual:.2g} after {measured.products} "
+            "products: raise max_products or tolerance.",
             NotConverged,
             stacklevel=2,
         )
-    return found
+    return measured
 
 
 def largest_stable_lr(
     sharpness: float | Sharpness, scheme: str | MultistepScheme | Iterable[float] = "taylor3", momentum: float = 0.0
 ) -> float:
-    """The learning rate below which a rule is stable on a quadratic of this sharpness: its limit of ε λ, over λ.
+    """The learning rate below which a method is stable on a quadratic of this sharpness: its limit of ε λ, over λ.
 
     Args:
         sharpness: the largest curvature λ, in units of loss / weight².
@@ -130,11 +132,11 @@ def largest_stable_lr(
         momentum: μ of the heavy ball.
 
     Returns:
-        A learning rate; infinite if λ ≤ 0, because then no direction curves upwards and the quadratic sets no
-        limit. (It has no minimum either: look at the loss.)
+        A learning rate; infinite if λ ≤ 0, because then no direction curves upwards, and the quadratic sets no limit.
+        (It has no minimum either.)
 
     Raises:
-        ValueError: the sharpness is NaN, or the rule or momentum is refused by :class:`MultistepScheme`.
+        ValueError: the sharpness is NaN, or :class:`MultistepScheme` refuses the scheme or the momentum.
 
     Example:
         >>> largest_stable_lr(50.0), largest_stable_lr(50.0, "euler"), largest_stable_lr(-1.0)
@@ -152,19 +154,19 @@ class _Hessian:
 
     Args:
         losses: see :func:`sharpness`.
-        params: what they are differentiated by.
-        rewind: makes the next evaluations the same functions as the last.
+        params: the parameters by which they are differentiated.
+        rewind: restores buffers and generators, so that the next evaluation is of the same function.
     """
 
     def __init__(self, losses: list[Loss], params: list[Tensor], rewind: Rewind) -> None:
         self.losses, self.params, self.rewind = losses, params, rewind
-        self.kept: list[Tensor | None] | None = None
+        self.single_gradient: list[Tensor | None] | None = None  # with its graph
         self.checked = False
 
     def __call__(self, vector: list[Tensor]) -> list[Tensor]:
         """H v, as new tensors of v's shapes and dtypes."""
-        total = [torch.zeros_like(part) for part in vector]
-        if self.kept is None:
+        total = [torch.zeros_like(tensor) for tensor in vector]
+        if self.single_gradient is None:
             self.rewind()
         for loss in self.losses:
             self._add_product(self._gradient(loss), vector, total)
@@ -172,43 +174,43 @@ class _Hessian:
         return total
 
     def _gradient(self, loss: Loss) -> list[Tensor | None]:
-        """The gradient with its graph; that of a single loss is kept, many would not fit into memory."""
-        if self.kept is not None:
-            return self.kept
+        """The gradient with its graph. That of a single loss is kept; the graphs of many would not fit into memory."""
+        if self.single_gradient is not None:
+            return self.single_gradient
         value = _scalar(loss())
-        # With a starting gradient that requires one itself, an operation that is only once differentiable leaves a
-        # mark in the graph, where its gradient would else pass for a constant.
-        one = torch.ones_like(value, requires_grad=True)
+        # The output gradient requires a gradient itself, so that an operation that is only once differentiable adds an
+        # error node to the graph; otherwise its gradient would count as a constant.
+        output_gradient = torch.ones_like(value, requires_grad=True)
         gradient: list[Tensor | None] = list(
-            torch.autograd.grad(value, self.params, one, create_graph=True, allow_unused=True)
+            torch.autograd.grad(value, self.params, output_gradient, create_graph=True, allow_unused=True)
         )
-        if all(part is None for part in gradient):
+        if all(tensor is None for tensor in gradient):
             raise ValueError("the loss does not depend on the parameters: pass those it was computed from.")
         if not self.checked:
             _refuse_once_differentiable(gradient)
         if len(self.losses) == 1:
-            self.kept = gradient
+            self.single_gradient = gradient
         return gradient
 
     def _add_product(self, gradient: list[Tensor | None], vector: list[Tensor], total: list[Tensor]) -> None:
         rows = [(g, v.to(g.dtype)) for g, v in zip(gradient, vector, strict=True) if g is not None]
         outputs, directions = zip(*rows, strict=True)
         try:
-            parts = torch.autograd.grad(
-                outputs, self.params, directions, retain_graph=self.kept is not None, allow_unused=True
+            products = torch.autograd.grad(
+                outputs, self.params, directions, retain_graph=self.single_gradient is not None, allow_unused=True
             )
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
             raise _not_twice((str(error).splitlines() or ["no reason given"])[0]) from error
-        for into, part in zip(total, parts, strict=True):
-            if part is not None:
-                into.add_(part, alpha=1.0 / len(self.losses))
+        for tensor, product in zip(total, products, strict=True):
+            if product is not None:
+                tensor.add_(product, alpha=1.0 / len(self.losses))
 
 
 def _refuse_once_differentiable(gradient: list[Tensor | None]) -> None:
-    """torch leaves an Error node where such an operation was, but never visits it on the way to the parameters."""
-    waiting = [part.grad_fn for part in gradient if part is not None]
+    """Raise if a graph has an error node of a once-differentiable operation; torch itself never visits these nodes."""
+    waiting = [tensor.grad_fn for tensor in gradient if tensor is not None]
     seen: set[Any] = set()
     while waiting:
         node = waiting.pop()
@@ -228,12 +230,12 @@ def _lanczos(
     product: Callable[[list[Tensor]], list[Tensor]], start: list[Tensor], tolerance: float, max_products: int
 ) -> Sharpness:
     """The recurrence β₊ v₊ = H v − α v − β v₋ with α = v·(H v − β v₋), in Paige's stable order."""
-    floor = max(torch.finfo(part.dtype).eps for part in start)
+    floor = max(torch.finfo(tensor.dtype).eps for tensor in start)
     alphas: list[float] = []
     betas: list[float] = []
     current, previous = _scaled(start, 1.0 / _norm(start)), None
     value = residual = math.nan
-    settled, least = 0, min(LEAST_PRODUCTS, sum(part.numel() for part in start))
+    settled, least = 0, min(LEAST_PRODUCTS, sum(tensor.numel() for tensor in start))
     for count in range(1, max_products + 1):
         following = product(current)
         if previous is not None:
@@ -245,7 +247,7 @@ def _lanczos(
             raise NotFinite("a product with the loss's Hessian is not finite: the weights may have diverged.")
         value, last, scale = _largest(alphas, betas)
         residual = beta * abs(last)
-        # Below the rounding of H v itself there is nothing left to gain: it matters when the largest is near zero.
+        # If the largest eigenvalue is near zero, the rounding of H v sets the limit of what can be reached.
         if beta <= floor * scale:  # the products span no more directions
             return Sharpness(value, residual, count, True)
         settled = settled + 1 if residual <= max(tolerance * abs(value), floor * scale) else 0
@@ -260,8 +262,8 @@ def _largest(alphas: list[float], betas: list[float]) -> tuple[float, float, flo
     """Largest eigenvalue of the tridiagonal matrix, the last entry of its vector, and the largest modulus."""
     matrix = torch.diag(torch.tensor(alphas, dtype=torch.float64, device="cpu"))
     if betas:
-        beside = torch.tensor(betas, dtype=torch.float64, device="cpu")
-        matrix += torch.diag(beside, 1) + torch.diag(beside, -1)
+        off_diagonal = torch.tensor(betas, dtype=torch.float64, device="cpu")
+        matrix += torch.diag(off_diagonal, 1) + torch.diag(off_diagonal, -1)
     values, vectors = torch.linalg.eigh(matrix)
     return float(values[-1]), float(vectors[-1, -1]), float(values.abs().max())
 
@@ -270,7 +272,7 @@ def _start(params: list[Tensor], seed: int) -> list[Tensor]:
     """A normal random vector, drawn in one piece so that it does not depend on how the parameters are cut."""
     flat = torch.randn(sum(p.numel() for p in params), generator=torch.Generator("cpu").manual_seed(seed), device="cpu")
     pieces = flat.split([p.numel() for p in params])
-    # Coarser types would lose the recurrence's orthogonality within a few products.
+    # In lower precision the vectors would lose their orthogonality within a few products.
     return [
         piece.view(p.shape).to(p.device, torch.promote_types(p.dtype, torch.float32), copy=True)
         for piece, p in zip(pieces, params, strict=True)
@@ -291,26 +293,26 @@ def _norm(vector: list[Tensor]) -> float:
 
 
 def _scaled(vector: list[Tensor], factor: float) -> list[Tensor]:
-    return [part.mul_(factor) for part in vector]
+    return [tensor.mul_(factor) for tensor in vector]
 
 
 def _subtract(vector: list[Tensor], factor: float, other: list[Tensor]) -> None:
-    for part, direction in zip(vector, other, strict=True):
-        part.sub_(direction, alpha=factor)
+    for tensor, direction in zip(vector, other, strict=True):
+        tensor.sub_(direction, alpha=factor)
 
 
-def _differentiable(params: Iterable[Tensor]) -> list[Tensor]:
+def _trainable(params: Iterable[Tensor]) -> list[Tensor]:
     if isinstance(params, Tensor):
         raise ValueError("params must be a list of parameters, not one tensor: put it into a list.")
-    given: list[Any] = list(params)
-    if not all(isinstance(p, Tensor) for p in given):
+    tensors: list[Any] = list(params)
+    if not all(isinstance(p, Tensor) for p in tensors):
         raise ValueError("params must be tensors: use model.parameters(), without names or groups.")
-    used = list({id(p): p for p in given if p.requires_grad}.values())  # a shared one counts once
-    if not used:
+    trainable = list({id(p): p for p in tensors if p.requires_grad}.values())  # a shared one counts once
+    if not trainable:
         raise ValueError("no parameter requires a gradient: there is no Hessian to measure.")
-    if not all(p.is_floating_point() for p in used):
+    if not all(p.is_floating_point() for p in trainable):
         raise ValueError("the parameters must be real floating-point tensors.")
-    return used
+    return trainable
 
 
 def _check_arguments(losses: list[Loss], tolerance: float, max_products: int) -> None:
@@ -325,8 +327,8 @@ def _check_arguments(losses: list[Loss], tolerance: float, max_products: int) ->
 def _scalar(value: Any) -> Tensor:
     """The value of a loss, if it is one that can be differentiated."""
     if not isinstance(value, Tensor) or value.numel() != 1:
-        what = f"of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
-        raise ValueError(f"the loss must be a scalar tensor, not {what}.")
+        kind = f"of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+        raise ValueError(f"the loss must be a scalar tensor, not {kind}.")
     if not value.requires_grad:
         raise ValueError("the loss has no graph: compute it from the parameters, with gradients enabled.")
     if not bool(torch.isfinite(value)):
@@ -336,10 +338,10 @@ def _scalar(value: Any) -> Tensor:
 
 @contextmanager
 def _same_function(params: list[Tensor], buffers: list[Tensor], seed: int) -> Iterator[Rewind]:
-    """Gives a function that puts buffers and random streams to the same start; undoes everything at the end."""
+    """Yields a function that resets buffers and random generators to the same state; restores both at the end."""
     saved = [buffer.detach().clone() for buffer in buffers]
     devices = {p.device for p in params if p.device.type != "cpu"}
-    kind = next(iter(devices)).type if devices else "cuda"  # without a device of it, none is asked
+    kind = next(iter(devices)).type if devices else "cuda"  # if there is none, no generator is used
     indices = sorted({device.index or 0 for device in devices})
 
     def restore() -> None:
@@ -362,7 +364,7 @@ def _same_function(params: list[Tensor], buffers: list[Tensor], seed: int) -> It
 
 @contextmanager
 def _twice_differentiable_kernels() -> Iterator[None]:
-    """cuDNN's recurrent layers and the fused attentions have no second derivative: do without them."""
+    """Turns off cuDNN's recurrent layers and fused attention, which have no second derivative."""
     before = torch.backends.cudnn.enabled
     torch.backends.cudnn.enabled = False
     try:

@@ -21,30 +21,30 @@ OLDER = "previous_displacement"  # u₋₁ = W₋₁ − W₋₂
 
 PLAIN_TYPES = frozenset((torch.nn.Parameter, Tensor))
 FOREACH_DEVICES = frozenset(("cuda", "xpu", "mtia"))
-"""Where one call for many tensors is faster than a loop, as torch's own optimizers have it."""
+"""Device types on which torch's own optimizers use ``foreach``."""
 FOREACH_FUNCTIONS = ("_foreach_add", "_foreach_add_", "_foreach_copy_", "_foreach_mul", "_foreach_mul_", "_foreach_neg")
-"""Of torch; private, so that a later version may lack one."""
+"""Functions of torch that ``foreach`` needs. They are private, so a later version may lack one."""
 
 
 class Phase(enum.IntEnum):
-    """What a step does with the history. The values are those of fused/step.c."""
+    """How a step uses the history. The values are those in fused/step.c."""
 
-    PLAIN = 0  # SGD before the switch: no history
-    START = 1  # SGD after the switch, remembered: a self-starting step
-    HISTORY = 2  # the multi-step rule
+    PLAIN = 0  # SGD before the switch, without a history
+    START = 1  # SGD after the switch, whose displacement becomes the history
+    HISTORY = 2  # the multistep method
 
 
 @dataclass(frozen=True)
 class Rule:
-    """One step's numbers, shared by all tensors of a batch.
+    """The update rule of one step, shared by all tensors of a batch.
 
     Args:
-        phase: what to do with the history.
+        phase: how to use the history.
         lr: learning rate ε; a tensor only where it must not be read on the host (``in_place``).
         momentum, weight_decay, maximize: as in torch.optim.SGD.
         alpha, beta, gain: u⁺ = α u + β u₋₁ − gain ε d, the scheme in difference form.
-        in_place: keep the history in the same two tensors, where a recorded step will be replayed. Otherwise their
-            names change places, which saves a pass over memory.
+        in_place: keep u and u₋₁ in the same two tensors, as a recorded step that is replayed needs. Otherwise the two
+            tensors exchange their names, which saves a pass over memory.
     """
 
     phase: Phase
@@ -59,19 +59,19 @@ class Rule:
 
 
 def fresh(state: State) -> bool:
-    """Whether the momentum buffer is still to be made; SGD leaves None where it has not been."""
+    """Whether there is no momentum buffer yet; a state of torch.optim.SGD has None for it."""
     return state.get(DIRECTION) is None
 
 
 def remember(state: State, displacement: Tensor) -> None:
-    """Make a displacement the newest one, and the newest one the older."""
+    """Make a displacement the newest one, and the former newest the older one."""
     if NEWEST in state:
         state[OLDER] = state[NEWEST]
     state[NEWEST] = displacement
 
 
 def exchange(state: State) -> None:
-    """u₋₁'s buffer has received u⁺: let the two names change places."""
+    """Exchange the names of the two displacements, after u⁺ was written into the tensor of u₋₁."""
     state[OLDER], state[NEWEST] = state[NEWEST], state[OLDER]
 
 
@@ -112,31 +112,31 @@ def _direction(param: Tensor, state: State, rule: Rule) -> Tensor:
 
 
 def foreach_suits(params: list[Tensor]) -> bool:
-    """Whether ``foreach`` is the choice for parameters that nothing was asked for."""
+    """Whether ``foreach`` is the default for these parameters."""
     return all(type(p) in PLAIN_TYPES and p.device.type in FOREACH_DEVICES for p in params)
 
 
 def foreach_unavailable() -> str:
-    """Why there is no ``foreach`` with this torch; empty if there is one."""
+    """Why this version of torch has no ``foreach``; empty if it has."""
     missing = [f"torch.{name}" for name in FOREACH_FUNCTIONS if not hasattr(torch, name)]
     return f"PyTorch {torch.__version__} has no {', '.join(missing)}" if missing else ""
 
 
 def foreach_step(params: list[Tensor], states: list[State], rule: Rule) -> None:
     """The same step with one call for all tensors of a device and dtype: fewer launches on a GPU."""
-    for batch, held in by_device_and_dtype(params, states):
-        directions, lr = _directions(batch, held, rule), rule.lr
+    for batch, batch_states in by_device_and_dtype(params, states):
+        directions, lr = _directions(batch, batch_states, rule), rule.lr
         if isinstance(lr, Tensor):
             directions, lr = list(torch._foreach_mul(directions, lr)), 1.0
         if rule.phase is Phase.PLAIN:
             torch._foreach_add_(batch, directions, alpha=-lr)
         elif rule.phase is Phase.START:
-            for state, displacement in zip(held, torch._foreach_mul(directions, -lr), strict=True):
+            for state, displacement in zip(batch_states, torch._foreach_mul(directions, -lr), strict=True):
                 remember(state, displacement)
-            torch._foreach_add_(batch, [state[NEWEST] for state in held])
+            torch._foreach_add_(batch, [state[NEWEST] for state in batch_states])
         else:
-            _foreach_history(held, directions, lr * rule.gain, rule)
-            torch._foreach_add_(batch, [state[NEWEST] for state in held])
+            _foreach_history(batch_states, directions, lr * rule.gain, rule)
+            torch._foreach_add_(batch, [state[NEWEST] for state in batch_states])
 
 
 def _foreach_history(states: list[State], directions: list[Tensor], rate: float, rule: Rule) -> None:
@@ -162,11 +162,11 @@ def _directions(params: list[Tensor], states: list[State], rule: Rule) -> list[T
         directions = list(torch._foreach_add(directions, params, alpha=rule.weight_decay))
     if rule.momentum == 0:
         return directions
-    kept = [(s[DIRECTION], d) for s, d in zip(states, directions, strict=True) if not fresh(s)]
-    if kept:
-        buffers = [buffer for buffer, _ in kept]
+    existing = [(s[DIRECTION], d) for s, d in zip(states, directions, strict=True) if not fresh(s)]
+    if existing:
+        buffers = [buffer for buffer, _ in existing]
         torch._foreach_mul_(buffers, rule.momentum)
-        torch._foreach_add_(buffers, [direction for _, direction in kept])
+        torch._foreach_add_(buffers, [direction for _, direction in existing])
     for state, direction in zip(states, directions, strict=True):
         if fresh(state):
             state[DIRECTION] = direction.detach().clone(memory_format=torch.preserve_format)

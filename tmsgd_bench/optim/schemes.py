@@ -1,7 +1,7 @@
-"""Explicit linear multistep rules with one gradient, over any number of instants.
+"""Explicit linear k-step methods with one gradient evaluation.
 
-A rule is  x⁺ = a₀ x + a₁ x₋₁ + … + a_{k−1} x_{−(k−1)} + b τ x'.  With x' = −∇L and τ the learning rate it is an
-optimizer. What a rule does follows from its coefficients, and everything here is computed from them.
+A method is  x⁺ = a₀ x + a₁ x₋₁ + … + a_{k−1} x_{−(k−1)} + b τ x'.  With x' = −∇L and τ the learning rate it is an
+optimizer. Its properties follow from its coefficients, and are computed from them here.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from tmsgd_bench.optim import theory
 from tmsgd_bench.optim.theory import Vector
 
 TOLERANCE = 1e-12
-"""What passes for zero in a condition on the coefficients, and for 1 in the modulus of a spurious root."""
+"""A condition on the coefficients holds within this; a spurious root must be at least so far inside the unit circle."""
 
 
 @dataclass(frozen=True)
 class MultistepScheme:
-    """The rule x⁺ = Σ a_j x_{−j} + b τ x', refused unless it converges.
+    """The method x⁺ = Σ a_j x_{−j} + b τ x', refused unless it converges.
 
-    A linear multistep rule converges exactly if it is consistent (it integrates x = 1 and x = t without
-    error) and zero-stable (Dahlquist 1956). Zero-stability is asked for strictly: every root but the
-    principal one lies inside the unit circle, so that rounding and old history die out.
+    A linear multistep method converges exactly if it is consistent (it integrates x = 1 and x = t without error) and
+    zero-stable (Dahlquist 1956). Strict zero-stability is required: every root but the principal one lies inside the
+    unit circle, so that rounding errors and old history die out.
 
     Args:
         weights: (a₀, a₁, …, a_{k−1}), dimensionless, at least one. Trailing zeros change nothing but the length
@@ -33,7 +33,7 @@ class MultistepScheme:
         gain: b, the factor of the step τ x', dimensionless.
 
     Raises:
-        ValueError: a coefficient is not finite, or the rule is inconsistent or not zero-stable.
+        ValueError: a coefficient is not finite, or the method is inconsistent or not zero-stable.
 
     Example:
         >>> MultistepScheme.family(0.5).weights
@@ -41,7 +41,7 @@ class MultistepScheme:
         >>> MultistepScheme((2.0, -1.0, 0.0), 0.0)
         Traceback (most recent call last):
         ValueError: this multistep scheme is not zero-stable: its spurious roots have modulus 1, not below 1.
-        >>> MultistepScheme((-1.5, 3.0, -0.5), 3.0)  # the one rule of order 3 over three instants
+        >>> MultistepScheme((-1.5, 3.0, -0.5), 3.0)  # the only 3-step method of order 3
         Traceback (most recent call last):
         ValueError: this multistep scheme is not zero-stable: its spurious roots have modulus 2.68614, not below 1.
     """
@@ -75,7 +75,7 @@ class MultistepScheme:
 
     @property
     def instants(self) -> int:
-        """k, how many instants the rule looks at: 1 for Euler, 3 for eq. (8). Trailing zero weights do not count."""
+        """k, the number of steps of the method: 1 for Euler, 3 for eq. (8). Trailing zero weights do not count."""
         return max(j for j, weight in enumerate(self.weights) if weight != 0.0) + 1
 
     @property
@@ -94,7 +94,7 @@ class MultistepScheme:
             instants: how many instants the caller keeps.
 
         Raises:
-            ValueError: the rule reaches further back.
+            ValueError: the method needs more instants.
         """
         if self.instants > instants:
             raise ValueError(
@@ -108,22 +108,22 @@ class MultistepScheme:
 
     @property
     def order(self) -> int:
-        """The largest p with C₀ = … = C_p = 0: the rule is exact on polynomials up to degree p. At least 1, at most k.
+        """The largest p with C₀ = … = C_p = 0: the method is exact on polynomials up to degree p. From 1 to k.
 
-        C_n = [1 − Σ a_j (−j)ⁿ − b n 0^{n−1}] / n!. It passes for zero if n! C_n is below 1e-12 (1 + Σ |a_j| jⁿ), so
-        that coefficients which are not binary fractions keep their order.
+        C_n = [1 − Σ a_j (−j)ⁿ − b n 0^{n−1}] / n!. It counts as zero if n! C_n is below 1e-12 (1 + Σ |a_j| jⁿ), so that
+        rounded coefficients do not lower the order.
         """
-        return theory.order(*self._rule(), TOLERANCE)
+        return theory.order(*self._stripped(), TOLERANCE)
 
     @property
     def error_constant(self) -> float:
         """C_{p+1}: one step from exact history misses the solution by C_{p+1} τ^{p+1} x^{(p+1)} + O(τ^{p+2}).
 
-        Normalised to a coefficient 1 of x⁺, and signed: solution minus rule. Divided by b it is the error constant
+        The coefficient of x⁺ is 1, and the sign is that of solution minus method. Divided by b it is the error constant
         of Hairer, Nørsett, Wanner, Solving ODEs I, (III.2.13), which decides the global error. Correctly rounded.
         """
         degree = self.order + 1
-        return float(theory.defect(*self._rule(), degree) / math.factorial(degree))
+        return float(theory.defect(*self._stripped(), degree) / math.factorial(degree))
 
     # ------------------------------------------------------------ linear stability
 
@@ -137,8 +137,8 @@ class MultistepScheme:
     def spurious_modulus(self) -> float:
         """Largest modulus of the spurious roots; 0 if there are none.
 
-        In closed form for up to three instants. Beyond, from the eigenvalues of the companion matrix: a multiple root
-        is found there as a cluster, but its mean is found accurately, and the largest member lies no nearer to 0.
+        In closed form for k up to 3. For larger k the roots are eigenvalues of the companion matrix. They give a
+        multiple root as a cluster whose mean is accurate, so the largest member is not below the root's modulus.
         """
         if self.instants > 3:
             return max(abs(root) for root in self.spurious_roots)
@@ -150,7 +150,7 @@ class MultistepScheme:
         return (abs(alpha) + math.sqrt(discriminant)) / 2.0
 
     def roots(self, step: complex, momentum: float = 0.0) -> tuple[complex, ...]:
-        """Characteristic roots on x' = −λ x: the rule's solutions are combinations of zⁿ over these z.
+        """Characteristic roots on x' = −λ x: the method's solutions are combinations of zⁿ over these z.
 
         They solve (z − μ) ρ(z) + b h z^k = 0 with ρ(z) = z^k − Σ a_j z^{k−1−j}: k + 1 roots, one of them 0 without
         momentum.
@@ -162,14 +162,14 @@ class MultistepScheme:
         Raises:
             ValueError: momentum is outside [0, 1).
         """
-        polynomial = theory.characteristic_polynomial(*self._rule(), step, _checked(momentum))
+        polynomial = theory.characteristic_polynomial(*self._stripped(), step, _checked(momentum))
         return tuple(complex(root) for root in np.roots(polynomial))
 
     def stability_limit(self, momentum: float = 0.0) -> float:
         """The largest h such that no root lies outside the unit circle for any real step between 0 and h.
 
-        Computed from the steps at which a root crosses the circle, to rounding. A root that only touches the circle
-        at a single step does not count. For ``family(c)`` it is min((1−c)/c, 4c/(1−c)), for Euler 2 (1 + μ).
+        It is the first step at which a root crosses the circle, computed up to rounding. A root that only touches the
+        circle at one step does not count. For ``family(c)`` it is min((1−c)/c, 4c/(1−c)), for Euler 2 (1 + μ).
 
         Args:
             momentum: as in :meth:`roots`.
@@ -181,7 +181,7 @@ class MultistepScheme:
             >>> round(SCHEMES["taylor3"].stability_limit(), 12), SCHEMES["euler"].stability_limit()
             (1.0, 2.0)
         """
-        return theory.stability_limit(*self._rule(), _checked(momentum))
+        return theory.stability_limit(*self._stripped(), _checked(momentum))
 
     def stability_boundary(self, theta: Any, momentum: float = 0.0) -> Vector:
         """The boundary locus: the complex steps h with a characteristic root at e^{iθ} (an array of θ's shape).
@@ -195,7 +195,7 @@ class MultistepScheme:
         Raises:
             ValueError: momentum is outside [0, 1).
         """
-        return theory.boundary_locus(*self._rule(), theta, _checked(momentum))
+        return theory.boundary_locus(*self._stripped(), theta, _checked(momentum))
 
     # ------------------------------------------------------------ noise
 
@@ -224,13 +224,14 @@ class MultistepScheme:
                 f"no stationary variance at step {step:g}: it must lie in the stability interval (0, {limit:g})."
             )
         # ξ enters as b h z^k over the characteristic polynomial, which is a delay: x is an autoregression.
-        polynomial = theory.characteristic_polynomial(*self._rule(), step, momentum)
+        polynomial = theory.characteristic_polynomial(*self._stripped(), step, momentum)
         return (self.gain * step) ** 2 * theory.autoregression_variance(-polynomial[1:])
 
     def frequency_response(self, omega: Any, momentum: float = 0.0) -> Vector:
         """Complex gain from −lr·gradient to displacement, b / [(1 − Σ α_j e^{−i(j+1)ω}) (1 − μ e^{−iω})].
 
-        1 / (1 − μ) at ω = 0 for every consistent rule: all share one effective learning rate on a steady gradient.
+        It is 1 / (1 − μ) at ω = 0 for every consistent method: on a constant gradient all have the same effective
+        learning rate.
 
         Args:
             omega: angular frequency in radians per step; π is a gradient that changes sign at every step.
@@ -247,7 +248,7 @@ class MultistepScheme:
         feedback = np.polyval(np.concatenate([-alphas[::-1], [1.0]]), delay)
         return np.asarray(self.gain / (feedback * (1.0 - _checked(momentum) * delay)))
 
-    def _rule(self) -> tuple[tuple[float, ...], float]:
+    def _stripped(self) -> tuple[tuple[float, ...], float]:
         """Weights and gain without trailing zeros, which would add roots at 0."""
         return self.weights[: self.instants], self.gain
 
@@ -267,8 +268,8 @@ class MultistepScheme:
         """A scheme from its name, from another scheme, or from its coefficients (a₀, …, a_{k−1}, b) in one sequence.
 
         Raises:
-            ValueError: unknown name, anything else than coefficients, fewer than two of them, or a rule that does not
-                converge.
+            ValueError: an unknown name, fewer than two coefficients, something that is not a scheme, or a method that
+                does not converge.
         """
         if isinstance(scheme, cls):
             return scheme
@@ -298,4 +299,4 @@ SCHEMES: dict[str, MultistepScheme] = {
     "taylor3": MultistepScheme.family(1 / 2),  # eq. (8) of the paper
     "nine_eighths": MultistepScheme.family(3 / 8),  # 9/8, −1/2, 3/8 with step 5/4
 }
-"""Named schemes: forward Euler (SGD), the paper's rule, and its sibling with c = 3/8."""
+"""Named methods: forward Euler (SGD), the paper's eq. (8), and the member of its family with c = 3/8."""

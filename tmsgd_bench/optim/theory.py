@@ -1,6 +1,6 @@
-"""Accuracy, linear stability and noise of explicit multistep rules, from their coefficients.
+"""Accuracy, linear stability and noise of explicit multistep methods, from their coefficients.
 
-With E the shift to the next instant, the rule x⁺ = a₀ x + … + a_{k−1} x_{−(k−1)} + b τ x' is ρ(E) x = b τ E^{k−1} x'
+With E the shift to the next instant, the method x⁺ = a₀ x + … + a_{k−1} x_{−(k−1)} + b τ x' is ρ(E) x = b τ E^{k−1} x'
 with ρ(z) = z^k − Σ a_j z^{k−1−j}. On x' = −λ x with h = τ λ, and with the heavy ball v⁺ = μ v + g in place of the
 gradient g, its solutions are combinations of zⁿ over the roots z of (Hairer, Nørsett, Wanner, Solving ODEs I, III.3;
 Polyak 1964 for the heavy ball)
@@ -26,7 +26,7 @@ Vector = NDArray[Any]
 
 ROUNDING = float(np.finfo(float).eps)
 SAME_STEP = 1e-9
-"""Steps that differ by less, relatively, are one crossing: a complex pair and its conjugate, found twice."""
+"""Steps with a smaller relative difference are one crossing, found twice: by a complex root and its conjugate."""
 
 
 def defect(weights: Sequence[float], gain: float, degree: int) -> Fraction:
@@ -36,7 +36,10 @@ def defect(weights: Sequence[float], gain: float, degree: int) -> Fraction:
 
 
 def order(weights: Sequence[float], gain: float, tolerance: float) -> int:
-    """Largest degree up to which a consistent rule is exact on polynomials; defects are compared with their terms."""
+    """Largest degree up to which a consistent method is exact on polynomials.
+
+    A defect counts as zero if it is below ``tolerance`` times the sum of its terms' moduli.
+    """
     degree = 2
     while True:  # it ends, because k + 1 coefficients cannot satisfy k + 2 conditions
         terms = math.fsum([1.0, *(abs(weight) * j**degree for j, weight in enumerate(weights))])
@@ -72,9 +75,9 @@ def boundary_locus(weights: Sequence[float], gain: float, theta: Any, momentum: 
 def stability_limit(weights: Sequence[float], gain: float, momentum: float) -> float:
     """Largest h such that no characteristic root lies outside the unit circle for any real step between 0 and h.
 
-    The roots move continuously with the step, so stability is lost only where one of them lies on the circle.
-    Those steps are computed, and the first one is taken beyond which a root is outside. There always is one:
-    the rule being zero-stable, z = −1 is a root at a positive step, and one root grows without bound with the step.
+    The roots move continuously with the step, so stability is lost only at a step where a root lies on the circle. All
+    such steps are computed; the limit is the first one beyond which a root is outside. It exists: since the method is
+    zero-stable, z = −1 is a root at a positive step, and one root grows without bound with the step.
     """
     steps = _crossings(weights, gain, momentum)
     beyond = [*((low + high) / 2.0 for low, high in pairwise(steps)), 2.0 * steps[-1]]
@@ -100,8 +103,8 @@ def _crossings(weights: Sequence[float], gain: float, momentum: float) -> list[f
     derivative = chebyshev.chebder(series)
     # A leading coefficient below rounding moves no root in [−1, 1], but it overflows in the companion matrix.
     roots = chebyshev.chebroots(chebyshev.chebtrim(derivative, ROUNDING * np.abs(derivative).max()))
-    # A double root, where a characteristic root touches the circle, is found with an imaginary part of about the square
-    # root of the precision; keeping such pairs is harmless, for every candidate is tested afterwards.
+    # A double root, where a characteristic root touches the circle, is computed with an imaginary part of about the
+    # square root of the precision. To keep such pairs is harmless, because every candidate is tested afterwards.
     cosines = np.real(roots[(np.abs(np.imag(roots)) < 1e-6) & (np.abs(np.real(roots)) < 1.0)])
     steps = np.sort(np.real(boundary_locus(weights, gain, np.append(np.arccos(cosines), np.pi), momentum)))
     steps = steps[steps > 0.0]

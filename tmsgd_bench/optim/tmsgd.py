@@ -1,4 +1,4 @@
-"""TM-SGD: plain SGD up to a switch, then a Taylor multi-step rule.
+"""TM-SGD: plain SGD up to a switch, then a Taylor multistep method.
 
 Source: "Enhancing Deep Learning with Optimized Gradient Descent: Bridging Numerical Methods and Neural
 Network Training" (arXiv 2409.04707), eq. (8): W⁺ = 1.5 W − W₋₁ + 0.5 W₋₂ − ε g.
@@ -37,7 +37,7 @@ from tmsgd_bench.optim.schemes import MultistepScheme
 INSTANTS = 3  # W, W₋₁ and W₋₂
 AUTO = "auto"
 LARGE = 1 << 24
-"""Weights of a group from which on the fused step is the default on a GPU; below, ``foreach`` is about as fast."""
+"""A group with at least so many weights uses the fused step by default on a GPU; for fewer, ``foreach`` is as fast."""
 _LOST = (
     "The loaded state of TMSGD is that of step {step}, but holds no {lost}, so training does not go on exactly as it "
     "would have: load into what get_optimizer_state_dict gives for an optimizer with the same momentum."
@@ -47,7 +47,7 @@ REALS = ("lr", "momentum", "weight_decay")
 
 
 class TMSGD(Optimizer):
-    r"""SGD for ``switch_step`` steps, then the multi-step rule, in difference form.
+    r"""SGD for ``switch_step`` steps, then the multistep method, in difference form.
 
     With d the descent direction (the gradient, plus weight decay, or its heavy-ball average):
 
@@ -55,29 +55,30 @@ class TMSGD(Optimizer):
     - at the switch       two such steps, whose displacements u and u₋₁ become the history;
     - afterwards          u⁺ = α u + β u₋₁ − b ε d,  W⁺ = W + u⁺.
 
-    ``taylor3``, the paper's eq. (8), has α = 0.5, β = −0.5, b = 1. Writing eq. (8) with differences halves its
-    rounding error and needs no copy of old weights. On a quadratic of curvature λ the rule is stable only
-    for ε λ < 1, half of what SGD allows, which is why it is switched on late.
+    ``taylor3``, the paper's eq. (8), has α = 0.5, β = −0.5, b = 1. The difference form halves the rounding error of
+    eq. (8) and needs no copies of old weights. On a quadratic of curvature λ the method is stable only for ε λ < 1,
+    and SGD for ε λ < 2. So switch late, when ε λ has fallen.
 
-    State: nothing before the switch (a momentum buffer with ``momentum``), two tensors of the parameter's
-    shape and dtype for each parameter after it. (Where ``torch.distributed.checkpoint`` asks for it, zeros take the
-    place of what there is not yet, up to the next step.) The step count lives in the parameter groups, so a training
-    loop, a scheduler and ``state_dict`` need nothing special.
+    State: nothing before the switch (a momentum buffer with ``momentum``), and two tensors of the parameter's shape and
+    dtype for each parameter after it. For ``torch.distributed.checkpoint``, missing tensors are filled with zeros until
+    the next step. The step count is in the parameter groups, so training loops, schedulers and ``state_dict`` need
+    nothing special.
 
     Args:
-        params: parameters, or groups with options of their own (all but ``step``).
+        params: parameters, or groups with their own options (all except ``step``).
         lr: ε > 0 or 0; a float or a one-element tensor.
         momentum: μ of the heavy ball v⁺ = μ v + g, used in place of g (TM-SGD-M); 0 for none.
-        weight_decay: added to the gradient as weight_decay · W.
-        switch_step: optimizer steps of plain SGD before the multi-step rule; 0 starts with it at once, and
-            "auto" (experimental) waits for :meth:`switch`.
+        weight_decay: adds weight_decay · W to the gradient.
+        switch_step: optimizer steps of plain SGD before the multistep method; 0 starts with it at once, and "auto"
+            (experimental) waits for :meth:`switch`.
         scheme: a name from :data:`SCHEMES`, a :class:`MultistepScheme`, or coefficients (a₀, a₁, a₂, b).
-        restart_every: forget the history at every multiple of this many steps; None never does.
-        foreach: one call for many tensors, instead of a loop; None chooses it for plain tensors on GPUs, as torch does.
-        fused: one pass over memory for all tensors. None uses it on the CPU, where step.c can be compiled (once for
-            each machine, at the first step, in about half a second), and on a GPU, with Triton, for groups of 2²⁴
-            weights and more; True for all. Where it cannot be had, a warning says why and the loop or ``foreach``
-            steps. The CPU's gives the loop's bits in float32 and float64 on processors with a fused multiply-add.
+        restart_every: forget the history at every multiple of so many steps; None never does.
+        foreach: one call for many tensors, instead of a loop. None uses it for plain tensors on GPUs, as torch does.
+        fused: one pass over memory for all tensors. None uses it on the CPU, and on a GPU with Triton for groups of 2²⁴
+            weights and more; True uses it for all. On the CPU, step.c is compiled once for each machine, at the first
+            step, in about half a second. If the fused step is not available, a warning says why, and the loop or
+            ``foreach`` is used. On processors with a fused multiply-add, the CPU's fused step gives the loop's bits in
+            float32 and float64.
         maximize: ascend instead of descend.
 
     Raises:
@@ -125,7 +126,7 @@ class TMSGD(Optimizer):
         super().__init__(params, _plain(defaults))
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group; its options are checked, and it joins at the step the others have reached."""
+        """Add a group. Its options are checked, and it starts at the step count of the other groups."""
         if "scheme" in param_group:
             param_group["scheme"] = _coefficients(param_group["scheme"])
         _check_options({**self.defaults, **param_group})
@@ -139,30 +140,30 @@ class TMSGD(Optimizer):
         super().add_param_group(param_group)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take over a state, also one of ``torch.optim.SGD`` or of an older version.
+        """Load a state, also one of ``torch.optim.SGD`` or of an older version.
 
-        What such a state lacks is kept as it is here; a state of SGD lacks the step count, too, so ``switch_step``
-        then counts from this optimizer's own.
+        Options that the state lacks keep their values. A state of SGD has no step count, so ``switch_step`` then counts
+        from this optimizer's own.
 
         Raises:
-            ValueError: the state is of SGD with Nesterov momentum or dampening, or of an optimizer of another kind, or
-                one of its options is out of its range; nothing is changed then.
+            ValueError: the state is of SGD with Nesterov momentum or dampening, or of another optimizer, or an option
+                is out of its range; nothing is changed then.
         """
         _check_loaded(state, getattr(self, "defaults", None) or state["defaults"])
-        present = [dict(group) for group in getattr(self, "param_groups", ())]
+        old_groups = [dict(group) for group in getattr(self, "param_groups", ())]
         super().__setstate__(state)
         self._settle([*self.state])
         for index, group in enumerate(self.param_groups):
-            own = present[index] if index < len(present) else self.defaults
+            old = old_groups[index] if index < len(old_groups) else self.defaults
             for name in (*self.defaults, "step"):
-                group.setdefault(name, own.get(name, 0))
+                group.setdefault(name, old.get(name, 0))
 
     @torch.no_grad()
     def state_dict(self) -> dict[str, Any]:
-        """The state as torch's optimizers give it.
+        """The state, in the form of torch's optimizers.
 
-        Where a program has imported ``torch.distributed.checkpoint.state_dict``, it has the same tensors at any time,
-        with zeros in the place of those that there are none of yet; see :mod:`tmsgd_bench.optim.portable`.
+        If the program has imported ``torch.distributed.checkpoint.state_dict``, the state always has the same tensors,
+        and missing ones are zero; see :mod:`tmsgd_bench.optim.portable`.
         """
         if portable.in_use():
             self._complete()
@@ -170,7 +171,7 @@ class TMSGD(Optimizer):
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a state; of what it should hold and does not, a warning tells.
+        """Go on from a state; a warning names tensors that it should have and lacks.
 
         Raises:
             ValueError: see :meth:`__setstate__`, or its groups are not of the sizes of this optimizer's.
@@ -178,9 +179,9 @@ class TMSGD(Optimizer):
         super().load_state_dict(state_dict)
         for group in self.param_groups:
             self._drop_unmarked(group)
-        held = {name for state in self.state.values() for name in state}
+        present = {name for state in self.state.values() for name in state}
         for group in self.param_groups:
-            if lost := [name for name in _expected(group) if name not in held]:
+            if lost := [name for name in _expected(group) if name not in present]:
                 warnings.warn(
                     _LOST.format(step=group["step"], lost=" and no ".join(lost)), RuntimeWarning, stacklevel=2
                 )
@@ -188,7 +189,7 @@ class TMSGD(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Take one step; returns what ``closure`` returns, if one is given.
+        """Take one step; returns the value of ``closure``, if there is one.
 
         Raises:
             RuntimeError: a gradient is sparse, or torch lacks what a group's ``foreach=True`` needs.
@@ -198,7 +199,7 @@ class TMSGD(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         grads = [[p.grad for p in group["params"]] for group in self.param_groups]
-        if {grad.layout for of_group in grads for grad in of_group if grad is not None} - {torch.strided}:
+        if {grad.layout for group_grads in grads for grad in group_grads if grad is not None} - {torch.strided}:
             raise RuntimeError(
                 "TMSGD does not support sparse gradients, because its history moves every weight: "
                 "build the embedding with sparse=False."
@@ -206,12 +207,12 @@ class TMSGD(Optimizer):
         if closure is None and not self.state and not _recording() and portable.initialises(self.param_groups):
             self._complete()
             return loss
-        for group, of_group in zip(self.param_groups, grads, strict=True):
-            self._step_group(group, of_group)
+        for group, group_grads in zip(self.param_groups, grads, strict=True):
+            self._step_group(group, group_grads)
         return loss
 
     def switch(self) -> None:
-        """Let the multi-step rule begin with the next step, in every group that has not switched yet."""
+        """Start the multistep method with the next step, in every group that has not switched yet."""
         for group in self.param_groups:
             if not _switched(group):
                 group["switch_step"] = group["step"]
@@ -222,7 +223,7 @@ class TMSGD(Optimizer):
         for phase, (params, states) in self._by_phase(group, grads).items():
             rule = _rule(group, phase)
             if _wants_fused(group, params) and not rule.in_place:
-                params, states = one_pass.step(params, states, rule, _serves)
+                params, states = one_pass.step(params, states, rule, lambda device: not _reported(device))
             if params:
                 kernel = foreach_step if _uses_foreach(group, params) else loop_step
                 kernel(params, states, rule)
@@ -231,7 +232,7 @@ class TMSGD(Optimizer):
     def _by_phase(
         self, group: dict[str, Any], grads: list[Tensor | None]
     ) -> dict[Phase, tuple[list[Tensor], list[State]]]:
-        """Parameters with a gradient, and their states, by what their history allows: one that joined late starts."""
+        """Parameters with a gradient and their states, by phase: one that joins after the switch starts its history."""
         params = [p for p, grad in zip(group["params"], grads, strict=True) if grad is not None]
         if not params:
             return {}
@@ -242,7 +243,7 @@ class TMSGD(Optimizer):
             states = self._states(params, group)
         if not switched:
             if any([NEWEST in state for state in states]):  # noqa: C419
-                self._forget(params)  # the switch was put off again: what moved then is not the last move
+                self._forget(params)  # switch_step was raised after the switch: the history is out of date
                 states = self._states(params, group)
             return {Phase.PLAIN: (params, states)}
         complete = [OLDER in state for state in states]
@@ -256,7 +257,7 @@ class TMSGD(Optimizer):
         }
 
     def _states(self, params: list[Tensor], group: dict[str, Any]) -> list[State]:
-        """Their states. One that the step leaves empty stays out of ``self.state``, as under SGD: FSDP counts on it."""
+        """Their states. A state that stays empty is not added to ``self.state``, as in SGD; FSDP relies on this."""
         all_states = self.state
         if _switched(group) or group["momentum"] != 0:
             return [all_states[p] for p in params]
@@ -276,7 +277,10 @@ class TMSGD(Optimizer):
                 self.state.pop(p, None)
 
     def _drop_unmarked(self, group: dict[str, Any]) -> None:
-        """Drop zeros that no step can have made yet: torch leaves ``present`` out of some states it has flattened."""
+        """Drop zeros in place of a history that cannot exist yet.
+
+        torch loses ``present``, which would tell them from a history, from some states that it has flattened.
+        """
         early = {NEWEST, OLDER}.difference(_expected(group))
         for p in group["params"]:
             state = self.state.get(p, {})
@@ -286,7 +290,7 @@ class TMSGD(Optimizer):
         self._settle(group["params"])
 
     def _complete(self) -> None:
-        """Make a place for all that the state may ever hold; the next step gives those back that it does not need."""
+        """Fill every state with zeros for the tensors that it lacks; the next step removes those it does not need."""
         for group in self.param_groups:
             for p in group["params"]:
                 if p in self.state or p.requires_grad:
@@ -298,7 +302,7 @@ def _coefficients(scheme: Any) -> tuple[float, ...]:
 
 
 def _rule(group: dict[str, Any], phase: Phase) -> Rule:
-    if not isinstance(group["scheme"], tuple) or len(group["scheme"]) != INSTANTS + 1:  # set since by its owner
+    if not isinstance(group["scheme"], tuple) or len(group["scheme"]) != INSTANTS + 1:  # the user changed the group
         group["scheme"] = _coefficients(group["scheme"])
     a0, _, a2, gain = group["scheme"]
     recorded, lr = _recorded(group, phase), group["lr"]
@@ -316,7 +320,7 @@ def _rule(group: dict[str, Any], phase: Phase) -> Rule:
 
 
 def _recorded(group: dict[str, Any], phase: Phase) -> bool:
-    """Whether torch.compile or a CUDA graph records this step, to repeat it on the same tensors."""
+    """Whether torch.compile or a CUDA graph records this step, to replay it on the same tensors."""
     if not _recording():
         return False
     if torch.compiler.is_compiling():
@@ -336,11 +340,11 @@ def _recording() -> bool:
 
 
 def _uses_foreach(group: dict[str, Any], params: list[Tensor]) -> bool:
-    asked = group["foreach"]
-    if asked:
+    foreach = group["foreach"]
+    if foreach:
         _require_foreach()
         return True
-    if asked is False or not foreach_suits(params):
+    if foreach is False or not foreach_suits(params):
         return False
     if reason := foreach_unavailable():
         _warn_of_the_loop(reason)
@@ -354,7 +358,7 @@ def _require_foreach() -> None:
 
 @functools.cache
 def _warn_of_the_loop(reason: str) -> None:
-    """Said once in a process."""
+    """Warn once in a process; the result is cached."""
     warnings.warn(
         f"TMSGD steps with a loop, more slowly: {reason}. foreach=False asks for that and silences this.",
         RuntimeWarning,
@@ -363,7 +367,7 @@ def _warn_of_the_loop(reason: str) -> None:
 
 
 def _wants_fused(group: dict[str, Any], params: list[Tensor]) -> bool:
-    """Whether these are to take the fused step where there is one; those of a group are nearly always on one device."""
+    """Whether to use the fused step if it is available. By default this depends on the first parameter's device."""
     if group["fused"] is None and group["foreach"] is None:
         return _fused_by_default(params[0].device.type, params)
     return bool(group["fused"])
@@ -373,13 +377,9 @@ def _fused_by_default(device: str, params: list[Tensor]) -> bool:
     return device == "cpu" or (device == "cuda" and sum([p.numel() for p in params]) >= LARGE)
 
 
-def _serves(device: str) -> bool:
-    return not _reported(device)
-
-
 @functools.cache
 def _reported(device: str) -> str:
-    """Why a device type has no fused step, said once in a process; empty if it has one."""
+    """Why a device type has no fused step, with a warning once in a process; empty if it has one."""
     if reason := one_pass.unavailable(device):
         warnings.warn(
             f"TMSGD takes its step on {device} without the fused implementation, more slowly: {reason}. "
@@ -400,7 +400,7 @@ def _restarts(group: dict[str, Any]) -> bool:
 
 
 def _expected(group: dict[str, Any]) -> list[str]:
-    """What parameters of a group keep at its step, if they have always had a gradient."""
+    """The tensors that a group's parameters have in their states now, if they always had a gradient."""
     step, momentum = group["step"], [DIRECTION] if group["momentum"] != 0 and group["step"] > 0 else []
     if not _switched(group):
         return momentum
@@ -409,7 +409,7 @@ def _expected(group: dict[str, Any]) -> list[str]:
 
 
 def _check_options(options: dict[str, Any]) -> None:
-    """Raise ValueError with the reason if an option is out of its range, RuntimeError if it cannot be had."""
+    """Raise ValueError if an option is out of its range, and RuntimeError if torch lacks what it needs."""
     lr = options["lr"]
     if isinstance(lr, Tensor) and lr.numel() != 1:
         raise ValueError("Tensor lr must be 1-element")
@@ -429,7 +429,7 @@ def _check_options(options: dict[str, Any]) -> None:
 
 def _check_flags(options: dict[str, Any]) -> None:
     for name, known in (("maximize", (True, False)), ("foreach", (True, False, None)), ("fused", (True, False, None))):
-        if not any(options[name] is one for one in known):
+        if not any(options[name] is value for value in known):
             raise ValueError(f"Invalid {name} value: {options[name]!r}, must be one of {', '.join(map(str, known))}")
     if options["fused"] and options["foreach"]:
         raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
@@ -438,7 +438,7 @@ def _check_flags(options: dict[str, Any]) -> None:
 
 
 def _check_loaded(state: dict[str, Any], defaults: dict[str, Any]) -> None:
-    """Raise ValueError if a state is of another kind of optimizer, or holds what a constructor would refuse."""
+    """Raise ValueError if a state is of another optimizer, or has options that the constructor would refuse."""
     known = {*portable.TENSORS, portable.PRESENT}
     if foreign := {key for entry in state.get("state", {}).values() for key in entry} - known:
         raise ValueError(
@@ -454,7 +454,7 @@ def _check_loaded(state: dict[str, Any], defaults: dict[str, Any]) -> None:
 
 
 def _plain(options: dict[str, Any]) -> dict[str, Any]:
-    """Numbers as Python's own: a checkpoint with NumPy's cannot be loaded with ``weights_only=True``."""
+    """Options with Python's numbers: a checkpoint with NumPy's cannot be loaded with ``weights_only=True``."""
     counts = {name: int(value) for name, value in options.items() if name in COUNTS and isinstance(value, Integral)}
     reals = {name: float(value) for name, value in options.items() if name in REALS and not isinstance(value, Tensor)}
     return {**options, **counts, **reals}

@@ -17,7 +17,7 @@ from tasks.od.fast_rcnn.selective_search import Kept, Search
 from tasks.od.options import OWN, PROPOSALS
 from tasks.voc import Part
 from tmsgd_bench.data import cache
-from tmsgd_bench.data.contents import FOLDER
+from tmsgd_bench.data.texts import FOLDER
 from tmsgd_bench.engine.workers import cores
 from tmsgd_bench.errors import ConfigError, DataError
 

@@ -1,8 +1,8 @@
-"""Small learnable stand-ins, each written in the layout of the data set it stands for.
+"""Synthetic data: small, learnable, and in the layout of a real data set.
 
-They need no network and drive the demo, the smoke runs and the tests. Their numbers say nothing about the real data.
-Each is a module named as its data set, with ``write(folder)``, which writes the same bytes every time, and ``VERSION``,
-which is raised whenever they change: it is part of a synthetic run's identity.
+They need no network, and are used by the demo, the smoke runs and the tests. Results on them say nothing about the real
+data. Each module has the name of its data set and a function ``write(folder)``, which writes the same bytes every time.
+``VERSION`` is part of a synthetic run's identity, and is raised whenever the bytes change.
 """
 
 from __future__ import annotations
@@ -13,28 +13,29 @@ from pathlib import Path
 from types import ModuleType
 
 from tmsgd_bench.data import sealed
-from tmsgd_bench.data.sources import file_digest
 from tmsgd_bench.errors import ConfigError
+from tmsgd_bench.files import file_digest
 
 log = logging.getLogger(__name__)
 
-MARK = "stand-in.json"
+MARK = "synthetic.json"
+"""A file in a folder of synthetic data that records their version and the digests of the other files."""
 
 
 def version(name: str) -> int:
-    """The version of a data set's stand-in.
+    """The version of the synthetic data for a data set.
 
     Raises:
-        ConfigError: it has none.
+        ConfigError: there are none for it.
     """
     return int(_module(name).VERSION)
 
 
 def write(name: str, folder: Path) -> None:
-    """Write a data set's stand-in into a folder, unless this version of it is there, whole.
+    """Write synthetic data for a data set into a folder, unless this version is there and undamaged.
 
     Raises:
-        ConfigError: it has none.
+        ConfigError: there are none for it.
         OSError, StoreError: the folder cannot be written.
     """
     module, mark = _module(name), folder / MARK
@@ -49,13 +50,13 @@ def _module(name: str) -> ModuleType:
     try:
         return importlib.import_module(f"{__name__}.{name}")
     except ModuleNotFoundError as error:
-        raise ConfigError(f"{name} has no synthetic stand-in: use data=real.") from error
+        raise ConfigError(f"there are no synthetic data for {name}: use data=real.") from error
 
 
-def _is_current(mark: Path, folder: Path, wanted: int) -> bool:
-    """Whether a folder holds this version of a stand-in, with every file as it was written."""
+def _is_current(mark: Path, folder: Path, version: int) -> bool:
+    """Whether a folder holds this version of its synthetic data, with every file as it was written."""
     written = sealed.read_record(mark)
-    if written is None or written["version"] != wanted:
+    if written is None or written["version"] != version:
         return False
     try:
         digests = _digests(folder)

@@ -1,4 +1,4 @@
-"""Stand-ins for CIFAR-10 and CIFAR-100: small batches in their publisher's pickles."""
+"""Synthetic data for CIFAR-10 and CIFAR-100: small batches in their publisher's pickles."""
 
 from __future__ import annotations
 
@@ -34,9 +34,8 @@ def write(folder: Path, files: Mapping[str, int], labels: str, classes: int, see
         shown = rng.permutation(np.arange(count) % classes)
         batch = {b"data": _images(rng, patterns[shown]), labels.encode(): _mislabel(rng, shown, classes)}
         content = pickle.dumps(batch, protocol=2)  # as the publisher's
-        path.write_bytes(
-            content.replace(b"numpy._core", b"numpy.core")
-        )  # as numpy called it then: equal bytes with all
+        # numpy's old name of its core, so that the bytes are equal with all versions of numpy.
+        path.write_bytes(content.replace(b"numpy._core", b"numpy.core"))
 
 
 def _images(rng: np.random.Generator, patterns: np.ndarray) -> np.ndarray:

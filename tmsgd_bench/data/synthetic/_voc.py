@@ -1,4 +1,4 @@
-"""Stand-ins for VOC2007 and VOC2012: drawn shapes with boxes and masks, in the layout of VOC's development kit."""
+"""Synthetic data for VOC2007 and VOC2012: drawn shapes with boxes and masks, in the layout of VOC's development kit."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ BORDER = 255
 """The label of pixels that belong to no class: a line around each object."""
 TILE, TEXTURE, NOISE = 11, 12, 20
 VISIBLE = 0.4
-"""So much of each object is in sight, at least."""
+"""The least visible share of each object."""
 FAINT = 0.25
-"""So many of the objects after an image's first one are small, faint and marked as difficult."""
+"""The share of small, faint objects that are marked as difficult, of all but the first object of each image."""
 
 
 @dataclass(frozen=True)
@@ -142,14 +142,14 @@ def _outline(
 def _owners(objects: Sequence[Drawn], size: tuple[int, int]) -> np.ndarray:
     """Which object is in sight at each pixel, counted from 1; 0 where there is none."""
     owners = np.zeros(size, np.int64)
-    for number, one in enumerate(objects, 1):
-        owners[one.shape] = number
+    for number, drawn in enumerate(objects, 1):
+        owners[drawn.shape] = number
     return owners
 
 
 def _all_visible(objects: Sequence[Drawn], size: tuple[int, int]) -> bool:
     owners = _owners(objects, size)
-    return all((owners == number).sum() >= VISIBLE * one.shape.sum() for number, one in enumerate(objects, 1))
+    return all((owners == number).sum() >= VISIBLE * drawn.shape.sum() for number, drawn in enumerate(objects, 1))
 
 
 def _paint(rng: np.random.Generator, objects: Sequence[Drawn], owners: np.ndarray) -> np.ndarray:
@@ -158,18 +158,18 @@ def _paint(rng: np.random.Generator, objects: Sequence[Drawn], owners: np.ndarra
     tiles = (-(-height // TILE), -(-width // TILE))
     ground = rng.integers(70, 170, (*tiles, 1)) + rng.integers(-TEXTURE, TEXTURE + 1, (*tiles, 3))
     pixels = ground.repeat(TILE, axis=0).repeat(TILE, axis=1)[:height, :width].astype(np.float64)
-    for number, one in enumerate(objects, 1):
-        hue, saturation, value = rng.uniform(*one.kind.hues), rng.uniform(0.65, 0.9), rng.uniform(0.6, 0.95)
+    for number, drawn in enumerate(objects, 1):
+        hue, saturation, value = rng.uniform(*drawn.kind.hues), rng.uniform(0.65, 0.9), rng.uniform(0.6, 0.95)
         colour = 255 * np.array(colorsys.hsv_to_rgb(hue % 1.0, saturation, value))
-        seen = owners == number
-        pixels[seen] = (colour + pixels[seen]) / 2 if one.difficult else colour
+        visible = owners == number
+        pixels[visible] = (colour + pixels[visible]) / 2 if drawn.difficult else colour
     noisy = pixels + rng.integers(-NOISE, NOISE + 1, pixels.shape)
     return noisy.clip(0, 255).astype(np.uint8)
 
 
 def _labels(objects: Sequence[Drawn], owners: np.ndarray) -> np.ndarray:
     """The mask: classes, and a border of two pixels where one object, or the ground, ends and another begins."""
-    labels = np.array([0, *(one.kind.label for one in objects)], np.uint8)[owners]
+    labels = np.array([0, *(drawn.kind.label for drawn in objects)], np.uint8)[owners]
     beside, above = owners[:, 1:] != owners[:, :-1], owners[1:] != owners[:-1]
     for edge, pixels in ((beside, labels[:, 1:]), (beside, labels[:, :-1]), (above, labels[1:]), (above, labels[:-1])):
         pixels[edge] = BORDER
@@ -185,11 +185,11 @@ def write(
 
     Args:
         pictures: by the image's name.
-        lists: of names, by part ("Main" or "Segmentation") and split; those of "Segmentation" get masks.
+        lists: names by folder of lists ("Main" or "Segmentation") and split; those of "Segmentation" get masks.
     """
     base = folder / "VOCdevkit" / f"VOC{year}"
-    for part in ("JPEGImages", "Annotations", "SegmentationClass", *(f"ImageSets/{part}" for part in lists)):
-        (base / part).mkdir(parents=True, exist_ok=True)
+    for name in ("JPEGImages", "Annotations", "SegmentationClass", *(f"ImageSets/{name}" for name in lists)):
+        (base / name).mkdir(parents=True, exist_ok=True)
     masked = {name for names in lists["Segmentation"].values() for name in names}
     for name, picture in pictures.items():
         _save(Image.fromarray(picture.pixels), base / "JPEGImages" / f"{name}.jpg")
@@ -198,10 +198,10 @@ def write(
             mask = Image.fromarray(picture.labels)
             mask.putpalette(colour_map().tobytes())
             _save(mask, base / "SegmentationClass" / f"{name}.png")
-    for part, splits in lists.items():
+    for folder_name, splits in lists.items():
         for split, names in splits.items():
             text = "".join(f"{name}\n" for name in sorted(names))
-            (base / "ImageSets" / part / f"{split}.txt").write_bytes(text.encode())
+            (base / "ImageSets" / folder_name / f"{split}.txt").write_bytes(text.encode())
 
 
 def _save(image: Image.Image, path: Path) -> None:
@@ -216,11 +216,11 @@ def _annotation(name: str, year: int, picture: Picture, segmented: bool) -> byte
     depth = 1 if picture.pixels.ndim == 2 else 3
     _add(Xml.SubElement(root, "size"), {"width": width, "height": height, "depth": depth})
     _add(root, {"segmented": int(segmented)})
-    for one in picture.objects:
+    for drawn in picture.objects:
         element = Xml.SubElement(root, "object")
-        _add(element, {"name": one.kind.name, "pose": "Unspecified"})
-        _add(element, {"truncated": int(one.truncated), "difficult": int(one.difficult)})
-        _add(Xml.SubElement(element, "bndbox"), one.box)
+        _add(element, {"name": drawn.kind.name, "pose": "Unspecified"})
+        _add(element, {"truncated": int(drawn.truncated), "difficult": int(drawn.difficult)})
+        _add(Xml.SubElement(element, "bndbox"), drawn.box)
     Xml.indent(root, "\t")
     return Xml.tostring(root) + b"\n"
 

@@ -1,4 +1,4 @@
-"""A stand-in for Avazu: rows of ``train.csv``, in order of time; also made at any size, to measure with."""
+"""Synthetic data for Avazu: rows of ``train.csv``, in order of time; of any size, for measurements."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A stand-in for CIFAR-10: five training batches and one of test images, 600 in all."""
+"""Synthetic data for CIFAR-10: five training batches and one of test images, 600 in all."""
 
 from __future__ import annotations
 

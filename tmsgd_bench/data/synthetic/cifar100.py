@@ -1,4 +1,4 @@
-"""A stand-in for CIFAR-100: 800 training and 100 test images."""
+"""Synthetic data for CIFAR-100: 800 training and 100 test images."""
 
 from __future__ import annotations
 

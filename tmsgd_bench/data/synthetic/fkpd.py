@@ -1,4 +1,4 @@
-"""A stand-in for the facial key points: drawn faces and the lists of their 68 points."""
+"""Synthetic data for the facial key points: drawn faces and the lists of their 68 points."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A stand-in for R8: ``label<TAB>text`` lines."""
+"""Synthetic data for R8: ``label<TAB>text`` lines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A stand-in for the sneaker photos: drawn shoes on white."""
+"""Synthetic data for the sneaker photos: drawn shoes on white."""
 
 from __future__ import annotations
 

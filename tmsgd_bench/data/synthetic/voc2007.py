@@ -1,4 +1,4 @@
-"""A stand-in for VOC2007: 72 pictures of drawn shapes of four of the classes."""
+"""Synthetic data for VOC2007: 72 pictures of drawn shapes of four of the classes."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """TM-SGD's step in one pass over memory: C on the CPU, Triton on a GPU.
 
-Nothing is compiled at import. The CPU's library takes half a second to build, once for each machine and version, and
-is kept in the user's cache folder. Where it cannot be built, ``unavailable`` says why and the step is taken by the
-loop or by ``foreach``.
+Nothing is compiled at import. The CPU's library is built at the first step, in half a second, once for each machine and
+version, and is kept in the user's cache folder. If it cannot be built, ``unavailable`` says why, and the loop or
+``foreach`` takes the step.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from torch import Tensor
 from tmsgd_bench.optim.fused import cpu
 from tmsgd_bench.optim.kernels import PLAIN_TYPES, Rule, State, fresh
 
-Batch = tuple[torch.device, torch.dtype, bool]  # what one call shares; the last: whether momentum buffers are new
+Batch = tuple[torch.device, torch.dtype, bool]  # of all tensors of a call; the last: whether momentum buffers are new
 Tensors = tuple[list[Tensor], list[State]]  # parameters and their states
 
 DTYPES = frozenset((torch.float32, torch.float64, torch.bfloat16))
 
 
 def unavailable(device: str) -> str:
-    """Why there is no fused step on a device type; empty if there is one. Builds the library if need be."""
+    """Why a device type has no fused step; empty if it has one. On the CPU this may build the library."""
     if device == "cpu":
         return cpu.unavailable()
     if device == "cuda":
@@ -37,36 +37,38 @@ def unavailable(device: str) -> str:
 def step(
     params: list[Tensor], states: list[State], rule: Rule, serves: Callable[[str], bool]
 ) -> tuple[list[Tensor], list[State]]:
-    """One step of the tensors that can take it; returns the others, for the loop: strided views, sub-classes, complex
-    numbers, and tensors on devices that are not served.
+    """Take the fused step with all tensors that allow it.
 
     Args:
         serves: whether a device type ("cpu", "cuda") is to take the fused step.
+
+    Returns:
+        The other parameters and states, for the loop: strided views, sub-classes, complex numbers, other devices.
     """
     batches, rest = _divide(params, states, rule)
-    for (device, _, first), (own, held) in batches.items():
+    for (device, _, first), (batch, batch_states) in batches.items():
         if not serves(device.type):
-            rest[0].extend(own)
-            rest[1].extend(held)
+            rest[0].extend(batch)
+            rest[1].extend(batch_states)
             continue
-        _implementation(device.type).step(own, held, rule, first)
-        torch.autograd.graph.increment_version(own)  # so that autograd notices weights changed behind its back
+        _implementation(device.type).step(batch, batch_states, rule, first)
+        torch.autograd.graph.increment_version(batch)  # tells autograd that the weights were changed in place
     return rest
 
 
 def _divide(params: list[Tensor], states: list[State], rule: Rule) -> tuple[dict[Batch, Tensors], Tensors]:
     """Parameters and states for each call of the fused step, and those for the loop.
 
-    Asked anew at every step, because a wrong address ends the process: some 2 µs a parameter.
+    This is decided at every step, because a wrong address would crash the process; it takes some 2 µs a parameter.
     """
     batches: defaultdict[Batch, Tensors] = defaultdict(lambda: ([], []))
     rest: Tensors = ([], [])
     for param, state in zip(params, states, strict=True):
-        own, held = rest
+        batch, batch_states = rest
         if _fits(param, state):
-            own, held = batches[param.device, param.dtype, rule.momentum != 0 and fresh(state)]
-        own.append(param)
-        held.append(state)
+            batch, batch_states = batches[param.device, param.dtype, rule.momentum != 0 and fresh(state)]
+        batch.append(param)
+        batch_states.append(state)
     return batches, rest
 
 

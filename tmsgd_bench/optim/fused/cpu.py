@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tmsgd_bench.optim.fused.addresses import addresses_of, sizes_of, table_of
-from tmsgd_bench.optim.kernels import DIRECTION, NEWEST, Phase, Rule, State, exchange, remember
+from tmsgd_bench.optim.fused.addresses import addresses_of, allocate, sizes_of, table_of
+from tmsgd_bench.optim.kernels import Phase, Rule, State, exchange
 
 SOURCE = Path(__file__).with_name("step.c")
 CODES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}  # as in step.c
@@ -46,7 +46,7 @@ class _Rule(ctypes.Structure):
 
 
 def unavailable() -> str:
-    """Why the library cannot be had on this machine; empty if it is loaded."""
+    """Why the library cannot be built or loaded on this machine; empty if it is loaded."""
     library = _library()
     return str(library) if isinstance(library, Unavailable) else ""
 
@@ -55,12 +55,12 @@ def step(params: list[Tensor], states: list[State], rule: Rule, first: bool) -> 
     """One step of dense CPU tensors of one dtype, in as many threads as torch uses.
 
     Args:
-        first: the momentum buffers are still to be made.
+        first: whether there are no momentum buffers yet.
     """
     library = _library()
     assert isinstance(library, ctypes.CDLL)  # the caller has asked ``unavailable``
     if first or rule.phase is Phase.START:
-        _allocate(params, states, rule, first)
+        allocate(params, states, rule, first, staggered_like)
     table = table_of(sizes_of(params), addresses_of(params, states, rule))
     numbers = _Rule(
         *(float(rule.lr), rule.weight_decay, rule.momentum, rule.alpha, rule.beta, float(rule.lr) * rule.gain),
@@ -74,19 +74,11 @@ def step(params: list[Tensor], states: list[State], rule: Rule, first: bool) -> 
             exchange(state)
 
 
-def _allocate(params: list[Tensor], states: list[State], rule: Rule, first: bool) -> None:
-    for param, state in zip(params, states, strict=True):
-        if rule.phase is Phase.START:
-            remember(state, staggered_like(param, slot=1 + (NEWEST in state)))
-        if first:
-            state[DIRECTION] = staggered_like(param, slot=3)
-
-
 def staggered_like(param: Tensor, slot: int) -> Tensor:
-    """Memory for a state tensor, in the parameter's layout; what is in it is not defined.
+    """An uninitialised state tensor in the parameter's layout.
 
-    Large tensors all begin at the same place of a page. Four of them read side by side then compete for the same few
-    cache lines, which costs up to a sixth of the speed, so each slot begins a quarter of a page further on.
+    Large tensors all start at the same offset of a page. If four of them are read side by side, they compete for the
+    same few cache lines, which costs up to a sixth of the speed. So each slot starts a quarter of a page later.
     """
     if param.numel() < STAGGERED_FROM or not param.is_contiguous():
         return torch.empty_like(param, requires_grad=False)
@@ -96,7 +88,7 @@ def staggered_like(param: Tensor, slot: int) -> Tensor:
 
 @functools.cache
 def _library() -> ctypes.CDLL | Unavailable:
-    """The loaded library, or why there is none; a failure is remembered, so that not every step tries again."""
+    """The loaded library, or why there is none; cached, so that a failure is not repeated at every step."""
     try:
         return _load_or_build()
     except Unavailable as error:
@@ -109,14 +101,14 @@ def _load_or_build() -> ctypes.CDLL:
     try:
         folder = cache_folder()
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        return _kept(folder) or _build(folder)
-    except (OSError, RuntimeError):  # no home, or a read-only or full one: build a library for this process alone
+        return _load_built(folder) or _build(folder)
+    except (OSError, RuntimeError):  # the cache folder cannot be written: build a library for this process only
         with tempfile.TemporaryDirectory() as temporary:
             return _build(Path(temporary))
 
 
-def _kept(folder: Path) -> ctypes.CDLL | None:
-    """The library from an earlier process. Its name carries its checksum: loading a torn file can kill the process."""
+def _load_built(folder: Path) -> ctypes.CDLL | None:
+    """The library that an earlier process built. Its name has its checksum: loading a damaged file can crash."""
     for path in folder.glob(f"step-{_fingerprint()}-*.so"):
         if path.stem.endswith(_sha256(path)):
             return _load(path)
@@ -130,9 +122,9 @@ def cache_folder() -> Path:
 
 
 def _fingerprint() -> str:
-    """Of what the library depends on: its source, how it is built, and the processor it is built for."""
-    parts = [SOURCE.read_text(encoding="utf-8"), repr((BASE, FLAGS)), platform.machine(), _processor()]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+    """A digest of everything that the library depends on: its source, the compiler's flags, and the processor."""
+    texts = [SOURCE.read_text(encoding="utf-8"), repr((BASE, FLAGS)), platform.machine(), _processor()]
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
 
 
 def _processor() -> str:
@@ -140,12 +132,12 @@ def _processor() -> str:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.processor() + platform.node()
-    wanted = ("flags", "Features", "model name", "CPU part")
-    return "\n".join(sorted({line for line in lines if line.startswith(wanted)}))
+    keys = ("flags", "Features", "model name", "CPU part")
+    return "\n".join(sorted({line for line in lines if line.startswith(keys)}))
 
 
 def _build(folder: Path) -> ctypes.CDLL:
-    """Compile step.c, load it, and keep it by renaming: processes that build at once do not disturb each other."""
+    """Compile step.c under a temporary name, load it, and rename it, so that processes can build at the same time."""
     compiler = os.environ.get("CC", "").strip() or next(filter(shutil.which, ("cc", "gcc", "clang")), None)
     if compiler is None:
         raise Unavailable("no C compiler is installed")
@@ -168,8 +160,8 @@ def _compile(compiler: list[str], target: Path) -> None:
         done = subprocess.run(command, capture_output=True, timeout=BUILD_SECONDS)
         if done.returncode == 0 and target.stat().st_size:
             return
-        said = done.stderr.decode(errors="replace").strip() or "no message"
-        message = message or said.splitlines()[0]
+        stderr = done.stderr.decode(errors="replace").strip() or "no message"
+        message = message or stderr.splitlines()[0]
     raise Unavailable(f"the compiler {' '.join(compiler)!r} cannot build step.c ({message})")
 
 

@@ -1,8 +1,8 @@
 """The fused step on a GPU: one Triton kernel, launched once for all tensors of a dtype.
 
-Triton comes with PyTorch's CUDA builds. The kernel is handed a table of addresses, so that sixty small tensors cost
-one launch and not sixty; the table goes to the GPU again only when an address in it has changed. The GPU may wait while
-the host collects them.
+Triton comes with PyTorch's CUDA builds. The kernel gets a table of addresses, so that sixty small tensors need one
+launch and not sixty. The table is copied to the GPU only when an address has changed. The GPU may wait while the host
+collects the addresses.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tmsgd_bench.optim.fused.addresses import Columns, addresses_of, sizes_of, table_of
-from tmsgd_bench.optim.kernels import DIRECTION, Phase, Rule, State, exchange, remember
+from tmsgd_bench.optim.fused.addresses import Columns, addresses_of, allocate, sizes_of, table_of
+from tmsgd_bench.optim.kernels import Phase, Rule, State, exchange
 
 BLOCK = 4096  # elements of one program
 WARPS = 8
@@ -37,7 +37,7 @@ def unavailable() -> str:
 
 @functools.cache
 def _trial() -> str:
-    """Step one weight, to learn whether Triton can build its kernel on this machine; empty if it can."""
+    """Try the step on one weight; returns why Triton cannot build its kernel on this machine, or an empty text."""
     param = torch.nn.Parameter(torch.zeros(1, device="cuda"))
     param.grad = torch.ones_like(param)
     try:
@@ -52,10 +52,10 @@ def step(params: list[Tensor], states: list[State], rule: Rule, first: bool) -> 
     """One step of dense tensors of one dtype on one GPU.
 
     Args:
-        first: the momentum buffers are still to be made.
+        first: whether there are no momentum buffers yet.
     """
     if first or rule.phase is Phase.START:
-        _allocate(params, states, rule, first)
+        allocate(params, states, rule, first, lambda param, _: torch.empty_like(param, requires_grad=False))
     device, sizes = params[0].device, sizes_of(params)
     place = device, _stream(device)
     blocks = _blocks(sizes, place)
@@ -75,16 +75,8 @@ def step(params: list[Tensor], states: list[State], rule: Rule, first: bool) -> 
             exchange(state)
 
 
-def _allocate(params: list[Tensor], states: list[State], rule: Rule, first: bool) -> None:
-    for param, state in zip(params, states, strict=True):
-        if rule.phase is Phase.START:
-            remember(state, torch.empty_like(param, requires_grad=False))
-        if first:
-            state[DIRECTION] = torch.empty_like(param, requires_grad=False)
-
-
 Place = tuple[torch.device, int]
-"""A device and a stream of it. What is made on one stream is used on no other, where nothing waits for its copy."""
+"""A device and one of its streams. A table is only used on the stream on which it was copied, without waiting."""
 
 
 def _stream(device: torch.device) -> int:
@@ -105,8 +97,7 @@ def _blocks(sizes: tuple[int, ...], place: Place) -> Tensor:
 def _table(sizes: tuple[int, ...], addresses: Columns, place: Place) -> tuple[Tensor, bool]:
     """Sizes and addresses on the GPU, int64, shape (tensors, COLUMNS), and whether every address is aligned.
 
-    The copy is queued behind the work before it, and the pages it comes from stay in use until it is done, so nothing
-    waits.
+    The copy is queued on the stream, and its source stays allocated until it is done, so the host does not wait.
     """
     aligned = functools.reduce(operator.or_, itertools.chain.from_iterable(addresses)) % ALIGNMENT == 0
     host = torch.frombuffer(table_of(sizes, addresses), dtype=torch.int64).view(len(sizes), COLUMNS)
@@ -118,9 +109,9 @@ _compiled: dict[tuple[Any, ...], Any] = {}
 
 
 def _launch(variant: tuple[Any, ...], device: torch.device, grid: tuple[int, int, int], arguments: Any) -> None:
-    """Launch the kernel; a variant's first launch compiles it, and later ones skip Triton's own look at each argument.
+    """Launch the kernel. The first launch of a variant compiles it; later ones skip Triton's check of the arguments.
 
-    They may: no argument but the constants is specialised. Triton's interpreter has nothing to keep.
+    That is safe, because only the constants are specialised. Triton's interpreter returns no compiled kernel.
     """
     *flags, dtype = variant
     kernel = _compiled.get((device, variant))
