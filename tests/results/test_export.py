@@ -65,7 +65,7 @@ def test_histories_have_a_row_for_each_run_and_epoch(root: Path) -> None:
         assert list(rows["accuracy"]) == list(recorded["accuracy"])
         assert list(rows["epoch"]) == list(recorded["epoch"])
         assert set(rows["optimizer"]) == {run["optimizer"]}
-    assert list(found.columns[: len(export.IDENTITY)]) == list(export.IDENTITY)
+    assert list(found.columns[: len(export.RUN_COLUMNS)]) == list(export.RUN_COLUMNS)
 
 
 def test_without_a_history_there_is_no_row(root: Path) -> None:

@@ -132,6 +132,29 @@ def test_unpacking_replaces_nothing(root: Path, tmp_path: Path, write_run: Write
     assert str(other) in refusal(capsys) and contents(tmp_path / "new") == before
 
 
+def test_a_full_disk_while_unpacking_is_told_and_the_same_command_goes_on(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    pack(root, out=tmp_path / "runs.parquet")
+    written = []
+
+    def full(self: Path, data: bytes) -> int:
+        written.append(self)
+        if len(written) == 8:
+            raise OSError(28, "No space left on device")
+        return original(self, data)
+
+    original = Path.write_bytes
+    capsys.readouterr()
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        assert cli.main(["unpack", str(tmp_path / "runs.parquet"), "--out", str(tmp_path / "new")]) == 2
+    assert str(tmp_path / "new") in (said := refusal(capsys)) and "No space left" in said
+    assert len(read_runs(tmp_path / "new")) == 1
+    packing.unpack(tmp_path / "runs.parquet", tmp_path / "new")
+    assert contents(tmp_path / "new") == contents(root)
+
+
 @pytest.mark.parametrize(
     "command", ["runs", "compare", "claims", "export OUT.csv", "report --out OUT", "table 5 --out OUT"]
 )

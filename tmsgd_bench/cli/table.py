@@ -81,8 +81,8 @@ def _check_nothing_lost(table: tables.Table, runs: pd.DataFrame, path: Path) -> 
     lost = sorted(set(packed.read(path)) - table.run_ids - set(elsewhere))
     if lost:
         raise StoreError(
-            f"{path} holds {len(lost)} runs that the results lack, {lost[0]} for one: choose another folder, or "
-            "delete them with --force."
+            f"{path} holds {len(lost)} runs that the results lack, {lost[0]} for one: add them to the results with "
+            f"'python -m tmsgd_bench unpack {path} --out STORE', choose another folder, or delete them with --force."
         )
 
 

@@ -1,4 +1,4 @@
-"""What the paper says, sentence by sentence, and what our runs say to it.
+"""The paper's claims, each with the evidence of our runs and a verdict.
 
 Claims are a pure function of the frame of runs, the numerical experiments and the YAMLs with the paper's sentences and
 numbers. Runs count as they do in the tables: on real data, following the protocol to the letter.
@@ -83,7 +83,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Verdicts:
-    """All claims, in the paper's order, and in words the runs they rest on and the damaged ones that they do not."""
+    """All claims, in the paper's order. ``conditions`` says which runs count, and names the damaged ones left out."""
 
     claims: tuple[Claim, ...]
     conditions: str

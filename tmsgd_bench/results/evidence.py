@@ -32,7 +32,7 @@ REMEDIES: dict[Fault, str] = {
     "damaged": AGAIN,
     "unsealed": AGAIN,
     "unreadable": "mend the permissions of its files, or the disk, and try again",
-    "outdated": "migrate it with 'python scripts/migrate_evidence.py FOLDER --out FILE', or train it again",
+    "outdated": "migrate its store with 'python scripts/migrate_evidence.py STORE --out FILE', or train it again",
 }
 
 

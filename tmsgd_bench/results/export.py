@@ -14,7 +14,7 @@ from tmsgd_bench.errors import ConfigError, StoreError
 from tmsgd_bench.results import store
 from tmsgd_bench.results.status import FINISHED
 
-IDENTITY = (
+RUN_COLUMNS = (
     *("run_id", "status", "task", "model", "dataset", "optimizer", "label", "switch_epoch", "seed", "data", "limit"),
     *("protocols", "benchmark_version", "options"),
 )
@@ -41,7 +41,7 @@ def tidy(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def histories(runs: pd.DataFrame) -> pd.DataFrame:
-    """One row a run and epoch: IDENTITY, then what the run recorded. Damaged runs and runs without a history
+    """One row for each run and epoch: RUN_COLUMNS, then what the run recorded. Damaged runs and runs without a history
     have no row.
 
     Metrics that a task does not have are missing in its rows.
@@ -49,7 +49,7 @@ def histories(runs: pd.DataFrame) -> pd.DataFrame:
     Raises:
         StoreError: a history cannot be read.
     """
-    identities = tidy(runs)[list(IDENTITY)]
+    identities = tidy(runs)[list(RUN_COLUMNS)]
     frames = []
     for position, (folder, status) in enumerate(zip(runs["folder"], runs["status"], strict=True)):
         history = store.history(Path(folder)) if status in FINISHED else None

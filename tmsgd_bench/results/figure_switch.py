@@ -102,12 +102,12 @@ def _level(axes: Axes, base: pd.DataFrame) -> None:
         axes.axhspan(summary.mean - summary.std, summary.mean + summary.std, color=BASE_COLOUR, alpha=0.12, linewidth=0)
 
 
-def _about(own: pd.DataFrame) -> str:
+def _about(study: pd.DataFrame) -> str:
     """What a reader must know: task, settings, number of seeds, and the marks of the data."""
-    first = own.iloc[0]
-    counts = own.groupby("switch_epoch")["seed"].nunique()
+    first = study.iloc[0]
+    counts = study.groupby("switch_epoch")["seed"].nunique()
     seeds = f"{counts.min()}" if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
-    marks = [mark for mark in selection.marks(own) if not mark.startswith("few seeds")]
+    marks = [mark for mark in selection.marks(study) if not mark.startswith("few seeds")]
     marks += ["few seeds"] if any(selection.few_seeds(int(count)) for count in counts) else []
     settings = f"{first['epochs']:.0f} epochs, batch {first['batch_size']:.0f}, lr {first['lr']:g}"
     return " · ".join([f"{first['task']}, {first['model']}, {first['data']} data", settings, f"{seeds} seeds", *marks])

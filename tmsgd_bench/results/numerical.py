@@ -1,4 +1,4 @@
-"""What the numerical experiments say to the paper's claims about the multi-step rule as an integrator.
+"""Verdicts of the numerical experiments on the paper's claims about the multi-step rule as an integrator.
 
 Their results are exact up to rounding, so the rules here count cases; there is nothing to test for significance.
 """
@@ -84,8 +84,8 @@ def read_table(folder: Path, name: str) -> pd.DataFrame | None:
     file = f"{name}.csv"
     if not (folder / file).exists() and file not in (manifest.read(folder) or {}):
         return None
-    if found := manifest.problems(folder, [file]):
-        raise StoreError(found[0] if file in found[0] else f"{file} has no checksum, since {found[0]}")
+    if problems := manifest.problems(folder, [file]):
+        raise StoreError(problems[0] if file in problems[0] else f"{file} has no checksum, since {problems[0]}")
     try:
         return pd.read_csv(folder / file)
     except (OSError, ValueError) as error:
@@ -115,8 +115,8 @@ def order(numerics: Numerics) -> Finding:
         return Finding("supported", f"{computed}; not measured here: {COMMAND}")
     fitted = numerics.tables["order_fitted"].groupby("rule")["fitted"]
     slopes = {name: fitted.get_group(name) for name in CLAIMED_ORDER}
-    texts = [f"{one.min():.2f} to {one.max():.2f}" for one in slopes.values()]
-    agree = all((one.round() == CLAIMED_ORDER[name]).all() for name, one in slopes.items())
+    texts = [f"{of_rule.min():.2f} to {of_rule.max():.2f}" for of_rule in slopes.values()]
+    agree = all((of_rule.round() == CLAIMED_ORDER[name]).all() for name, of_rule in slopes.items())
     evidence = f"{computed}; measured slopes on {len(slopes[TAYLOR])} problems: {texts[0]}, Euler's {texts[1]}"
     return Finding("supported" if agree else "undecided", evidence)
 

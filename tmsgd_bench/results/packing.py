@@ -96,7 +96,10 @@ def unpack(path: Path, root: Path) -> list[str]:
         for run_id in missing:
             _write(root / run_id, runs[run_id])
     except OSError as error:
-        raise files.unwritable(root, error) from error
+        raise StoreError(
+            f"cannot write into {root} ({files.os_reason(error)}): free some space, mend its permissions, or choose "
+            "another folder; what is unpacked already stays."
+        ) from error
     return missing
 
 

@@ -30,7 +30,7 @@ class Printed:
     @classmethod
     def parse(cls, text: str) -> Printed:
         """Read a number, with or without a spread behind "±"."""
-        number, _, spread = (part.strip() for part in text.partition("±"))
+        number, _, spread = (word.strip() for word in text.partition("±"))
         decimals = len(number.partition(".")[2])
         return cls(text, float(number), 0.5 * 10.0**-decimals + float(spread or 0.0))
 

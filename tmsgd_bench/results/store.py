@@ -302,7 +302,7 @@ def _is_there(path: Path) -> bool:
 def merge(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """The runs of several stores in one frame. A run that is in several counts once, with its result if one has it."""
     every = pd.concat(frames, ignore_index=True)
-    finished_first = every.sort_values("status", key=lambda one: ~one.isin(FINISHED), kind="stable")
+    finished_first = every.sort_values("status", key=lambda status: ~status.isin(FINISHED), kind="stable")
     return finished_first.drop_duplicates("run_id").sort_values("run_id", ignore_index=True)
 
 

@@ -106,10 +106,10 @@ def _gaps(source: ExperimentRuns, curves: Sequence[Curve], name: str) -> Iterato
     pairs = {}
     for optimizer, base in BASES.items():
         if optimizer in by_name and base in by_name:
-            one, other = by_name[optimizer], by_name[base]
-            differences = (one.done - other.done).dropna(axis="columns", how="all").dropna()
+            curve, base_curve = by_name[optimizer], by_name[base]
+            differences = (curve.done - base_curve.done).dropna(axis="columns", how="all").dropna()
             if len(differences.columns):
-                pairs[f"{one.label} − {other.label}"] = (one, differences)
+                pairs[f"{curve.label} − {base_curve.label}"] = (curve, differences)
     if pairs and source.switch is not None:
         yield figures.gap(f"{name}-gap", pairs, source.metric, source.switch)
 

@@ -382,11 +382,11 @@ def inline(
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :].strip()
     svg = re.sub(r'\b(id="|href="#|url\(#)', rf"\g<1>{name}-", svg)
-    svg = re.sub("|".join(variables), lambda found: f"var({variables[found.group()]})", svg)
+    svg = re.sub("|".join(variables), lambda match: f"var({variables[match.group()]})", svg)
     svg = re.sub(r' (?:width|height)="[\d.]+pt"', "", svg, count=2)
     named = f'<svg role="img" aria-labelledby="{name}-title {name}-text"'
     words = f'<title id="{name}-title">{_escape(title)}</title><desc id="{name}-text">{_escape(text)}</desc>'
-    return re.sub(r"<svg([^>]*)>", lambda found: f"{named}{found[1]}>{words}", svg, count=1)
+    return re.sub(r"<svg([^>]*)>", lambda match: f"{named}{match[1]}>{words}", svg, count=1)
 
 
 def _escape(text: str) -> str:
