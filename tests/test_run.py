@@ -445,10 +445,10 @@ def test_a_sweep_ends_with_a_summary(run: Runner, tmp_path: Path, capsys: pytest
     assert run(*shared, "optimizer=sgd,adam", "+optimizer.betas=[0.5,0.5]") == 1
     said = capsys.readouterr().out
     assert "sweep: 1 done, 1 failed" in said and "unknown setting 'optimizer.betas'" in said
-    assert run(*shared, "optimizer=sgd,tmsgd,sgdm", "seed=0,1") == 0
-    assert "sweep: 6 done" in capsys.readouterr().out
-    assert run(*shared, "optimizer=sgd,tmsgd,sgdm", "seed=0,1,2") == 0
-    assert "sweep: 3 done, 6 skipped" in capsys.readouterr().out
+    assert run(*shared, "optimizer=adam,tmsgd") == 0
+    assert "sweep: 2 done" in capsys.readouterr().out
+    assert run(*shared, "optimizer=adam,tmsgd", "seed=0,1") == 0
+    assert "sweep: 2 done, 2 skipped" in capsys.readouterr().out
 
 
 def test_plain_sgd_is_trained_once_in_a_sweep_over_switch_epochs(run: Runner, tmp_path: Path) -> None:
