@@ -536,6 +536,23 @@ def test_data_elsewhere_follow_their_protocol_too(tmp_path: Path, monkeypatch: p
         assert compose.followed_protocols(here, compose.run_spec(here), chosen) == ("table2", "corrected")
 
 
+def test_a_protocol_is_composed_once_for_the_runs_of_all_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    composed: list[list[str]] = []
+
+    def noted(name: str, overrides: list[str]) -> Any:
+        composed.append(overrides)
+        return hydra_compose(name, overrides)
+
+    monkeypatch.setattr(compose, "compose", noted)
+    chosen = {"task": "tc", "model": "lstm", "optimizer": "sgd", "data": "synthetic"}
+    given = [*(f"{group}={name}" for group, name in chosen.items()), "protocol=smoke"]
+    with initialize_config_dir(str(ROOT / "conf")):
+        for seed in (0, 3):
+            config = hydra_compose("config", overrides=[*given, f"seed={seed}"])
+            assert compose.followed_protocols(config, compose.run_spec(config), chosen) == ("smoke",)
+    assert composed and len(composed) == len({overrides[-1] for overrides in composed})
+
+
 def test_other_data_than_the_published_follow_no_protocol(tmp_path: Path) -> None:
     """And may be used all the same, with data.verify=false."""
     (tmp_path / "sneakers").mkdir()
