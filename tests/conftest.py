@@ -53,9 +53,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Let pytest-xdist hand out the files in their order, not those with the most tests first."""
     config.option.loadscopereorder = False
     if missing := [name for name in SLOW if not (TESTS / name).exists()]:
-        raise pytest.UsageError(
-            f"SLOW in tests/conftest.py names {', '.join(missing)}, not there: correct it."
-        )
+        raise pytest.UsageError(f"SLOW in tests/conftest.py names {', '.join(missing)}, not there: correct it.")
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
