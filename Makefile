@@ -10,7 +10,7 @@ PY := $(VENV)/bin/python
 PARALLEL := hydra/launcher=cores hydra.launcher.n_jobs=$(JOBS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-gpu faults table1 table2 table3 table4 table5 ic fig1 fig2 ig seg ctr switch paper claims report numerics bench bench-input bench-step lint clean
+.PHONY: help setup demo test test-fast test-gpu faults table1 table2 table3 table4 table5 ic fig1 fig2 ig seg ctr switch paper claims report numerics bench bench-input bench-step lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9 -]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' Makefile
@@ -30,8 +30,14 @@ demo: setup ## all six optimizers on synthetic data, offline, in under 3 minutes
 	  data.root=results/demo/data results.root=results/demo $(PARALLEL) $(ARGS)
 	$(call AFTER,table 5 --results results/demo --data synthetic --protocol smoke)
 
+# With compiled modules kept, whatever the environment says: many processes import them.
+PYTEST := PYTHONDONTWRITEBYTECODE= $(PY) -m pytest --dist loadfile
+
 test: setup ## all tests, offline, without a GPU
-	$(PY) -m pytest -n $$(( $(JOBS) + 1 )) --dist loadfile  # one more than cores: some tests wait for processes
+	$(PYTEST) -n $$(( $(JOBS) + 1 ))  # one more than cores: some tests wait for processes
+
+test-fast: setup ## the tests for daily work: none that takes long or starts processes
+	$(PYTEST) -n $(JOBS) -m "not slow"
 
 test-gpu: setup ## the tests that need a GPU, on a machine with one
 	$(PY) -m pytest tests/optim/test_fused_gpu.py tests/engine/test_environment.py tests/tasks/test_on_gpu.py

@@ -23,17 +23,54 @@ from tmsgd_bench.results import store
 from tmsgd_bench.version import BENCHMARK_VERSION
 
 FIRST = ("test_launchers.py", "test_run.py", "test_sweep.py")
-"""They wait for other processes for minutes: started last, they would be waited for alone."""
+"""They take the longest: started last, they would be waited for alone."""
+TESTS = Path(__file__).parent
+SLOW = (
+    "tasks",
+    "scripts",
+    "test_launchers.py",
+    "test_sweep.py",
+    "test_run.py",
+    "test_escaping.py",
+    "test_outputs.py",
+    "data/test_loading.py",
+    "engine/test_monitor.py",
+    "engine/test_prefix.py",
+    "numerics/test_report.py",
+    "optim/test_compile.py",
+    "optim/test_curvature.py",
+    "optim/test_distributed.py",
+    "optim/test_fused_gpu.py",
+    "results/test_claims.py",
+    "results/test_evidence.py",
+    "results/test_html_report.py",
+    "results/test_statistics.py",
+)
+"""Files and folders whose tests start processes, train, draw or simulate for long; single tests are marked slow."""
 LABELS = {"sgd": "SGD", "tmsgd": "TM-SGD", "sgdm": "SGD-M", "tmsgdm": "TM-SGD-M", "adam": "Adam", "apollo": "Apollo"}
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Let pytest-xdist hand out the files in their order, not those with the most tests first."""
     config.option.loadscopereorder = False
+    if missing := [name for name in SLOW if not (TESTS / name).exists()]:
+        raise pytest.UsageError(f"SLOW in tests/conftest.py names {', '.join(missing)}, not there: correct it.")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Do not even import the slow files where no slow test is wanted: that takes seconds, too."""
+    return True if config.option.markexpr == "not slow" and _is_slow(collection_path) else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name not in FIRST)
+    for item in items:
+        if _is_slow(item.path):
+            item.add_marker(pytest.mark.slow)
+
+
+def _is_slow(path: Path) -> bool:
+    return any(path.is_relative_to(TESTS / name) for name in SLOW)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -25,22 +25,25 @@ from tmsgd_bench.results import store
 
 ROOT = Path(__file__).resolve().parents[1]
 SEEDS, EPOCHS, SWITCH = 3, 4, 2
-SETTINGS = (
-    "task._target_=noted.Noted",
+EACH = (
     "protocol=smoke",
     "data=synthetic",
     "data.limit=20",
     f"epochs={EPOCHS}",
+    "device=cpu",
+    "data.root=data",  # relative: wherever a worker runs, it is meant from where the sweep was started
+)
+SETTINGS = (
+    *EACH,
+    "task._target_=noted.Noted",
     "optimizer=tmsgd,sgd",
     f"switch_epoch={SWITCH}",
     f"seed=range({SEEDS})",
     "checkpoint_seconds=0",
-    "device=cpu",
-    "data.root=data",  # relative: wherever a worker runs, they are meant from where the sweep was started
     "results.root=runs",
 )
 TRAINED = SEEDS * (EPOCHS + EPOCHS - SWITCH)  # epochs: each trunk's once, then TM-SGD's own
-KILLED, PREEMPTED = 2, 1  # seeds
+KILLED = 2  # a seed
 
 NOTED_TASK = """
 import os
@@ -78,7 +81,40 @@ class Noted(ToyTask):
 """A small task that notes every finished epoch. In the fourth one of TM-SGD, which then has a checkpoint of its own, it
 sends itself a signal, once, where one is laid for its seed."""
 
-Sweep = Callable[..., subprocess.CompletedProcess[str]]
+COUNTED_TASK = """
+import os
+import signal
+import time
+from pathlib import Path
+
+from toy import ToyTask
+
+from tmsgd_bench import interrupt
+
+FOLDER = Path(__file__).parent
+
+
+class Counted(ToyTask):
+    def __init__(self, settings, **options):
+        super().__init__(settings, self.kill_the_sweep_once)
+
+    def kill_the_sweep_once(self, epoch, step):
+        self.now = epoch
+        if (epoch, step) == (2, 1) and not (FOLDER / "killed").exists():
+            (FOLDER / "killed").touch()
+            os.kill(os.getppid(), signal.SIGKILL)
+            while not interrupt.asked():
+                time.sleep(0.05)
+
+    def evaluate(self):
+        with (FOLDER / "counted-epochs").open("a") as file:
+            file.write(f"{self.now}\\n")
+        return super().evaluate()
+"""
+"""A small task that notes every finished epoch, and in the third one kills its sweep's main process, once,
+and goes on when it notices."""
+
+Sweep = Callable[..., tuple[int, str]]
 
 
 def needs(plugin: str) -> pytest.MarkDecorator:
@@ -89,81 +125,135 @@ def needs(plugin: str) -> pytest.MarkDecorator:
 
 @pytest.fixture
 def modules(tmp_path: Path) -> Path:
-    """The folder of the noted task's module, where it leaves its notes and looks for signals."""
+    """The folder of the small tasks' modules, where they leave their notes and look for signals."""
     folder = tmp_path / "modules"
     folder.mkdir()
     (folder / "noted.py").write_text(NOTED_TASK)
+    (folder / "counted.py").write_text(COUNTED_TASK)
     return folder
 
 
 @pytest.fixture
 def start(tmp_path: Path, modules: Path) -> Sweep:
-    """Start the sweep, in a folder outside the checkout, and wait for its end."""
+    """Start a sweep, in a folder outside the checkout, and wait for its end and its workers'.
+
+    Returns its exit code and what all of them printed.
+    """
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     paths = os.pathsep.join([str(modules), str(ROOT / "tests/engine")])
     environment = {key: value for key, value in os.environ.items() if key not in workers.THREADS}
-    environment["PYTHONPATH"] = paths
 
-    def call(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, str(ROOT / "run.py"), "-m", *SETTINGS, *arguments]
-        return subprocess.run(
-            command, capture_output=True, text=True, timeout=1800, cwd=elsewhere, env=environment, check=False
+    def call(*arguments: str) -> tuple[int, str]:
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "run.py"), "-m", *arguments],
+            stdout=subprocess.PIPE,  # to its end, which comes when the workers have ended, too
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=1800,
+            cwd=elsewhere,
+            env=environment | {"PYTHONPATH": paths},
+            start_new_session=True,
+            check=False,
         )
+        return done.returncode, done.stdout
 
     return call
 
 
-def notes(modules: Path) -> Counter[str]:
+def epochs_noted(modules: Path) -> Counter[str]:
     """How often each epoch of each seed was trained to its end."""
     return Counter(line.partition(" threads")[0] for line in (modules / "epochs").read_text().splitlines())
 
 
-def check_all_done(tmp_path: Path, modules: Path) -> None:
-    """Every run has its result, the killed one went on from its checkpoint, and each job had one thread."""
+def check_all_done(tmp_path: Path, modules: Path, runs: int, killed: int) -> None:
+    """Every run has its result, that of the killed seed went on from its checkpoint, and each job had one thread."""
     root = tmp_path / "elsewhere/runs"
-    results = {path.parent.name: files.read_json(path) or {} for path in root.glob(f"*/{store.RESULT}")}
-    assert [result["status"] for result in results.values()] == 2 * SEEDS * ["done"]
-    (killed,) = [run_id for run_id in results if f"tmsgd-switch{SWITCH}-seed{KILLED}-" in run_id]
-    environment = files.read_json(root / killed / store.ENVIRONMENT) or {}
+    assert [result["status"] for result in results(root).values()] == runs * ["done"]
+    (folder,) = root.glob(f"*tmsgd-switch{SWITCH}-seed{killed}-*")
+    environment = files.read_json(folder / store.ENVIRONMENT) or {}
     assert len(environment["before"]) == 1 and "resumed" in environment
     assert environment["threads"] == 1
     assert {line.partition("threads ")[2] for line in (modules / "epochs").read_text().splitlines()} == {"1 1"}
     assert sorted(path.name for path in (tmp_path / "elsewhere").iterdir()) == ["data", "runs"]
 
 
-def summary(done: subprocess.CompletedProcess[str]) -> str:
+def results(root: Path) -> dict[str, dict[str, Any]]:
+    """The results of a store by run id."""
+    return {path.parent.name: files.read_json(path) or {} for path in root.glob(f"*/{store.RESULT}")}
+
+
+def summary(printed: str) -> str:
     """What the sweep printed at its end."""
-    assert "sweep: " in done.stdout, done.stdout + done.stderr
-    return done.stdout[done.stdout.index("sweep: ") :]
+    assert "sweep: " in printed, printed
+    return printed[printed.index("sweep: ") :]
 
 
 # Kills and preemptions
 
 
 @needs("hydra_joblib_launcher")
-def test_joblib_goes_on_after_a_kill_with_the_same_command(start: Sweep, tmp_path: Path, modules: Path) -> None:
+def test_joblib_goes_on_after_a_killed_worker_with_fewer_runs_at_a_time(
+    start: Sweep, tmp_path: Path, modules: Path
+) -> None:
     """joblib takes the killed worker's neighbours down with it; one of them may be at the very end of an epoch."""
     (modules / f"signal-{KILLED}").write_text(str(signal.SIGKILL.value))
-    launcher = ("hydra/launcher=cores", "hydra.launcher.n_jobs=2")
-    first = start(*launcher)
-    assert first.returncode == 1 and "Traceback" not in first.stderr, first.stderr
-    assert "a worker was lost" in first.stdout + first.stderr
-    assert " unfinished" in (said := summary(first)) and "it was not started; the same command starts it" in said
-    second = start(*launcher)
-    assert second.returncode == 0, second.stderr
-    check_all_done(tmp_path, modules)
-    assert TRAINED <= notes(modules).total() <= TRAINED + 1
+    code, said = start(*SETTINGS, "hydra/launcher=cores", "hydra.launcher.n_jobs=2")
+    assert code == 1 and "Traceback" not in said, said
+    assert "a worker was lost" in said and "with fewer runs at a time" in said
+    assert " unfinished" in (told := summary(said)) and "it was not started; the same command starts it" in told
+    code, said = start(*SETTINGS, "hydra/launcher=cores", "hydra.launcher.n_jobs=1")
+    assert code == 0, said
+    check_all_done(tmp_path, modules, runs=2 * SEEDS, killed=KILLED)
+    assert TRAINED <= epochs_noted(modules).total() <= TRAINED + 1
+
+
+@needs("hydra_joblib_launcher")
+def test_a_parallel_sweep_killed_in_the_middle_goes_on_with_the_same_command(
+    start: Sweep, tmp_path: Path, modules: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its main process, by kill -9, while one worker trains the trunk and the other waits: both end soon, with what
+    they have trained, and the same command goes on."""
+    settings = (*EACH, "task._target_=counted.Counted", "optimizer=sgd,tmsgd", "switch_epoch=1,3")
+    command = (*settings, "results.root=runs", "checkpoint_seconds=1000", "hydra/launcher=joblib")
+    code, _ = start(*command, "hydra.launcher.n_jobs=2")
+    assert code == -signal.SIGKILL
+    root = tmp_path / "elsewhere/runs"
+    assert results(root) == {} and len(list(root.glob(".trunks/*/pending/*"))) == 3
+    code, said = start(*command, "hydra.launcher.n_jobs=2")
+    assert code == 0, said
+    assert summary(said).startswith("sweep: 3 done, 1 skipped\n  4 epochs saved")
+    assert len((modules / "counted-epochs").read_text().splitlines()) == 4 + 3 + 1
+    assert sum(4 - result["prefix"]["saved"] for result in results(root).values()) == 4 + 3 + 1
+    assert not (root / ".trunks").exists()
+    train_here(monkeypatch, tmp_path, *settings, "prefix=off", "results.root=alone")
+    digests = [
+        {run_id: result["weights_sha256"] for run_id, result in results(tmp_path / f"elsewhere/{name}").items()}
+        for name in ("runs", "alone")
+    ]
+    assert digests[0] == digests[1]
+
+
+def train_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *arguments: str) -> None:
+    """The sweep, one run after the other in this process."""
+    for folder in (ROOT, ROOT / "tests/engine", tmp_path / "modules"):
+        monkeypatch.syspath_prepend(str(folder))
+    import run
+
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    monkeypatch.setattr(sweep.SweepCallback, "folder", None)
+    monkeypatch.setattr(sys, "argv", ["run.py", "-m", *arguments])
+    assert run.main() == 0
 
 
 @needs("hydra_ray_launcher")
 def test_ray_tries_a_killed_job_again(start: Sweep, tmp_path: Path, modules: Path) -> None:
     (modules / f"signal-{KILLED}").write_text(str(signal.SIGKILL.value))
-    only = start("hydra/launcher=ray_local", "hydra.launcher.ray.init.num_cpus=2")
-    assert only.returncode == 0, only.stderr
-    assert summary(only).startswith(f"sweep: {2 * SEEDS} done\n")
-    check_all_done(tmp_path, modules)
-    assert notes(modules).total() == TRAINED
+    code, said = start(*SETTINGS, "hydra/launcher=ray_local", "hydra.launcher.ray.init.num_cpus=2")
+    assert code == 0, said
+    assert summary(said).startswith(f"sweep: {2 * SEEDS} done\n")
+    check_all_done(tmp_path, modules, runs=2 * SEEDS, killed=KILLED)
+    assert epochs_noted(modules).total() == TRAINED
 
 
 @needs("hydra_submitit_launcher")
@@ -171,20 +261,21 @@ def test_submitit_resumes_what_is_preempted_and_the_same_command_what_is_killed(
     start: Sweep, tmp_path: Path, modules: Path
 ) -> None:
     """Preempted by the signal that Slurm would send; both within one sweep."""
-    (modules / f"signal-{KILLED}").write_text(str(signal.SIGKILL.value))
-    (modules / f"signal-{PREEMPTED}").write_text(str(signal.SIGUSR2.value))
-    launcher = ("hydra/launcher=slurm_local", "hydra.launcher.array_parallelism=2")
-    first = start(*launcher)
-    assert first.returncode == 1 and "Traceback" not in first.stderr, first.stderr
-    assert summary(first).startswith(f"sweep: {2 * SEEDS - 1} done, 1 unfinished\n")
-    assert f"seed={KILLED} " in summary(first) and ": its process ended without an outcome" in summary(first)
-    second = start(*launcher)
-    assert second.returncode == 0, second.stderr
-    assert summary(second).startswith(f"sweep: 1 done, {2 * SEEDS - 1} skipped\n")
-    check_all_done(tmp_path, modules)
-    assert notes(modules).total() == TRAINED
-    (preempted,) = (tmp_path / "elsewhere/runs").glob(f"*tmsgd-switch{SWITCH}-seed{PREEMPTED}-*")
-    assert "resumed" in (files.read_json(preempted / store.ENVIRONMENT) or {})
+    preempted, killed = 0, 1
+    (modules / f"signal-{killed}").write_text(str(signal.SIGKILL.value))
+    (modules / f"signal-{preempted}").write_text(str(signal.SIGUSR2.value))
+    command = (*SETTINGS, "optimizer=tmsgd", "seed=range(2)", "hydra/launcher=slurm_local")
+    code, said = start(*command, "hydra.launcher.array_parallelism=2")
+    assert code == 1 and "Traceback" not in said, said
+    assert summary(said).startswith("sweep: 1 done, 1 unfinished\n")
+    assert f"seed={killed} " in summary(said) and ": its process ended without an outcome" in summary(said)
+    code, said = start(*command, "hydra.launcher.array_parallelism=2")
+    assert code == 0, said
+    assert summary(said).startswith("sweep: 1 done, 1 skipped\n")
+    check_all_done(tmp_path, modules, runs=2, killed=killed)
+    assert epochs_noted(modules).total() == 2 * EPOCHS
+    (folder,) = (tmp_path / "elsewhere/runs").glob(f"*tmsgd-switch{SWITCH}-seed{preempted}-*")
+    assert "resumed" in (files.read_json(folder / store.ENVIRONMENT) or {})
 
 
 FAKE_SLURM = """
@@ -246,10 +337,11 @@ def test_slurm_gets_one_array_and_queues_a_preempted_job_again(
 ) -> None:
     """With commands that stand in for Slurm's: what it does itself is not tested here."""
     (modules / "signal-1").write_text(str(signal.SIGUSR2.value))
-    done = start("hydra/launcher=slurm", "hydra.launcher.partition=small", "optimizer=tmsgd", "seed=range(2)")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert summary(done).startswith("sweep: 2 done\n")
-    assert notes(modules).total() == 2 * EPOCHS
+    launcher = ("hydra/launcher=slurm", "hydra.launcher.partition=small")
+    code, said = start(*SETTINGS, *launcher, "optimizer=tmsgd", "seed=range(2)")
+    assert code == 0, said
+    assert summary(said).startswith("sweep: 2 done\n")
+    assert epochs_noted(modules).total() == 2 * EPOCHS
     (preempted,) = (tmp_path / "elsewhere/runs").glob("*-seed1-*")
     assert "resumed" in (files.read_json(preempted / store.ENVIRONMENT) or {})
     (script,) = (tmp_path / "elsewhere/runs").glob(".sweeps/*/*/.submitit/*/*_submission.sh")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -351,72 +350,3 @@ def test_plan_is_true_or_false(
     assert run(*mode, *SHORT, "optimizer=sgd", f"plan={word}") == 2
     assert "plan must be true or false" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
-
-
-# A kill in the middle of a parallel sweep
-
-PARALLEL = ("device=cpu", "checkpoint_seconds=1000", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
-
-COUNTED_TASK = """
-import os
-import signal
-import time
-from pathlib import Path
-
-from toy import ToyTask
-
-from tmsgd_bench import interrupt
-
-FOLDER = Path(__file__).parent
-
-
-class Counted(ToyTask):
-    def __init__(self, settings, **options):
-        super().__init__(settings, self.kill_the_sweep_once)
-
-    def kill_the_sweep_once(self, epoch, step):
-        self.now = epoch
-        if (epoch, step) == (2, 1) and not (FOLDER / "killed").exists():
-            (FOLDER / "killed").touch()
-            os.kill(os.getppid(), signal.SIGKILL)
-            while not interrupt.asked():
-                time.sleep(0.05)
-
-    def evaluate(self):
-        with (FOLDER / "epochs").open("a") as file:
-            file.write(f"{self.now}\\n")
-        return super().evaluate()
-"""
-"""A small task that notes every finished epoch, and in the third one kills its sweep's main process, once,
-and goes on when it notices."""
-
-
-def test_a_parallel_sweep_killed_in_the_middle_goes_on_where_it_was(
-    run: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its main process, by kill -9, while one worker trains the trunk and the other waits: both end soon, with what
-    they have trained, and the same command goes on."""
-    modules = [str(tmp_path / "modules"), str(ROOT / "tests/engine"), str(ROOT)]
-    (tmp_path / "modules").mkdir()
-    (tmp_path / "modules/counted.py").write_text(COUNTED_TASK)
-    settings = (*SHORT, *FAMILY, "task._target_=counted.Counted", "data=synthetic", f"data.root={tmp_path}/data")
-    command = [sys.executable, str(ROOT / "run.py"), "-m", *settings, f"results.root={tmp_path}/runs", *PARALLEL]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(modules)}
-
-    def start() -> subprocess.CompletedProcess[str]:
-        own_group = {"start_new_session": True, "env": environment}
-        return subprocess.run(command, capture_output=True, text=True, timeout=120, **own_group)
-
-    assert start().returncode == -signal.SIGKILL  # waits for the workers, too: they hold its output
-    assert results(tmp_path / "runs") == {} and len(claims(tmp_path / "runs")) == 3
-    resumed = start()
-    assert resumed.returncode == 0, resumed.stderr
-    assert summary(resumed.stdout).startswith("sweep: 3 done, 1 skipped\n  4 epochs saved")
-    assert len((tmp_path / "modules/epochs").read_text().splitlines()) == 4 + 3 + 1
-    found = results(tmp_path / "runs")
-    assert sum(4 - result["prefix"]["saved"] for result in found.values()) == 4 + 3 + 1
-    assert not (tmp_path / "runs/.trunks").exists()
-    for folder in modules:
-        monkeypatch.syspath_prepend(folder)
-    assert run("-m", *settings, "prefix=off", f"results.root={tmp_path}/alone") == 0
-    assert digests(tmp_path / "runs") == digests(tmp_path / "alone")

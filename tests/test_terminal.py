@@ -86,6 +86,7 @@ def test_characters_that_a_terminal_lacks_are_replaced(
     assert raw.getvalue().isascii() and raw.getvalue()
 
 
+@pytest.mark.slow
 def test_a_process_says_the_same(results: Path) -> None:
     """Python tries to write once more at its end; that must not add words of its own."""
     command = f"{shlex.quote(sys.executable)} -m tmsgd_bench runs --format csv --results {shlex.quote(str(results))}"

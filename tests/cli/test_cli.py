@@ -203,6 +203,7 @@ def test_runs_of_an_empty_store_is_empty(capsys: Capture, tmp_path: Path) -> Non
     assert header == ",".join(store.COLUMNS) + "\n"
 
 
+@pytest.mark.slow
 def test_runs_shows_real_runs(capsys: Capture, trained: Path) -> None:
     frame = store.read_runs(trained)
     assert list(frame["status"]) == ["done", "done"]
@@ -337,6 +338,7 @@ def test_the_evidence_of_real_runs_gives_the_same_table(capsys: Capture, trained
     assert ask(capsys, "table", "5", *options, tmp_path / "runs.parquet") == before
 
 
+@pytest.mark.slow
 def test_a_damaged_run_is_named_by_every_command_that_would_have_used_it(
     capsys: Capture, finished: Path, tmp_path: Path
 ) -> None:
@@ -488,6 +490,7 @@ def test_export_refuses_an_ending_it_does_not_know(capsys: Capture, runs: Path, 
     assert ".parquet or .csv" in refusal(capsys, "export", tmp_path / "runs.xlsx", "--results", runs)
 
 
+@pytest.mark.slow
 def test_looking_at_runs_imports_nothing_slow(runs: Path) -> None:
     """Torch, scipy, matplotlib and jinja2 take seconds, which a list of runs should not cost."""
     code = (

@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import copy
 import datetime
+import os
 import socket
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as processes
+from commands import FORKS
 from optim_helpers import assert_same_bits, train, weights
 from torch import Tensor, nn
+from torch.multiprocessing.spawn import start_processes
 from torch.nn import Parameter
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
@@ -113,6 +114,8 @@ def resumed(states: dict[int, Any]) -> list[Tensor]:
 
 def work(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
+    if "lo" in (name for _, name in socket.if_nameindex()):
+        os.environ["GLOO_SOCKET_IFNAME"] = "lo"  # a machine without a network has no other
     wait = datetime.timedelta(seconds=SECONDS / 2)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=WORLD, timeout=wait)
     seen: dict[str, Any] = {
@@ -151,15 +154,11 @@ def until_done(context: Any) -> None:
 
 
 @pytest.fixture(scope="module")
-def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[dict[str, Any]]]:
+def seen(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each of the two processes has seen."""
     folder: Path = tmp_path_factory.mktemp("two-processes")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")
-        if "lo" in (name for _, name in socket.if_nameindex()):
-            patch.setenv("GLOO_SOCKET_IFNAME", "lo")  # a machine without a network has no other
-        until_done(processes.spawn(work, (str(folder),), WORLD, join=False))
-    yield [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(WORLD)]
+    until_done(start_processes(work, (str(folder),), WORLD, join=False, start_method=FORKS.get_start_method()))
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(WORLD)]
 
 
 # ---------------------------------------------------------------- data parallel

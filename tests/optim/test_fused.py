@@ -891,17 +891,20 @@ def elsewhere(library: None, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_nothing_is_compiled_at_import_nor_by_the_loop(elsewhere: dict[str, Any]) -> None:
     assert elsewhere["calls at import"] == 0
     assert elsewhere["files at import"] == []
     assert elsewhere["calls by four"] > 0  # a call of the compiler would have been seen
 
 
+@pytest.mark.slow
 def test_four_processes_that_build_at_once_all_get_their_library(elsewhere: dict[str, Any]) -> None:
     assert elsewhere["four at once"] == [0] * 4
     assert len(elsewhere["files by four"]) == 1
 
 
+@pytest.mark.slow
 def test_a_library_cut_short_by_a_crash_does_not_take_the_process_down(elsewhere: dict[str, Any]) -> None:
     """Loading one ends in a bus error, from which no process recovers."""
     assert elsewhere["cut short"] == [0, 0]

@@ -500,6 +500,7 @@ torch.save(runs, sys.argv[2])
 """
 
 
+@pytest.mark.slow
 def test_another_process_continues_with_the_same_bits(tmp_path: Path) -> None:
     """From every moment at once, since a process takes seconds to start."""
     pairs, saved = [trained(moment) for moment in MOMENTS.values()], []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import math
 import re
@@ -430,6 +431,7 @@ def test_an_edited_table_is_named_and_not_judged(tmp_path: Path, caplog: pytest.
 # --- forms ---------------------------------------------------------------------------------------------------------
 
 
+@functools.cache  # a third of a second each
 def found() -> Verdicts:
     rows = [*seeds("sgd", SGD), *seeds("tmsgd", BETTER), *seeds("sgdm", SGD[::-1]), *diverged("adam", 3)]
     return evaluate(*rows, numerics=Numerics(CLAIMED_ORDER, fitted(2.0)))

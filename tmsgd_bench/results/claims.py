@@ -156,13 +156,18 @@ def _compared(runs: pd.DataFrame, chosen: Mapping[str, pd.DataFrame]) -> dict[st
     Args:
         chosen: the runs of each experiment, by its key.
     """
+    tried = {one.key: _elsewhere(runs, one) for one in every_experiment() if chosen[one.key].empty}
     return {
         claim.id: claim
         for entry in entries()
         if "pairs" in entry
         for experiment in _experiments(entry)
         for pair in _pairs(entry["pairs"])
-        for claim in [_compare(entry, experiment, pair, runs, chosen[experiment.key])]
+        for claim in [
+            _untried(entry, experiment, pair, tried[experiment.key])
+            if experiment.key in tried
+            else _compare(entry, experiment, pair, runs, chosen[experiment.key])
+        ]
     }
 
 
@@ -174,27 +179,51 @@ def _elsewhere(runs: pd.DataFrame, experiment: Experiment) -> tuple[str, ...]:
     )
 
 
+def _untried(entry: Mapping[str, Any], experiment: Experiment, pair: Pair, marks: tuple[str, ...]) -> Claim:
+    """The claim of an experiment without a run, which most are where a few tasks were trained."""
+    return _of_pair(entry, experiment, pair, _no_comparison(), marks, ())
+
+
+@cache
+def _no_comparison() -> Comparison:
+    nothing = pd.Series(dtype=float)
+    return compare(nothing, nothing)
+
+
 def _compare(
     entry: Mapping[str, Any], experiment: Experiment, pair: Pair, runs: pd.DataFrame, chosen: pd.DataFrame
 ) -> Claim:
-    sides = {name: _runs_of(name, runs, chosen) for name in pair}
-    better, than = (selection.outcomes(runs_of_side, experiment.direction) for runs_of_side in sides.values())
+    sides = [_runs_of(name, runs, chosen) for name in pair]
+    better, than = (selection.outcomes(side, experiment.direction) for side in sides)
     comparison = compare(better, than)
-    labels = [_label(name, experiment) for name in pair]
+    marks = _marks(dict(zip(_labels(pair, experiment), sides, strict=True)), comparison)
+    counts = comparison.pairs + comparison.void
+    run_ids = tuple(run_id for side in sides for run_id in selection.evidence(side)) if counts else ()
+    return _of_pair(entry, experiment, pair, comparison, marks, run_ids)
+
+
+def _of_pair(
+    entry: Mapping[str, Any],
+    experiment: Experiment,
+    pair: Pair,
+    comparison: Comparison,
+    marks: tuple[str, ...],
+    run_ids: tuple[str, ...],
+) -> Claim:
     return _claim(
         entry,
         _id(experiment, pair),
-        f"{labels[0]} better than {labels[1]}",
+        " better than ".join(_labels(pair, experiment)),
         experiment=experiment,
         comparison=comparison,
         printed=_printed(pair, experiment, comparison),
-        marks=_marks(dict(zip(labels, sides.values(), strict=True)), comparison)
-        if len(chosen)
-        else _elsewhere(runs, experiment),
-        run_ids=tuple(run_id for runs_of_side in sides.values() for run_id in selection.evidence(runs_of_side))
-        if comparison.pairs + comparison.void
-        else (),
+        marks=marks,
+        run_ids=run_ids,
     )
+
+
+def _labels(pair: Pair, experiment: Experiment) -> list[str]:
+    return [_label(name, experiment) for name in pair]
 
 
 def _runs_of(name: str, runs: pd.DataFrame, chosen: pd.DataFrame) -> pd.DataFrame:
