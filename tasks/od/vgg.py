@@ -38,7 +38,7 @@ def stages(width: int) -> list[nn.Sequential]:
     return found
 
 
-def start(module: nn.Module) -> None:
+def init_weights(module: nn.Module) -> None:
     """Initial weights of every convolution: He et al. 2015 (arXiv 1502.01852), by outputs; biases are 0."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):

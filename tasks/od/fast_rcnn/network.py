@@ -45,14 +45,14 @@ class Network(nn.Module):
         self.dropout = nn.Dropout(DROPOUT)
         self.classes = nn.Linear(hidden, OUTPUTS)
         self.boxes = nn.Linear(hidden, 4 * OUTPUTS)
-        self._start()
+        self._init_weights()
         for stage in self.stages[:frozen_stages]:
             stage.requires_grad_(False)  # autograd then keeps none of their activations either
 
-    def _start(self) -> None:
+    def _init_weights(self) -> None:
         """Initial weights of the last layers are the paper's. Its hidden layers come from ImageNet; without them He et
         al. 2015 (arXiv 1502.01852) by inputs, since a spread of 0.01 leaves narrow ones next to no signal."""
-        vgg.start(self.stages)
+        vgg.init_weights(self.stages)
         for layer in (self.fc6, self.fc7):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
         nn.init.normal_(self.classes.weight, 0.0, CLASS_SPREAD)

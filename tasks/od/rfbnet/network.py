@@ -39,29 +39,28 @@ class Convolution(nn.Sequential):
 
 
 class Block(nn.Module):
-    """Branches of growing receptive field beside a shortcut: ReLU(scale · merged + shortcut).
+    """Branches of growing receptive field beside a shortcut: ReLU(merged + shortcut).
+
+    The authors' code multiplies the merged branches by a ``scale`` that it sets to 1 in every block
+    (https://github.com/ruinmessi/RFBNet, models/RFB_Net_vgg.py), so there is none here.
 
     Args:
         branches: each ends in a dilated convolution without ReLU.
         merged: channels of all branches together.
         inputs, outputs: channels of the block.
         stride: of the shortcut; the branches have the same.
-        scale: of the branches' part.
     """
 
-    def __init__(
-        self, branches: Sequence[nn.Module], merged: int, inputs: int, outputs: int, stride: int, scale: float
-    ) -> None:
+    def __init__(self, branches: Sequence[nn.Module], merged: int, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
         self.branches = nn.ModuleList(branches)
         self.merge = Convolution(merged, outputs, 1, relu=False)
         self.shortcut = Convolution(inputs, outputs, 1, stride, relu=False)
-        self.scale = scale
 
     def forward(self, x: Tensor) -> Tensor:
         """Features (images, outputs, height / stride, width / stride) of features (images, inputs, height, width)."""
         merged = self.merge(torch.cat([branch(x) for branch in self.branches], dim=1))
-        return F.relu(self.scale * merged + self.shortcut(x))
+        return F.relu(merged + self.shortcut(x))
 
 
 def rfb(inputs: int, outputs: int, stride: int) -> Block:
@@ -82,7 +81,7 @@ def rfb(inputs: int, outputs: int, stride: int) -> Block:
             Convolution(two, two, 3, dilation=5, relu=False),
         ),
     ]
-    return Block(branches, 3 * two, inputs, outputs, stride, scale=0.1)
+    return Block(branches, 3 * two, inputs, outputs, stride)
 
 
 def rfb_s(inputs: int, outputs: int) -> Block:
@@ -104,7 +103,7 @@ def rfb_s(inputs: int, outputs: int) -> Block:
             Convolution(one, one, 3, dilation=5, relu=False),
         ),
     ]
-    return Block(branches, 4 * one, inputs, outputs, 1, scale=1.0)
+    return Block(branches, 4 * one, inputs, outputs, 1)
 
 
 class RFBNet(nn.Module):
@@ -137,7 +136,14 @@ class RFBNet(nn.Module):
         self.classes = nn.ModuleList(
             nn.Conv2d(inputs, CLASSES_AND_BACKGROUND * boxes, 3, padding=1) for boxes, inputs in heads
         )
-        vgg.start(self)
+        self._init_weights()
+
+    def _init_weights(self) -> None:
+        """He's for all but the heads: these keep torch's own, with biases of 0, as in the authors' train_RFB.py."""
+        for module in (self.stages, self.fc6, self.fc7, self.norm, self.extras):
+            vgg.init_weights(module)
+        for head in (*self.boxes, *self.classes):
+            nn.init.zeros_(head.bias)
 
     def maps(self, images: Tensor) -> list[Tensor]:
         """The six feature maps of images (images, 3, 300, 300): 38, 19, 10, 5, 3 and 1 cells in each direction."""
