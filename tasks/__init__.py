@@ -62,6 +62,8 @@ def build(target: str, settings: TaskSettings, options: Mapping[str, Any]) -> Ta
         ConfigError: the class cannot be found, refuses its options, or needs more memory than there is.
     """
     kind = resolve("task", target)
+    if getattr(kind, "splits_training", False):
+        settings, options = settings.evaluated(options)
     try:
         task: Task = kind(settings, **options)
     except TypeError as error:

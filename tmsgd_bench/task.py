@@ -10,16 +10,20 @@ import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from tmsgd_bench.checks import Section
+from tmsgd_bench.errors import ConfigError
+from tmsgd_bench.seeding import subset, validation_split
 
+EVALUATION = ("evaluate_on", "validation_share")
+"""The settings of a task's YAML that say which split it is evaluated on; see :attr:`Task.splits_training`."""
 Direction = Literal["min", "max"]
 
 
@@ -42,6 +46,18 @@ class Metric:
     detail: bool = False
 
 
+class Split(NamedTuple):
+    """Which examples of a training split a run uses, by their numbers.
+
+    Args:
+        train: int64, sorted: those to train on.
+        validation: int64, sorted: those to evaluate on; None to evaluate on the test split.
+    """
+
+    train: Tensor
+    validation: Tensor | None
+
+
 @dataclass(frozen=True)
 class TaskSettings:
     """What a task is told about the run it serves.
@@ -56,7 +72,9 @@ class TaskSettings:
         fingerprint: what identifies the data set's contents; keys what is prepared from it.
         weights_folder: where published weights that a task begins with, or measures with, are kept.
         workers: processes that make batches ahead, for tasks whose batches take long; 0 for none.
-        save_predictions: keep what the trained modules predict on the test split beside the result.
+        save_predictions: keep what the trained modules predict on the split that is evaluated, beside the result.
+        validation_share: share of the training split to evaluate on in place of the test split, which is then not to be
+            read; None to evaluate on the test split.
     """
 
     data_folder: Path
@@ -69,6 +87,43 @@ class TaskSettings:
     weights_folder: Path = Path("weights")
     workers: int = 0
     save_predictions: bool = False
+    validation_share: float | None = None
+
+    @property
+    def validates(self) -> bool:
+        """Whether the run is evaluated on a validation split."""
+        return self.validation_share is not None
+
+    def split(self, size: int) -> Split:
+        """Which examples to train on and which to validate on; it depends on no run's seed.
+
+        ``data_limit`` leaves a subset of those to train on.
+
+        Args:
+            size: examples of the training split.
+
+        Raises:
+            ConfigError: there are too few to hold any out.
+        """
+        if self.validation_share is None:
+            return Split(subset(size, self.data_limit), None)
+        if size < 2:
+            raise ConfigError(
+                f"{self.data_folder} has {size} training example, too few for a validation split: set "
+                "task.evaluate_on=test, or use more data."
+            )
+        rest, validation = validation_split(size, self.validation_share)
+        return Split(rest[subset(len(rest), self.data_limit)], validation)
+
+    def evaluated(self, options: Mapping[str, Any]) -> tuple[TaskSettings, dict[str, Any]]:
+        """The settings of a run on the split that a task's options ask for, and the options without that.
+
+        Args:
+            options: of a class with ``splits_training``; without ``evaluate_on`` it is the test split.
+        """
+        validates = options.get("evaluate_on", "test") == "validation"
+        others = {key: value for key, value in options.items() if key not in EVALUATION}
+        return replace(self, validation_share=options["validation_share"] if validates else None), others
 
 
 class Task(ABC):
@@ -86,6 +141,10 @@ class Task(ABC):
 
     metrics: tuple[Metric, ...]
     """What ``evaluate`` returns; the first is the primary one. Of the class, or set by the constructor."""
+
+    splits_training: ClassVar[bool] = False
+    """Whether it takes its examples as ``settings.split`` says. Its YAML then has the settings of ``EVALUATION``, which
+    the constructor does not get."""
 
     modules: dict[str, nn.Module]
     train_size: int
@@ -120,7 +179,7 @@ class Task(ABC):
 
     @abstractmethod
     def evaluate(self) -> dict[str, float]:
-        """Every metric on the test split, in the units of ``metrics``; changes nothing."""
+        """Every metric on the split that is evaluated, in the units of ``metrics``; changes nothing."""
 
     def training_step(self, batch: Any, optimizers: Mapping[str, Optimizer]) -> dict[str, Tensor]:
         """One step of every optimizer; returns the detached scalar losses by name.

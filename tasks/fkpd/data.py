@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from tmsgd_bench.data import cache
 from tmsgd_bench.errors import DataError
-from tmsgd_bench.seeding import generator, subset
+from tmsgd_bench.seeding import generator
 from tmsgd_bench.task import TaskSettings
 
 POINTS = 68
@@ -88,32 +89,36 @@ class Frames:
 
 
 def load(settings: TaskSettings) -> tuple[Frames, Frames]:
-    """The training and the test frames, rescaled, on the run's device.
+    """The frames to train on and those to evaluate on, rescaled, on the run's device.
 
-    They are decoded once and then kept on disk. ``data_limit`` leaves a seeded subset of the training frames; the test
-    frames stay whole.
+    They are decoded once and then kept on disk. Under ``data_limit`` those to evaluate on stay whole.
 
     Raises:
         DataError: a list or a frame is missing or damaged; names it.
     """
+    splits = ("train",) if settings.validates else tuple(SPLITS)
     options = {"version": VERSION, "short_side": SHORT_SIDE}
-    kept = cache.tensors(settings, "frames", options, lambda: decode(settings.data_folder))
-    train, test = (Frames(*(kept[f"{split}_{part}"] for part in Frames.__annotations__)) for split in SPLITS)
-    return train.select(subset(len(train), settings.data_limit)).to(settings.device), test.to(settings.device)
+    name = "frames-train" if settings.validates else "frames"
+    tensors = cache.tensors(settings, name, options, lambda: decode(settings.data_folder, splits))
+    frames = {split: Frames(*(tensors[f"{split}_{field}"] for field in Frames.__annotations__)) for split in splits}
+    train, validation = settings.split(len(frames["train"]))
+    evaluated = frames["test"] if validation is None else frames["train"].select(validation)
+    return frames["train"].select(train).to(settings.device), evaluated.to(settings.device)
 
 
-def decode(folder: Path) -> dict[str, Tensor]:
-    """Every tensor of both splits' :class:`Frames`, named "train_pixels" and so on.
+def decode(folder: Path, splits: Iterable[str] = tuple(SPLITS)) -> dict[str, Tensor]:
+    """Every tensor of the splits' :class:`Frames`, named "train_pixels" and so on.
 
     Raises:
         DataError: see :func:`load`.
     """
-    found: dict[str, Tensor] = {}
-    for split, (labels, frames) in SPLITS.items():
+    tensors: dict[str, Tensor] = {}
+    for split in splits:
+        labels, frames = SPLITS[split]
         names, points = read_points(folder / labels)
         decoded = _frames([folder / frames / name for name in names], points)
-        found |= {f"{split}_{part}": value for part, value in vars(decoded).items()}
-    return found
+        tensors |= {f"{split}_{field}": value for field, value in vars(decoded).items()}
+    return tensors
 
 
 def _frames(paths: list[Path], points: Tensor) -> Frames:

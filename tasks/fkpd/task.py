@@ -29,10 +29,11 @@ class FacialKeyPoints(Task):
     Args:
         settings: the run's.
         loss: "smooth_l1" (Girshick 2015, equation 3) or "mse", each a mean over all coordinates.
-        eval_crop: where test frames are cut: "centre", or "random", at places drawn once from the run's seed.
+        eval_crop: where frames are cut to evaluate: "centre", or "random", at places drawn once from the run's seed.
     """
 
     options = Section({"loss": choice(*LOSSES), "eval_crop": choice("centre", "random")})
+    splits_training = True
     model_arguments = ("side", "outputs")
     metrics: tuple[Metric, ...] = (
         Metric("mse", "", "min", "MSE"),
@@ -65,7 +66,7 @@ class FacialKeyPoints(Task):
         return self.loss_function(self.model(images), points)
 
     def evaluate(self) -> dict[str, float]:
-        """On the test split: the mean squared error of the scaled coordinates, and how far points are off in pixels."""
+        """Mean squared error of the scaled coordinates, and how far points are off in pixels."""
         squares, distances = [], []
         for chosen in torch.arange(len(self.test), device=self.settings.device).split(EVALUATION_BATCH):
             pixels, points = self.test.crop(chosen, self.test_corners[chosen])
@@ -85,7 +86,7 @@ class FacialKeyPoints(Task):
         found.draw(folder)
 
     def found(self) -> KeyPoints:
-        """What the model finds on faces that are spread evenly over the test split."""
+        """What the model finds on faces that are spread evenly over the split that is evaluated."""
         faces = min(FACES, len(self.test))
         chosen = torch.arange(faces, device=self.settings.device) * len(self.test) // faces
         pixels, points = self.test.crop(chosen, self.test_corners[chosen])

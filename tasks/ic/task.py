@@ -33,6 +33,7 @@ class ImageClassification(Task):
     """
 
     options = Section({"augment": choice("none", "standard"), "channels_last": choice("auto", True, False)})
+    splits_training = True
     model_arguments = ("classes",)
     metrics: tuple[Metric, ...] = (
         Metric("accuracy", "%", "max", "ACC"),
@@ -44,7 +45,7 @@ class ImageClassification(Task):
         self.options("task", {"augment": augment, "channels_last": channels_last})
         self.augment = augment
         self.memory_format = _memory_format(channels_last, settings)
-        self.data = data.load(settings.data_folder, settings.data_limit, settings.device)
+        self.data = data.load(settings)
         model = build_model(nn.Module, settings.model, classes=self.data.classes)
         self.model = model.to(settings.device).to(memory_format=self.memory_format)
         self.modules = {"classifier": self.model}
@@ -74,7 +75,7 @@ class ImageClassification(Task):
         return F.cross_entropy(self.model(images), labels)
 
     def evaluate(self) -> dict[str, float]:
-        """Accuracy in percent and mean cross-entropy in nats on the test split."""
+        """Accuracy in percent and mean cross-entropy in nats on the split that is evaluated."""
         self.accuracy.reset()
         self.test_loss.reset()
         for pixels, labels in zip(

@@ -39,6 +39,7 @@ class ObjectDetection(Task):
     options = Section(
         {"splits": voc.SPLIT, "evaluate_every": whole(1), "precision": PRECISION, "channels_last": CHANNELS_LAST}
     )
+    splits_training = True
     model_arguments = ("settings",)
     metrics: tuple[Metric, ...] = (
         Metric("map", "%", "max", "mAP"),
@@ -56,7 +57,8 @@ class ObjectDetection(Task):
         network = self.detector.network.to(settings.device).to(memory_format=memory_format(channels_last))
         self.modules = {"detector": network}
         self.train, self.test = voc.parts(settings, "Main", splits)
-        self.train_size, self.evaluate_every, self.test_split = len(self.train), evaluate_every, splits.split("/")[1]
+        self.train_size, self.evaluate_every = len(self.train), evaluate_every
+        self.test_split = "validation" if settings.validates else splits.split("/")[1]
         collate = self.detector.collate
         # First: a detector may refuse the images by their number, before any of them is decoded.
         self.train_loader = Loader(self.detector.training_examples(self.train), collate, settings)
@@ -91,7 +93,7 @@ class ObjectDetection(Task):
         return {"map": mean_average_precision(precisions), **found}
 
     def detections(self) -> Detections:
-        """Everything that the detector finds on the test split."""
+        """Everything that the detector finds on the split that is evaluated."""
         parts, first = [], 0
         size = self.detector.test_batch
         for batch in self.test_loader.batches(torch.arange(len(self.test)), size):

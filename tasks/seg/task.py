@@ -55,6 +55,7 @@ class Segmentation(Task):
             "channels_last": CHANNELS_LAST,
         }
     )
+    splits_training = True
     model_arguments = ("classes", "weights_folder")
     metrics: tuple[Metric, ...] = (
         Metric("miou", "%", "max", "mIoU"),

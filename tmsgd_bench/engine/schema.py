@@ -58,6 +58,12 @@ NOT_OF_THE_TASK = ("_target_", "datasets", "without_test", "reading", *PROTOCOLS
 OF_THIS_PROJECT = "tasks."
 """What the names of its models' classes begin with."""
 
+SPLIT_SETTINGS: dict[str, Check] = {
+    "evaluate_on": choice("test", "validation"),
+    "validation_share": number(0, 1, 0.1, above=True, below=True),
+}
+"""Of a task that divides its training split; see :attr:`tmsgd_bench.task.Task.splits_training`."""
+
 FRACTION = number(0, 1, 0.9, below=True)
 SHARE = number(0, 1, 0.5, above=True)
 SMALL = number(0, 1000, 1e-8)
@@ -300,6 +306,10 @@ def check_task(task: Any, model: Any) -> None:
         of_model(f"model.{key}", model[key])
     kind = resolve("task", task["_target_"])
     options = {key: value for key, value in task.items() if key not in (*own, *NOT_OF_THE_TASK)}
+    if getattr(kind, "splits_training", False):
+        check_group("task", options, tuple(SPLIT_SETTINGS))
+        for key, of_split in SPLIT_SETTINGS.items():
+            of_split(f"task.{key}", options.pop(key))
     rule = getattr(kind, "options", None)
     if rule is not None:
         rule("task", options)
@@ -370,6 +380,13 @@ def check_model_options(kind: Any, options: Mapping[str, Any], given: Iterable[s
         rule("model", options)
     else:
         check_signature("model", kind, options, given=given, first=0)
+
+
+def task_identity(task: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a task's settings determines a result; on the test split no validation split does."""
+    splits = getattr(resolve("task", task["_target_"]), "splits_training", False)
+    left_out = SPLIT_SETTINGS if splits and task["evaluate_on"] == "test" else ()
+    return without(task, *NOT_OF_THE_TASK, *left_out)
 
 
 def model_identity(model: Mapping[str, Any]) -> dict[str, Any]:

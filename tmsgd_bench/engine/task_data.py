@@ -29,8 +29,7 @@ class TaskData:
         kind: "real" or "synthetic".
         root: the folder of all data sets; None for the usual one.
         verify: whether real files must be the published ones.
-        needs_test: whether the files that serve testing alone are needed. Of unverified data whatever is there makes
-            up the contents.
+        needs_test: whether the files that serve testing alone are needed.
     """
 
     name: str
@@ -47,7 +46,7 @@ class TaskData:
             ConfigError: there is none of that name.
         """
         chosen = find_all(self.name)
-        return chosen if self.needs_test or not self.verify else chosen.without_test()
+        return chosen if self.needs_test else chosen.without_test()
 
     @property
     def folder(self) -> Path:
@@ -95,15 +94,29 @@ def chosen(values: dict[str, Any]) -> TaskData:
     """The data that the run needs.
 
     ``data.name`` or ``data.years`` choose one of the task's ``datasets``. The files for testing may be missing if the
-    task's options are those of its ``without_test``.
+    task is evaluated on a validation split, or if its options are those of its ``without_test``.
 
     Raises:
         ConfigError: the task has no such data set.
     """
     task, data = values["task"], values["data"]
+    return TaskData(_chosen_dataset(values), data["kind"], data["root"], data["verify"], _needs_test(task, data))
+
+
+def _needs_test(task: Mapping[str, Any], data: Mapping[str, Any]) -> bool:
+    """Whether the files that serve testing alone are needed.
+
+    With the options of ``without_test`` those of unverified data are: whatever is there makes up its contents.
+    """
+    if not evaluates_on_test(task):
+        return False
     spared = task.get("without_test")
-    needs_test = not spared or any(task[key] != value for key, value in spared.items())
-    return TaskData(_chosen_dataset(values), data["kind"], data["root"], data["verify"], needs_test)
+    return not spared or not data["verify"] or any(task[key] != value for key, value in spared.items())
+
+
+def evaluates_on_test(task: Mapping[str, Any]) -> bool:
+    """Whether a task's settings ask for the test split, as they do unless they say otherwise."""
+    return bool(task.get("evaluate_on", "test") == "test")
 
 
 def _chosen_dataset(values: dict[str, Any]) -> str:

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from tmsgd_bench import files, outputs
 from tmsgd_bench.errors import StoreError
-from tmsgd_bench.results import store
+from tmsgd_bench.results import selection, store
 from tmsgd_bench.results.status import FINISHED, Status
 
 OPTIMIZERS = ("sgd", "tmsgd", "sgdm", "tmsgdm", "adam", "apollo")
@@ -162,6 +162,8 @@ def title(chosen: pd.DataFrame, what: str) -> str:
         data += f", partial: {int(first['limit']):,} {what}"
     if not chosen["verified"].all():
         data += ", unverified"
+    if split_marks := selection.split_marks(chosen):
+        data += f", {', '.join(split_marks)}"
     shared = set.intersection(*(set(names) for names in chosen["protocols"]))
     protocol = f"protocol {' and '.join(sorted(shared))}" if shared else "by no protocol"
     return f"{data} · seed {first['seed']} · {first['epochs']} epochs · {protocol}"

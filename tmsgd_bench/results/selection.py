@@ -139,9 +139,13 @@ def _data_marks(own: pd.DataFrame) -> list[str]:
         found.append("unverified data")
     if own["limit"].notna().any():
         found.append(f"partial data ({int(own['limit'].max())} training examples)")
-    return found + [
-        f"evaluated on the {split} split" for split in sorted(set(own["split"].dropna())) if split != "test"
-    ]
+    return found + split_marks(own)
+
+
+def split_marks(own: pd.DataFrame) -> list[str]:
+    """The marks of runs that were evaluated on another split than the test split."""
+    splits = sorted(set(own["split"].dropna()) - {"test"})
+    return [f"evaluated on the {split} split" for split in splits]
 
 
 def few_seeds(n: int) -> list[str]:

@@ -83,7 +83,7 @@ def folder(data_folder: Path) -> Path:
 def proposals(part: Part, source: Source, jobs: int | None = None, progress: bool | None = None) -> Proposals:
     """The proposals of every image of a part; computed where they are not there yet.
 
-    Those of a part of a list are kept under another name than those of all of it, as its photos are.
+    Those of a subset of a list are kept under another name than those of all of it, as its photos are.
 
     Some images may have none, which the log says: in training there are the boxes of their objects, which join the
     proposals, and in a test nothing is found in them.
@@ -97,11 +97,11 @@ def proposals(part: Part, source: Source, jobs: int | None = None, progress: boo
         DataError: they are not there and cannot be computed, or do not belong to the images.
     """
     splits = list(dict.fromkeys(images.split for images in part.images))
+    subsets = list(dict.fromkeys(images.subset for images in part.images if images.subset))
     options = {"version": VERSION, "source": asdict(source), "names": part.names}
-    cut = ["part"] if any(images.cut for images in part.images) else []
     kept = cache.tensors(
         part.settings,
-        "-".join(["proposals", *splits, *cut]),
+        "-".join(["proposals", *splits, *subsets]),
         options,
         lambda: _tensors(list(_chosen(part, source, jobs, progress))),
     )
