@@ -111,7 +111,6 @@ ACCEPTED = {
     "task.*.limit": "null billion removed",
     "switch_epoch": "zero billion",
     "task.evaluate_every": "billion",
-    "task.validation_share": "fraction",
     "task.min_count": "billion",
     "task.sample_epochs": "list pair",
     "optimizer.switch_epoch": "zero billion removed",

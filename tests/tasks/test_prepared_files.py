@@ -37,7 +37,7 @@ def of_fkpd(settings: TaskSettings) -> Values:
 
 
 def of_photos(settings: TaskSettings) -> Values:
-    return {"photos": ig.load(settings)}
+    return {"photos": ig.load(settings)[0]}
 
 
 def of_features(settings: TaskSettings) -> Values:
