@@ -10,9 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tasks import build_model
+from tasks.compute import to_float
 from tasks.fkpd import data
 from tasks.fkpd.figure import FACES, KeyPoints
 from tmsgd_bench.checks import Section, choice
+from tmsgd_bench.results.figure_parts import spread_evenly
 from tmsgd_bench.seeding import epoch_order
 from tmsgd_bench.task import Metric, Task, TaskSettings
 
@@ -58,7 +60,7 @@ class FacialKeyPoints(Task):
         corners = self.train.random_corners(seed, "crops", epoch)
         for chosen in epoch_order(self.train_size, seed, epoch).to(device).split(self.settings.batch_size):
             pixels, points = self.train.crop(chosen, corners[chosen])
-            yield to_float(pixels), scale(points)
+            yield to_float(pixels[:, None]), scale(points)
 
     def loss(self, batch: Batch) -> Tensor:
         """Mean loss of the scaled coordinates."""
@@ -70,7 +72,8 @@ class FacialKeyPoints(Task):
         squares, distances = [], []
         for chosen in torch.arange(len(self.test), device=self.settings.device).split(EVALUATION_BATCH):
             pixels, points = self.test.crop(chosen, self.test_corners[chosen])
-            numbers = self.model(to_float(pixels)).double()  # a network far off overflows single precision when squared
+            # In double precision: the square of a network far off overflows single precision.
+            numbers = self.model(to_float(pixels[:, None])).double()
             squares.append((numbers - scale(points)).square())
             distances.append((in_pixels(numbers) - points).norm(dim=2))
         return {"mse": float(torch.cat(squares).mean()), "distance": float(torch.cat(distances).mean())}
@@ -87,17 +90,10 @@ class FacialKeyPoints(Task):
 
     def found(self) -> KeyPoints:
         """What the model finds on faces that are spread evenly over the split that is evaluated."""
-        faces = min(FACES, len(self.test))
-        chosen = torch.arange(faces, device=self.settings.device) * len(self.test) // faces
+        chosen = torch.tensor(spread_evenly(len(self.test), FACES), device=self.settings.device)
         pixels, points = self.test.crop(chosen, self.test_corners[chosen])
-        predicted = in_pixels(self.model(to_float(pixels)))
+        predicted = in_pixels(self.model(to_float(pixels[:, None])))
         return KeyPoints(*(part.cpu().numpy() for part in (pixels, points, predicted)))
-
-
-def to_float(pixels: Tensor) -> Tensor:
-    """Gray bytes (images, height, width) as float32 (images, 1, height, width) from 0 to 1."""
-    # Divided by a tensor on the device: a GPU multiplies by the reciprocal of a plain number, which rounds otherwise.
-    return pixels[:, None].float().div_(torch.full((), 255.0, device=pixels.device))
 
 
 def scale(points: Tensor) -> Tensor:

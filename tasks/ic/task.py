@@ -11,8 +11,9 @@ from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from tasks import build_model
+from tasks.compute import to_float
 from tasks.ic import data
-from tasks.ic.batches import crop_and_flip, draw_crops_and_flips, to_float
+from tasks.ic.batches import crop_and_flip, draw_crops_and_flips
 from tmsgd_bench.checks import Section, choice
 from tmsgd_bench.seeding import epoch_order
 from tmsgd_bench.task import Metric, Task, TaskSettings

@@ -19,6 +19,7 @@ from tasks.od.options import OPTIONS
 from tasks.od.rfbnet import RFBDetector
 from tmsgd_bench.checks import Section, takes, whole
 from tmsgd_bench.data.loading import Loader
+from tmsgd_bench.results.figure_parts import spread_evenly
 from tmsgd_bench.results.store import PREDICTIONS
 from tmsgd_bench.seeding import epoch_order
 from tmsgd_bench.task import Metric, Task, TaskSettings
@@ -119,9 +120,8 @@ class ObjectDetection(Task):
 
     def shown(self) -> Boxes:
         """What is found on test images that are spread evenly over the split, the same for every run."""
-        count = min(SHOWN, len(self.test))
         images = []
-        for number in (position * len(self.test) // count for position in range(count)):
+        for number in spread_evenly(len(self.test), SHOWN):
             found = self._detect(self.detector.collate([self.test_example(number)]))
             objects = self.test.objects[number]
             images.append(

@@ -16,8 +16,6 @@ from tmsgd_bench.errors import ConfigError
 STAGES = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
 """Channels and convolutions of each stage (Simonyan and Zisserman 2015, arXiv 1409.1556, Table 1, D)."""
 FULL_WIDTH = 64
-MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of red, green and blue from 0 to 1: what torchvision's weights were trained with."""
 WEIGHTS = weights("imagenet", "none")
 
 

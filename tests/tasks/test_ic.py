@@ -27,8 +27,9 @@ from torchvision.transforms import ToTensor
 from torchvision.transforms import functional as reference
 
 import tasks
+from tasks.compute import to_float
 from tasks.ic import ImageClassification, data, models
-from tasks.ic.batches import PADDING, crop_and_flip, draw_crops_and_flips, to_float
+from tasks.ic.batches import PADDING, crop_and_flip, draw_crops_and_flips
 from tasks.ic.task import CHANNELS_LAST_FROM
 from tmsgd_bench import TMSGD, files
 from tmsgd_bench.data import synthetic

@@ -19,7 +19,7 @@ from torchvision.models import vgg16
 from torchvision.ops import box_iou, nms
 
 import tasks
-from tasks.compute import normalise
+from tasks.compute import IMAGENET_MEAN, IMAGENET_STD, normalise
 from tasks.od import vgg
 from tasks.od.detector import Batch, Found
 from tasks.od.rfbnet import RFBDetector, detector, network
@@ -742,7 +742,7 @@ class Answers(nn.Module):
         self.offsets, self.logits = offsets, logits
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        red = normalise(torch.arange(len(self.offsets)).view(-1, 1, 1, 1).expand(-1, 3, 1, 1), vgg.MEAN, vgg.DEVIATION)
+        red = normalise(torch.arange(len(self.offsets)).view(-1, 1, 1, 1).expand(-1, 3, 1, 1))
         numbers = (images[:, None, 0, 0, 0] - red[None, :, 0, 0, 0]).abs().argmin(dim=1)
         return self.offsets[numbers], self.logits[numbers]
 
@@ -987,7 +987,7 @@ def test_the_losses_are_the_multi_box_loss_of_normalised_images(stand_in: Path) 
     made.network.eval()  # so that running averages stay
     with torch.no_grad():
         found = made.losses(batch)
-        mean, deviation = (torch.tensor(values).view(3, 1, 1) for values in (vgg.MEAN, vgg.DEVIATION))
+        mean, deviation = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
         offsets, logits = made.network((batch["images"] / 255 - mean) / deviation)
         expected = multi_box(offsets, logits, batch["boxes"], batch["labels"], priors())
     assert list(found) == ["loss_boxes", "loss_classes"]

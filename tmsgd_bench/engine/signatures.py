@@ -9,11 +9,12 @@ import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from tmsgd_bench.checks import LARGEST, class_name, full_name, is_number, is_whole, shown, unknown_setting
 from tmsgd_bench.errors import ConfigError
 
+Made = TypeVar("Made")
 NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 SIMPLE: dict[Any, Callable[[Any], bool]] = {
     type(None): lambda value: value is None,
@@ -43,6 +44,25 @@ def resolve(section: str, target: Any) -> Any:
     if not callable(kind):
         raise ConfigError(f"{key} names {target!r}, which is no class: correct _target_ in its YAML.")
     return kind
+
+
+def check_made(section: str, target: str, made: Any, kind: type[Made], name: str = "") -> Made:
+    """What a class that a YAML names has made, which must be of a kind.
+
+    Args:
+        section: of the settings, for the message.
+        target: the class's name.
+        name: of the kind, where it has a shorter one than its module and its own.
+
+    Raises:
+        ConfigError: it is of another kind.
+    """
+    if isinstance(made, kind):
+        return made
+    raise ConfigError(
+        f"{section}._target_ names {target!r}, which makes no {name or f'{kind.__module__}.{kind.__qualname__}'}: "
+        "correct _target_ in its YAML."
+    )
 
 
 def one_line(error: BaseException) -> str:

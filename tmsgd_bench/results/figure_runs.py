@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pandas as pd
 from matplotlib import rc_context
@@ -184,14 +185,26 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     return [folder / f"{name}.{kind}" for kind in KINDS]
 
 
-def write_picture(path: Path, draw: Callable[[], Figure], style: Any) -> None:
-    """Write a figure as PNG, drawn with settings of matplotlib.
+class Picture(ABC):
+    """What a run draws into its folder."""
 
-    Raises:
-        StoreError: the folder cannot be written.
-    """
-    with rc_context(style):
-        files.write_atomically(path, writer(draw(), "png"))
+    picture: ClassVar[str]
+    """The name of the file."""
+    style: ClassVar[Any]
+    """Settings of matplotlib."""
+
+    @abstractmethod
+    def figure(self) -> Figure:
+        """The picture."""
+
+    def draw(self, folder: Path) -> None:
+        """Write the picture as PNG into a folder.
+
+        Raises:
+            StoreError: the folder cannot be written.
+        """
+        with rc_context(self.style):
+            files.write_atomically(folder / self.picture, writer(self.figure(), "png"))
 
 
 def writer(figure: Figure, kind: str) -> Callable[[Path], None]:

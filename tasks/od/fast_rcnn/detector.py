@@ -145,7 +145,7 @@ def normalised(batch: Batch) -> Tensor:
     images, sizes = batch["images"], batch["sizes"]
     rows, columns = (torch.arange(extent, device=sizes.device) for extent in images.shape[2:])
     inside = (rows[:, None] < sizes[:, 0, None, None]) & (columns < sizes[:, 1, None, None])
-    return normalise(images, vgg.MEAN, vgg.DEVIATION) * inside[:, None]
+    return normalise(images) * inside[:, None]
 
 
 def _suppressed(found: Found) -> Found:

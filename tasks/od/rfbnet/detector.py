@@ -92,7 +92,7 @@ class RFBDetector(Detector):
         return {**batch, "boxes": boxes, "labels": labels}
 
     def _answers(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        offsets, logits = self.network(normalise(batch["images"], vgg.MEAN, vgg.DEVIATION))
+        offsets, logits = self.network(normalise(batch["images"]))
         return offsets.float(), logits.float()
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
