@@ -64,7 +64,7 @@ class Images:
         """What to do about a bad file, as the end of a sentence."""
         root = self.folder.parents[2]
         if root.name == "synthetic":
-            return f"delete {root / f'voc{self.year}'}: the stand-in is made anew."
+            return f"delete {root / f'voc{self.year}'}: the synthetic data are made anew."
         command = f"python -m tmsgd_bench data prepare voc{self.year} --root {shlex.quote(str(root))}"
         return f"mend it if the data are your own, or delete it and run '{command}'."
 

@@ -694,7 +694,7 @@ def test_what_is_selected_agrees_with_loops_over_classes(
     images: int, candidates: int, kept: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(detector, "CANDIDATES", candidates)
-    monkeypatch.setattr(detector, "KEPT", kept)
+    monkeypatch.setattr(detector, "MAX_DETECTIONS", kept)
     boxes = apart(60, 0)
     assert len(boxes) > 30
     together = torch.stack([boxes.roll(image, 0) for image in range(images)])

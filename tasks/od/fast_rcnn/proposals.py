@@ -87,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     other.set_defaults(action=bring)
     for command in (ahead, other):
         command.add_argument("--root", help="folder of the data sets (default: $TMSGD_DATA or the user's cache folder)")
-        command.add_argument("--synthetic", action="store_true", help="for the stand-in, as data=synthetic")
+        command.add_argument("--synthetic", action="store_true", help="the synthetic data, as data=synthetic")
     return parser
 
 

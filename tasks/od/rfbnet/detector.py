@@ -25,15 +25,15 @@ from tmsgd_bench.errors import ConfigError
 from tmsgd_bench.task import TaskSettings
 from tmsgd_bench.voc import CLASSES, Objects
 
-LEAST_SCORE = 0.01
-SUPPRESSED = 0.45
+SCORE_THRESHOLD = 0.01
+NMS_IOU = 0.45
 """IoU with a surer box of the same class from which a box is left out."""
 CANDIDATES = 400
 """Boxes of each image and class that come to non-maximum suppression, as in SSD: an untrained network has thousands."""
 AT_ONCE = 3
 """Images whose boxes come to suppression together. Up to 25,000 boxes torchvision compares in one go on a GPU; more it
 takes class by class of each image, waiting for each: most of the time of testing a network that is not sure of much."""
-KEPT = 200
+MAX_DETECTIONS = 200
 """Boxes of an image at most."""
 
 
@@ -151,11 +151,11 @@ def select(boxes: Tensor, scores: Tensor) -> Found:
 
 def _select(boxes: Tensor, scores: Tensor) -> Found:
     best, priors_ = scores.transpose(1, 2).topk(min(CANDIDATES, scores.shape[1]), dim=2)
-    images, labels, ranks = (best > LEAST_SCORE).nonzero(as_tuple=True)
+    images, labels, ranks = (best > SCORE_THRESHOLD).nonzero(as_tuple=True)
     near = boxes[images, priors_[images, labels, ranks]]
     own = best[images, labels, ranks]
-    kept = batched_nms(near * SIDE, own, images * len(CLASSES) + labels, SUPPRESSED)  # surest first
-    kept = kept[_first_of_each(images[kept], KEPT)]
+    kept = batched_nms(near * SIDE, own, images * len(CLASSES) + labels, NMS_IOU)  # surest first
+    kept = kept[_first_of_each(images[kept], MAX_DETECTIONS)]
     return Found(images[kept], labels[kept], near[kept], own[kept])
 
 
