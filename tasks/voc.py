@@ -114,14 +114,14 @@ class Part:
         Raises:
             DataError: an annotation is missing or damaged, or a box leaves its image; names the file.
         """
-        found: list[Objects] = []
+        annotations: list[Objects] = []
         for images in self.images:
             for name in images.chosen_names:
                 path = images.folder / "Annotations" / f"{name}.xml"
                 annotated = read_objects(path, images.fix)
-                self._check_boxes(annotated, len(found), path, images.fix)
-                found.append(annotated)
-        return found
+                self._check_boxes(annotated, len(annotations), path, images.fix)
+                annotations.append(annotated)
+        return annotations
 
     def _check_boxes(self, annotated: Objects, number: int, path: Path, fix: str) -> None:
         height, width = self.photos[number].shape[1:]
@@ -227,8 +227,8 @@ def _kept(settings: TaskSettings, images: Images, what: Literal["photos", "masks
     if images.subset:
         options, name = {**options, "names": images.names}, f"{name}-{images.subset}"
     decode = decode_photos if what == "photos" else decode_masks
-    kept = cache.tensors(_of_year(settings, images.year), name, options, lambda: decode(images).tensors(what))
-    return Packed.of_tensors(kept, what, channels)
+    tensors = cache.tensors(_of_year(settings, images.year), name, options, lambda: decode(images).tensors(what))
+    return Packed.of_tensors(tensors, what, channels)
 
 
 def _of_year(settings: TaskSettings, year: str) -> TaskSettings:

@@ -84,9 +84,9 @@ class FacialKeyPoints(Task):
         Raises:
             StoreError: the folder cannot be written.
         """
-        found = self.found()
-        found.save(folder)
-        found.draw(folder)
+        points = self.found()
+        points.save(folder)
+        points.draw(folder)
 
     def found(self) -> KeyPoints:
         """What the model finds on faces that are spread evenly over the split that is evaluated."""

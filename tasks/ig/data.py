@@ -43,12 +43,12 @@ def decode(folder: Path) -> Tensor:
         DataError: see :func:`load`.
     """
     try:
-        found = sorted(path for path in folder.iterdir() if path.suffix.lower() in ENDINGS and path.name[0] != ".")
+        paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in ENDINGS and path.name[0] != ".")
     except OSError as error:
         raise DataError(f"cannot read {folder} ({error.strerror}): {FIX}") from error
-    if not found:
+    if not paths:
         raise DataError(f"{folder} holds no image ({', '.join(ENDINGS)}): {FIX}")
-    pixels = np.stack([read_photo(path) for path in found])
+    pixels = np.stack([read_photo(path) for path in paths])
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
 
 

@@ -90,23 +90,23 @@ class ObjectDetection(Task):
     def evaluate(self) -> dict[str, float]:
         """Mean average precision, and each class's, in percent; NaN for one without objects, left out of the mean."""
         precisions = 100.0 * average_precisions(self.detections(), self.truth, len(CLASSES))
-        found = {f"ap_{name}": float(value) for name, value in zip(CLASSES, precisions, strict=True)}
-        return {"map": mean_average_precision(precisions), **found}
+        by_class = {f"ap_{name}": float(value) for name, value in zip(CLASSES, precisions, strict=True)}
+        return {"map": mean_average_precision(precisions), **by_class}
 
     def detections(self) -> Detections:
         """Everything that the detector finds on the split that is evaluated."""
         parts, first = [], 0
         size = self.detector.test_batch
         for batch in self.test_loader.batches(torch.arange(len(self.test)), size):
-            found = self._detect(batch)
-            parts.append(Found(found.images + first, found.labels, found.boxes, found.scores))
+            detected = self._detect(batch)
+            parts.append(Found(detected.images + first, detected.labels, detected.boxes, detected.scores))
             first += size
         return _joined(parts)
 
     def _detect(self, batch: Batch) -> Found:
         with self.autocast():
-            found = self.detector.detect(to_device(batch, self.settings.device))
-        return Found(*(part.cpu() for part in (found.images, found.labels, found.boxes, found.scores)))
+            detected = self.detector.detect(to_device(batch, self.settings.device))
+        return Found(*(part.cpu() for part in (detected.images, detected.labels, detected.boxes, detected.scores)))
 
     def draw(self, folder: Path) -> None:
         """Write ``boxes.png``; with ``save_predictions`` everything that is found, as VOC's official files.
@@ -122,16 +122,16 @@ class ObjectDetection(Task):
         """What is found on test images that are spread evenly over the split, the same for every run."""
         images = []
         for number in spread_evenly(len(self.test), SHOWN):
-            found = self._detect(self.detector.collate([self.test_example(number)]))
+            detected = self._detect(self.detector.collate([self.test_example(number)]))
             objects = self.test.objects[number]
             images.append(
                 Shown(
                     image=self.test.photos[number].permute(1, 2, 0).numpy(),
                     true_boxes=objects.boxes.numpy(),
                     true_labels=objects.labels.numpy(),
-                    boxes=found.boxes.numpy(),
-                    labels=found.labels.numpy(),
-                    scores=found.scores.numpy(),
+                    boxes=detected.boxes.numpy(),
+                    labels=detected.labels.numpy(),
+                    scores=detected.scores.numpy(),
                 )
             )
         return Boxes(images, CLASSES)

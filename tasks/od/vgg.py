@@ -25,15 +25,15 @@ def stages(width: int) -> list[nn.Sequential]:
     Args:
         width: channels of the first stage; 64 in the paper.
     """
-    found, inputs = [], 3
+    sequences, inputs = [], 3
     for channels, convolutions in STAGES:
         layers: list[nn.Module] = []
         for _ in range(convolutions):
             outputs = channels * width // FULL_WIDTH
             layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.ReLU(inplace=True)]
             inputs = outputs
-        found.append(nn.Sequential(*layers))
-    return found
+        sequences.append(nn.Sequential(*layers))
+    return sequences
 
 
 def init_weights(module: nn.Module) -> None:
@@ -77,13 +77,15 @@ def load_stages(loaded: Iterable[nn.Module], weights: Weights, source: Path) -> 
     """
     number = 0
     for stage in loaded:
-        own: Weights = {}
+        stage_weights: Weights = {}
         for position, layer in enumerate(stage.children()):
             if isinstance(layer, nn.Conv2d):
-                own |= {f"{position}.{part}": _part(weights, f"features.{number}.{part}", source) for part in PARTS}
+                stage_weights |= {
+                    f"{position}.{part}": _part(weights, f"features.{number}.{part}", source) for part in PARTS
+                }
             number += 1
         number += 1  # the pooling behind the stage
-        published.load_into(stage, own, source)
+        published.load_into(stage, stage_weights, source)
 
 
 PARTS = ("weight", "bias")

@@ -123,8 +123,8 @@ class Segmentation(Task):
             images, masks = self._on_device(batch)
             matrix += confusion(self._predict(images), masks, classes)
         ious = 100.0 * intersections_over_unions(matrix)
-        found = {f"iou_{name}": float(iou) for name, iou in zip(model.NAMES, ious, strict=True)}
-        return {"miou": float(ious.nanmean()), "pixel_accuracy": 100.0 * accuracy(matrix), **found}
+        by_class = {f"iou_{name}": float(iou) for name, iou in zip(model.NAMES, ious, strict=True)}
+        return {"miou": float(ious.nanmean()), "pixel_accuracy": 100.0 * accuracy(matrix), **by_class}
 
     def _predict(self, images: Tensor) -> Tensor:
         """The likeliest class of every pixel, int64, (batch, height, width)."""

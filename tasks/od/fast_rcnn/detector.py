@@ -116,8 +116,8 @@ class FastRCNN(Detector):
         labels, targets = batch["labels"], batch["targets"]
         regions = (labels != UNUSED).sum().clamp(min=1)
         entropy = F.cross_entropy(logits, labels, ignore_index=UNUSED, reduction="sum")
-        own = deltas[torch.arange(len(labels), device=labels.device), labels.clamp(min=0)]
-        distance = F.smooth_l1_loss(own, targets, reduction="none").sum(dim=1)
+        of_class = deltas[torch.arange(len(labels), device=labels.device), labels.clamp(min=0)]
+        distance = F.smooth_l1_loss(of_class, targets, reduction="none").sum(dim=1)
         distances = torch.where(labels > 0, distance, 0.0).sum()
         return {"loss_classes": entropy / regions, "loss_boxes": distances / regions}
 
@@ -132,8 +132,8 @@ class FastRCNN(Detector):
         boxes = geometry.decode(deltas[rows, classes + 1], batch["boxes"][rows])
         boxes = geometry.clip(boxes, batch["sizes"][owners])
         whole = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
-        found = Found(owners[whole], classes[whole], boxes[whole], scores[rows, classes + 1][whole])
-        return _as_published(_non_maximum_suppressed(found), batch)
+        detected = Found(owners[whole], classes[whole], boxes[whole], scores[rows, classes + 1][whole])
+        return _as_published(_non_maximum_suppressed(detected), batch)
 
     def _outputs(self, batch: Batch) -> tuple[Tensor, Tensor]:
         logits, deltas = self.network(normalised(batch), batch["boxes"], batch["owners"])

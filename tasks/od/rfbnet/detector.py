@@ -55,8 +55,8 @@ class RFBDetector(Detector):
 
     def __init__(self, settings: TaskSettings, width: int, weights: str, augment: str) -> None:
         self.augment, self.network, self.batch_size = augment, RFBNet(width), settings.batch_size
-        if (found := vgg.initial_weights(weights, width, settings.weights_folder)) is not None:
-            self.network.load_vgg(*found)
+        if (initial := vgg.initial_weights(weights, width, settings.weights_folder)) is not None:
+            self.network.load_vgg(*initial)
         self.priors = priors().to(settings.device)
 
     def training_examples(self, part: Part) -> Callable[[int], Example]:
@@ -107,10 +107,10 @@ class RFBDetector(Detector):
         usable = offsets.isfinite().all(dim=2) & logits.isfinite().all(dim=2)
         boxes = decode(offsets, self.priors).clamp(0.0, 1.0)
         scores = logits.softmax(dim=2)[..., 1:]
-        found = select(boxes, scores.where(usable[..., None], 0.0))
-        rows, columns = batch["sizes"][found.images].unbind(dim=1)
+        detected = select(boxes, scores.where(usable[..., None], 0.0))
+        rows, columns = batch["sizes"][detected.images].unbind(dim=1)
         scale = torch.stack([columns, rows, columns, rows], dim=1)
-        return Found(found.images, found.labels, found.boxes * scale, found.scores)
+        return Found(detected.images, detected.labels, detected.boxes * scale, detected.scores)
 
 
 # Functions of the module, with what they need: a worker that is not forked gets them pickled.
@@ -152,11 +152,11 @@ def select(boxes: Tensor, scores: Tensor) -> Found:
 def _select(boxes: Tensor, scores: Tensor) -> Found:
     best, priors_ = scores.transpose(1, 2).topk(min(CANDIDATES, scores.shape[1]), dim=2)
     images, labels, ranks = (best > SCORE_THRESHOLD).nonzero(as_tuple=True)
-    near = boxes[images, priors_[images, labels, ranks]]
-    own = best[images, labels, ranks]
-    kept = batched_nms(near * SIDE, own, images * len(CLASSES) + labels, NMS_IOU)  # surest first
-    kept = kept[_first_of_each(images[kept], MAX_DETECTIONS)]
-    return Found(images[kept], labels[kept], near[kept], own[kept])
+    candidates = boxes[images, priors_[images, labels, ranks]]
+    candidate_scores = best[images, labels, ranks]
+    chosen = batched_nms(candidates * SIDE, candidate_scores, images * len(CLASSES) + labels, NMS_IOU)  # surest first
+    chosen = chosen[_first_of_each(images[chosen], MAX_DETECTIONS)]
+    return Found(images[chosen], labels[chosen], candidates[chosen], candidate_scores[chosen])
 
 
 def _first_of_each(images: Tensor, count: int) -> Tensor:
