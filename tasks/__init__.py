@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from tmsgd_bench.checks import check_group
 from tmsgd_bench.engine.schema import check_model_options
-from tmsgd_bench.engine.signatures import one_line, resolve, type_name
+from tmsgd_bench.engine.signatures import check_made, one_line, resolve
 from tmsgd_bench.engine.spec import without
 from tmsgd_bench.errors import ConfigError
 
@@ -43,11 +43,7 @@ def build_model(kind: type[Model], model: Mapping[str, Any], **given: Any) -> Mo
         made = factory(**given, **options)
     except TypeError as error:
         raise ConfigError(f"the model class {target!r} refuses its options: {one_line(error)}") from error
-    if not isinstance(made, kind):
-        raise ConfigError(
-            f"model._target_ names {target!r}, which makes no {type_name(kind)}: correct _target_ in its YAML."
-        )
-    return made
+    return check_made("model", target, made, kind)
 
 
 def build(target: str, settings: TaskSettings, options: Mapping[str, Any]) -> Task:
@@ -61,6 +57,8 @@ def build(target: str, settings: TaskSettings, options: Mapping[str, Any]) -> Ta
         ConfigError: the class cannot be found, refuses its options, or needs more memory than there is.
     """
     kind = resolve("task", target)
+    if getattr(kind, "splits_training", False):
+        settings, options = settings.evaluated(options)
     try:
         task: Task = kind(settings, **options)
     except TypeError as error:

@@ -1,4 +1,4 @@
-"""How a network's arithmetic is done: number format and memory layout, which several tasks have as options."""
+"""How a network's arithmetic is done, in what number format and memory layout; and images as numbers."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import torch
 from tmsgd_bench.checks import choice, flag
 
 PRECISION, CHANNELS_LAST = choice("float32", "bfloat16"), flag()
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of red, green and blue from 0 to 1: what torchvision's weights were trained with."""
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
@@ -33,8 +35,20 @@ def memory_format(channels_last: bool) -> torch.memory_format:
     return torch.channels_last if channels_last else torch.contiguous_format
 
 
-def normalise(pixels: torch.Tensor, mean: tuple[float, ...], deviation: tuple[float, ...]) -> torch.Tensor:
-    """Bytes (uint8, (..., 3, height, width)) as float32: from 0 to 1, less each colour's mean, over its deviation."""
-    scale = 255.0 * torch.tensor(deviation, device=pixels.device)[:, None, None]
-    shift = 255.0 * torch.tensor(mean, device=pixels.device)[:, None, None]
-    return (pixels.float() - shift) / scale
+def to_float(pixels: torch.Tensor, memory_format: torch.memory_format = torch.preserve_format) -> torch.Tensor:
+    """Bytes 0 to 255 as float32 from 0 to 1, with the same bits as torchvision's ToTensor on every device.
+
+    Args:
+        pixels: uint8, of any shape; (images, channels, height, width) for ``channels_last``.
+        memory_format: of what is returned.
+    """
+    # Divided by a tensor on the device: a GPU multiplies by the reciprocal of a plain number, which rounds otherwise.
+    scale = torch.full((), 255.0, device=pixels.device)
+    return pixels.to(torch.float32, memory_format=memory_format).div_(scale)
+
+
+def normalise(pixels: torch.Tensor) -> torch.Tensor:
+    """Bytes (uint8, (..., 3, height, width)) as float32: from 0 to 1, less ImageNet's mean, over its std."""
+    std = 255.0 * torch.tensor(IMAGENET_STD, device=pixels.device)[:, None, None]
+    mean = 255.0 * torch.tensor(IMAGENET_MEAN, device=pixels.device)[:, None, None]
+    return (pixels.float() - mean) / std

@@ -18,7 +18,6 @@ from tmsgd_bench.checks import choice
 from tmsgd_bench.data import cache
 from tmsgd_bench.data.packed import Chosen, Packed, pack
 from tmsgd_bench.errors import ConfigError, DataError
-from tmsgd_bench.seeding import subset
 from tmsgd_bench.task import TaskSettings
 from tmsgd_bench.voc import Objects, read_objects, read_split
 
@@ -41,9 +40,10 @@ class Images:
         folder: ``VOCdevkit/VOC2007``.
         lists: whose lists the images are from.
         split: the list they are from.
-        names: of all images of that list, or of those that ``data_limit`` leaves of it; what is decoded.
+        names: of all images of that list, or of a subset of it; what is decoded.
         chosen: int64: which of them are used.
-        cut: whether some of the list are left out of ``names``.
+        subset: what a subset of the list is called where its images are kept, "subset" or "validation"; empty for the
+            whole list.
     """
 
     year: str
@@ -52,7 +52,7 @@ class Images:
     split: str
     names: tuple[str, ...]
     chosen: Tensor
-    cut: bool = False
+    subset: str = ""
 
     @property
     def chosen_names(self) -> list[str]:
@@ -64,7 +64,7 @@ class Images:
         """What to do about a bad file, as the end of a sentence."""
         root = self.folder.parents[2]
         if root.name == "synthetic":
-            return f"delete {root / f'voc{self.year}'}: the stand-in is made anew."
+            return f"delete {root / f'voc{self.year}'}: the synthetic data are made anew."
         command = f"python -m tmsgd_bench data prepare voc{self.year} --root {shlex.quote(str(root))}"
         return f"mend it if the data are your own, or delete it and run '{command}'."
 
@@ -114,14 +114,14 @@ class Part:
         Raises:
             DataError: an annotation is missing or damaged, or a box leaves its image; names the file.
         """
-        found: list[Objects] = []
+        annotations: list[Objects] = []
         for images in self.images:
             for name in images.chosen_names:
                 path = images.folder / "Annotations" / f"{name}.xml"
                 annotated = read_objects(path, images.fix)
-                self._check_boxes(annotated, len(found), path, images.fix)
-                found.append(annotated)
-        return found
+                self._check_boxes(annotated, len(annotations), path, images.fix)
+                annotations.append(annotated)
+        return annotations
 
     def _check_boxes(self, annotated: Objects, number: int, path: Path, fix: str) -> None:
         height, width = self.photos[number].shape[1:]
@@ -130,12 +130,10 @@ class Part:
 
 
 def parts(settings: TaskSettings, lists: Lists, splits: str) -> tuple[Part, Part]:
-    """The images to train on and those to test on.
+    """The images to train on and those to evaluate on.
 
-    Several years are trained on together, and tested on the first one's list. VOC2012's lists for segmentation hold
-    images of VOC2007 under other names (2007_000032 is 000032); those that VOC2007's own two lists hold are left out,
-    so that none is counted twice, and none is both trained and tested on. ``data_limit`` leaves a seeded subset of the
-    training images.
+    Several years are trained on together, and tested on the first one's list. A run that validates does so on images of
+    all years, and reads no list named test.
 
     Raises:
         ConfigError: the year has no such lists.
@@ -144,13 +142,36 @@ def parts(settings: TaskSettings, lists: Lists, splits: str) -> tuple[Part, Part
     SPLIT("task.splits", splits)
     train, test = splits.split("/")
     years = _years(settings)
-    if years[0] != "2007" and test == "test":
+    spares_test = settings.validates and test == "test"
+    if years[0] != "2007" and test == "test" and not spares_test:
         raise ConfigError(f"VOC{years[0]} has no public annotations of its test images: use task.splits=train/val.")
-    tested = _list(settings, years[0], lists, test)
-    trained = [_list(settings, year, lists, train) for year in years]
-    seen = {f"{years[0]}_{name}" for images in (tested, trained[0]) for name in images.names}
-    trained = [trained[0], *(_without(images, seen) for images in trained[1:])]
-    return Part(settings, _limited(trained, settings.data_limit)), Part(settings, (tested,))
+    tested = None if spares_test else _list(settings, years[0], lists, test)
+    listed = _without_twins([_list(settings, year, lists, train) for year in years], tested)
+    numbers, validation = settings.split(sum(len(images.chosen) for images in listed))
+    trained = Part(settings, _of_numbers(listed, numbers, "subset"))
+    if validation is not None:
+        return trained, Part(settings, _of_numbers(listed, validation, "validation"))
+    assert tested is not None
+    return trained, Part(settings, (tested,))
+
+
+def _without_twins(listed: Sequence[Images], tested: Images | None) -> list[Images]:
+    """The training lists of several years without images of the first one under other names.
+
+    VOC2012's lists for segmentation hold images of VOC2007 (2007_000032 is 000032). Left out are those that VOC2007's
+    own two lists hold, so that none is counted twice, and none is both trained and tested on.
+
+    Args:
+        tested: the first year's list to test on; None if it is not to be read: then every twin is left out, since
+            VOC2007's trainval and test hold them all.
+    """
+    first, *others = listed
+    prefix = f"{first.year}_"
+    if tested is None:
+        twins = {name for images in others for name in images.names if name.startswith(prefix)}
+    else:
+        twins = {f"{prefix}{name}" for images in (tested, first) for name in images.names}
+    return [first, *(_without(images, twins) for images in others)]
 
 
 def _years(settings: TaskSettings) -> list[str]:
@@ -167,25 +188,27 @@ def _list(settings: TaskSettings, year: str, lists: Lists, split: str) -> Images
     return replace(images, names=tuple(names), chosen=torch.arange(len(names)))
 
 
-def _without(images: Images, seen: set[str]) -> Images:
-    chosen = [number for number, name in enumerate(images.names) if name not in seen]
+def _without(images: Images, names: set[str]) -> Images:
+    chosen = [number for number, name in enumerate(images.names) if name not in names]
     return replace(images, chosen=torch.tensor(chosen).long())
 
 
-def _limited(years: Sequence[Images], limit: int | None) -> tuple[Images, ...]:
-    kept = subset(sum(len(images.chosen) for images in years), limit)
-    found, first = [], 0
+def _of_numbers(years: Sequence[Images], numbers: Tensor, subset: str) -> tuple[Images, ...]:
+    """Some images (int64, sorted) of several years, which are numbered one year after the other."""
+    selected, first = [], 0
     for images in years:
-        own = kept[(kept >= first) & (kept < first + len(images.chosen))] - first
-        found.append(_cut(images, images.chosen[own]) if len(own) < len(images.chosen) else images)
+        in_year = numbers[(numbers >= first) & (numbers < first + len(images.chosen))] - first
+        selected.append(_subset(images, images.chosen[in_year], subset))
         first += len(images.chosen)
-    return tuple(found)
+    return tuple(selected)
 
 
-def _cut(images: Images, chosen: Tensor) -> Images:
-    """Some images of a list, without the others: they are not even decoded."""
+def _subset(images: Images, chosen: Tensor, name: str) -> Images:
+    """Some images of a list, without the others: they are not even decoded. The list itself if none is left out."""
+    if len(chosen) == len(images.chosen):
+        return images
     names = tuple(images.names[number] for number in chosen.tolist())
-    return replace(images, names=names, chosen=torch.arange(len(names)), cut=True)
+    return replace(images, names=names, chosen=torch.arange(len(names)), subset=name)
 
 
 def _choose(packs: Sequence[Packed], years: Sequence[Images]) -> Chosen:
@@ -197,15 +220,15 @@ def _choose(packs: Sequence[Packed], years: Sequence[Images]) -> Chosen:
 def _kept(settings: TaskSettings, images: Images, what: Literal["photos", "masks"], channels: int) -> Packed:
     """Photos or masks of the images of a list, from the disk if they were decoded before.
 
-    Those of a part of a list have another name than those of all of it, which many small parts are not to replace.
+    Those of a subset of a list have another name than those of all of it, which many small subsets are not to replace.
     """
     options = {"version": VERSION, "year": images.year, "lists": images.lists, "split": images.split, "what": what}
     name = f"{images.year}-{images.lists.lower()}-{images.split}-{what}"
-    if images.cut:
-        options, name = {**options, "names": images.names}, f"{name}-part"
+    if images.subset:
+        options, name = {**options, "names": images.names}, f"{name}-{images.subset}"
     decode = decode_photos if what == "photos" else decode_masks
-    kept = cache.tensors(_of_year(settings, images.year), name, options, lambda: decode(images).tensors(what))
-    return Packed.of_tensors(kept, what, channels)
+    tensors = cache.tensors(_of_year(settings, images.year), name, options, lambda: decode(images).tensors(what))
+    return Packed.of_tensors(tensors, what, channels)
 
 
 def _of_year(settings: TaskSettings, year: str) -> TaskSettings:

@@ -38,6 +38,21 @@ def epoch_order(size: int, seed: int, epoch: int) -> torch.Tensor:
     return torch.randperm(size, generator=generator(seed, "order", epoch))
 
 
+def validation_split(size: int, share: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """A training split divided: the examples that stay in it, and those to validate on; the same for every run seed.
+
+    Args:
+        size: examples of the training split, at least 2.
+        share: of them to validate on, above 0 and below 1; each side gets at least one.
+
+    Returns:
+        int64, sorted, of shapes (size - count,) and (count,).
+    """
+    count = min(max(1, round(share * size)), size - 1)
+    order = torch.randperm(size, generator=generator(0, "validation"))
+    return order[count:].sort().values, order[:count].sort().values
+
+
 def subset(size: int, limit: int | None) -> torch.Tensor:
     """The examples that ``data.limit`` selects: int64, sorted, shape (min(size, limit),); the same for every seed."""
     if limit is None or limit >= size:

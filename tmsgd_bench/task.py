@@ -10,16 +10,20 @@ import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from tmsgd_bench.checks import Section
+from tmsgd_bench.errors import ConfigError
+from tmsgd_bench.seeding import subset, validation_split
 
+EVALUATION = ("evaluate_on", "validation_share")
+"""The settings of a task's YAML that say which split it is evaluated on; see :attr:`Task.splits_training`."""
 Direction = Literal["min", "max"]
 
 
@@ -42,6 +46,18 @@ class Metric:
     detail: bool = False
 
 
+class Split(NamedTuple):
+    """Which examples of a training split a run uses, by their numbers.
+
+    Args:
+        train: int64, sorted: those to train on.
+        validation: int64, sorted: those to evaluate on; None to evaluate on the test split.
+    """
+
+    train: Tensor
+    validation: Tensor | None
+
+
 @dataclass(frozen=True)
 class TaskSettings:
     """A run's settings as its task gets them.
@@ -56,7 +72,9 @@ class TaskSettings:
         fingerprint: the data set's fingerprint, a key for files that are prepared from the data.
         weights_folder: for published weights that a task starts from, or measures with.
         workers: processes that make batches ahead, for tasks whose batches take long; 0 for none.
-        save_predictions: save the trained modules' predictions on the test split beside the result.
+        save_predictions: save the trained modules' predictions on the evaluated split beside the result.
+        validation_share: share of the training split to evaluate on instead of the test split, which must then not be
+            read; None to evaluate on the test split.
     """
 
     data_folder: Path
@@ -69,6 +87,43 @@ class TaskSettings:
     weights_folder: Path = Path("weights")
     workers: int = 0
     save_predictions: bool = False
+    validation_share: float | None = None
+
+    @property
+    def validates(self) -> bool:
+        """Whether the run is evaluated on a validation split."""
+        return self.validation_share is not None
+
+    def split(self, size: int) -> Split:
+        """Which examples to train on and which to validate on; it depends on no run's seed.
+
+        ``data_limit`` leaves a subset of those to train on.
+
+        Args:
+            size: examples of the training split.
+
+        Raises:
+            ConfigError: there are too few to hold any out.
+        """
+        if self.validation_share is None:
+            return Split(subset(size, self.data_limit), None)
+        if size < 2:
+            raise ConfigError(
+                f"{self.data_folder} has {size} training example, too few for a validation split: set "
+                "task.evaluate_on=test, or use more data."
+            )
+        rest, validation = validation_split(size, self.validation_share)
+        return Split(rest[subset(len(rest), self.data_limit)], validation)
+
+    def evaluated(self, options: Mapping[str, Any]) -> tuple[TaskSettings, dict[str, Any]]:
+        """The settings of a run on the split that a task's options ask for, and the options without that.
+
+        Args:
+            options: of a class with ``splits_training``; without ``evaluate_on`` it is the test split.
+        """
+        validates = options.get("evaluate_on", "test") == "validation"
+        others = {key: value for key, value in options.items() if key not in EVALUATION}
+        return replace(self, validation_share=options["validation_share"] if validates else None), others
 
 
 class Task(ABC):
@@ -86,6 +141,10 @@ class Task(ABC):
 
     metrics: tuple[Metric, ...]
     """The numbers that ``evaluate`` returns; the first is the primary metric. Set by the class or its constructor."""
+
+    splits_training: ClassVar[bool] = False
+    """Whether the task takes its examples from ``settings.split``. Its YAML then has ``evaluate_on`` and
+    ``validation_share``, which the constructor does not get."""
 
     modules: dict[str, nn.Module]
     train_size: int
@@ -120,7 +179,7 @@ class Task(ABC):
 
     @abstractmethod
     def evaluate(self) -> dict[str, float]:
-        """Every metric on the test split, in the units of ``metrics``; must not change any state."""
+        """Every metric on the evaluated split, in the units of ``metrics``; must not change any state."""
 
     def training_step(self, batch: Any, optimizers: Mapping[str, Optimizer]) -> dict[str, Tensor]:
         """Take exactly one step with every optimizer; returns the detached scalar losses by name.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,8 +14,9 @@ from PIL import Image
 from torch import Tensor
 
 from tmsgd_bench.data import cache
+from tmsgd_bench.data.packed import Packed, pack
 from tmsgd_bench.errors import DataError
-from tmsgd_bench.seeding import generator, subset
+from tmsgd_bench.seeding import generator
 from tmsgd_bench.task import TaskSettings
 
 POINTS = 68
@@ -31,27 +33,30 @@ Labels = tuple[list[str], Tensor]
 
 
 @dataclass(frozen=True)
-class Frames:
-    """Rescaled frames of different widths, end to end in one tensor, so that one indexing cuts a whole batch.
+class Frames(Packed):
+    """Rescaled gray frames of different widths, in one tensor, so that one indexing cuts a whole batch.
 
     Args:
-        pixels: uint8, shape (bytes,): gray values, frame after frame, row after row.
-        starts: int64, shape (frames,): where each begins in ``pixels``.
-        sizes: int64, shape (frames, 2): height and width.
         points: float32, shape (frames, 68, 2): x and y in pixels of the frame.
     """
 
-    pixels: Tensor
-    starts: Tensor
-    sizes: Tensor
     points: Tensor
 
-    def __len__(self) -> int:
-        return len(self.starts)
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        """See :meth:`Packed.tensors`; with the points."""
+        return {**super().tensors(name), f"{name}_points": self.points}
+
+    @classmethod
+    def of_tensors(cls, tensors: Mapping[str, Tensor], name: str, channels: int = 1) -> Frames:
+        """From what :meth:`tensors` returned."""
+        return cls(**vars(Packed.of_tensors(tensors, name, channels)), points=tensors[f"{name}_points"])
 
     def to(self, device: torch.device) -> Frames:
         """The same on a device."""
-        return Frames(*(part.to(device) for part in (self.pixels, self.starts, self.sizes, self.points)))
+        pixels, starts, sizes, points = (
+            tensor.to(device) for tensor in (self.pixels, self.starts, self.sizes, self.points)
+        )
+        return Frames(pixels, starts, sizes, self.channels, points)
 
     def select(self, chosen: Tensor) -> Frames:
         """Some of the frames (int64, shape (chosen,)); the pixels of the others stay in memory."""
@@ -88,45 +93,42 @@ class Frames:
 
 
 def load(settings: TaskSettings) -> tuple[Frames, Frames]:
-    """The training and the test frames, rescaled, on the run's device.
+    """The frames to train on and those to evaluate on, rescaled, on the run's device.
 
-    They are decoded once and then kept on disk. ``data_limit`` leaves a seeded subset of the training frames; the test
-    frames stay whole.
+    They are decoded once and then kept on disk. Under ``data_limit`` those to evaluate on stay whole.
 
     Raises:
         DataError: a list or a frame is missing or damaged; names it.
     """
+    splits = ("train",) if settings.validates else tuple(SPLITS)
     options = {"version": VERSION, "short_side": SHORT_SIDE}
-    kept = cache.tensors(settings, "frames", options, lambda: decode(settings.data_folder))
-    train, test = (Frames(*(kept[f"{split}_{part}"] for part in Frames.__annotations__)) for split in SPLITS)
-    return train.select(subset(len(train), settings.data_limit)).to(settings.device), test.to(settings.device)
+    name = "frames-train" if settings.validates else "frames"
+    tensors = cache.tensors(settings, name, options, lambda: decode(settings.data_folder, splits))
+    frames = {split: Frames.of_tensors(tensors, split) for split in splits}
+    train, validation = settings.split(len(frames["train"]))
+    evaluated = frames["test"] if validation is None else frames["train"].select(validation)
+    return frames["train"].select(train).to(settings.device), evaluated.to(settings.device)
 
 
-def decode(folder: Path) -> dict[str, Tensor]:
-    """Every tensor of both splits' :class:`Frames`, named "train_pixels" and so on.
+def decode(folder: Path, splits: Iterable[str] = tuple(SPLITS)) -> dict[str, Tensor]:
+    """Every tensor of the splits' :class:`Frames`, named "train_pixels" and so on.
 
     Raises:
         DataError: see :func:`load`.
     """
-    found: dict[str, Tensor] = {}
-    for split, (labels, frames) in SPLITS.items():
+    tensors: dict[str, Tensor] = {}
+    for split in splits:
+        labels, frames = SPLITS[split]
         names, points = read_points(folder / labels)
-        decoded = _frames([folder / frames / name for name in names], points)
-        found |= {f"{split}_{part}": value for part, value in vars(decoded).items()}
-    return found
+        tensors |= _frames([folder / frames / name for name in names], points).tensors(split)
+    return tensors
 
 
 def _frames(paths: list[Path], points: Tensor) -> Frames:
-    images, sizes, scales = [], [], []
-    for path in paths:
-        image, scale = read_frame(path)
-        images.append(image.ravel())
-        sizes.append(image.shape)
-        scales.append(scale)
-    lengths = torch.tensor([len(image) for image in images])
+    images, scales = zip(*map(read_frame, paths), strict=True)
+    packed = pack([image.shape for image in images], images, channels=1)
     scaled = points * torch.tensor(scales, dtype=torch.float64)[:, None]
-    pixels = torch.from_numpy(np.concatenate(images))
-    return Frames(pixels, lengths.cumsum(0) - lengths, torch.tensor(sizes), scaled.float())
+    return Frames(**vars(packed), points=scaled.float())
 
 
 def read_frame(path: Path) -> tuple[np.ndarray, tuple[float, float]]:

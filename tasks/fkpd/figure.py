@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from tmsgd_bench.errors import StoreError
 from tmsgd_bench.escaping import mathtext
 from tmsgd_bench.results.figure_parts import KeptArrays, grid, label_row
-from tmsgd_bench.results.figure_runs import PaperFigure, never_switches, title, write_picture
+from tmsgd_bench.results.figure_runs import PaperFigure, Picture, never_switches, title
 from tmsgd_bench.results.status import Status
 
 TASK = "fkpd"
@@ -37,7 +37,7 @@ NAMES = {"truth": "labelled", "predicted": "found by the network"}
 
 
 @dataclass(frozen=True)
-class KeyPoints(KeptArrays):
+class KeyPoints(KeptArrays, Picture):
     """Faces with the points that are labelled on them, and those that a network found.
 
     Args:
@@ -47,6 +47,8 @@ class KeyPoints(KeptArrays):
     """
 
     file: ClassVar[str] = FILE
+    picture: ClassVar[str] = PICTURE
+    style: ClassVar[Any] = STYLE
     images: np.ndarray
     truth: np.ndarray
     predicted: np.ndarray
@@ -58,13 +60,9 @@ class KeyPoints(KeptArrays):
         if not shapes or self.truth.ndim != 3 or self.truth.shape[2] != 2:
             raise ValueError("its arrays do not belong together")
 
-    def draw(self, folder: Path) -> None:
-        """Write ``keypoints.png``, the faces in one row, into a folder.
-
-        Raises:
-            StoreError: the folder cannot be written.
-        """
-        write_picture(folder / PICTURE, lambda: _grid([("", self)], ""), STYLE)
+    def figure(self) -> Figure:
+        """The faces in one row."""
+        return _grid([("", self)], "")
 
 
 def draw(chosen: pd.DataFrame) -> Figure:

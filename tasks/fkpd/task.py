@@ -10,9 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tasks import build_model
+from tasks.compute import to_float
 from tasks.fkpd import data
 from tasks.fkpd.figure import FACES, KeyPoints
 from tmsgd_bench.checks import Section, choice
+from tmsgd_bench.results.figure_parts import spread_evenly
 from tmsgd_bench.seeding import epoch_order
 from tmsgd_bench.task import Metric, Task, TaskSettings
 
@@ -29,10 +31,11 @@ class FacialKeyPoints(Task):
     Args:
         settings: the run's.
         loss: "smooth_l1" (Girshick 2015, equation 3) or "mse", each a mean over all coordinates.
-        eval_crop: where test frames are cut: "centre", or "random", at places drawn once from the run's seed.
+        eval_crop: where frames are cut to evaluate: "centre", or "random", at places drawn once from the run's seed.
     """
 
     options = Section({"loss": choice(*LOSSES), "eval_crop": choice("centre", "random")})
+    splits_training = True
     model_arguments = ("side", "outputs")
     metrics: tuple[Metric, ...] = (
         Metric("mse", "", "min", "MSE"),
@@ -57,7 +60,7 @@ class FacialKeyPoints(Task):
         corners = self.train.random_corners(seed, "crops", epoch)
         for chosen in epoch_order(self.train_size, seed, epoch).to(device).split(self.settings.batch_size):
             pixels, points = self.train.crop(chosen, corners[chosen])
-            yield to_float(pixels), scale(points)
+            yield to_float(pixels[:, None]), scale(points)
 
     def loss(self, batch: Batch) -> Tensor:
         """Mean loss of the scaled coordinates."""
@@ -65,11 +68,12 @@ class FacialKeyPoints(Task):
         return self.loss_function(self.model(images), points)
 
     def evaluate(self) -> dict[str, float]:
-        """On the test split: the mean squared error of the scaled coordinates, and how far points are off in pixels."""
+        """Mean squared error of the scaled coordinates, and how far points are off in pixels."""
         squares, distances = [], []
         for chosen in torch.arange(len(self.test), device=self.settings.device).split(EVALUATION_BATCH):
             pixels, points = self.test.crop(chosen, self.test_corners[chosen])
-            numbers = self.model(to_float(pixels)).double()  # a network far off overflows single precision when squared
+            # In double precision: the square of a network far off overflows single precision.
+            numbers = self.model(to_float(pixels[:, None])).double()
             squares.append((numbers - scale(points)).square())
             distances.append((in_pixels(numbers) - points).norm(dim=2))
         return {"mse": float(torch.cat(squares).mean()), "distance": float(torch.cat(distances).mean())}
@@ -80,23 +84,16 @@ class FacialKeyPoints(Task):
         Raises:
             StoreError: the folder cannot be written.
         """
-        found = self.found()
-        found.save(folder)
-        found.draw(folder)
+        points = self.found()
+        points.save(folder)
+        points.draw(folder)
 
     def found(self) -> KeyPoints:
-        """What the model finds on faces that are spread evenly over the test split."""
-        faces = min(FACES, len(self.test))
-        chosen = torch.arange(faces, device=self.settings.device) * len(self.test) // faces
+        """What the model finds on faces that are spread evenly over the split that is evaluated."""
+        chosen = torch.tensor(spread_evenly(len(self.test), FACES), device=self.settings.device)
         pixels, points = self.test.crop(chosen, self.test_corners[chosen])
-        predicted = in_pixels(self.model(to_float(pixels)))
+        predicted = in_pixels(self.model(to_float(pixels[:, None])))
         return KeyPoints(*(part.cpu().numpy() for part in (pixels, points, predicted)))
-
-
-def to_float(pixels: Tensor) -> Tensor:
-    """Gray bytes (images, height, width) as float32 (images, 1, height, width) from 0 to 1."""
-    # Divided by a tensor on the device: a GPU multiplies by the reciprocal of a plain number, which rounds otherwise.
-    return pixels[:, None].float().div_(torch.full((), 255.0, device=pixels.device))
 
 
 def scale(points: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""From bytes on the device to the batches that a network sees: no Python loop over images."""
+"""Random crops and flips of many images at once, on the device."""
 
 from __future__ import annotations
 
@@ -10,18 +10,6 @@ from tasks.ic.data import SIDE
 from tmsgd_bench.seeding import generator
 
 PADDING = 4
-
-
-def to_float(pixels: Tensor, memory_format: torch.memory_format) -> Tensor:
-    """Bytes 0 to 255 as float32 from 0 to 1, with the same bits as torchvision's ToTensor on every device.
-
-    Args:
-        pixels: uint8, shape (images, 3, height, width).
-        memory_format: of what is returned.
-    """
-    # Divided by a tensor on the device: a GPU multiplies by the reciprocal of a plain number, which rounds otherwise.
-    scale = torch.full((), 255.0, device=pixels.device)
-    return pixels.to(torch.float32, memory_format=memory_format).div_(scale)
 
 
 def crop_and_flip(pixels: Tensor, corners: Tensor, flips: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tasks.ic import pickles
 from tmsgd_bench.errors import ConfigError, DataError
-from tmsgd_bench.seeding import subset
+from tmsgd_bench.task import TaskSettings
 
 SIDE = 32
 """Pixels of an image in each direction."""
@@ -48,10 +48,11 @@ LAYOUTS = {
 
 @dataclass(frozen=True)
 class Cifar:
-    """Both splits, on one device.
+    """What is trained on and what is evaluated, on one device.
 
     Args:
-        train_images, test_images: uint8, shape (images, 3, 32, 32).
+        train_images, test_images: uint8, shape (images, 3, 32, 32). Those to test on are the test split's, or the
+            validation split's of a run that validates.
         train_labels, test_labels: int64, shape (images,).
         classes: how many there are.
     """
@@ -63,28 +64,30 @@ class Cifar:
     classes: int
 
 
-def load(folder: Path, limit: int | None, device: torch.device) -> Cifar:
-    """Read a data set from the folder of its name.
+def load(settings: TaskSettings) -> Cifar:
+    """Read a data set from the folder of its name, cifar10 or cifar100, as the catalog has it.
 
-    Args:
-        folder: named cifar10 or cifar100, as the catalog does.
-        limit: a seeded subset of this many training images; None for all. The test split stays whole.
-        device: where the tensors are put, once for the whole training: 180 MB.
+    All of it is put on the run's device, once for the whole training: 180 MB. Under ``data_limit`` what is evaluated
+    stays whole.
 
     Raises:
         DataError: a file is missing or is no batch of images; see :func:`read_batch`.
         ConfigError: the folder is another data set's.
     """
+    folder, device = settings.data_folder, settings.device
     if folder.name not in LAYOUTS:
         raise ConfigError(f"task=ic can use {' and '.join(LAYOUTS)}, not {folder.name!r}: choose one with data.name.")
     layout = LAYOUTS[folder.name]
     fix = f"delete it if it is there and run 'python -m tmsgd_bench data prepare {folder.name}'."
     images, labels = _split(folder, layout.train, layout, fix)
-    test_images, test_labels = _split(folder, layout.test, layout, fix)
-    kept = subset(len(labels), limit)
+    train, validation = settings.split(len(labels))
+    if validation is None:
+        test_images, test_labels = _split(folder, layout.test, layout, fix)
+    else:
+        test_images, test_labels = images[validation], labels[validation]
     return Cifar(
-        train_images=images[kept].to(device),
-        train_labels=labels[kept].to(device),
+        train_images=images[train].to(device),
+        train_labels=labels[train].to(device),
         test_images=test_images.to(device),
         test_labels=test_labels.to(device),
         classes=layout.classes,

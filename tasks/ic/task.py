@@ -11,8 +11,9 @@ from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from tasks import build_model
+from tasks.compute import to_float
 from tasks.ic import data
-from tasks.ic.batches import crop_and_flip, draw_crops_and_flips, to_float
+from tasks.ic.batches import crop_and_flip, draw_crops_and_flips
 from tmsgd_bench.checks import Section, choice
 from tmsgd_bench.seeding import epoch_order
 from tmsgd_bench.task import Metric, Task, TaskSettings
@@ -33,6 +34,7 @@ class ImageClassification(Task):
     """
 
     options = Section({"augment": choice("none", "standard"), "channels_last": choice("auto", True, False)})
+    splits_training = True
     model_arguments = ("classes",)
     metrics: tuple[Metric, ...] = (
         Metric("accuracy", "%", "max", "ACC"),
@@ -44,7 +46,7 @@ class ImageClassification(Task):
         self.options("task", {"augment": augment, "channels_last": channels_last})
         self.augment = augment
         self.memory_format = _memory_format(channels_last, settings)
-        self.data = data.load(settings.data_folder, settings.data_limit, settings.device)
+        self.data = data.load(settings)
         model = build_model(nn.Module, settings.model, classes=self.data.classes)
         self.model = model.to(settings.device).to(memory_format=self.memory_format)
         self.modules = {"classifier": self.model}
@@ -74,7 +76,7 @@ class ImageClassification(Task):
         return F.cross_entropy(self.model(images), labels)
 
     def evaluate(self) -> dict[str, float]:
-        """Accuracy in percent and mean cross-entropy in nats on the test split."""
+        """Accuracy in percent and mean cross-entropy in nats on the split that is evaluated."""
         self.accuracy.reset()
         self.test_loss.reset()
         for pixels, labels in zip(

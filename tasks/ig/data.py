@@ -13,7 +13,6 @@ from tasks.ig.model import SIDE
 from tmsgd_bench.data import cache
 from tmsgd_bench.errors import DataError
 from tmsgd_bench.files import os_reason
-from tmsgd_bench.seeding import subset
 from tmsgd_bench.task import TaskSettings
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
@@ -21,17 +20,20 @@ FIX = "delete it if it is there and run 'python -m tmsgd_bench data prepare snea
 VERSION = 1  # to be raised when what is made of a photo changes: it was kept on disk
 
 
-def load(settings: TaskSettings) -> Tensor:
-    """The photos, uint8, shape (photos, 3, 64, 64), on the run's device; ``data_limit`` leaves a seeded subset.
+def load(settings: TaskSettings) -> tuple[Tensor, Tensor]:
+    """The photos to train on, and those to compare generated ones with: uint8, shape (photos, 3, 64, 64), each.
 
-    They are decoded once and then kept on disk.
+    They are on the run's device. There is no test split: photos to compare with are those to train on, or the
+    validation split's of a run that validates. They are decoded once and then kept on disk.
 
     Raises:
         DataError: there is no photo, or one cannot be decoded; names it.
     """
     options = {"version": VERSION, "side": SIDE}
     photos = cache.tensors(settings, "photos", options, lambda: {"photos": decode(settings.data_folder)})["photos"]
-    return photos[subset(len(photos), settings.data_limit)].to(settings.device)
+    train, validation = settings.split(len(photos))
+    to_train = photos[train].to(settings.device)
+    return to_train, to_train if validation is None else photos[validation].to(settings.device)
 
 
 def decode(folder: Path) -> Tensor:
@@ -41,12 +43,12 @@ def decode(folder: Path) -> Tensor:
         DataError: see :func:`load`.
     """
     try:
-        found = sorted(path for path in folder.iterdir() if path.suffix.lower() in ENDINGS and path.name[0] != ".")
+        paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in ENDINGS and path.name[0] != ".")
     except OSError as error:
         raise DataError(f"cannot read {folder} ({error.strerror}): {FIX}") from error
-    if not found:
+    if not paths:
         raise DataError(f"{folder} holds no image ({', '.join(ENDINGS)}): {FIX}")
-    pixels = np.stack([read_photo(path) for path in found])
+    pixels = np.stack([read_photo(path) for path in paths])
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
 
 

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from tmsgd_bench.escaping import mathtext
 from tmsgd_bench.results import store
 from tmsgd_bench.results.figure_parts import KeptArrays, grid, label_row
-from tmsgd_bench.results.figure_runs import PaperFigure, never_switches, title, write_picture
+from tmsgd_bench.results.figure_runs import PaperFigure, Picture, never_switches, title
 from tmsgd_bench.results.status import Status
 
 TASK = "ig"
@@ -31,7 +31,7 @@ STYLE: Any = {"font.size": 8.0, "axes.titlesize": 8.0, "pdf.fonttype": 42}
 
 
 @dataclass(frozen=True)
-class Samples(KeptArrays):
+class Samples(KeptArrays, Picture):
     """What one generator made of the same noise at several times.
 
     Args:
@@ -40,6 +40,8 @@ class Samples(KeptArrays):
     """
 
     file: ClassVar[str] = FILE
+    picture: ClassVar[str] = PICTURE
+    style: ClassVar[Any] = STYLE
     epochs: np.ndarray
     images: np.ndarray
 
@@ -49,13 +51,9 @@ class Samples(KeptArrays):
         if images.dtype != np.uint8 or images.ndim != 5 or images.shape[2] != 3 or epochs.shape != images.shape[:1]:
             raise ValueError("its arrays are not images of several epochs")
 
-    def draw(self, folder: Path) -> None:
-        """Write ``samples.png``, the times in one row, into a folder.
-
-        Raises:
-            StoreError: the folder cannot be written.
-        """
-        write_picture(folder / PICTURE, lambda: _grid([("", self)], spread(self.epochs.tolist()), ""), STYLE)
+    def figure(self) -> Figure:
+        """The times in one row."""
+        return _grid([("", self)], spread(self.epochs.tolist()), "")
 
 
 def draw(chosen: pd.DataFrame) -> Figure:

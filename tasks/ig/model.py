@@ -10,7 +10,7 @@ from tmsgd_bench.checks import Section, takes, whole
 
 SIDE = 64
 """Pixels of an image in each direction."""
-SPREAD = 0.02
+INIT_STD = 0.02
 """Standard deviation of initial weights."""
 
 
@@ -102,6 +102,6 @@ def _normalised(channels: int, activation: nn.Module) -> list[nn.Module]:
 def _start(module: nn.Module) -> None:
     """Convolutions begin at N(0, 0.02), the factors of batch normalisation at N(1, 0.02)."""
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-        nn.init.normal_(module.weight, 0.0, SPREAD)
+        nn.init.normal_(module.weight, 0.0, INIT_STD)
     elif isinstance(module, nn.BatchNorm2d):
-        nn.init.normal_(module.weight, 1.0, SPREAD)
+        nn.init.normal_(module.weight, 1.0, INIT_STD)

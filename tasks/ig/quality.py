@@ -58,12 +58,11 @@ class Quality:
     def __init__(self, settings: TaskSettings, network: FeatureNetwork, photos: Tensor) -> None:
         self.network = network.to(settings.device).eval()
         # Another kind of device rounds otherwise.
-        options = {
-            "version": VERSION,
-            "network": network.key,
-            "limit": settings.data_limit,
-            "device": settings.device.type,
-        }
+        options = {"version": VERSION, "network": network.key, "device": settings.device.type}
+        if settings.validates:
+            options["validation_share"] = settings.validation_share
+        else:
+            options["limit"] = settings.data_limit
         real = cache.tensors(settings, "features", options, lambda: self._all_features(photos))
         self.distances = {name: _frechet(real[name].to(settings.device)) for name in network.sizes}
 

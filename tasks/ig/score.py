@@ -57,7 +57,7 @@ def score(run: Path, root: str | None, device: torch.device) -> dict[str, Any]:
     return {
         "metrics": found,
         "primary": {key: getattr(primary, key) for key in ("name", "label", "unit", "direction")},
-        "measured_with": {"images": task.train_size, **used},
+        "measured_with": {"images": len(task.reference), **used},
     }
 
 

@@ -43,6 +43,7 @@ class ImageGeneration(Task):
     options = Section(
         {"features": choice("inception", "random"), "evaluate_every": whole(1), "sample_epochs": items(whole(1))}
     )
+    splits_training = True
     model_arguments = ()
     metrics: tuple[Metric, ...] = (*InceptionFeatures.distances, DIVERSITY)
 
@@ -53,10 +54,9 @@ class ImageGeneration(Task):
         made = build_model(Networks, settings.model)  # before anything else that may draw from torch's global stream
         self.generator, self.discriminator = made.generator.to(settings.device), made.discriminator.to(settings.device)
         self.modules = {"generator": self.generator, "discriminator": self.discriminator}
-        self.photos = data.load(settings)
+        self.photos, self.reference = data.load(settings)
         self.train_size = len(self.photos)
-        if self.train_size < 2:
-            raise ConfigError("task=ig needs at least 2 photos: set data.limit to null or to a larger number.")
+        _check_count(self.photos, self.reference)
         self.network = choose_network(features, settings.weights_folder)
         self.metrics = (*self.network.distances, DIVERSITY)
         self.evaluate_every, self.sample_epochs = evaluate_every, sample_epochs
@@ -65,7 +65,7 @@ class ImageGeneration(Task):
     @cached_property
     def quality(self) -> Quality:
         """Made at the first evaluation: the photos' features may take minutes, and are kept on disk."""
-        return Quality(self.settings, self.network, self.photos)
+        return Quality(self.settings, self.network, self.reference)
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         """Pairs of photos (float32, (batch, 3, 64, 64), from −1 to 1) and noise (float32, (batch, numbers))."""
@@ -107,11 +107,11 @@ class ImageGeneration(Task):
         return {"loss_d": loss_d.detach(), "loss_g": loss_g.detach()}
 
     def evaluate(self) -> dict[str, float]:
-        """Every metric on as many generated images as there are photos, always of the same noise.
+        """Every metric on as many generated images as there are photos to compare with, always of the same noise.
 
         NaN where the generator's images are not finite, so that there is nothing to measure.
         """
-        images = self._images(self.train_size, "evaluation")
+        images = self._images(len(self.reference), "evaluation")
         if images is None:
             return {metric.name: math.nan for metric in self.metrics}
         return self.quality.measure(images)
@@ -166,6 +166,14 @@ class ImageGeneration(Task):
                 f"could not write {GENERATOR} into {folder} ({files.os_reason(error)}): free some space, then start "
                 "the same command again."
             ) from error
+
+
+def _check_count(photos: Tensor, reference: Tensor) -> None:
+    """Refuse photos so few that they have no spread."""
+    if len(photos) < 2:
+        raise ConfigError("task=ig needs at least 2 photos: set data.limit to null or to a larger number.")
+    if len(reference) < 2:
+        raise ConfigError("task=ig needs at least 2 photos to validate on: raise task.validation_share.")
 
 
 def _cross_entropy(logits: Tensor, target: float) -> Tensor:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from tmsgd_bench.results.figure_parts import grid
-from tmsgd_bench.results.figure_runs import write_picture
+from tmsgd_bench.results.figure_runs import Picture
 
 SHOWN = 8
 COLUMNS = 4
@@ -46,19 +45,13 @@ class Shown:
 
 
 @dataclass(frozen=True)
-class Boxes:
+class Boxes(Picture):
     """Images of different sizes with their boxes, and the classes' names."""
 
+    picture: ClassVar[str] = PICTURE
+    style: ClassVar[Any] = STYLE
     images: Sequence[Shown]
     names: Sequence[str]
-
-    def draw(self, folder: Path) -> None:
-        """Write ``boxes.png`` into a folder.
-
-        Raises:
-            StoreError: the folder cannot be written.
-        """
-        write_picture(folder / PICTURE, self.figure, STYLE)
 
     def figure(self) -> Figure:
         """The images in rows of four."""

@@ -19,6 +19,7 @@ from tasks.od.options import OPTIONS
 from tasks.od.rfbnet import RFBDetector
 from tmsgd_bench.checks import Section, takes, whole
 from tmsgd_bench.data.loading import Loader
+from tmsgd_bench.results.figure_parts import spread_evenly
 from tmsgd_bench.results.store import PREDICTIONS
 from tmsgd_bench.seeding import epoch_order
 from tmsgd_bench.task import Metric, Task, TaskSettings
@@ -39,6 +40,7 @@ class ObjectDetection(Task):
     options = Section(
         {"splits": voc.SPLIT, "evaluate_every": whole(1), "precision": PRECISION, "channels_last": CHANNELS_LAST}
     )
+    splits_training = True
     model_arguments = ("settings",)
     metrics: tuple[Metric, ...] = (
         Metric("map", "%", "max", "mAP"),
@@ -56,7 +58,8 @@ class ObjectDetection(Task):
         network = self.detector.network.to(settings.device).to(memory_format=memory_format(channels_last))
         self.modules = {"detector": network}
         self.train, self.test = voc.parts(settings, "Main", splits)
-        self.train_size, self.evaluate_every, self.test_split = len(self.train), evaluate_every, splits.split("/")[1]
+        self.train_size, self.evaluate_every = len(self.train), evaluate_every
+        self.test_split = "validation" if settings.validates else splits.split("/")[1]
         collate = self.detector.collate
         # First: a detector may refuse the images by their number, before any of them is decoded.
         self.train_loader = Loader(self.detector.training_examples(self.train), collate, settings)
@@ -87,23 +90,23 @@ class ObjectDetection(Task):
     def evaluate(self) -> dict[str, float]:
         """Mean average precision, and each class's, in percent; NaN for one without objects, left out of the mean."""
         precisions = 100.0 * average_precisions(self.detections(), self.truth, len(CLASSES))
-        found = {f"ap_{name}": float(value) for name, value in zip(CLASSES, precisions, strict=True)}
-        return {"map": mean_average_precision(precisions), **found}
+        by_class = {f"ap_{name}": float(value) for name, value in zip(CLASSES, precisions, strict=True)}
+        return {"map": mean_average_precision(precisions), **by_class}
 
     def detections(self) -> Detections:
-        """Everything that the detector finds on the test split."""
+        """Everything that the detector finds on the split that is evaluated."""
         parts, first = [], 0
         size = self.detector.test_batch
         for batch in self.test_loader.batches(torch.arange(len(self.test)), size):
-            found = self._detect(batch)
-            parts.append(Found(found.images + first, found.labels, found.boxes, found.scores))
+            detected = self._detect(batch)
+            parts.append(Found(detected.images + first, detected.labels, detected.boxes, detected.scores))
             first += size
         return _joined(parts)
 
     def _detect(self, batch: Batch) -> Found:
         with self.autocast():
-            found = self.detector.detect(to_device(batch, self.settings.device))
-        return Found(*(part.cpu() for part in (found.images, found.labels, found.boxes, found.scores)))
+            detected = self.detector.detect(to_device(batch, self.settings.device))
+        return Found(*(part.cpu() for part in (detected.images, detected.labels, detected.boxes, detected.scores)))
 
     def draw(self, folder: Path) -> None:
         """Write ``boxes.png``; with ``save_predictions`` everything that is found, as VOC's official files.
@@ -117,19 +120,18 @@ class ObjectDetection(Task):
 
     def shown(self) -> Boxes:
         """What is found on test images that are spread evenly over the split, the same for every run."""
-        count = min(SHOWN, len(self.test))
         images = []
-        for number in (position * len(self.test) // count for position in range(count)):
-            found = self._detect(self.detector.collate([self.test_example(number)]))
+        for number in spread_evenly(len(self.test), SHOWN):
+            detected = self._detect(self.detector.collate([self.test_example(number)]))
             objects = self.test.objects[number]
             images.append(
                 Shown(
                     image=self.test.photos[number].permute(1, 2, 0).numpy(),
                     true_boxes=objects.boxes.numpy(),
                     true_labels=objects.labels.numpy(),
-                    boxes=found.boxes.numpy(),
-                    labels=found.labels.numpy(),
-                    scores=found.scores.numpy(),
+                    boxes=detected.boxes.numpy(),
+                    labels=detected.labels.numpy(),
+                    scores=detected.scores.numpy(),
                 )
             )
         return Boxes(images, CLASSES)

@@ -16,8 +16,6 @@ from tmsgd_bench.errors import ConfigError
 STAGES = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
 """Channels and convolutions of each stage (Simonyan and Zisserman 2015, arXiv 1409.1556, Table 1, D)."""
 FULL_WIDTH = 64
-MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of red, green and blue from 0 to 1: what torchvision's weights were trained with."""
 WEIGHTS = weights("imagenet", "none")
 
 
@@ -27,18 +25,18 @@ def stages(width: int) -> list[nn.Sequential]:
     Args:
         width: channels of the first stage; 64 in the paper.
     """
-    found, inputs = [], 3
+    sequences, inputs = [], 3
     for channels, convolutions in STAGES:
         layers: list[nn.Module] = []
         for _ in range(convolutions):
             outputs = channels * width // FULL_WIDTH
             layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.ReLU(inplace=True)]
             inputs = outputs
-        found.append(nn.Sequential(*layers))
-    return found
+        sequences.append(nn.Sequential(*layers))
+    return sequences
 
 
-def start(module: nn.Module) -> None:
+def init_weights(module: nn.Module) -> None:
     """Initial weights of every convolution: He et al. 2015 (arXiv 1502.01852), by outputs; biases are 0."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
@@ -79,13 +77,15 @@ def load_stages(loaded: Iterable[nn.Module], weights: Weights, source: Path) -> 
     """
     number = 0
     for stage in loaded:
-        own: Weights = {}
+        stage_weights: Weights = {}
         for position, layer in enumerate(stage.children()):
             if isinstance(layer, nn.Conv2d):
-                own |= {f"{position}.{part}": _part(weights, f"features.{number}.{part}", source) for part in PARTS}
+                stage_weights |= {
+                    f"{position}.{part}": _part(weights, f"features.{number}.{part}", source) for part in PARTS
+                }
             number += 1
         number += 1  # the pooling behind the stage
-        published.load_into(stage, own, source)
+        published.load_into(stage, stage_weights, source)
 
 
 PARTS = ("weight", "bias")

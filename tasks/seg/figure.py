@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from tmsgd_bench.results.figure_parts import grid, label_row
-from tmsgd_bench.results.figure_runs import write_picture
+from tmsgd_bench.results.figure_runs import Picture
 from tmsgd_bench.voc import colour_map
 
 SHOWN = 6
@@ -23,7 +22,7 @@ ROWS = ("image", "annotated", "predicted")
 
 
 @dataclass(frozen=True)
-class Masks:
+class Masks(Picture):
     """Images of different sizes with their masks.
 
     Args:
@@ -33,18 +32,12 @@ class Masks:
         names: of the classes.
     """
 
+    picture: ClassVar[str] = PICTURE
+    style: ClassVar[Any] = STYLE
     images: Sequence[np.ndarray]
     truths: Sequence[np.ndarray]
     predictions: Sequence[np.ndarray]
     names: Sequence[str]
-
-    def draw(self, folder: Path) -> None:
-        """Write ``masks.png`` into a folder.
-
-        Raises:
-            StoreError: the folder cannot be written.
-        """
-        write_picture(folder / PICTURE, self.figure, STYLE)
 
     def figure(self) -> Figure:
         """A column for each image; below, the classes that are in them."""

@@ -98,8 +98,8 @@ def build(classes: int, weights_folder: Path, weights: str, norm_momentum: float
     if not any(name.startswith(BACKBONE) for name in loaded):
         published.load_into(network, loaded, path)
         return Segmenter(network, True)
-    own = {name.removeprefix(BACKBONE): value for name, value in loaded.items() if name.startswith(BACKBONE)}
-    published.load_into(network.backbone, own, path)
+    of_backbone = {name.removeprefix(BACKBONE): value for name, value in loaded.items() if name.startswith(BACKBONE)}
+    published.load_into(network.backbone, of_backbone, path)
     return Segmenter(network, False)
 
 

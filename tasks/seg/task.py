@@ -21,12 +21,11 @@ from tasks.voc import IGNORED, Part
 from tmsgd_bench.checks import Section, whole
 from tmsgd_bench.data.loading import Loader
 from tmsgd_bench.data.packed import Chosen
+from tmsgd_bench.results.figure_parts import spread_evenly
 from tmsgd_bench.seeding import epoch_order
 from tmsgd_bench.task import Metric, Task, TaskSettings
 
 Batch = tuple[Tensor, Tensor]
-MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of red, green and blue from 0 to 1: what torchvision's weights were trained with."""
 
 
 class Segmentation(Task):
@@ -55,6 +54,7 @@ class Segmentation(Task):
             "channels_last": CHANNELS_LAST,
         }
     )
+    splits_training = True
     model_arguments = ("classes", "weights_folder")
     metrics: tuple[Metric, ...] = (
         Metric("miou", "%", "max", "mIoU"),
@@ -98,7 +98,7 @@ class Segmentation(Task):
     def _on_device(self, batch: Batch) -> Batch:
         device = self.settings.device
         pixels, masks = (part.to(device, non_blocking=True) for part in batch)
-        images = normalise(pixels, MEAN, DEVIATION).contiguous(memory_format=self.memory_format)
+        images = normalise(pixels).contiguous(memory_format=self.memory_format)
         return images, masks[:, 0].long()
 
     def close(self) -> None:
@@ -123,8 +123,8 @@ class Segmentation(Task):
             images, masks = self._on_device(batch)
             matrix += confusion(self._predict(images), masks, classes)
         ious = 100.0 * intersections_over_unions(matrix)
-        found = {f"iou_{name}": float(iou) for name, iou in zip(model.NAMES, ious, strict=True)}
-        return {"miou": float(ious.nanmean()), "pixel_accuracy": 100.0 * accuracy(matrix), **found}
+        by_class = {f"iou_{name}": float(iou) for name, iou in zip(model.NAMES, ious, strict=True)}
+        return {"miou": float(ious.nanmean()), "pixel_accuracy": 100.0 * accuracy(matrix), **by_class}
 
     def _predict(self, images: Tensor) -> Tensor:
         """The likeliest class of every pixel, int64, (batch, height, width)."""
@@ -142,10 +142,9 @@ class Segmentation(Task):
 
     def predicted(self) -> Masks:
         """What the model predicts on test images that are spread evenly over the split."""
-        count = min(SHOWN, len(self.test))
         images, truths, predictions = [], [], []
-        for number in range(count):
-            pixels, mask = self.test_example(number * len(self.test) // count)
+        for number in spread_evenly(len(self.test), SHOWN):
+            pixels, mask = self.test_example(number)
             batch, _ = self._on_device(stack([(pixels, mask)]))
             images.append(pixels.permute(1, 2, 0).numpy())
             truths.append(mask[0].numpy())

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tmsgd_bench.errors import DataError
-from tmsgd_bench.seeding import subset
+from tmsgd_bench.task import TaskSettings
 
 PAD = 0
 CLASSES = ("acq", "crude", "earn", "grain", "interest", "money-fx", "ship", "trade")
@@ -18,12 +18,13 @@ Document = tuple[str, list[str]]
 
 @dataclass(frozen=True)
 class R8:
-    """Both splits.
+    """What is trained on and what is evaluated.
 
     Args:
-        train_words, test_words: int64, shape (documents, tokens); 0 pads.
+        train_words, test_words: int64, shape (documents, tokens); 0 pads. Those to test on are the test split's, or the
+            validation split's of a run that validates.
         train_labels, test_labels: int64, shape (documents,), indices into ``CLASSES``.
-        vocabulary_size: words of both splits' full texts, and the pad.
+        vocabulary_size: words of all full texts that were read, and the pad.
         reachable: words that occur in ``train_words``, and the pad; their numbers come first.
     """
 
@@ -45,24 +46,29 @@ class R8:
         )
 
 
-def load(folder: Path, tokens: int, limit: int | None, padding: str) -> R8:
+def load(settings: TaskSettings, tokens: int, padding: str) -> R8:
     """Read, number and cut the documents of a folder in R8's layout.
 
-    The vocabulary is taken from all words of both splits, as in the paper's recipe, also under a limit. Words that
-    the training split shows to the network are numbered first.
+    The vocabulary is taken from all words of the training and of the test split, as in the paper's recipe, also under
+    ``data_limit``; for a run that validates from those of the training split. Words that training shows to the network
+    are numbered first. Under ``data_limit`` what is evaluated stays whole.
 
     Args:
+        settings: the run's.
         tokens: how many leading words of a document are used.
-        limit: a seeded subset of this many training documents; None for all. The test split stays whole.
         padding: "end" or "start": on which side short documents are filled up.
 
     Raises:
         DataError: a file is missing, or a line is not ``label<TAB>text`` with a known label.
     """
-    train = read_documents(folder / "r8-train-all-terms.txt")
-    test = read_documents(folder / "r8-test-all-terms.txt")
-    vocabulary = {word for _, words in (*train, *test) for word in words}
-    train = [train[i] for i in subset(len(train), limit)]
+    documents = read_documents(settings.data_folder / "r8-train-all-terms.txt")
+    to_train, validation = settings.split(len(documents))
+    if validation is None:
+        test = read_documents(settings.data_folder / "r8-test-all-terms.txt")
+    else:
+        test = [documents[number] for number in validation]
+    vocabulary = {word for _, words in (*documents, *test) for word in words}
+    train = [documents[number] for number in to_train]
     reached = {word for _, words in train for word in words[:tokens]}
     ordered = [*sorted(reached), *sorted(vocabulary - reached)]
     numbers = {word: number for number, word in enumerate(ordered, start=PAD + 1)}

@@ -30,6 +30,7 @@ class TextClassification(Task):
     """
 
     options = Section({"tokens": whole(1, 10_000), "padding": choice("end", "start")})
+    splits_training = True
     model_arguments = ("vocabulary_size", "reachable", "classes")
     metrics: tuple[Metric, ...] = (
         Metric("accuracy", "%", "max", "ACC"),
@@ -39,7 +40,7 @@ class TextClassification(Task):
     def __init__(self, settings: TaskSettings, tokens: int, padding: str) -> None:
         super().__init__(settings)
         self.options("task", {"tokens": tokens, "padding": padding})
-        loaded = data.load(settings.data_folder, tokens, settings.data_limit, padding)
+        loaded = data.load(settings, tokens, padding)
         model = build_model(
             nn.Module,
             settings.model,
@@ -75,7 +76,7 @@ class TextClassification(Task):
         return F.cross_entropy(self.model(words), labels)
 
     def evaluate(self) -> dict[str, float]:
-        """Accuracy in percent and mean cross-entropy in nats on the test split."""
+        """Accuracy in percent and mean cross-entropy in nats on the split that is evaluated."""
         self.accuracy.reset()
         self.test_loss.reset()
         for words, labels in zip(

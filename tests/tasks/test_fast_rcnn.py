@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from torchvision.ops import box_iou, roi_pool
 
 import tasks
-from tasks.od import vgg
+from tasks.compute import IMAGENET_MEAN, IMAGENET_STD
 from tasks.od.detector import Batch, Found
 from tasks.od.fast_rcnn import FastRCNN, detector, imported, proposals, regions, selective_search
 from tasks.od.fast_rcnn import boxes as geometry
@@ -570,7 +570,7 @@ def test_padding_is_zero_after_normalisation_and_never_looked_at(stand_in: Path)
     for number, (height, width) in enumerate(batch["sizes"].tolist()):
         assert (images[number, :, height:] == 0).all() and (images[number, :, :, width:] == 0).all()
         own = batch["images"][number, :, :height, :width].double() / 255
-        mean, spread = (torch.tensor(values).view(3, 1, 1) for values in (vgg.MEAN, vgg.DEVIATION))
+        mean, spread = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
         assert torch.allclose(images[number, :, :height, :width].double(), (own - mean) / spread, atol=1e-5)
     made.network.eval()
     with torch.no_grad():

@@ -25,11 +25,12 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 
 import tasks
+from tasks.compute import to_float
 from tasks.fkpd import FacialKeyPoints, data
 from tasks.fkpd.data import CROP, POINTS, SHORT_SIDE, Frames
 from tasks.fkpd.figure import FACES, FILE, PICTURE, KeyPoints
 from tasks.fkpd.model import PreActBlock, PreActResNet
-from tasks.fkpd.task import in_pixels, scale, to_float
+from tasks.fkpd.task import in_pixels, scale
 from tmsgd_bench import TMSGD, files
 from tmsgd_bench.data.synthetic import fkpd as stand_in
 from tmsgd_bench.engine import prefix
@@ -116,7 +117,7 @@ def numbered(sizes: Iterable[tuple[int, int]], points: Tensor | None = None) -> 
     pixels = torch.from_numpy(np.concatenate([image.ravel() for image in images]))
     if points is None:
         points = torch.from_numpy(rng.uniform(0, 250, (len(images), POINTS, 2))).float()
-    return Frames(pixels, lengths.cumsum(0) - lengths, torch.tensor([i.shape for i in images]), points), images
+    return Frames(pixels, lengths.cumsum(0) - lengths, torch.tensor([i.shape for i in images]), 1, points), images
 
 
 # --- the stand-in --------------------------------------------------------------------------------------------------
@@ -227,7 +228,8 @@ def test_frames_are_decoded_once_and_then_kept(faces: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(data, "read_frame", again)
     for one, other in zip(first, data.load(settings(faces)), strict=True):
-        assert all(torch.equal(value, vars(other)[name]) for name, value in vars(one).items())
+        kept = other.tensors("frames")
+        assert all(torch.equal(value, kept[name]) for name, value in one.tensors("frames").items())
     with pytest.raises(AssertionError, match="decoded again"):
         data.load(settings(faces, fingerprint="other frames"))
 
@@ -244,7 +246,7 @@ def test_the_real_data_set_has_the_papers_sizes(real_fkpd: Path) -> None:
                 sizes.append(image.size)
         before = torch.tensor(sizes)
         after = SHORT_SIDE * before // before.min(1, keepdim=True).values
-        frames = Frames(torch.empty(0), torch.empty(count), after.flip(1), points)
+        frames = Frames(torch.empty(0), torch.empty(count), after.flip(1), 1, points)
         moved = points * (after / before)[:, None] - frames.centres()[:, None].flip(2)
         scaled.append((moved - 100) / 50)
     train, test = scaled
@@ -290,14 +292,14 @@ def test_the_centre_is_as_far_from_either_side(size: tuple[int, int], corner: li
 
 def test_random_crops_reach_every_place_equally_often_and_no_other() -> None:
     """Two rows and three columns: each of the six places in a sixth of 6,000 draws, within five deviations."""
-    frames = Frames(torch.empty(0), torch.zeros(6000), torch.tensor([[225, 226]]).expand(6000, 2), torch.empty(0))
+    frames = Frames(torch.empty(0), torch.zeros(6000), torch.tensor([[225, 226]]).expand(6000, 2), 1, torch.empty(0))
     places, counts = frames.random_corners(0, "any").unique(dim=0, return_counts=True)
     assert places.tolist() == [[top, left] for top in range(2) for left in range(3)]
     assert (counts - 1000).abs().max() < 5 * math.sqrt(6000 / 6 * 5 / 6)
 
 
 def test_a_crop_never_leaves_its_frame() -> None:
-    frames = Frames(torch.empty(0), torch.zeros(9999), torch.randint(224, 700, (9999, 2)), torch.empty(0))
+    frames = Frames(torch.empty(0), torch.zeros(9999), torch.randint(224, 700, (9999, 2)), 1, torch.empty(0))
     for epoch in range(20):
         corners = frames.random_corners(0, "crops", epoch)
         assert (corners >= 0).all() and (corners + CROP <= frames.sizes).all()
@@ -468,8 +470,8 @@ def test_a_batch_is_gray_from_0_to_1_and_points_from_their_centre(faces: Path) -
     assert 0 <= float(images.min()) < 0.5 < float(images.max()) <= 1
     chosen = torch.arange(3)
     pixels, places = task.train.crop(chosen, task.train.centres()[chosen])
-    torch.testing.assert_close(to_float(pixels)[:, 0].double(), pixels.double() / 255, rtol=1e-7, atol=0)
-    assert torch.equal(to_float(pixels), pixels[:, None].float() / 255)  # the bits of ToTensor
+    torch.testing.assert_close(to_float(pixels).double(), pixels.double() / 255, rtol=1e-7, atol=0)
+    assert torch.equal(to_float(pixels), pixels.float() / 255)  # the bits of ToTensor
     expected = (places.double().reshape(3, -1) - 100) / 50
     torch.testing.assert_close(scale(places).double(), expected, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(in_pixels(scale(places)), places, rtol=1e-5, atol=1e-4)

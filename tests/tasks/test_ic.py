@@ -27,8 +27,9 @@ from torchvision.transforms import ToTensor
 from torchvision.transforms import functional as reference
 
 import tasks
+from tasks.compute import to_float
 from tasks.ic import ImageClassification, data, models
-from tasks.ic.batches import PADDING, crop_and_flip, draw_crops_and_flips, to_float
+from tasks.ic.batches import PADDING, crop_and_flip, draw_crops_and_flips
 from tasks.ic.task import CHANNELS_LAST_FROM
 from tmsgd_bench import TMSGD, files
 from tmsgd_bench.data import synthetic
@@ -225,7 +226,7 @@ def test_the_one_bad_file_of_a_data_set_is_named(tmp_path: Path, number: int, da
     path = folder / (*layout.train, *layout.test)[number]
     damage(path)
     with pytest.raises(DataError) as raised:
-        data.load(folder, None, CPU)
+        data.load(settings(folder, data_limit=None))
     assert str(path) in str(raised.value)
     assert "delete it if it is there and run 'python -m tmsgd_bench data prepare cifar10'" in str(raised.value)
 
@@ -234,7 +235,7 @@ def test_the_one_bad_file_of_a_data_set_is_named(tmp_path: Path, number: int, da
 
 
 def test_a_data_set_is_its_batches_one_after_the_other(tmp_path: Path) -> None:
-    loaded = data.load(write_cifar10(tmp_path, (3, 2, 4, 1, 2, 5)), None, CPU)
+    loaded = data.load(settings(write_cifar10(tmp_path, (3, 2, 4, 1, 2, 5)), data_limit=None))
     rows = np.concatenate([batch(count)[b"data"] for count in (3, 2, 4, 1, 2)])
     assert np.array_equal(loaded.train_images.numpy().reshape(12, -1), rows)
     assert loaded.train_labels.tolist() == [0, 1, 2, 0, 1, 0, 1, 2, 3, 0, 0, 1]
@@ -246,7 +247,7 @@ def test_a_data_set_is_its_batches_one_after_the_other(tmp_path: Path) -> None:
 @pytest.mark.parametrize("limit", [1, 7, 12, 100])
 def test_a_limit_keeps_a_fixed_subset_of_training_and_all_of_test(tmp_path: Path, limit: int) -> None:
     folder = write_cifar10(tmp_path)
-    whole, part = (data.load(folder, n, CPU) for n in (None, limit))
+    whole, part = (data.load(settings(folder, data_limit=n)) for n in (None, limit))
     kept = subset(12, limit)
     assert len(part.train_labels) == min(limit, 12)
     assert torch.equal(part.train_images, whole.train_images[kept])
@@ -256,7 +257,7 @@ def test_a_limit_keeps_a_fixed_subset_of_training_and_all_of_test(tmp_path: Path
 
 def test_the_folder_of_another_data_set_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"cifar10 and cifar100, not 'r8': choose one with data.name"):
-        data.load(tmp_path / "r8", None, CPU)
+        data.load(settings(tmp_path / "r8", data_limit=None))
 
 
 @pytest.mark.parametrize("name", DATASETS)
@@ -288,7 +289,7 @@ def test_the_stand_in_has_the_files_and_the_bytes_of_its_version(name: str, stan
 
 @pytest.mark.parametrize(("name", "sizes"), [("cifar10", (500, 100)), ("cifar100", (800, 100))])
 def test_the_stand_in_shows_every_class(name: str, sizes: tuple[int, int], stand_ins: Path) -> None:
-    loaded = data.load(stand_ins / name, None, CPU)
+    loaded = data.load(settings(stand_ins / name, data_limit=None))
     assert (len(loaded.train_labels), len(loaded.test_labels)) == sizes
     assert len(loaded.train_labels.unique()) == loaded.classes
 
@@ -299,7 +300,7 @@ def test_the_real_data_set_has_as_many_images_of_each_class(name: str) -> None:
     folder = Path(os.environ.get("TMSGD_DATA", "none")) / name
     if not folder.is_dir():
         pytest.skip(f"needs the real {name}: set TMSGD_DATA to the folder of the data sets")
-    loaded = data.load(folder, None, CPU)
+    loaded = data.load(settings(folder, data_limit=None))
     for labels in (loaded.train_labels, loaded.test_labels):
         assert len(set(labels.bincount(minlength=loaded.classes).tolist())) == 1
     means = loaded.train_images.float().mean((0, 2, 3)) / 255

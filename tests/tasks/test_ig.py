@@ -145,7 +145,7 @@ def test_every_kind_of_colours_becomes_rgb(tmp_path: Path, mode: str) -> None:
 
 @pytest.mark.parametrize("limit", [2, 50, 95, 96, 1000])
 def test_a_limit_keeps_a_fixed_subset(shoes: Path, limit: int) -> None:
-    whole, part = data.load(settings(shoes)), data.load(settings(shoes, data_limit=limit, seed=3))
+    (whole, _), (part, _) = data.load(settings(shoes)), data.load(settings(shoes, data_limit=limit, seed=3))
     assert torch.equal(part, whole[subset(96, limit)])
 
 
@@ -339,7 +339,7 @@ def test_the_random_network_follows_its_formula() -> None:
 
 def test_the_distance_tells_better_images_from_worse(shoes: Path) -> None:
     """Other shoes are nearer to the shoes than blurred ones, those nearer than noise; the same are at 0."""
-    photos = data.load(settings(shoes))
+    photos, _ = data.load(settings(shoes))
     half, others = photos[:48], photos[48:]
     measured = Quality(settings(shoes, data_limit=48), RandomFeatures(), half)
     blurred = nn.functional.avg_pool2d(others.float(), 9, 1, 4).to(torch.uint8)

@@ -31,13 +31,11 @@ Values = dict[str, Tensor]
 
 def of_fkpd(settings: TaskSettings) -> Values:
     train, test = fkpd.load(settings)
-    return {
-        f"{name} {part}": value for name, f in (("train", train), ("test", test)) for part, value in vars(f).items()
-    }
+    return {**train.tensors("train"), **test.tensors("test")}
 
 
 def of_photos(settings: TaskSettings) -> Values:
-    return {"photos": ig.load(settings)}
+    return {"photos": ig.load(settings)[0]}
 
 
 def of_features(settings: TaskSettings) -> Values:

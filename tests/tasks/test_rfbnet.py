@@ -19,7 +19,7 @@ from torchvision.models import vgg16
 from torchvision.ops import box_iou, nms
 
 import tasks
-from tasks.compute import normalise
+from tasks.compute import IMAGENET_MEAN, IMAGENET_STD, normalise
 from tasks.od import vgg
 from tasks.od.detector import Batch, Found
 from tasks.od.rfbnet import RFBDetector, detector, network
@@ -250,10 +250,10 @@ class Recipe:
             x = x.clamp(min=0) if last or number < count - 1 else x
         return x
 
-    def block(self, x: Tensor, lengths: Sequence[int], scale: float) -> Tensor:
+    def block(self, x: Tensor, lengths: Sequence[int]) -> Tensor:
         branches = [self.chain(x, length, last=False) for length in lengths]
         merged = self.convolve(torch.cat(branches, dim=1))
-        return (scale * merged + self.convolve(x)).clamp(min=0)
+        return (merged + self.convolve(x)).clamp(min=0)
 
     def forward(self, images: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
         """Maps, offsets and logits."""
@@ -263,9 +263,9 @@ class Recipe:
         conv4_3 = self.chain(F.max_pool2d(x, 2), 3)
         x = self.chain(F.max_pool2d(conv4_3, 2), 3)
         x = self.chain(F.max_pool2d(x, 3, stride=1, padding=1), 2)
-        maps = [self.block(conv4_3, (2, 3, 3, 4), 1.0)]
+        maps = [self.block(conv4_3, (2, 3, 3, 4))]
         for _ in range(3):
-            maps.append(x := self.block(x, (2, 3, 4), 0.1))
+            maps.append(x := self.block(x, (2, 3, 4)))
         for _ in range(2):
             maps.append(x := self.chain(x, 2))
         answers = [[self.heads(x) for x in maps] for _ in range(2)]
@@ -279,7 +279,7 @@ class Recipe:
 
 @torch.no_grad()
 def test_the_forward_pass_is_the_recipes(narrow: RFBNet) -> None:
-    """In double precision: pooling, ReLU, the order of answers, and scales of 0.1, on conv4_3 of 1."""
+    """In double precision: pooling, ReLU, the order of answers, and blocks whose branches count in full."""
     made = RFBNet(8).double().eval()
     made.load_state_dict(narrow.state_dict())
     images = torch.randn(1, 3, 300, 300, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
@@ -318,12 +318,17 @@ def test_receptive_fields_grow_from_branch_to_branch(block: Callable[[], Block],
     assert found == fields
 
 
-def test_weights_begin_as_he_et_al_say() -> None:
+def test_weights_begin_as_in_the_authors_code() -> None:
+    """He's normal distribution by outputs; in the heads torch's uniform one by inputs; biases are 0."""
     torch.manual_seed(0)
-    for layer in convolutions(RFBNet(16)):
-        fan_out = layer.weight[0, 0].numel() * layer.out_channels
-        error = 5.0 / math.sqrt(2 * layer.weight.numel())
-        assert float(layer.weight.detach().std()) == pytest.approx(math.sqrt(2 / fan_out), rel=error)
+    made = RFBNet(16)
+    heads = {*made.boxes, *made.classes}
+    for layer in convolutions(made):
+        weights = layer.weight.detach()
+        outputs, inputs = weights[:, 0].numel(), weights[0].numel()
+        std = math.sqrt(1 / (3 * inputs)) if layer in heads else math.sqrt(2 / outputs)
+        assert float(weights.std()) == pytest.approx(std, rel=5.0 / math.sqrt(2 * weights.numel()))
+        assert layer not in heads or float(weights.abs().max()) <= 1 / math.sqrt(inputs)
         assert layer.bias is None or not layer.bias.detach().any()
 
 
@@ -689,7 +694,7 @@ def test_what_is_selected_agrees_with_loops_over_classes(
     images: int, candidates: int, kept: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(detector, "CANDIDATES", candidates)
-    monkeypatch.setattr(detector, "KEPT", kept)
+    monkeypatch.setattr(detector, "MAX_DETECTIONS", kept)
     boxes = apart(60, 0)
     assert len(boxes) > 30
     together = torch.stack([boxes.roll(image, 0) for image in range(images)])
@@ -737,7 +742,7 @@ class Answers(nn.Module):
         self.offsets, self.logits = offsets, logits
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        red = normalise(torch.arange(len(self.offsets)).view(-1, 1, 1, 1).expand(-1, 3, 1, 1), vgg.MEAN, vgg.DEVIATION)
+        red = normalise(torch.arange(len(self.offsets)).view(-1, 1, 1, 1).expand(-1, 3, 1, 1))
         numbers = (images[:, None, 0, 0, 0] - red[None, :, 0, 0, 0]).abs().argmin(dim=1)
         return self.offsets[numbers], self.logits[numbers]
 
@@ -982,7 +987,7 @@ def test_the_losses_are_the_multi_box_loss_of_normalised_images(stand_in: Path) 
     made.network.eval()  # so that running averages stay
     with torch.no_grad():
         found = made.losses(batch)
-        mean, deviation = (torch.tensor(values).view(3, 1, 1) for values in (vgg.MEAN, vgg.DEVIATION))
+        mean, deviation = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
         offsets, logits = made.network((batch["images"] / 255 - mean) / deviation)
         expected = multi_box(offsets, logits, batch["boxes"], batch["labels"], priors())
     assert list(found) == ["loss_boxes", "loss_classes"]

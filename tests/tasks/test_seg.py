@@ -32,9 +32,9 @@ from torchvision.models import mobilenet_v3_large
 from torchvision.models.segmentation import lraspp_mobilenet_v3_large
 
 import tasks
-from tasks.compute import autocast, memory_format, normalise
+from tasks.compute import IMAGENET_MEAN, IMAGENET_STD, autocast, memory_format, normalise
 from tasks.seg import Segmentation, model, quality
-from tasks.seg.task import DEVIATION, MEAN, stack, training_examples
+from tasks.seg.task import stack, training_examples
 from tasks.seg.task import test_examples as examples_to_test
 from tmsgd_bench import files
 from tmsgd_bench.data.packed import Chosen, pack
@@ -260,7 +260,7 @@ def test_a_batch_is_normalised_images_and_masks_of_classes(task: Segmentation) -
     for images, masks in batches:
         assert images.dtype == torch.float32 and masks.dtype == torch.int64
         assert images.shape[1:] == (3, 32, 32) and masks.shape[1:] == (32, 32)
-        low, high = ((value - np.array(MEAN)) / np.array(DEVIATION) for value in (0.0, 1.0))
+        low, high = ((value - np.array(IMAGENET_MEAN)) / np.array(IMAGENET_STD) for value in (0.0, 1.0))
         for channel in range(3):
             assert low[channel] - 1e-5 <= float(images[:, channel].min())
             assert float(images[:, channel].max()) <= high[channel] + 1e-5
@@ -269,9 +269,9 @@ def test_a_batch_is_normalised_images_and_masks_of_classes(task: Segmentation) -
 
 def test_normalising_follows_its_formula() -> None:
     pixels = torch.randint(256, (2, 3, 4, 5), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    mean, deviation = (torch.tensor(one, dtype=torch.float64)[:, None, None] for one in (MEAN, DEVIATION))
+    mean, deviation = (torch.tensor(one, dtype=torch.float64)[:, None, None] for one in (IMAGENET_MEAN, IMAGENET_STD))
     expected = (pixels.double() / 255 - mean) / deviation
-    torch.testing.assert_close(normalise(pixels, MEAN, DEVIATION).double(), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(normalise(pixels).double(), expected, rtol=1e-5, atol=1e-6)
 
 
 def same(one: Any, other: Any) -> bool:
@@ -337,7 +337,7 @@ def test_evaluation_agrees_with_a_computation_by_hand(task: Segmentation) -> Non
     predicted, truth = [], []
     for number in range(len(task.test)):
         image, mask = task.test_example(number)
-        logits = task.model(normalise(image[None].as_subclass(Tensor), MEAN, DEVIATION))["out"]
+        logits = task.model(normalise(image[None].as_subclass(Tensor)))["out"]
         predicted.append(logits[0].argmax(0).flatten())
         truth.append(mask.as_subclass(Tensor).flatten().long())
     matrix = multiclass_confusion_matrix(torch.cat(predicted), torch.cat(truth), num_classes=21, ignore_index=255)

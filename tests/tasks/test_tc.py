@@ -68,7 +68,7 @@ def make(folder: Path, tokens: int = 16, padding: str = "end", **changes: Any) -
 
 @pytest.mark.parametrize("padding", ["end", "start"])
 def test_short_documents_are_padded_on_the_chosen_side(tmp_path: Path, padding: str) -> None:
-    loaded = data.load(write(tmp_path), LONGEST, None, padding)
+    loaded = data.load(settings(write(tmp_path)), LONGEST, padding)
     for row, words in zip(loaded.train_words, words_of(TRAIN), strict=True):
         used = row[: len(words)] if padding == "end" else row[LONGEST - len(words) :]
         assert (used != data.PAD).all()
@@ -79,7 +79,7 @@ def test_short_documents_are_padded_on_the_chosen_side(tmp_path: Path, padding: 
 @pytest.mark.parametrize("tokens", [1, 3, LONGEST, 32])
 def test_the_first_words_of_every_document_are_kept_in_order(tmp_path: Path, tokens: int, padding: str) -> None:
     """Equal words have equal numbers and different words different ones, over both splits."""
-    loaded = data.load(write(tmp_path), tokens, None, padding)
+    loaded = data.load(settings(write(tmp_path)), tokens, padding)
     words: dict[int, str] = {}
     for rows, lines in ((loaded.train_words, TRAIN), (loaded.test_words, TEST)):
         assert rows.shape == (len(lines), tokens)
@@ -93,7 +93,7 @@ def test_the_first_words_of_every_document_are_kept_in_order(tmp_path: Path, tok
 
 
 def test_labels_are_the_numbers_of_the_classes(tmp_path: Path) -> None:
-    loaded = data.load(write(tmp_path), 3, None, "end")
+    loaded = data.load(settings(write(tmp_path)), 3, "end")
     assert [data.CLASSES[k] for k in loaded.train_labels] == ["earn", "acq", "ship"]
     assert [data.CLASSES[k] for k in loaded.test_labels] == ["acq", "money-fx"]
     assert loaded.train_labels.dtype == torch.int64
@@ -103,7 +103,7 @@ def test_labels_are_the_numbers_of_the_classes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("limit", [None, 1, 2])
 def test_the_vocabulary_is_that_of_both_splits_whole_texts(tmp_path: Path, tokens: int, limit: int | None) -> None:
     """Also of words behind the ones that are read, and of documents that a limit leaves out."""
-    loaded = data.load(write(tmp_path), tokens, limit, "end")
+    loaded = data.load(settings(write(tmp_path), data_limit=limit), tokens, "end")
     everything = {word for words in words_of([*TRAIN, *TEST]) for word in words}
     assert loaded.vocabulary_size == len(everything) + 1
 
@@ -112,7 +112,7 @@ def test_the_vocabulary_is_that_of_both_splits_whole_texts(tmp_path: Path, token
 @pytest.mark.parametrize("limit", [None, 1, 2])
 def test_words_that_training_reaches_are_numbered_first(tmp_path: Path, tokens: int, limit: int | None) -> None:
     """Each of the numbers 1 … reachable − 1 occurs in the training words, and no other."""
-    loaded = data.load(write(tmp_path), tokens, limit, "end")
+    loaded = data.load(settings(write(tmp_path), data_limit=limit), tokens, "end")
     used = set(loaded.train_words.unique().tolist()) - {data.PAD}
     assert used == set(range(1, loaded.reachable))
     assert int(loaded.test_words.max()) < loaded.vocabulary_size
@@ -121,15 +121,15 @@ def test_words_that_training_reaches_are_numbered_first(tmp_path: Path, tokens: 
 def test_numbers_do_not_depend_on_the_order_of_documents(tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
     (tmp_path / "other").mkdir()
-    one = data.load(write(tmp_path / "one"), 32, None, "end")
-    other = data.load(write(tmp_path / "other", TRAIN[::-1], TEST[::-1]), 32, None, "end")
+    one = data.load(settings(write(tmp_path / "one")), 32, "end")
+    other = data.load(settings(write(tmp_path / "other", TRAIN[::-1], TEST[::-1])), 32, "end")
     assert torch.equal(one.train_words, other.train_words.flip(0))
     assert torch.equal(one.test_words, other.test_words.flip(0))
 
 
 @pytest.mark.parametrize("limit", [1, 50, 599, 600, 10_000])
 def test_a_limit_keeps_a_fixed_subset_of_training_and_all_of_test(synthetic_r8: Path, limit: int) -> None:
-    whole, part = (data.load(synthetic_r8, 32, n, "end") for n in (None, limit))
+    whole, part = (data.load(settings(synthetic_r8, data_limit=n), 32, "end") for n in (None, limit))
     kept = subset(600, limit)
     assert len(part.train_labels) == min(limit, 600)
     assert torch.equal(part.train_labels, whole.train_labels[kept])
@@ -139,7 +139,7 @@ def test_a_limit_keeps_a_fixed_subset_of_training_and_all_of_test(synthetic_r8: 
 
 
 def test_moving_to_a_device_keeps_everything(tmp_path: Path) -> None:
-    loaded = data.load(write(tmp_path), 3, None, "end")
+    loaded = data.load(settings(write(tmp_path)), 3, "end")
     moved = loaded.to(torch.device("cpu"))
     assert (moved.vocabulary_size, moved.reachable) == (loaded.vocabulary_size, loaded.reachable)
     for name in ("train_words", "train_labels", "test_words", "test_labels"):
@@ -148,7 +148,7 @@ def test_moving_to_a_device_keeps_everything(tmp_path: Path) -> None:
 
 def test_the_real_r8_has_the_papers_sizes(real_r8: Path) -> None:
     """5,485 and 2,189 documents, 8 classes in both, 23,585 words and the pad; 52 % of them are never reached."""
-    loaded = data.load(real_r8, 32, None, "end")
+    loaded = data.load(settings(real_r8), 32, "end")
     assert loaded.train_words.shape == (5485, 32)
     assert loaded.test_words.shape == (2189, 32)
     assert len(loaded.train_labels.unique()) == len(loaded.test_labels.unique()) == len(data.CLASSES) == 8
@@ -169,7 +169,7 @@ def test_a_bad_line_is_named_by_file_and_number(tmp_path: Path, split: str, line
     lines = {"train": TRAIN, "test": TEST} | {split: ["acq\tgood", line, "acq\tgood"]}
     write(tmp_path, **lines)
     with pytest.raises(DataError) as raised:
-        data.load(tmp_path, 3, None, "end")
+        data.load(settings(tmp_path), 3, "end")
     assert str(raised.value).startswith(f"{tmp_path / f'r8-{split}-all-terms.txt'}, line 2, is not a known label")
     assert "delete the file and run 'python -m tmsgd_bench data prepare r8'" in str(raised.value)
 
@@ -197,7 +197,7 @@ def test_a_file_that_cannot_be_used_is_named_with_the_fix(tmp_path: Path, split:
     else:
         path.write_bytes(contents)
     with pytest.raises(DataError) as raised:
-        data.load(tmp_path, 3, None, "end")
+        data.load(settings(tmp_path), 3, "end")
     message = str(raised.value)
     assert str(path) in message
     assert "run 'python -m tmsgd_bench data prepare r8'" in message

@@ -525,7 +525,7 @@ def test_a_list_of_test_images_that_is_not_there_can_be_done_without(small: Path
 def test_a_damaged_stand_in_is_made_anew(years: Path, tmp_path: Path) -> None:
     shutil.copytree(years / "voc2007", tmp_path / "synthetic/voc2007")
     (tmp_path / "synthetic/voc2007/VOCdevkit/VOC2007/ImageSets/Main/train.txt").unlink()
-    with pytest.raises(DataError, match=r"delete .*voc2007: the stand-in is made anew\.$"):
+    with pytest.raises(DataError, match=r"delete .*voc2007: the synthetic data are made anew\.$"):
         parts(settings(tmp_path / "synthetic"), "Main", "train/val")
 
 

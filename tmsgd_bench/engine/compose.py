@@ -52,7 +52,7 @@ def run_spec(config: DictConfig, fetch: bool = False) -> RunSpec:
     """
     values = checked(config)
     data, model = task_data.chosen(values), values["model"]
-    task = {**without(values["task"], *schema.NOT_OF_THE_TASK), "dataset": data.name}
+    task = {**schema.task_identity(values["task"]), "dataset": data.name}
     if fetch and data.kind == "real" and data.verify and not data.dataset.pinned:
         data.ready()
     return validate(

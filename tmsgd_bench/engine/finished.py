@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tmsgd_bench.engine.spec import without
-from tmsgd_bench.engine.task_data import TaskData
+from tmsgd_bench.engine.task_data import TaskData, evaluates_on_test
 from tmsgd_bench.errors import DataError, StoreError
 from tmsgd_bench.results import store
 from tmsgd_bench.results.status import Status
@@ -52,7 +52,8 @@ class FinishedRun:
         Raises:
             DataError: the data are missing, or are not those that the run was trained on.
         """
-        data = TaskData(self.dataset, self.kind, root, verify=False)
+        needs_test = evaluates_on_test(self.options)
+        data = TaskData(self.dataset, self.kind, root, verify=False, needs_test=needs_test)
         return replace(
             data.settings(data_folder(data, self.fingerprint), self.fingerprint, device),
             data_limit=self.limit,

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LinearLR, LRScheduler
 
 from tmsgd_bench.engine.schema import EVERY
-from tmsgd_bench.engine.signatures import one_line, resolve
+from tmsgd_bench.engine.signatures import check_made, one_line, resolve
 from tmsgd_bench.engine.spec import AUTO, ENGINE_KEYS, EPOCH_KEYS, without
 from tmsgd_bench.errors import ConfigError
 
@@ -39,12 +39,7 @@ def build_optimizer(spec: Mapping[str, Any], parameters: Iterable[nn.Parameter],
         optimizer = kind(parameters, **options)
     except Exception as error:  # a class of the user's own may raise anything
         raise ConfigError(f"optimizer {spec['name']!r} refuses its options: {one_line(error)}") from error
-    if not isinstance(optimizer, Optimizer):
-        raise ConfigError(
-            f"optimizer._target_ names {spec['_target_']!r}, which makes no torch.optim.Optimizer: correct _target_ in "
-            "its YAML."
-        )
-    return optimizer
+    return check_made("optimizer", spec["_target_"], optimizer, Optimizer)
 
 
 def build_schedulers(

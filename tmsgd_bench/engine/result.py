@@ -51,8 +51,14 @@ def of(trainer: Trainer, monitor: SharpnessMonitor) -> dict[str, Any]:
     if failure:
         return result | {"diverged_at": asdict(failure), "note": str(failure)}
     value = "was not measured" if result["final"] is None else f"{result['final']:.6g} {primary.unit}"
-    number = f"{primary.label or primary.name} {value}".rstrip()
+    number = f"{primary.label or primary.name} {value}".rstrip() + _split_note(spec)
     return result | {"note": "; ".join(filter(None, [number, switch_note(spec), _auto_note(spec, switch)]))}
+
+
+def _split_note(spec: RunSpec) -> str:
+    """Which split a number is of, unless it is the test split."""
+    split = spec.task.get("evaluate_on", "test")
+    return "" if split == "test" else f" on the {split} split"
 
 
 def _auto_note(spec: RunSpec, switch: int | None) -> str:

@@ -58,6 +58,12 @@ NOT_OF_THE_TASK = ("_target_", "datasets", "without_test", "reading", *PROTOCOLS
 OF_THIS_PROJECT = "tasks."
 """The names of this project's model classes begin so."""
 
+SPLIT_SETTINGS: dict[str, Check] = {
+    "evaluate_on": choice("test", "validation"),
+    "validation_share": number(0, 1, 0.1, above=True, below=True),
+}
+"""Of a task that divides its training split; see :attr:`tmsgd_bench.task.Task.splits_training`."""
+
 FRACTION = number(0, 1, 0.9, below=True)
 SHARE = number(0, 1, 0.5, above=True)
 SMALL = number(0, 1000, 1e-8)
@@ -303,6 +309,10 @@ def check_task(task: Any, model: Any) -> None:
         check_value(f"model.{key}", model[key])
     kind = resolve("task", task["_target_"])
     options = without(task, *required, *NOT_OF_THE_TASK)
+    if getattr(kind, "splits_training", False):
+        check_group("task", options, tuple(SPLIT_SETTINGS))
+        for key, check_split in SPLIT_SETTINGS.items():
+            check_split(f"task.{key}", options.pop(key))
     check_options = getattr(kind, "options", None)
     if check_options is not None:
         check_options("task", options)
@@ -377,6 +387,13 @@ def check_model_options(kind: Any, options: Mapping[str, Any], arguments: Iterab
         check("model", options)
     else:
         check_signature("model", kind, options, arguments, first=0, otherwise=otherwise)
+
+
+def task_identity(task: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a task's settings determines a result; on the test split no validation split does."""
+    splits = getattr(resolve("task", task["_target_"]), "splits_training", False)
+    left_out = SPLIT_SETTINGS if splits and task["evaluate_on"] == "test" else ()
+    return without(task, *NOT_OF_THE_TASK, *left_out)
 
 
 def model_identity(model: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,12 +10,12 @@ import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from tmsgd_bench.checks import LARGEST, class_name, full_name, is_number, is_whole, shown, unknown_setting
 from tmsgd_bench.errors import ConfigError
 
-DOTTED = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+")
+Made = TypeVar("Made")
 NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 SIMPLE: dict[Any, Callable[[Any], bool]] = {
     type(None): lambda value: value is None,
@@ -45,6 +45,25 @@ def resolve(section: str, target: Any) -> Any:
     if not callable(kind):
         raise ConfigError(f"{key} names {target!r}, which is not a class: correct _target_ in its YAML.")
     return kind
+
+
+def check_made(section: str, target: str, made: Any, kind: type[Made]) -> Made:
+    """Return the object that a class named in a YAML has made, if it is of the right type.
+
+    Args:
+        section: of the settings, for the message.
+        target: the class's name.
+        made: the object.
+        kind: the type that it must have.
+
+    Raises:
+        ConfigError: it has another type.
+    """
+    if isinstance(made, kind):
+        return made
+    raise ConfigError(
+        f"{section}._target_ names {target!r}, which makes no {type_name(kind)}: correct _target_ in its YAML."
+    )
 
 
 def one_line(error: BaseException) -> str:

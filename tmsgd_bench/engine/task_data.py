@@ -29,8 +29,7 @@ class TaskData:
         kind: "real" or "synthetic".
         root: the folder of all data sets; None for the usual one.
         verify: whether real files must be the published ones.
-        needs_test: whether files that only the test split uses are needed. Without ``verify`` this has no effect: the
-            fingerprint is then of all files that are there.
+        needs_test: whether the files that only the test split uses are needed.
     """
 
     name: str
@@ -47,7 +46,7 @@ class TaskData:
             ConfigError: there is none of that name.
         """
         dataset = find_all(self.name)
-        return dataset if self.needs_test or not self.verify else dataset.without_test()
+        return dataset if self.needs_test else dataset.without_test()
 
     @property
     def folder(self) -> Path:
@@ -95,15 +94,29 @@ def chosen(values: dict[str, Any]) -> TaskData:
     """The data that a run needs.
 
     ``data.name`` or ``data.years`` choose one of the task's ``datasets``. The test split's files are not needed if the
-    task's options have the values in its ``without_test``.
+    task is evaluated on a validation split, or if its options have the values in its ``without_test``.
 
     Raises:
         ConfigError: the task has no such data set.
     """
     task, data = values["task"], values["data"]
+    return TaskData(_chosen_dataset(values), data["kind"], data["root"], data["verify"], _needs_test(task, data))
+
+
+def _needs_test(task: Mapping[str, Any], data: Mapping[str, Any]) -> bool:
+    """Whether the files that only the test split uses are needed.
+
+    Of unverified data they are, even with the options of ``without_test``: the fingerprint is of all files there.
+    """
+    if not evaluates_on_test(task):
+        return False
     without_test = task.get("without_test")
-    needs_test = not without_test or any(task[key] != value for key, value in without_test.items())
-    return TaskData(_chosen_dataset(values), data["kind"], data["root"], data["verify"], needs_test)
+    return not without_test or not data["verify"] or any(task[key] != value for key, value in without_test.items())
+
+
+def evaluates_on_test(task: Mapping[str, Any]) -> bool:
+    """Whether a task's settings ask for the test split, as they do unless they say otherwise."""
+    return bool(task.get("evaluate_on", "test") == "test")
 
 
 def _chosen_dataset(values: dict[str, Any]) -> str:

@@ -75,6 +75,12 @@ def grid(
     return figure, cells
 
 
+def spread_evenly(size: int, count: int) -> list[int]:
+    """Numbers of at most ``count`` of ``size`` examples, spread evenly from the first one on."""
+    count = min(count, size)
+    return [place * size // count for place in range(count)]
+
+
 def label_row(first: Axes, label: str) -> None:
     """Write a label to the left of a row's first cell."""
     first.text(-0.06, 0.5, mathtext(label), transform=first.transAxes, ha="right", va="center")

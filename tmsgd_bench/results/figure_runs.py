@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pandas as pd
 from matplotlib import rc_context
@@ -14,7 +15,7 @@ from matplotlib.figure import Figure
 
 from tmsgd_bench import files, outputs
 from tmsgd_bench.errors import StoreError
-from tmsgd_bench.results import store
+from tmsgd_bench.results import selection, store
 from tmsgd_bench.results.status import FINISHED, Status
 
 OPTIMIZERS = ("sgd", "tmsgd", "sgdm", "tmsgdm", "adam", "apollo")
@@ -163,6 +164,8 @@ def title(chosen: pd.DataFrame, what: str) -> str:
         data += f", partial: {int(first['limit']):,} {what}"
     if not chosen["verified"].all():
         data += ", unverified"
+    if split_marks := selection.split_marks(chosen):
+        data += f", {', '.join(split_marks)}"
     shared = set.intersection(*(set(names) for names in chosen["protocols"]))
     protocol = f"protocol {' and '.join(sorted(shared))}" if shared else "by no protocol"
     return f"{data} · seed {first['seed']} · {first['epochs']} epochs · {protocol}"
@@ -183,14 +186,26 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     return [folder / f"{name}.{kind}" for kind in KINDS]
 
 
-def write_picture(path: Path, draw: Callable[[], Figure], style: Any) -> None:
-    """Write a figure as PNG, drawn with settings of matplotlib.
+class Picture(ABC):
+    """What a run draws into its folder."""
 
-    Raises:
-        StoreError: the folder cannot be written.
-    """
-    with rc_context(style):
-        files.write_atomically(path, writer(draw(), "png"))
+    picture: ClassVar[str]
+    """The name of the file."""
+    style: ClassVar[Any]
+    """Settings of matplotlib."""
+
+    @abstractmethod
+    def figure(self) -> Figure:
+        """The picture."""
+
+    def draw(self, folder: Path) -> None:
+        """Write the picture as PNG into a folder.
+
+        Raises:
+            StoreError: the folder cannot be written.
+        """
+        with rc_context(self.style):
+            files.write_atomically(folder / self.picture, writer(self.figure(), "png"))
 
 
 def writer(figure: Figure, kind: str) -> Callable[[Path], None]:

@@ -150,9 +150,13 @@ def _data_marks(runs: pd.DataFrame) -> list[str]:
         texts.append("unverified data")
     if runs["limit"].notna().any():
         texts.append(f"partial data ({int(runs['limit'].max())} training examples)")
-    return texts + [
-        f"evaluated on the {split} split" for split in sorted(set(runs["split"].dropna())) if split != "test"
-    ]
+    return texts + split_marks(runs)
+
+
+def split_marks(runs: pd.DataFrame) -> list[str]:
+    """The marks of runs that were evaluated on another split than the test split."""
+    splits = sorted(set(runs["split"].dropna()) - {"test"})
+    return [f"evaluated on the {split} split" for split in splits]
 
 
 def few_seeds(n: int) -> list[str]:

@@ -74,12 +74,12 @@ def read(folder: Path, split: str, names: Sequence[str]) -> Detections:
     """
     paths = _paths(folder, split)
     numbers = {name: number for number, name in enumerate(names)}
-    found = [_read(paths[name], split, numbers) if name in paths else [] for name in CLASSES]
-    rows = [row for own in found for row in own]
+    by_class = [_read(paths[name], split, numbers) if name in paths else [] for name in CLASSES]
+    rows = [row for of_class in by_class for row in of_class]
     boxes = np.array([box for _, _, box in rows], dtype=np.float64).reshape(-1, 4) - SHIFT
     return Detections(
         images=np.array([image for image, _, _ in rows], dtype=np.int64),
-        labels=np.repeat(np.arange(len(CLASSES)), [len(own) for own in found]),
+        labels=np.repeat(np.arange(len(CLASSES)), [len(of_class) for of_class in by_class]),
         boxes=boxes,
         scores=np.array([score for _, score, _ in rows], dtype=np.float64),
     )

@@ -89,13 +89,13 @@ def read_objects(path: Path, fix: str = FIX) -> Objects:
         size = _numbers(root, "size", ("width", "height"))
         if min(size) <= 0:
             raise ValueError(f"its size is {size[0]:g} × {size[1]:g} pixels")
-        found = [_object(element, size) for element in root.findall("object")]
+        objects = [_object(element, size) for element in root.findall("object")]
     except (OSError, ValueError, ElementTree.ParseError, LookupError) as error:  # LookupError: an unknown encoding
         raise DataError(f"cannot use {path} ({getattr(error, 'strerror', None) or error}): {fix}") from error
     return Objects(
-        boxes=torch.tensor([box for box, _, _ in found], dtype=torch.float32).view(-1, 4),
-        labels=torch.tensor([label for _, label, _ in found], dtype=torch.int64),
-        difficult=torch.tensor([difficult for _, _, difficult in found], dtype=torch.bool),
+        boxes=torch.tensor([box for box, _, _ in objects], dtype=torch.float32).view(-1, 4),
+        labels=torch.tensor([label for _, label, _ in objects], dtype=torch.int64),
+        difficult=torch.tensor([difficult for _, _, difficult in objects], dtype=torch.bool),
     )
 
 

@@ -5,7 +5,7 @@ h around (cx, cy) is moved and stretched to a box of W and H around (CX, CY) by
 
     ((CX − cx) / w, (CY − cy) / h, ln(W / w), ln(H / h)),
 
-each divided by :data:`DEVIATIONS`, so that a network's outputs are of the order of 1.
+each divided by :data:`STDS`, so that a network's outputs are of the order of 1.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import math
 import torch
 from torch import Tensor
 
-DEVIATIONS = (0.1, 0.1, 0.2, 0.2)
+STDS = (0.1, 0.1, 0.2, 0.2)
 """Of the four numbers over the foreground regions of VOC, rounded; their mean is taken to be 0."""
 LARGEST = math.log(1000.0 / 16.0)
 """A region grows to 62.5 times its size at most, so that no output overflows."""
@@ -30,7 +30,7 @@ def encode(boxes: Tensor, regions: Tensor) -> Tensor:
     """
     size, own = regions[:, 2:] - regions[:, :2], boxes[:, 2:] - boxes[:, :2]
     shift = ((boxes[:, 2:] + boxes[:, :2]) - (regions[:, 2:] + regions[:, :2])) / (2.0 * size)
-    return torch.cat([shift, (own / size).log()], dim=1) / regions.new_tensor(DEVIATIONS)
+    return torch.cat([shift, (own / size).log()], dim=1) / regions.new_tensor(STDS)
 
 
 def decode(deltas: Tensor, regions: Tensor) -> Tensor:
@@ -42,7 +42,7 @@ def decode(deltas: Tensor, regions: Tensor) -> Tensor:
     """
     regions = regions.view(-1, *(1,) * (deltas.dim() - 2), 4)
     size, centre = regions[..., 2:] - regions[..., :2], (regions[..., 2:] + regions[..., :2]) / 2.0
-    real = deltas * deltas.new_tensor(DEVIATIONS)
+    real = deltas * deltas.new_tensor(STDS)
     middle = centre + real[..., :2] * size
     half = size * real[..., 2:].clamp(max=LARGEST).exp() / 2.0
     return torch.cat([middle - half, middle + half], dim=-1)

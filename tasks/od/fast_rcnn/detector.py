@@ -24,9 +24,9 @@ from tmsgd_bench.data.packed import Chosen
 from tmsgd_bench.task import TaskSettings
 from tmsgd_bench.voc import CLASSES, Objects
 
-LEAST_SCORE = 0.05
+SCORE_THRESHOLD = 0.05
 NMS_IOU = 0.3
-MOST_FOUND = 100
+MAX_DETECTIONS = 100
 """Boxes of one image, over all classes."""
 
 
@@ -116,8 +116,8 @@ class FastRCNN(Detector):
         labels, targets = batch["labels"], batch["targets"]
         regions = (labels != UNUSED).sum().clamp(min=1)
         entropy = F.cross_entropy(logits, labels, ignore_index=UNUSED, reduction="sum")
-        own = deltas[torch.arange(len(labels), device=labels.device), labels.clamp(min=0)]
-        distance = F.smooth_l1_loss(own, targets, reduction="none").sum(dim=1)
+        of_class = deltas[torch.arange(len(labels), device=labels.device), labels.clamp(min=0)]
+        distance = F.smooth_l1_loss(of_class, targets, reduction="none").sum(dim=1)
         distances = torch.where(labels > 0, distance, 0.0).sum()
         return {"loss_classes": entropy / regions, "loss_boxes": distances / regions}
 
@@ -127,13 +127,13 @@ class FastRCNN(Detector):
         logits, deltas = self._outputs(batch)
         finite = logits.isfinite().all(dim=1) & deltas.isfinite().flatten(1).all(dim=1)
         scores = logits.softmax(dim=1)
-        rows, classes = ((scores > LEAST_SCORE) & finite[:, None])[:, 1:].nonzero().unbind(dim=1)
+        rows, classes = ((scores > SCORE_THRESHOLD) & finite[:, None])[:, 1:].nonzero().unbind(dim=1)
         owners = batch["owners"][rows]
         boxes = geometry.decode(deltas[rows, classes + 1], batch["boxes"][rows])
         boxes = geometry.clip(boxes, batch["sizes"][owners])
         whole = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
-        found = Found(owners[whole], classes[whole], boxes[whole], scores[rows, classes + 1][whole])
-        return _as_published(_suppressed(found), batch)
+        detected = Found(owners[whole], classes[whole], boxes[whole], scores[rows, classes + 1][whole])
+        return _as_published(_non_maximum_suppressed(detected), batch)
 
     def _outputs(self, batch: Batch) -> tuple[Tensor, Tensor]:
         logits, deltas = self.network(normalised(batch), batch["boxes"], batch["owners"])
@@ -145,14 +145,14 @@ def normalised(batch: Batch) -> Tensor:
     images, sizes = batch["images"], batch["sizes"]
     rows, columns = (torch.arange(extent, device=sizes.device) for extent in images.shape[2:])
     inside = (rows[:, None] < sizes[:, 0, None, None]) & (columns < sizes[:, 1, None, None])
-    return normalise(images, vgg.MEAN, vgg.DEVIATION) * inside[:, None]
+    return normalise(images) * inside[:, None]
 
 
-def _suppressed(found: Found) -> Found:
+def _non_maximum_suppressed(found: Found) -> Found:
     """After non-maximum suppression, the surest first, and not too many of an image."""
     kept = batched_nms(found.boxes, found.scores, found.images * len(CLASSES) + found.labels, NMS_IOU)
     images = found.images[kept]
-    kept = torch.cat([kept[:0], *(kept[images == image][:MOST_FOUND] for image in images.unique().tolist())])
+    kept = torch.cat([kept[:0], *(kept[images == image][:MAX_DETECTIONS] for image in images.unique().tolist())])
     return Found(found.images[kept], found.labels[kept], found.boxes[kept], found.scores[kept])
 
 

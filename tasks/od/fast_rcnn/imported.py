@@ -50,15 +50,15 @@ def _reason(error: Exception) -> str:
 def _read_mat(path: Path) -> tuple[list[str], list[np.ndarray]]:
     from scipy.io import loadmat  # takes long to import
 
-    found = loadmat(path)
-    names = [str(np.asarray(name).ravel()[0]) for name in found["images"].ravel()]
-    boxes = [np.asarray(cell, dtype=np.float32).reshape(-1, 4) for cell in found["boxes"].ravel()]
-    return names, [own[:, [1, 0, 3, 2]] - np.array([1, 1, 0, 0], dtype=np.float32) for own in boxes]
+    arrays = loadmat(path)
+    names = [str(np.asarray(name).ravel()[0]) for name in arrays["images"].ravel()]
+    boxes = [np.asarray(cell, dtype=np.float32).reshape(-1, 4) for cell in arrays["boxes"].ravel()]
+    return names, [corners[:, [1, 0, 3, 2]] - np.array([1, 1, 0, 0], dtype=np.float32) for corners in boxes]
 
 
 def _read_npz(path: Path) -> tuple[list[str], list[np.ndarray]]:
-    with np.load(path, allow_pickle=False) as found:
-        names, counts, boxes = found["names"], found["counts"], np.asarray(found["boxes"], dtype=np.float32)
+    with np.load(path, allow_pickle=False) as arrays:
+        names, counts, boxes = arrays["names"], arrays["counts"], np.asarray(arrays["boxes"], dtype=np.float32)
     if counts.dtype.kind not in "iu" or (counts < 0).any() or boxes.shape != (counts.sum(), 4):
         raise ValueError("counts and boxes do not belong together")
     return [str(name) for name in names], np.split(boxes, np.cumsum(counts)[:-1]) if len(counts) else []
@@ -69,8 +69,8 @@ def _checked(names: Sequence[str], boxes: Sequence[np.ndarray]) -> Sets:
         raise ValueError(f"it has {len(names)} names and the proposals of {len(boxes)} images")
     if len(set(names)) < len(names):
         raise ValueError("an image's name is there twice")
-    for name, own in zip(names, boxes, strict=True):
-        if not np.isfinite(own).all() or (own[:, :2] < 0).any() or (own[:, 2:] <= own[:, :2]).any():
+    for name, of_image in zip(names, boxes, strict=True):
+        if not np.isfinite(of_image).all() or (of_image[:, :2] < 0).any() or (of_image[:, 2:] <= of_image[:, :2]).any():
             raise ValueError(f"{name} has a proposal that is empty, or lies outside the image")
     return dict(zip(names, boxes, strict=True))
 

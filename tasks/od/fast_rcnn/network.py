@@ -20,7 +20,7 @@ GRID = 7
 OUTPUTS = len(CLASSES) + 1
 """The background and the classes."""
 DROPOUT = 0.5
-CLASS_SPREAD, BOX_SPREAD = 0.01, 0.001
+CLASS_STD, BOX_STD = 0.01, 0.001
 """Standard deviations of the initial weights of the two last layers."""
 LAYERS = {"fc6": "classifier.0.", "fc7": "classifier.3."}
 """How torchvision's names of the hidden layers' weights begin."""
@@ -45,18 +45,18 @@ class Network(nn.Module):
         self.dropout = nn.Dropout(DROPOUT)
         self.classes = nn.Linear(hidden, OUTPUTS)
         self.boxes = nn.Linear(hidden, 4 * OUTPUTS)
-        self._start()
+        self._init_weights()
         for stage in self.stages[:frozen_stages]:
             stage.requires_grad_(False)  # autograd then keeps none of their activations either
 
-    def _start(self) -> None:
+    def _init_weights(self) -> None:
         """Initial weights of the last layers are the paper's. Its hidden layers come from ImageNet; without them He et
         al. 2015 (arXiv 1502.01852) by inputs, since a spread of 0.01 leaves narrow ones next to no signal."""
-        vgg.start(self.stages)
+        vgg.init_weights(self.stages)
         for layer in (self.fc6, self.fc7):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-        nn.init.normal_(self.classes.weight, 0.0, CLASS_SPREAD)
-        nn.init.normal_(self.boxes.weight, 0.0, BOX_SPREAD)
+        nn.init.normal_(self.classes.weight, 0.0, CLASS_STD)
+        nn.init.normal_(self.boxes.weight, 0.0, BOX_STD)
         for layer in (self.fc6, self.fc7, self.classes, self.boxes):
             nn.init.zeros_(layer.bias)
 

@@ -48,7 +48,7 @@ def compute(options: argparse.Namespace) -> None:
 def _settings(options: argparse.Namespace) -> TaskSettings:
     """What a run on the same data is told: with another fingerprint it would decode the images once more."""
     name = "+".join(f"voc{year}" for year in options.years.split("+"))
-    needs_test = options.splits.endswith("/test")
+    needs_test = options.splits.endswith("/test") or not options.verify  # as the run has it
     data = TaskData(name, _kind(options), options.root, options.verify, needs_test)
     return data.settings(data.ready(), data.fingerprint(), torch.device("cpu"))
 
@@ -87,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     other.set_defaults(action=bring)
     for command in (ahead, other):
         command.add_argument("--root", help="folder of the data sets (default: $TMSGD_DATA or the user's cache folder)")
-        command.add_argument("--synthetic", action="store_true", help="for the stand-in, as data=synthetic")
+        command.add_argument("--synthetic", action="store_true", help="the synthetic data, as data=synthetic")
     return parser
 
 

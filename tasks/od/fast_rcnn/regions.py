@@ -83,7 +83,7 @@ def folder(data_folder: Path) -> Path:
 def proposals(part: Part, source: Source, jobs: int | None = None, progress: bool | None = None) -> Proposals:
     """The proposals of every image of a part; computed where they are not there yet.
 
-    Those of a part of a list are kept under another name than those of all of it, as its photos are.
+    Those of a subset of a list are kept under another name than those of all of it, as its photos are.
 
     Some images may have none, which the log says: in training there are the boxes of their objects, which join the
     proposals, and in a test nothing is found in them.
@@ -97,41 +97,41 @@ def proposals(part: Part, source: Source, jobs: int | None = None, progress: boo
         DataError: they are not there and cannot be computed, or do not belong to the images.
     """
     splits = list(dict.fromkeys(images.split for images in part.images))
+    subsets = list(dict.fromkeys(images.subset for images in part.images if images.subset))
     options = {"version": VERSION, "source": asdict(source), "names": part.names}
-    cut = ["part"] if any(images.cut for images in part.images) else []
-    kept = cache.tensors(
+    tensors = cache.tensors(
         part.settings,
-        "-".join(["proposals", *splits, *cut]),
+        "-".join(["proposals", *splits, *subsets]),
         options,
         lambda: _tensors(list(_chosen(part, source, jobs, progress))),
     )
-    found = Proposals(kept["boxes"], kept["ends"])
-    _check_some(found, source, " and ".join(splits))
-    return found
+    loaded = Proposals(tensors["boxes"], tensors["ends"])
+    _check_some(loaded, source, " and ".join(splits))
+    return loaded
 
 
-def _check_some(found: Proposals, source: Source, splits: str) -> None:
+def _check_some(loaded: Proposals, source: Source, splits: str) -> None:
     """Refuse images of which none has a proposal; say of how many that is so."""
-    without = int((found.ends.diff(prepend=found.ends.new_zeros(1)) == 0).sum())
+    without = int((loaded.ends.diff(prepend=loaded.ends.new_zeros(1)) == 0).sum())
     size = f" of at least {source.min_side} pixels each way" if source.min_side else ""
-    if without == len(found):
+    if without == len(loaded):
         fix = "lower model.proposals.min_side" if source.min_side else "choose another model.proposals.kind"
-        raise ConfigError(f"none of the {len(found):,} images of {splits} has a proposal{size}: {fix}.")
+        raise ConfigError(f"none of the {len(loaded):,} images of {splits} has a proposal{size}: {fix}.")
     if without:
-        log.warning("%s of %s images of %s have no proposal%s", f"{without:,}", f"{len(found):,}", splits, size)
+        log.warning("%s of %s images of %s have no proposal%s", f"{without:,}", f"{len(loaded):,}", splits, size)
 
 
 def _tensors(boxes: Sequence[Tensor]) -> dict[str, Tensor]:
-    ends = torch.tensor([len(own) for own in boxes], dtype=torch.int64).cumsum(0)
+    ends = torch.tensor([len(of_image) for of_image in boxes], dtype=torch.int64).cumsum(0)
     return {"boxes": torch.cat([torch.zeros(0, 4), *boxes]), "ends": ends}
 
 
 def _chosen(part: Part, source: Source, jobs: int | None, progress: bool | None) -> Iterator[Tensor]:
     """Of each image, those that are large enough, up to the limit."""
     for boxes in _found(part, source, jobs, progress):
-        own = torch.from_numpy(np.asarray(boxes, dtype=np.float32))
-        large = ((own[:, 2:] - own[:, :2]) >= source.min_side).all(dim=1)
-        yield own[large][: source.limit]
+        of_image = torch.from_numpy(np.asarray(boxes, dtype=np.float32))
+        large = ((of_image[:, 2:] - of_image[:, :2]) >= source.min_side).all(dim=1)
+        yield of_image[large][: source.limit]
 
 
 def _found(part: Part, source: Source, jobs: int | None, progress: bool | None) -> Sequence[np.ndarray]:
@@ -143,12 +143,12 @@ def _found(part: Part, source: Source, jobs: int | None, progress: bool | None) 
 
 def _imported(part: Part, kind: str) -> list[np.ndarray]:
     sets = imported.load(folder(part.settings.data_folder), kind)
-    found = []
+    boxes = []
     for number, name in enumerate(part.names):
         if name not in sets:
             raise DataError(f"{kind} has no proposals of the image {name}: import all files that a run needs at once.")
         height, width = part.photos[number].shape[1:]
         if (sets[name][:, 2:] > np.array([width, height])).any():
             raise DataError(f"{kind} has a proposal outside the image {name}: import those of these very images.")
-        found.append(sets[name])
-    return found
+        boxes.append(sets[name])
+    return boxes

@@ -10,7 +10,7 @@ from torchvision import tv_tensors
 from torchvision.ops import box_iou
 from torchvision.transforms import v2
 
-from tasks.od import vgg
+from tasks.compute import IMAGENET_MEAN
 from tasks.od.rfbnet.priors import SIDE
 
 
@@ -56,7 +56,7 @@ def _usable(crops: Tensor, boxes: Tensor, limit: float) -> tuple[Tensor, Tensor]
 
 def ssd_augmentation() -> v2.Transform:
     """Colours, zooming out up to four times, a crop by overlap, mirroring, 300 x 300 pixels."""
-    fill = {tv_tensors.Image: [round(255 * mean) for mean in vgg.MEAN]}
+    fill = {tv_tensors.Image: [round(255 * mean) for mean in IMAGENET_MEAN]}
     return v2.Compose(
         [
             v2.RandomPhotometricDistort(p=0.5),

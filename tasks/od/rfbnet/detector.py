@@ -25,15 +25,15 @@ from tmsgd_bench.errors import ConfigError
 from tmsgd_bench.task import TaskSettings
 from tmsgd_bench.voc import CLASSES, Objects
 
-LEAST_SCORE = 0.01
-SUPPRESSED = 0.45
+SCORE_THRESHOLD = 0.01
+NMS_IOU = 0.45
 """IoU with a surer box of the same class from which a box is left out."""
 CANDIDATES = 400
 """Boxes of each image and class that come to non-maximum suppression, as in SSD: an untrained network has thousands."""
 AT_ONCE = 3
 """Images whose boxes come to suppression together. Up to 25,000 boxes torchvision compares in one go on a GPU; more it
 takes class by class of each image, waiting for each: most of the time of testing a network that is not sure of much."""
-KEPT = 200
+MAX_DETECTIONS = 200
 """Boxes of an image at most."""
 
 
@@ -55,8 +55,8 @@ class RFBDetector(Detector):
 
     def __init__(self, settings: TaskSettings, width: int, weights: str, augment: str) -> None:
         self.augment, self.network, self.batch_size = augment, RFBNet(width), settings.batch_size
-        if (found := vgg.initial_weights(weights, width, settings.weights_folder)) is not None:
-            self.network.load_vgg(*found)
+        if (initial := vgg.initial_weights(weights, width, settings.weights_folder)) is not None:
+            self.network.load_vgg(*initial)
         self.priors = priors().to(settings.device)
 
     def training_examples(self, part: Part) -> Callable[[int], Example]:
@@ -92,7 +92,7 @@ class RFBDetector(Detector):
         return {**batch, "boxes": boxes, "labels": labels}
 
     def _answers(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        offsets, logits = self.network(normalise(batch["images"], vgg.MEAN, vgg.DEVIATION))
+        offsets, logits = self.network(normalise(batch["images"]))
         return offsets.float(), logits.float()
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
@@ -107,10 +107,10 @@ class RFBDetector(Detector):
         usable = offsets.isfinite().all(dim=2) & logits.isfinite().all(dim=2)
         boxes = decode(offsets, self.priors).clamp(0.0, 1.0)
         scores = logits.softmax(dim=2)[..., 1:]
-        found = select(boxes, scores.where(usable[..., None], 0.0))
-        rows, columns = batch["sizes"][found.images].unbind(dim=1)
+        detected = select(boxes, scores.where(usable[..., None], 0.0))
+        rows, columns = batch["sizes"][detected.images].unbind(dim=1)
         scale = torch.stack([columns, rows, columns, rows], dim=1)
-        return Found(found.images, found.labels, found.boxes * scale, found.scores)
+        return Found(detected.images, detected.labels, detected.boxes * scale, detected.scores)
 
 
 # Functions of the module, with what they need: a worker that is not forked gets them pickled.
@@ -151,12 +151,12 @@ def select(boxes: Tensor, scores: Tensor) -> Found:
 
 def _select(boxes: Tensor, scores: Tensor) -> Found:
     best, priors_ = scores.transpose(1, 2).topk(min(CANDIDATES, scores.shape[1]), dim=2)
-    images, labels, ranks = (best > LEAST_SCORE).nonzero(as_tuple=True)
-    near = boxes[images, priors_[images, labels, ranks]]
-    own = best[images, labels, ranks]
-    kept = batched_nms(near * SIDE, own, images * len(CLASSES) + labels, SUPPRESSED)  # surest first
-    kept = kept[_first_of_each(images[kept], KEPT)]
-    return Found(images[kept], labels[kept], near[kept], own[kept])
+    images, labels, ranks = (best > SCORE_THRESHOLD).nonzero(as_tuple=True)
+    candidates = boxes[images, priors_[images, labels, ranks]]
+    candidate_scores = best[images, labels, ranks]
+    chosen = batched_nms(candidates * SIDE, candidate_scores, images * len(CLASSES) + labels, NMS_IOU)  # surest first
+    chosen = chosen[_first_of_each(images[chosen], MAX_DETECTIONS)]
+    return Found(images[chosen], labels[chosen], candidates[chosen], candidate_scores[chosen])
 
 
 def _first_of_each(images: Tensor, count: int) -> Tensor:

@@ -38,8 +38,8 @@ def match(boxes: Tensor, labels: Tensor, priors: Tensor) -> tuple[Tensor, Tensor
     forced, number = _forced(overlaps, labels)
     owner = torch.where(forced, number, owner)
     positive = (best >= THRESHOLD) | forced
-    found = labels.gather(1, owner).where(positive, 0)
-    return boxes.gather(1, owner[..., None].expand(-1, -1, 4)), found
+    matched = labels.gather(1, owner).where(positive, 0)
+    return boxes.gather(1, owner[..., None].expand(-1, -1, 4)), matched
 
 
 def _forced(overlaps: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -39,72 +39,77 @@ class Convolution(nn.Sequential):
 
 
 class Block(nn.Module):
-    """Branches of growing receptive field beside a shortcut: ReLU(scale · merged + shortcut).
+    """Branches of growing receptive field beside a shortcut: ReLU(merged + shortcut).
+
+    The authors' code multiplies the merged branches by a ``scale`` that it sets to 1 in every block
+    (https://github.com/ruinmessi/RFBNet, models/RFB_Net_vgg.py), so there is none here.
 
     Args:
         branches: each ends in a dilated convolution without ReLU.
         merged: channels of all branches together.
         inputs, outputs: channels of the block.
         stride: of the shortcut; the branches have the same.
-        scale: of the branches' part.
     """
 
-    def __init__(
-        self, branches: Sequence[nn.Module], merged: int, inputs: int, outputs: int, stride: int, scale: float
-    ) -> None:
+    def __init__(self, branches: Sequence[nn.Module], merged: int, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
         self.branches = nn.ModuleList(branches)
         self.merge = Convolution(merged, outputs, 1, relu=False)
         self.shortcut = Convolution(inputs, outputs, 1, stride, relu=False)
-        self.scale = scale
 
     def forward(self, x: Tensor) -> Tensor:
         """Features (images, outputs, height / stride, width / stride) of features (images, inputs, height, width)."""
         merged = self.merge(torch.cat([branch(x) for branch in self.branches], dim=1))
-        return F.relu(self.scale * merged + self.shortcut(x))
+        return F.relu(merged + self.shortcut(x))
 
 
 def rfb(inputs: int, outputs: int, stride: int) -> Block:
     """The block RFB: three branches with dilations 2, 3 and 5 (the paper's Figure 4a)."""
-    one = inputs // 8
-    two, three = 2 * one, one // 2 * 3
+    eighth = inputs // 8
+    quarter, middle = 2 * eighth, eighth // 2 * 3
     branches = [
-        nn.Sequential(Convolution(inputs, two, 1, stride), Convolution(two, two, 3, dilation=2, relu=False)),
         nn.Sequential(
-            Convolution(inputs, one, 1),
-            Convolution(one, two, 3, stride),
-            Convolution(two, two, 3, dilation=3, relu=False),
+            Convolution(inputs, quarter, 1, stride), Convolution(quarter, quarter, 3, dilation=2, relu=False)
         ),
         nn.Sequential(
-            Convolution(inputs, one, 1),
-            Convolution(one, three, 3),
-            Convolution(three, two, 3, stride),
-            Convolution(two, two, 3, dilation=5, relu=False),
+            Convolution(inputs, eighth, 1),
+            Convolution(eighth, quarter, 3, stride),
+            Convolution(quarter, quarter, 3, dilation=3, relu=False),
+        ),
+        nn.Sequential(
+            Convolution(inputs, eighth, 1),
+            Convolution(eighth, middle, 3),
+            Convolution(middle, quarter, 3, stride),
+            Convolution(quarter, quarter, 3, dilation=5, relu=False),
         ),
     ]
-    return Block(branches, 3 * two, inputs, outputs, stride, scale=0.1)
+    return Block(branches, 3 * quarter, inputs, outputs, stride)
 
 
 def rfb_s(inputs: int, outputs: int) -> Block:
     """The block RFB-s on conv4_3: four branches with dilations 1, 3, 3 and 5 (the paper's Figure 4b)."""
-    one = inputs // 4
-    half, three = one // 2, one // 4 * 3
+    quarter = inputs // 4
+    eighth, middle = quarter // 2, quarter // 4 * 3
     branches = [
-        nn.Sequential(Convolution(inputs, one, 1), Convolution(one, one, 3, relu=False)),
+        nn.Sequential(Convolution(inputs, quarter, 1), Convolution(quarter, quarter, 3, relu=False)),
         nn.Sequential(
-            Convolution(inputs, one, 1), Convolution(one, one, (3, 1)), Convolution(one, one, 3, dilation=3, relu=False)
+            Convolution(inputs, quarter, 1),
+            Convolution(quarter, quarter, (3, 1)),
+            Convolution(quarter, quarter, 3, dilation=3, relu=False),
         ),
         nn.Sequential(
-            Convolution(inputs, one, 1), Convolution(one, one, (1, 3)), Convolution(one, one, 3, dilation=3, relu=False)
+            Convolution(inputs, quarter, 1),
+            Convolution(quarter, quarter, (1, 3)),
+            Convolution(quarter, quarter, 3, dilation=3, relu=False),
         ),
         nn.Sequential(
-            Convolution(inputs, half, 1),
-            Convolution(half, three, (1, 3)),
-            Convolution(three, one, (3, 1)),
-            Convolution(one, one, 3, dilation=5, relu=False),
+            Convolution(inputs, eighth, 1),
+            Convolution(eighth, middle, (1, 3)),
+            Convolution(middle, quarter, (3, 1)),
+            Convolution(quarter, quarter, 3, dilation=5, relu=False),
         ),
     ]
-    return Block(branches, 4 * one, inputs, outputs, 1, scale=1.0)
+    return Block(branches, 4 * quarter, inputs, outputs, 1)
 
 
 class RFBNet(nn.Module):
@@ -137,7 +142,14 @@ class RFBNet(nn.Module):
         self.classes = nn.ModuleList(
             nn.Conv2d(inputs, CLASSES_AND_BACKGROUND * boxes, 3, padding=1) for boxes, inputs in heads
         )
-        vgg.start(self)
+        self._init_weights()
+
+    def _init_weights(self) -> None:
+        """He's for all but the heads: these keep torch's own, with biases of 0, as in the authors' train_RFB.py."""
+        for module in (self.stages, self.fc6, self.fc7, self.norm, self.extras):
+            vgg.init_weights(module)
+        for head in (*self.boxes, *self.classes):
+            nn.init.zeros_(head.bias)
 
     def maps(self, images: Tensor) -> list[Tensor]:
         """The six feature maps of images (images, 3, 300, 300): 38, 19, 10, 5, 3 and 1 cells in each direction."""
@@ -146,13 +158,13 @@ class RFBNet(nn.Module):
             x = F.max_pool2d(stage(x), 2)
         x = F.max_pool2d(self.stages[2](x), 2, ceil_mode=True)  # 75 → 38
         x = self.stages[3](x)
-        found = [self.norm(x)]
+        features = [self.norm(x)]
         x = F.max_pool2d(self.stages[4](F.max_pool2d(x, 2)), 3, stride=1, padding=1)
         x = F.relu(self.fc7(F.relu(self.fc6(x), inplace=True)), inplace=True)
         for extra in self.extras:
             x = extra(x)
-            found.append(x)
-        return found
+            features.append(x)
+        return features
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Offsets (images, priors, 4) and logits (images, priors, 21; the first is background's) of images."""
