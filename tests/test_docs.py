@@ -150,10 +150,10 @@ def test_what_is_saved_can_be_trained(
         (checkout / name).parent.mkdir(parents=True, exist_ok=True)
         (checkout / name).write_text(code, encoding="utf-8")
     for program, *arguments in (command[1:] for command in commands_of(page) if command[0] == "python"):
-        if program == "run.py":
-            smoke = "protocol=smoke" in arguments
-            code = run(arguments if smoke else [*arguments, "plan=true", "data=synthetic"])
-            assert code == 0, capsys.readouterr()
+        if program == "run.py" and "protocol=smoke" in arguments:
+            assert run(arguments) == 0, capsys.readouterr()
+        elif program == "run.py":
+            check_settings(["hydra.searchpath=[my]", *arguments])
         elif "my/runs" in arguments:
             assert cli.main(arguments[1:]) == 0, capsys.readouterr()
 
@@ -188,11 +188,15 @@ def jobs(overrides: list[str]) -> Iterator[list[str]]:
 @pytest.mark.parametrize("arguments", commands("python", "run.py"))
 def test_every_setting_of_a_run_is_accepted(arguments: list[str]) -> None:
     """Commands with a folder of the reader's own are left to the test that makes it."""
+    if "--config-dir" not in arguments:
+        optimizers = [argument[len("optimizer=") :] for argument in arguments if argument.startswith("optimizer=")]
+        assert all((CONF / "optimizer" / f"{name}.yaml").exists() for names in optimizers for name in names.split(","))
+        check_settings(arguments)
+
+
+def check_settings(arguments: list[str]) -> None:
+    """Compose the jobs of a command, and check them as a run does before it loads data."""
     overrides = [argument for argument in arguments if "=" in argument]
-    if "--config-dir" in arguments:
-        return
-    optimizers = [argument[len("optimizer=") :] for argument in overrides if argument.startswith("optimizer=")]
-    assert all((CONF / "optimizer" / f"{name}.yaml").exists() for names in optimizers for name in names.split(","))
     command_line.check_groups(overrides, CONF)
     launchers = [override for override in overrides if re.match(r"hydra[/.]launcher", override)]
     check_launcher(launchers)
