@@ -1,4 +1,4 @@
-# make help lists the targets. Everything runs in a virtual environment of its own, .venv.
+# make help lists the targets. Everything runs in the virtual environment .venv, which make setup installs.
 VENV ?= .venv
 PYTHON ?= python3
 JOBS ?= $(shell nproc 2>/dev/null || echo 1)
@@ -14,9 +14,9 @@ PARALLEL := hydra/launcher=cores hydra.launcher.n_jobs=$(JOBS)
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9 -]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' Makefile
-	@echo "  options: JOBS=$(JOBS) parallel runs, SEEDS=$(SEEDS), ARGS='more settings for run.py' (plan=true: what they would do)"
+	@echo "  options: JOBS=$(JOBS) parallel runs, SEEDS=$(SEEDS), ARGS='more settings' (for run.py; plan=true prints the runs and starts none)"
 
-setup: $(VENV)/.ready ## make the virtual environment (needs Python 3.11 or newer; the only step that needs the network)
+setup: $(VENV)/.ready ## install into .venv (Python 3.11 or newer; the only step that needs the network)
 
 $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed: make PYTHON=python3.11')"
@@ -25,7 +25,7 @@ $(VENV)/.ready: pyproject.toml
 	$(VENV)/bin/uv pip install --quiet --compile-bytecode --python $(PY) -e '.[parallel,slurm,od,dev]'
 	touch $@
 
-demo: setup ## all six optimizers on synthetic data, offline, in under 3 minutes
+demo: setup ## train six optimizers on synthetic data, offline, and print a table (under 3 minutes)
 	$(PY) run.py -m task=tc data=synthetic protocol=smoke optimizer=sgd,tmsgd,sgdm,tmsgdm,adam,apollo seed=0,1 \
 	  data.root=results/demo/data results.root=results/demo $(PARALLEL) $(ARGS)
 	$(call AFTER,table 5 --results results/demo --data synthetic --protocol smoke)
@@ -33,19 +33,19 @@ demo: setup ## all six optimizers on synthetic data, offline, in under 3 minutes
 # With compiled modules kept, whatever the environment says: many processes import them.
 PYTEST := PYTHONDONTWRITEBYTECODE= $(PY) -m pytest --dist loadfile
 
-test: setup ## all tests, offline, without a GPU
+test: setup ## run all tests, offline, without a GPU
 	$(PYTEST) -n $$(( $(JOBS) + 1 ))  # one more than cores: some tests wait for processes
 
-test-fast: setup ## the tests for daily work: none that takes long or starts processes
+test-fast: setup ## run the fast tests, for daily work: none that takes long or starts processes
 	$(PYTEST) -n $(JOBS) -m "not slow"
 
-test-gpu: setup ## the tests that need a GPU, on a machine with one
+test-gpu: setup ## run the tests that need a GPU
 	$(PY) -m pytest tests/optim/test_fused_gpu.py tests/engine/test_environment.py tests/tasks/test_on_gpu.py
 
-faults: setup ## kills, damaged and hostile files, full disks for SECONDS=600: is anything lost, or damage believed?
+faults: setup ## inject kills, damaged files and full disks for SECONDS=600, and see that nothing is lost
 	$(PY) scripts/fault_campaign.py --seconds $(SECONDS) $(ARGS)
 
-table1 table2: setup ## the settings themselves, printed and as read, into results/settings
+table1 table2: setup ## the paper's Tables 1 and 2, settings as printed and as read, into results/settings
 	$(PY) scripts/settings.py
 
 # Results of RESULTS=results/runs, the default, are written into results/; those of another store beside it.
@@ -66,7 +66,7 @@ TABLE = $(call AFTER,table $(1) --results $(RESULTS) --out $(OUT)/$@ --protocol 
 FIGURE = $(call AFTER,figure $(1) --results $(RESULTS) --out $(OUT)/$(or $(2),figures))
 REPORT = report --results $(RESULTS) --out $(OUT)/report
 
-table5: setup ## the paper's Table 5: text, R8 (about 1.5 hours on two cores)
+table5: setup ## the paper's Table 5: text, R8 (1.5 hours on two cores)
 	$(SWEEP)
 	$(call TABLE,5)
 
@@ -90,44 +90,44 @@ ig: setup ## image generation and its FID (needs a GPU)
 	$(SWEEP)
 	$(call TABLE,ig)
 
-ctr: setup ## click-through rate, Avazu (you put its train.gz in place; 40 million rows, so hours)
+ctr: setup ## click-through rate, Avazu (hours; you must download train.gz)
 	$(SWEEP)
 	$(call TABLE,ctr)
 
-fig1: table4 ## the paper's Figure 1: key points on seven test faces, from the runs of table4
+fig1: table4 ## the paper's Figure 1: key points on seven test faces (after table4)
 	$(call FIGURE,1)
 
-fig2: ig ## the paper's Figure 2: sneakers by each optimizer's generator, from the runs of ig
+fig2: ig ## the paper's Figure 2: sneakers by each optimizer's generator (after ig)
 	$(call FIGURE,2)
 
-paper: $(if $(PLAN),,table1) table3 seg table4 table5 ic ig ctr fig1 fig2 ## everything, one after the other
+paper: $(if $(PLAN),,table1) table3 seg table4 table5 ic ig ctr fig1 fig2 ## all tables and figures, then the report
 	$(call AFTER,$(REPORT))
 
-switch: setup ## when to switch: SGD and TM-SGD with six switch epochs on real R8 (about an hour on two cores)
+switch: setup ## TM-SGD with six switch epochs against SGD, R8 (an hour on two cores)
 	$(SWEEP)
 	$(call FIGURE,switch,switch)
 
-claims: setup ## the paper's claims, each with our evidence and a verdict
+claims: setup ## print the paper's claims, each with our evidence and a verdict
 	$(PY) -m tmsgd_bench claims --results $(RESULTS) $(ARGS)
 
-report: setup ## all results as one page, into results/report
+report: setup ## all results as one HTML page, into results/report
 	$(PY) -m tmsgd_bench $(REPORT) $(ARGS)
 
-numerics: setup ## the rule as a numerical method: orders, stability, noise, into results/numerics (under a minute)
+numerics: setup ## the method as an integrator: order, stability, noise, into results/numerics (half a minute)
 	$(PY) -m tmsgd_bench numerics $(ARGS)
 
-bench-step: setup ## one optimizer step, by implementation, against the memory's speed
+bench-step: setup ## time one optimizer step, for each implementation
 	$(PY) scripts/bench_step.py $(ARGS)
 
-bench: setup ## an epoch of R8 against a bare PyTorch loop
+bench: setup ## time an epoch of R8 against a plain PyTorch loop
 	$(PY) scripts/bench_epoch.py $(ARGS)
 
-bench-input: setup ## what making batches costs in the image tasks, beside a DataLoader
+bench-input: setup ## time the making of batches in the image tasks against a DataLoader
 	$(PY) scripts/bench_input.py $(ARGS)
 
 lint: setup ## ruff and mypy
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy
 
-clean: ## remove the virtual environment that setup made, and the demo's results
+clean: ## delete .venv and the demo's results
 	[ ! -f "$(VENV)/.ready" ] || [ ! -f "$(VENV)/pyvenv.cfg" ] || rm -rf "$(VENV)"
 	rm -rf results/demo
