@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,7 +23,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> DataOf:
     def folder_of(name: str) -> Path:
         if not (root / name).exists():
             (root / name).mkdir()
-            synthetic.write(name, root / name)
+            importlib.import_module(f"{synthetic.__name__}.{name}").write(root / name)
         return root / name
 
     return folder_of
@@ -30,7 +31,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> DataOf:
 
 @pytest.fixture(scope="module")
 def synthetic_data(written: DataOf, tmp_path_factory: pytest.TempPathFactory) -> DataOf:
-    """Whole synthetic data, to be read only; what the tests of a module keep of them lies beside, in a root of theirs."""
+    """Whole synthetic data, to be read only; what the tests of a module keep of them lies beside, apart from others."""
     root = tmp_path_factory.mktemp("data")
 
     def folder_of(name: str) -> Path:

@@ -37,6 +37,8 @@ def small_parts() -> Iterator[None]:
         patch.setattr("tasks.od.rfbnet.detector.RFBNet", Glance)
         patch.setattr("tasks.seg.model.lraspp_mobilenet_v3_large", Glimpse)
         patch.setattr("tmsgd_bench.results.figure_runs.writer", coarse)
+        patch.setattr("tasks.od.rfbnet.detector.CANDIDATES", 10)
+        patch.setattr("tasks.ig.task.SAMPLES", 2)
         patch.setattr("tasks.od.task.SHOWN", 1)
         patch.setattr("tasks.seg.task.SHOWN", 1)
         patch.setattr("tasks.fkpd.task.FACES", 1)
@@ -102,14 +104,14 @@ RANGES = {"%": (0.0, 100.0), "nat": (0.0, math.inf), "px": (0.0, math.inf), "": 
 
 def test_metrics_are_the_declared_ones_each_in_the_range_of_its_unit(tiny: Tiny, task: Task) -> None:
     """A detail may be of nothing, such as of a class without examples."""
-    assert task.metrics == tiny.metrics
+    assert task.metrics == tiny.metrics and list(task.modules) == list(tiny.modules)
     with evaluating(task):
         measured = task.evaluate()
     assert list(measured) == [metric.name for metric in task.metrics]
     for metric in task.metrics:
         low, high = RANGES[metric.unit]
         value = measured[metric.name]
-        assert low <= value <= high * (1 + 1e-12) and math.isfinite(value) or (metric.detail and math.isnan(value))
+        assert (low <= value <= high * (1 + 1e-12) and math.isfinite(value)) or (metric.detail and math.isnan(value))
 
 
 def test_evaluating_changes_nothing_and_remembers_nothing(tiny: Tiny, folder: Path, task: Task) -> None:
@@ -166,12 +168,14 @@ def test_an_epoch_has_every_example_in_batches_of_one_size(tiny: Tiny, folder: P
 
 
 def test_batches_are_a_function_of_seed_and_epoch_alone(tiny: Tiny, folder: Path, task: Task) -> None:
-    """Not of torch's global stream, which they leave alone, of what was asked before, or of the batch size."""
+    """Not of torch's global stream, which they leave alone, of what was asked before, of workers, or of the batch size."""
     epochs = left_untouched(task, lambda: [examples(tiny, task, epoch) for epoch in range(3)])
     assert len(epochs[0]) == tiny.limit
     torch.manual_seed(99)
-    other = tiny.build(folder, batch_size=tiny.batch_size // 2 if tiny.batch_size > 2 else 4)
+    size = tiny.batch_size // 2 if tiny.batch_size > 2 else 4
+    other = tiny.build(folder, batch_size=size, workers=2 if tiny.loads_ahead else 0)
     assert all(equal(examples(tiny, other, epoch), epochs[epoch]) for epoch in (2, 0, 1))
+    other.close()
     reseeded = examples(tiny, tiny.build(folder, seed=1), 0)
     assert not any(equal(one, two) for one, two in ((epochs[0], epochs[1]), (epochs[1], epochs[2])))
     assert not equal(reseeded, epochs[0])
@@ -182,8 +186,7 @@ def test_optimizers_begin_with_the_same_weights_and_see_the_same_examples(tiny: 
     begun, seen = [], []
     for name in ("sgd", "adam"):
         torch.rand(3)
-        spec = tiny.spec(name)
-        trainer = Trainer.build(spec, lambda device: tiny.build(folder, seed=spec.seed), CPU)
+        trainer = Trainer.build(tiny.spec(name), lambda device: tiny.build(folder), CPU)
         begun.append(weights_of(trainer.task))
         trainer.fit(1)
         seen.append(examples(tiny, trainer.task, 1))
@@ -204,13 +207,17 @@ def test_a_limit_leaves_so_many_training_examples(tiny: Tiny, folder: Path, limi
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_optimizer_takes_a_step_on_every_module(task: Task, name: str) -> None:
-    before = weights_of(task)
+    """One for each batch."""
+    before, steps = weights_of(task), dict.fromkeys(task.modules, 0)
     optimizers = steppers(task, name)
+    for key, optimizer in optimizers.items():
+        optimizer.register_step_post_hook(lambda *_, key=key: steps.update({key: steps[key] + 1}))
     for module in task.modules.values():
         module.train()
     for batch, _ in zip(task.batches(0), range(2), strict=False):
         losses = task.training_step(batch, optimizers)
         assert all(bool(loss.isfinite()) and not loss.requires_grad for loss in losses.values())
+    assert set(steps.values()) == {2}
     for name, module in task.modules.items():
         trained = {key: value for key, value in module.named_parameters() if value.requires_grad}
         assert all(value.grad is not None and bool(value.isfinite().all()) for value in trained.values())
@@ -260,14 +267,8 @@ def test_a_damaged_file_is_named_with_what_to_do(tiny: Tiny, folder: Path, tmp_p
 
 END = -1
 """In place of a step: the end of an epoch, after its last update."""
-DEATHS = {
-    "tmsgd": ((0, 1), (0, END), (SWITCH, 0), (EPOCHS - 1, 1)),
-    "tmsgdm": ((SWITCH, 0), (SWITCH, 1), (EPOCHS - 1, 1)),
-    "adam": ((1, 1),),
-}
-"""Epochs, and the steps before which a run by an optimizer is killed, one after the other."""
-FAMILIES = {"SGD first": ("", (0, 1, 2)), "SGD with momentum last": ("m", (2, 1, 0))}
-"""The ending of the optimizers' names, and the order in which runs that share their beginning are trained."""
+DEATHS = ((0, 1), (0, END), (SWITCH, 0), (SWITCH, 1), (EPOCHS - 1, 1))
+"""Epochs, and the steps before which a run is killed, one after the other."""
 
 
 @pytest.fixture(scope="module")
@@ -285,13 +286,10 @@ def alone(tiny: Tiny, folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
 Alone = Callable[[RunSpec], dict[str, Any]]
 
 
-@pytest.mark.parametrize("optimizer", DEATHS)
-def test_a_killed_run_goes_on_with_the_same_bits(
-    tiny: Tiny, folder: Path, tmp_path: Path, alone: Alone, optimizer: str
-) -> None:
+def test_a_killed_run_goes_on_with_the_same_bits(tiny: Tiny, folder: Path, tmp_path: Path, alone: Alone) -> None:
     """In the middle of an epoch, at its end, at the switch and after it; at last with a worker where one can help."""
-    spec = tiny.spec(optimizer)
-    for epoch, step in DEATHS[optimizer]:
+    spec = tiny.spec(tiny.optimizer)
+    for epoch, step in DEATHS:
         with pytest.raises(Killed):
             tiny.train(folder, tmp_path, spec, (epoch, tiny.steps if step == END else step))
     tiny.train(folder, tmp_path, spec, workers=int(tiny.loads_ahead))
@@ -299,29 +297,34 @@ def test_a_killed_run_goes_on_with_the_same_bits(
     assert result(tmp_path, spec)["status"] == "done" and len(history(tmp_path, spec)) == EPOCHS
 
 
-@pytest.mark.parametrize(("momentum", "order"), FAMILIES.values(), ids=FAMILIES)
 def test_runs_that_share_their_beginning_have_the_bits_of_runs_alone(
-    tiny: Tiny, folder: Path, tmp_path: Path, alone: Alone, momentum: str, order: tuple[int, ...]
+    tiny: Tiny, folder: Path, tmp_path: Path, alone: Alone
 ) -> None:
-    """Whichever comes first; the others are spared the epochs that they have in common."""
-    family = [tiny.spec(f"sgd{momentum}"), *(tiny.spec(f"tmsgd{momentum}", switch_epoch=epoch) for epoch in (1, 2))]
+    """Those after the first are spared the epochs that they have in common."""
+    one, plain, two = (
+        tiny.spec(tiny.optimizer),
+        tiny.spec(tiny.optimizer.removeprefix("tm")),
+        tiny.spec(tiny.optimizer, switch_epoch=2),
+    )
     shared = {"share_prefix": True}
-    plan.register([Job(spec, make_options(tmp_path, **shared)) for spec in family])
-    saved = sum(tiny.train(folder, tmp_path, family[number], **shared).saved for number in order)
-    for spec in family:
+    plan.register([Job(spec, make_options(tmp_path, **shared)) for spec in (one, plain, two)])
+    saved = [tiny.train(folder, tmp_path, spec, **shared).saved for spec in (one, plain, two)]
+    for spec in (one, plain, two):
         assert outcome(tmp_path, spec) == alone(spec)
-    assert saved == 1 + 2
-    assert len({alone(spec)["weights_sha256"] for spec in family}) == len(family)  # the switch made a difference
+    assert saved == [0, 1, 2]
+    assert len({alone(spec)["weights_sha256"] for spec in (one, plain, two)}) == 3  # the switch made a difference
 
 
 def test_recording_the_sharpness_leaves_the_bits_alone(tiny: Tiny, folder: Path, tmp_path: Path, alone: Alone) -> None:
     """Where the task has several losses there is none to measure it of."""
-    spec = tiny.spec("tmsgd")
+    spec = tiny.spec(tiny.optimizer)
     if "task=ig" in tiny.overrides:
         with pytest.raises(ConfigError, match="log_sharpness"):
             tiny.train(folder, tmp_path, spec, log_sharpness=1)
         return
-    tiny.train(folder, tmp_path, spec, log_sharpness=EPOCHS, sharpness_examples=2)
-    recorded = history(tmp_path, spec)["sharpness"]
-    assert recorded.iloc[-1] > 0 and recorded.iloc[:-1].isna().all()
-    assert outcome(tmp_path, spec)["weights_sha256"] == alone(spec)["weights_sha256"]
+    tiny.train(folder, tmp_path, spec, log_sharpness=1, sharpness_examples=2, workers=int(tiny.loads_ahead))
+    recorded = history(tmp_path, spec)
+    assert recorded["sharpness"].notna().all() and recorded["sharpness"].nunique() == EPOCHS
+    expected = alone(spec)
+    assert outcome(tmp_path, spec)["weights_sha256"] == expected["weights_sha256"]
+    assert repr(recorded.drop(columns=["sharpness", "lr_times_sharpness"]).to_dict("list")) == expected["history"]

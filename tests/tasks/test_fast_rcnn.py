@@ -29,6 +29,7 @@ from hydra import initialize_config_dir
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from networks import few_boxes
 from PIL import Image
 from torch import Tensor, nn
 from torchvision.ops import box_iou, roi_pool
@@ -78,12 +79,9 @@ IMAGES = 6
 
 
 @pytest.fixture(scope="module")
-def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def stand_in(synthetic_data: Callable[[str], Path]) -> Path:
     """A folder with the stand-in, whose proposals are kept beside it as they are computed."""
-    folder = tmp_path_factory.mktemp("data") / "voc2007"
-    folder.mkdir()
-    voc2007.write(folder)
-    return folder
+    return synthetic_data("voc2007")
 
 
 @pytest.fixture
@@ -100,10 +98,7 @@ def searched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     def boxes(self: Search, photo: Tensor) -> np.ndarray:
         calls.append(1)
-        height, width = photo.shape[1:]
-        seed = int(photo.long().sum())
-        corners = np.random.default_rng(seed).integers(0, [width // 2 + 1, height // 2 + 1], (5, 2))
-        return mixed(np.concatenate([corners, corners + 1 + seed % 9], axis=1).astype(np.int16))
+        return few_boxes(self, photo)
 
     monkeypatch.setattr(Search, "boxes", boxes)
     return calls

@@ -13,8 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import modes
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 import torchvision
@@ -30,17 +30,12 @@ import tasks
 from tasks.ic import ImageClassification, data, models
 from tasks.ic.batches import PADDING, crop_and_flip, draw_crops_and_flips, to_float
 from tasks.ic.task import CHANNELS_LAST_FROM
-from tmsgd_bench import TMSGD, files
+from tmsgd_bench import TMSGD
 from tmsgd_bench.data import synthetic
 from tmsgd_bench.data.catalog import find
-from tmsgd_bench.engine import plan
-from tmsgd_bench.engine.plan import Job
-from tmsgd_bench.engine.runner import run
-from tmsgd_bench.engine.spec import RunOptions, RunSpec
 from tmsgd_bench.errors import ConfigError, DataError
 from tmsgd_bench.optim import sharpness
-from tmsgd_bench.results import store
-from tmsgd_bench.seeding import epoch_order, seed_globally, subset
+from tmsgd_bench.seeding import epoch_order, subset
 from tmsgd_bench.task import TaskSettings
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -54,21 +49,17 @@ FORMATS = (torch.contiguous_format, torch.channels_last)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def without_onednn() -> Iterator[None]:
-    """With convolutions of a few channels oneDNN, as torch 2.15 has it, corrupts the heap on some processors."""
-    before = torch.backends.mkldnn.enabled
-    torch.backends.mkldnn.enabled = False
-    yield
-    torch.backends.mkldnn.enabled = before
+def no_onednn() -> Iterator[None]:
+    with modes.without_onednn():
+        yield
 
 
-@pytest.fixture(scope="session")
-def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module")
+def stand_ins(synthetic_data: Callable[[str], Path]) -> Path:
     """A folder with both stand-ins, to be read only."""
-    root = tmp_path_factory.mktemp("stand-ins")
-    for name in DATASETS:
-        synthetic.write(name, root / name)
-    return root
+    first, second = map(synthetic_data, DATASETS)
+    assert first.parent == second.parent
+    return first.parent
 
 
 def batch(count: int = 6, classes: int = 10, key: bytes = b"labels") -> dict[bytes, Any]:
@@ -515,14 +506,6 @@ def test_an_epoch_shows_every_image_once_with_its_label(stand_ins: Path, size: i
         assert torch.equal(labels, task.data.train_labels[order])
 
 
-@pytest.mark.parametrize("augment", ["none", "standard"])
-def test_making_batches_draws_nothing_from_the_global_generator(stand_ins: Path, augment: str) -> None:
-    task = make(stand_ins / "cifar10", augment)
-    before = torch.get_rng_state()
-    list(task.batches(0))
-    assert torch.equal(torch.get_rng_state(), before)
-
-
 # --- memory format -------------------------------------------------------------------------------------------------
 
 
@@ -553,14 +536,6 @@ def test_auto_is_channels_last_for_large_batches_on_a_cpu(stand_ins: Path, size:
 # --- task ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_task_declares_what_it_measures(stand_ins: Path) -> None:
-    task = make(stand_ins / "cifar10")
-    named = [(m.name, m.unit, m.direction, m.label) for m in task.metrics]
-    assert named == [("accuracy", "%", "max", "ACC"), ("test_loss", "nat", "min", "test loss")]
-    assert task.modules == {"classifier": task.model}
-    assert (task.train_size, task.steps_per_epoch) == (24, 3)
-
-
 @pytest.mark.parametrize("name", DATASETS)
 def test_the_network_has_an_output_for_each_class(stand_ins: Path, name: str) -> None:
     task = make(stand_ins / name)
@@ -588,22 +563,6 @@ def test_evaluation_agrees_with_a_computation_by_hand(
     losses = -logits.log_softmax(dim=1).gather(1, task.data.test_labels[:, None])
     assert found["accuracy"] == pytest.approx(100 * float(right), rel=1e-6)
     assert found["test_loss"] == pytest.approx(float(losses.mean()), rel=1e-4)
-
-
-@torch.no_grad()
-def test_evaluation_changes_nothing_and_remembers_nothing(stand_ins: Path) -> None:
-    used, fresh = make(stand_ins / "cifar10"), make(stand_ins / "cifar10")
-    for task in (used, fresh):
-        task.model.eval()
-    state, stream = copy.deepcopy(used.model.state_dict()), torch.get_rng_state()
-    first = used.evaluate()
-    assert used.evaluate() == first
-    assert torch.equal(torch.get_rng_state(), stream)
-    assert all(torch.equal(value, state[name]) for name, value in used.model.state_dict().items())
-    for task in (used, fresh):
-        nn.init.constant_(task.model.get_parameter("head.weight"), 0.0)
-        task.model.get_parameter("head.bias").copy_(torch.arange(10.0))
-    assert used.evaluate() == fresh.evaluate() != first
 
 
 @pytest.mark.parametrize(
@@ -688,104 +647,3 @@ def test_the_protocols_are_the_papers_as_printed_and_as_read() -> None:
         optimizer.step()
         steps.step()
     assert rates == pytest.approx([0.1] * 50 + [0.01] * 25 + [0.001] * 25)
-
-
-# --- in the engine -------------------------------------------------------------------------------------------------
-
-EPOCHS, SWITCH, STEPS = 4, 2, 3
-OPTIMIZERS: dict[str, dict[str, Any]] = {
-    "sgd": {"_target_": "torch.optim.SGD"},
-    "tmsgd": {"_target_": "tmsgd_bench.optim.TMSGD", "switch_epoch": SWITCH},
-    "tmsgdm": {"_target_": "tmsgd_bench.optim.TMSGD", "switch_epoch": SWITCH, "momentum": 0.9},
-}
-VARIANTS: dict[str, dict[str, Any]] = {
-    "vgg": {"model": TINY, "augment": "none", "channels_last": True},
-    "resnet": {"model": SMALL, "augment": "standard", "channels_last": False},
-    "resnet, last": {"model": SMALL, "augment": "standard", "channels_last": True},
-}
-
-
-class Killed(BaseException):
-    """Stands for a signal: no handler of the engine may catch it."""
-
-
-class Killable(ImageClassification):
-    """Dies once, before a step; step ``STEPS`` is the end of an epoch, after its last update."""
-
-    def __init__(self, *args: Any, at: list[tuple[int, int]], **options: Any) -> None:
-        super().__init__(*args, **options)
-        self.at = at
-
-    def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        for step, each in enumerate(super().batches(epoch)):
-            self._live(epoch, step)
-            yield each
-        self._live(epoch, STEPS)
-
-    def _live(self, epoch: int, step: int) -> None:
-        if (epoch, step) in self.at:
-            self.at.remove((epoch, step))
-            raise Killed
-
-
-def make_spec(optimizer: str, variant: str, **options: Any) -> RunSpec:
-    own = {"name": optimizer, "label": optimizer, "lr": 0.05, **OPTIMIZERS[optimizer], **options}
-    schedule = {"_target_": "torch.optim.lr_scheduler.MultiStepLR", "milestones": [1, SWITCH], "gamma": 0.5}
-    task = {"name": "ic", "dataset": "cifar10", "variant": variant}
-    data = {"kind": "synthetic", "limit": 24, "fingerprint": "f"}
-    return RunSpec(task, {"name": "tiny"}, data, own, EPOCHS, 8, schedule, 0)
-
-
-def train(root: Path, folder: Path, spec: RunSpec, at: tuple[tuple[int, int], ...] = (), share: bool = False) -> None:
-    options = dict(VARIANTS[spec.task["variant"]])
-    own = settings(folder, model=options.pop("model"), seed=spec.seed)
-    run(spec, run_options(root, share), lambda device: Killable(own, at=list(at), **options))
-
-
-def run_options(root: Path, share: bool = False) -> RunOptions:
-    return RunOptions(root, device="cpu", checkpoint_seconds=0.0, progress="log", share_prefix=share)
-
-
-def outcome(root: Path, spec: RunSpec) -> dict[str, Any]:
-    """Weights, metrics and history, without the seconds."""
-    values = files.read_json(root / spec.run_id / store.RESULT)
-    assert values is not None and values["status"] == "done"
-    history = pd.read_parquet(root / spec.run_id / store.HISTORY).drop(columns="training_seconds")
-    return {"weights": values["weights_sha256"], "final": values["final"], "history": history.to_dict("list")}
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("optimizer", ["tmsgd", "tmsgdm"])
-def test_a_killed_run_ends_with_the_same_bits(optimizer: str, variant: str, stand_ins: Path, tmp_path: Path) -> None:
-    """Killed in the middle of an epoch, at the end of one, at the switch, and in the middle of the one after it."""
-    spec, folder = make_spec(optimizer, variant), stand_ins / "cifar10"
-    train(tmp_path / "whole", folder, spec)
-    for at in ((0, 1), (1, STEPS), (SWITCH, 0), (SWITCH, 2), (3, 1)):
-        with pytest.raises(Killed):
-            train(tmp_path / "torn", folder, spec, (at,))
-    train(tmp_path / "torn", folder, spec)
-    assert outcome(tmp_path / "torn", spec) == outcome(tmp_path / "whole", spec)
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_runs_that_share_a_prefix_end_as_those_trained_alone(variant: str, stand_ins: Path, tmp_path: Path) -> None:
-    specs = [make_spec("sgd", variant), *(make_spec("tmsgd", variant, switch_epoch=epoch) for epoch in (1, 2, 3))]
-    plan.register([Job(spec, run_options(tmp_path / "shared", share=True)) for spec in specs])
-    for spec in specs:
-        train(tmp_path / "shared", stand_ins / "cifar10", spec, share=True)
-        train(tmp_path / "alone", stand_ins / "cifar10", spec)
-        assert outcome(tmp_path / "shared", spec) == outcome(tmp_path / "alone", spec)
-    results = [files.read_json(tmp_path / "shared" / spec.run_id / store.RESULT) or {} for spec in specs]
-    assert sum(result["prefix"]["saved"] for result in results if result["prefix"]) == 1 + 2 + 3
-    weights = {outcome(tmp_path / "alone", spec)["weights"] for spec in specs}
-    assert len(weights) == len(specs)  # the switch made a difference
-
-
-def test_optimizers_begin_with_the_same_weights_and_see_the_same_images(stand_ins: Path) -> None:
-    found = []
-    for _ in range(2):
-        seed_globally(5, "weights")
-        task = ImageClassification(settings(stand_ins / "cifar10", seed=5), augment="standard", channels_last=False)
-        found.append([*task.model.state_dict().values(), *flat(task, 0)])
-        torch.rand(3)
-    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))

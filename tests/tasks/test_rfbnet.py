@@ -27,7 +27,6 @@ from tasks.od.rfbnet.loss import match, multi_box
 from tasks.od.rfbnet.network import Block, RFBNet
 from tasks.od.rfbnet.priors import corners, decode, encode, priors
 from tasks.voc import Part, parts
-from tmsgd_bench.data.synthetic import voc2007
 from tmsgd_bench.errors import ConfigError, DataError
 from tmsgd_bench.task import TaskSettings
 from tmsgd_bench.voc import Objects
@@ -41,12 +40,9 @@ HUGE = torch.finfo(torch.float32).max
 
 
 @pytest.fixture(scope="module")
-def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def stand_in(synthetic_data: Callable[[str], Path]) -> Path:
     """A folder with the stand-in, to be read only; what is kept of it lies beside."""
-    folder = tmp_path_factory.mktemp("data") / "voc2007"
-    folder.mkdir()
-    voc2007.write(folder)
-    return folder
+    return synthetic_data("voc2007")
 
 
 @pytest.fixture(scope="module")

@@ -76,7 +76,9 @@ class Tiny:
         overrides: of the configuration.
         metrics: what it measures.
         files: of its data set, each of another kind, which it must name if they are damaged.
+        modules: the names of what it trains.
         limit, batch_size: training examples, and those of a step; at least two steps an epoch.
+        optimizer: of whole runs.
         lr: of every optimizer but Adam.
         schedule: of the learning rate.
         examples: the examples of a batch.
@@ -87,8 +89,10 @@ class Tiny:
     overrides: tuple[str, ...]
     metrics: tuple[Metric, ...]
     files: tuple[str, ...]
+    modules: tuple[str, ...]
     limit: int = 8
     batch_size: int = 4
+    optimizer: str = "tmsgdm"
     lr: float = 0.02
     schedule: dict[str, Any] | None = None
     examples: Callable[[Any], list[Example]] = pairs
@@ -140,7 +144,7 @@ class Tiny:
         options = without(self.values["task"], "name", "dataset", *schema.NOT_OF_THE_TASK)
         return tasks.build(self.values["task"]["_target_"], self.settings(folder, **changes), options)
 
-    def spec(self, optimizer: str = "tmsgd", **changes: Any) -> RunSpec:
+    def spec(self, optimizer: str, **changes: Any) -> RunSpec:
         """A run by an optimizer; ``changes`` replaces some of the optimizer's settings."""
         described = values_of("task=tc", f"optimizer={optimizer}")["optimizer"] | {
             "lr": 0.001 if optimizer == "adam" else self.lr
@@ -210,7 +214,7 @@ def write(name: str, whole: Path, folder: Path) -> None:
     match name:
         case "voc2007":
             for path in (folder / VOC / "ImageSets").glob("*/*.txt"):
-                keep_lines(path, 8 if path.stem in ("train", "trainval") else 2)
+                keep_lines(path, 8 if path.stem in ("train", "trainval") else 3)
         case "sneakers":
             for path in sorted(folder.glob("*.png"))[12:]:
                 path.unlink()
@@ -264,18 +268,28 @@ STEPS = {
 }
 MULTI_STEP = {"_target_": "torch.optim.lr_scheduler.MultiStepLR", "milestones": [SWITCH, 2], "gamma": 0.5}
 CIFAR = tuple(f"cifar-10-batches-py/{name}" for name in ("data_batch_1", "data_batch_5", "test_batch"))
-RESNET = ("task=ic", "model=resnet18", "model.width=2", "task.augment=standard")
 
 TASKS = {
     "ic vgg": Tiny(
-        ("task=ic", "model=vgg11", "model.width=2", "task.channels_last=true"), ACCURACY, CIFAR, schedule=MULTI_STEP
+        ("task=ic", "model=vgg11", "model.width=2", "task.channels_last=true"),
+        ACCURACY,
+        CIFAR,
+        ("classifier",),
+        schedule=MULTI_STEP,
     ),
-    "ic resnet": Tiny((*RESNET, "task.channels_last=false"), ACCURACY, CIFAR, schedule=MULTI_STEP),
-    "ic resnet channels last": Tiny((*RESNET, "task.channels_last=true"), ACCURACY, CIFAR, schedule=MULTI_STEP),
+    "ic resnet": Tiny(
+        ("task=ic", "model=resnet18", "model.width=2", "task.augment=standard", "task.channels_last=false"),
+        ACCURACY,
+        CIFAR,
+        ("classifier",),
+        optimizer="tmsgd",
+        schedule=MULTI_STEP,
+    ),
     "od rfbnet": Tiny(
         ("task=od", "model=rfbnet"),
         PRECISIONS,
         voc_files("Main", "trainval", "test", "Annotations/{}.xml"),
+        ("detector",),
         limit=4,
         batch_size=2,
         schedule=STEPS,
@@ -286,6 +300,7 @@ TASKS = {
         ("task=od", "model=fast_rcnn", "model.width=2", "model.short_side=64"),
         PRECISIONS,
         voc_files("Main", "trainval", "test", "Annotations/{}.xml"),
+        ("detector",),
         limit=4,
         batch_size=2,
         schedule=STEPS,
@@ -296,6 +311,8 @@ TASKS = {
         ("task=seg", "task.base_size=32", "task.crop=32"),
         IOUS,
         voc_files("Segmentation", "train", "val", "SegmentationClass/{}.png"),
+        ("segmenter",),
+        optimizer="tmsgd",
         limit=4,
         batch_size=2,
         schedule=POLY,
@@ -305,6 +322,7 @@ TASKS = {
         ("task=fkpd", "model.blocks=[1,1,1,1]", "model.width=4", "model.hidden=8"),
         (Metric("mse", "", "min", "MSE"), Metric("distance", "px", "min", "mean distance")),
         ("training_frames_keypoints.csv", "test_frames_keypoints.csv"),
+        ("keypoints",),
     ),
     "ig": Tiny(
         ("task=ig", "task.features=random", "task.evaluate_every=1", "model.noise=5", "model.filters=2"),
@@ -313,11 +331,14 @@ TASKS = {
             Metric("diversity", "", "max", "diversity"),
         ),
         (),
+        ("generator", "discriminator"),
     ),
     "tc": Tiny(
         ("task=tc", "task.tokens=8", "model.embedding=6", "model.hidden=5"),
         ACCURACY,
         ("r8-train-all-terms.txt", "r8-test-all-terms.txt"),
+        ("classifier",),
+        optimizer="tmsgd",
     ),
     "ctr": Tiny(
         ("task=ctr", "model.embedding=3", "model.hidden=[5,4]"),
@@ -327,6 +348,7 @@ TASKS = {
             Metric("calibration_error", "", "min", "|predicted / clicked - 1|"),
         ),
         ("train.csv",),
+        ("wide_deep",),
         limit=40,
         batch_size=16,
         manual="train.gz",
