@@ -11,9 +11,9 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from test_runner import Killed, history, kill_at, result
 from torch import Tensor, nn
 from toy import BATCH, SIZE, ToyTask, make_options, make_spec, task_maker
+from whole_runs import Killed, history, kill_at, result
 
 from tmsgd_bench.engine import clocks, monitor
 from tmsgd_bench.engine.runner import run

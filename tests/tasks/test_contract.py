@@ -168,7 +168,7 @@ def test_an_epoch_has_every_example_in_batches_of_one_size(tiny: Tiny, folder: P
 
 
 def test_batches_are_a_function_of_seed_and_epoch_alone(tiny: Tiny, folder: Path, task: Task) -> None:
-    """Not of torch's global stream, which they leave alone, of what was asked before, of workers, or of the batch size."""
+    """Not of torch's stream, which they leave alone, of what was asked before, of workers, or of the batch size."""
     epochs = left_untouched(task, lambda: [examples(tiny, task, epoch) for epoch in range(3)])
     assert len(epochs[0]) == tiny.limit
     torch.manual_seed(99)
