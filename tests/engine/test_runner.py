@@ -154,7 +154,7 @@ def test_a_run_that_another_process_trains_is_left_alone(tmp_path: Path) -> None
     spec = make_spec()
     with (
         store.RunFolder(tmp_path, spec.run_id).locked(),
-        pytest.raises(RunIsBusy, match="is being trained by another process"),
+        pytest.raises(RunIsBusy, match="another process"),
     ):
         run(spec, make_options(tmp_path), task_maker())
 
@@ -172,7 +172,7 @@ def test_a_full_disk_at_a_checkpoint_loses_nothing(tmp_path: Path, monkeypatch: 
         real(state, file)
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(StoreError, match=r"No space left on device.*free some space"):
+    with pytest.raises(StoreError, match="No space left on device"):
         run(spec, make_options(tmp_path / "torn"), task_maker())
     work = tmp_path / "torn" / ".work" / spec.run_id
     assert len(list(work.glob("checkpoint-*.pt"))) == 2 and not list(work.glob("*.tmp"))
@@ -285,7 +285,7 @@ def test_a_run_that_may_be_whole_is_not_trained_again(tmp_path: Path) -> None:
     spec = make_spec(epochs=1)
     run(spec, make_options(tmp_path), task_maker())
     (tmp_path / spec.run_id / manifest.NAME).unlink()
-    with pytest.raises(StoreError, match=r"manifest\.json is missing: check and seal it with"):
+    with pytest.raises(StoreError, match=r"manifest\.json is missing.*seal"):
         run(spec, make_options(tmp_path), task_maker())
     assert run(spec, make_options(tmp_path, force=True), task_maker()).status == "done"
     assert list(store.read_runs(tmp_path)["status"]) == ["done"]

@@ -1136,8 +1136,8 @@ def test_the_stand_in_can_be_learnt(stand_in: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"min_count": 0}, r"task\.min_count must be a whole number >= 1"),
-        ({"hour": "raw"}, r"task\.hour must be one of value, split, not 'raw'"),
+        ({"min_count": 0}, r"task\.min_count"),
+        ({"hour": "raw"}, r"task\.hour .*value, split"),
         ({"evaluate_on": "train"}, r"task\.evaluate_on must be one of test, valid, not 'train'"),
     ],
 )

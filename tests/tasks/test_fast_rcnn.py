@@ -409,7 +409,7 @@ def test_weights_of_another_network_are_refused(lost: str) -> None:
     network = Network(1, 2)
     weights = published_of(network)
     del weights[lost]
-    with pytest.raises(ConfigError, match=r"^vgg16\.pth lacks '(features\.28\.)?(weight|bias)'.*network.*\.$"):
+    with pytest.raises(ConfigError, match=r"^vgg16\.pth .*'(features\.28\.)?(weight|bias)'"):
         network.load_published(weights, Path("vgg16.pth"))
 
 
@@ -917,7 +917,7 @@ def _compute_apart(arguments: Sequence[str], said: Path) -> None:
 def test_a_missing_opencv_is_named_with_the_fix(fresh: Path, lack: str, monkeypatch: pytest.MonkeyPatch) -> None:
     part = train_part(fresh)
     monkeypatch.setitem(sys.modules, "cv2", None if lack == "package" else json)
-    with pytest.raises(DataError, match=r"^selective search cannot run, .*: pip install -e '\.\[od\]'\.$"):
+    with pytest.raises(DataError, match=r"pip install -e '\.\[od\]'"):
         regions.proposals(part, source(), 1)
 
 
@@ -995,7 +995,7 @@ def test_the_name_says_what_is_in_it_and_not_where_it_came_from(fresh: Path, tmp
     assert len(names) == 1
     sets[train_part(fresh).names[0]][0, 2] += 1
     assert imported.keep(tmp_path / "kept", [write_npz(tmp_path / "e.npz", sets)]) not in names
-    with pytest.raises(DataError, match=r"c\.mat has proposals of \w+, as a file before it has"):
+    with pytest.raises(DataError, match=r"c\.mat"):
         imported.keep(tmp_path / "kept", [tmp_path / "a.mat", tmp_path / "c.mat"])
 
 
@@ -1044,16 +1044,16 @@ def test_a_mat_file_of_something_else_is_named(tmp_path: Path) -> None:
 def test_imported_proposals_must_be_there_whole_and_of_these_images(fresh: Path) -> None:
     part, folder = train_part(fresh), regions.folder(fresh)
     sets = some_sets(part)
-    with pytest.raises(DataError, match=r"imported-0{16}\.npz is not there: run"):
+    with pytest.raises(DataError, match=r"imported-0{16}\.npz"):
         regions.proposals(part, source(kind="imported-" + 16 * "0"), 1)
     lacking = imported.keep(folder, [write_npz(fresh.parent / "a.npz", dict(list(sets.items())[1:]))])
-    with pytest.raises(DataError, match=f"has no proposals of the image {part.names[0]}"):
+    with pytest.raises(DataError, match=part.names[0]):
         regions.proposals(part, source(kind=lacking), 1)
     outside = imported.keep(folder, [write_npz(fresh.parent / "b.npz", sets | {part.names[0]: BOX * 500})])
-    with pytest.raises(DataError, match=f"a proposal outside the image {part.names[0]}"):
+    with pytest.raises(DataError, match=f"outside .*{part.names[0]}"):
         regions.proposals(part, source(kind=outside), 1)
     shutil.copyfile(folder / f"{outside}.npz", folder / f"{lacking}.npz")
-    with pytest.raises(DataError, match="does not hold what its name says"):
+    with pytest.raises(DataError, match=f"{lacking}.npz"):
         regions.proposals(part, source(kind=lacking), 1)
 
 
@@ -1065,12 +1065,12 @@ def test_imported_proposals_must_be_there_whole_and_of_these_images(fresh: Path)
     [
         ({"width": 0}, "model.width"),
         ({"short_side": 1.5}, "model.short_side"),
-        ({"long_side": 63}, "model.long_side is 63, below"),
+        ({"long_side": 63}, "model.long_side"),
         ({"frozen_stages": 6}, "model.frozen_stages"),
         ({"frozen_stages": True}, "model.frozen_stages"),
         ({"weights": "coco"}, "model.weights"),
         ({"weights": "imagenet"}, "model.width=64"),
-        ({"extra": 1}, "unknown setting"),
+        ({"extra": 1}, "model.extra"),
         ({"proposals": None}, "model.proposals"),
         ({"proposals": PROPOSALS | {"more": 1}}, "model.proposals"),
         ({"proposals": PROPOSALS | {"kind": "edge_boxes"}}, "model.proposals.kind"),
@@ -1106,7 +1106,7 @@ def test_the_yaml_has_the_settings_and_the_commands_defaults() -> None:
 @pytest.mark.parametrize("jobs", ["0", "-1"])
 def test_a_command_that_cannot_work_says_so(fresh: Path, jobs: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert proposals.main(["compute", "--synthetic", "--root", str(fresh.parent), "--jobs", jobs]) == 2
-    assert capsys.readouterr().err.startswith("error: --jobs must be a whole number >= 1")
+    assert "--jobs" in capsys.readouterr().err
 
 
 # --- the real data -------------------------------------------------------------------------------------------------
@@ -1154,16 +1154,14 @@ def test_images_of_which_none_has_a_proposal_are_refused(fresh: Path, searched: 
     for examples, part in ((detector.training_examples, train), (detector.test_examples, test)):
         with pytest.raises(ConfigError) as raised:
             examples(part)
-        assert str(raised.value) == (
-            f"none of the {len(part)} images of {part.images[0].split} has a proposal of at least 9999 pixels each "
-            "way: lower model.proposals.min_side."
-        )
+        said = str(raised.value)
+        assert all(words in said for words in (str(len(part)), part.images[0].split, "model.proposals.min_side"))
 
 
 def test_an_import_without_a_proposal_is_refused(fresh: Path) -> None:
     part = train_part(fresh)
     file = write_npz(fresh.parent / "none.npz", dict.fromkeys(part.names, np.zeros((0, 4), np.float32)))
-    with pytest.raises(ConfigError, match=rf"^none of the {IMAGES} .* has a proposal: choose another .*kind\.$"):
+    with pytest.raises(ConfigError, match=r"model\.proposals\.kind"):
         regions.proposals(part, source(kind=imported.keep(regions.folder(fresh), [file])), 1)
 
 

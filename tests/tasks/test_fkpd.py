@@ -321,8 +321,8 @@ def test_a_frame_that_cannot_be_used_is_named_with_the_fix(
         path.write_bytes(whole[: len(whole) // 2] if isinstance(contents, str) else contents)
     with pytest.raises(DataError) as raised:
         data.load(settings(tmp_path))
-    reason = "No such file or directory" if contents is None else "it is no image, or a damaged one"
-    assert str(raised.value).startswith(f"cannot read the frame {path} ({reason})")
+    assert str(path) in str(raised.value)
+    assert ("No such file or directory" in str(raised.value)) == (contents is None)
     assert FIX in str(raised.value) and "delete it" in str(raised.value)
 
 
@@ -344,7 +344,7 @@ def test_a_bad_line_of_a_list_is_named_by_file_and_number(tmp_path: Path, split:
     path.write_text("\n".join(["", row("0.jpg"), line, row("1.jpg"), ""]), encoding="utf-8")
     with pytest.raises(DataError) as raised:
         data.load(settings(tmp_path))
-    assert str(raised.value).startswith(f"{path}, line 3, is not the name of a frame and 136 numbers")
+    assert str(raised.value).startswith(f"{path}, line 3, ")
     assert FIX in str(raised.value)
 
 

@@ -140,7 +140,7 @@ class Harmful:
 def test_a_pickle_that_runs_code_is_refused(key: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     path = put(tmp_path / "b", batch() | {key: Harmful()})
-    with pytest.raises(DataError, match="mkdir is not allowed") as raised:
+    with pytest.raises(DataError, match="mkdir") as raised:
         data.read_batch(path, "labels", 10, FIX)
     assert str(path) in str(raised.value)
     assert not (tmp_path / "harm").exists()
@@ -168,24 +168,24 @@ BAD = {
     "no pickle": (b"GIF89a", "cannot read"),
     "cut": (WHOLE[: len(WHOLE) // 2], "truncated"),
     "a reference": (b"Pelsewhere\n.", "not allowed"),
-    "no dictionary": (pickle.dumps([1, 2]), "it is no batch of CIFAR images"),
-    "no images": (pickle.dumps({b"labels": [1]}), "has no b'data'"),
-    "no labels": (pickle.dumps({b"data": batch()[b"data"]}, protocol=2), "has no b'labels'"),
-    "fine labels": (pickle.dumps({b"data": batch()[b"data"], b"fine_labels": [0] * 6}, protocol=2), "no b'labels'"),
-    "flat": (changed(data=np.zeros(3072, np.uint8)), r"shape \(3072,\), not \(images, 3072\)"),
-    "another side": (changed(data=np.zeros((6, 768), np.uint8)), r"shape \(6, 768\)"),
-    "no rows": (pickle.dumps({b"data": np.zeros((0, 3072), np.uint8), b"labels": []}, 4), r"shape \(0, 3072\)"),
-    "floats": (changed(data=np.zeros((6, 3072), np.float32)), "not one of bytes"),
-    "objects": (changed(data=np.full((6, 3072), None)), "not one of bytes"),
-    "a list for pixels": (changed(data=[[0] * 3072] * 6), "it is no batch of CIFAR images"),
-    "too few labels": (changed(labels=[0] * 5), "6 whole numbers as labels"),
-    "nested labels": (changed(labels=[[0]] * 6), "6 whole numbers as labels"),
-    "fractions": (changed(labels=[0.0] * 6), "6 whole numbers as labels"),
-    "words": (changed(labels=[b"cat"] * 6), "6 whole numbers as labels"),
-    "a large number": (changed(labels=[2**80] * 6), "6 whole numbers as labels"),
-    "none": (changed(labels=None), "6 whole numbers as labels"),
-    "below 0": (changed(labels=[0, 1, 2, 3, 4, -1]), "labels run from -1 to 4, not from 0 to 9"),
-    "above 9": (changed(labels=[0, 1, 2, 3, 4, 10]), "labels run from 0 to 10, not from 0 to 9"),
+    "no dictionary": (pickle.dumps([1, 2]), "CIFAR"),
+    "no images": (pickle.dumps({b"labels": [1]}), "b'data'"),
+    "no labels": (pickle.dumps({b"data": batch()[b"data"]}, protocol=2), "b'labels'"),
+    "fine labels": (pickle.dumps({b"data": batch()[b"data"], b"fine_labels": [0] * 6}, protocol=2), "b'labels'"),
+    "flat": (changed(data=np.zeros(3072, np.uint8)), r"\(3072,\)"),
+    "another side": (changed(data=np.zeros((6, 768), np.uint8)), r"\(6, 768\)"),
+    "no rows": (pickle.dumps({b"data": np.zeros((0, 3072), np.uint8), b"labels": []}, 4), r"\(0, 3072\)"),
+    "floats": (changed(data=np.zeros((6, 3072), np.float32)), "bytes"),
+    "objects": (changed(data=np.full((6, 3072), None)), "bytes"),
+    "a list for pixels": (changed(data=[[0] * 3072] * 6), "CIFAR"),
+    "too few labels": (changed(labels=[0] * 5), "labels"),
+    "nested labels": (changed(labels=[[0]] * 6), "labels"),
+    "fractions": (changed(labels=[0.0] * 6), "labels"),
+    "words": (changed(labels=[b"cat"] * 6), "labels"),
+    "a large number": (changed(labels=[2**80] * 6), "labels"),
+    "none": (changed(labels=None), "labels"),
+    "below 0": (changed(labels=[0, 1, 2, 3, 4, -1]), "-1 to 4.* 0 to 9"),
+    "above 9": (changed(labels=[0, 1, 2, 3, 4, 10]), "0 to 10.* 0 to 9"),
 }
 
 
@@ -196,7 +196,7 @@ def test_a_file_that_is_no_batch_is_named_with_the_reason_and_the_fix(tmp_path: 
     with pytest.raises(DataError, match=reason) as raised:
         data.read_batch(tmp_path / "b", "labels", 10, FIX)
     message = str(raised.value)
-    assert message.startswith(f"cannot read {tmp_path / 'b'} (") and message.endswith(f"): {FIX}")
+    assert str(tmp_path / "b") in message and FIX in message
     assert "\n" not in message
 
 
@@ -246,7 +246,7 @@ def test_a_limit_keeps_a_fixed_subset_of_training_and_all_of_test(tmp_path: Path
 
 
 def test_the_folder_of_another_data_set_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"cifar10 and cifar100, not 'r8': choose one with data.name"):
+    with pytest.raises(ConfigError, match=r"'r8'.*data\.name"):
         data.load(tmp_path / "r8", None, CPU)
 
 
@@ -405,14 +405,14 @@ def test_every_depth_has_a_yaml(name: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"depth": 17}, "model.depth must be one of 11, 13, 16, 19, not 17"),
-        ({"family": "resnet", "depth": 16}, "model.depth must be one of 18, 34, 50, not 16"),
-        ({"depth": "16"}, "model.depth must be one of"),
-        ({"depth": None}, "model.depth must be one of"),
-        ({"family": "lstm"}, "model.family must be one of vgg, resnet, not 'lstm'"),
-        ({"width": 0}, "model.width must be a whole number"),
-        ({"width": 1.5}, "model.width must be a whole number"),
-        ({"hidden": 5}, "unknown setting 'model.hidden'"),
+        ({"depth": 17}, r"model\.depth .*11, 13, 16, 19"),
+        ({"family": "resnet", "depth": 16}, r"model\.depth .*18, 34, 50"),
+        ({"depth": "16"}, r"model\.depth"),
+        ({"depth": None}, r"model\.depth"),
+        ({"family": "lstm"}, r"model\.family .*vgg, resnet"),
+        ({"width": 0}, r"model\.width"),
+        ({"width": 1.5}, r"model\.width"),
+        ({"hidden": 5}, r"model\.hidden"),
     ],
     ids=str,
 )
@@ -618,10 +618,10 @@ def rayleigh_quotient(gradients: tuple[Tensor, ...], weights: list[nn.Parameter]
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"augment": "heavy"}, "task.augment must be one of none, standard, not 'heavy'"),
-        ({"augment": None}, "task.augment must be one of none, standard, not None"),
-        ({"channels_last": "yes"}, "task.channels_last must be one of auto, true, false, not 'yes'"),
-        ({"channels_last": None}, "task.channels_last must be one of auto, true, false, not None"),
+        ({"augment": "heavy"}, r"task\.augment .*none, standard"),
+        ({"augment": None}, r"task\.augment .*none, standard"),
+        ({"channels_last": "yes"}, r"task\.channels_last .*auto, true, false"),
+        ({"channels_last": None}, r"task\.channels_last .*auto, true, false"),
         ({"unknown": 1}, "unknown"),
     ],
     ids=str,

@@ -488,9 +488,8 @@ def test_without_a_network_one_sentence_names_file_address_and_folder(voc: Path,
         make(voc, model=NOTHING | {"weights": name}, weights_folder=tmp_path / "weights")
     said, url = str(raised.value), model.PUBLISHED[name].url
     assert url.startswith("https://download.pytorch.org/models/")
-    assert f"could not download {url}" in said and str(tmp_path / "weights" / url.rpartition("/")[2]) in said
-    assert "with model.weights=PATH, or" in said
-    assert said.endswith("or start from nothing with model.weights=none.") and "\n" not in said
+    assert url in said and str(tmp_path / "weights" / url.rpartition("/")[2]) in said
+    assert "model.weights=PATH" in said and "model.weights=none" in said and "\n" not in said
 
 
 @pytest.mark.parametrize("momentum", [0.01, 0.1, 1, 1.0])
@@ -564,7 +563,7 @@ def test_a_file_of_weights_enters_a_runs_identity_by_its_contents(tmp_path: Path
     assert specs[0].model["weights"] == f"sha256:{hashlib.sha256(b'1').hexdigest()}"
     names = {compose.run_spec(composed(f"data.root={tmp_path}", f"model.weights={name}")).identity for name in PLAIN}
     assert len(names) == 3 and specs[0].identity not in names
-    with pytest.raises(DataError, match=r"model\.weights names .*absent\.pth, which cannot be read"):
+    with pytest.raises(DataError, match=r"model\.weights .*absent\.pth"):
         compose.run_spec(composed(f"data.root={tmp_path}", f"model.weights={tmp_path}/absent.pth"))
 
 
@@ -598,18 +597,15 @@ def test_an_option_that_cannot_be_used_is_refused(voc: Path, options: dict[str, 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (
-            {"weights": "imagenet"},
-            "one of coco, backbone, none, or the path of a file, not 'imagenet'",
-        ),
-        ({"weights": None}, "model.weights must be one of"),
-        ({"weights": False}, "model.weights must be one of"),
-        ({"norm_momentum": 0}, "model.norm_momentum must be a finite number > 0 and <= 1, not 0"),
+        ({"weights": "imagenet"}, "model.weights"),
+        ({"weights": None}, "model.weights"),
+        ({"weights": False}, "model.weights"),
+        ({"norm_momentum": 0}, "model.norm_momentum"),
         ({"norm_momentum": 1.5}, "model.norm_momentum"),
         ({"norm_momentum": math.nan}, "model.norm_momentum"),
         ({"norm_momentum": True}, "model.norm_momentum"),
         ({"norm_momentum": "slow"}, "model.norm_momentum"),
-        ({"width": 2}, "unknown setting 'model.width'"),
+        ({"width": 2}, "model.width"),
     ],
     ids=str,
 )
@@ -619,7 +615,7 @@ def test_a_model_that_cannot_be_built_is_refused(voc: Path, options: dict[str, A
 
 
 def test_a_model_of_another_task_is_refused(voc: Path) -> None:
-    with pytest.raises(ConfigError, match=r"setting 'model\.weights' is missing"):
+    with pytest.raises(ConfigError, match=r"model\.weights"):
         make(voc, model={"embedding": 1, "hidden": 2})
 
 
