@@ -61,8 +61,8 @@ class ObjectDetection(Task):
         # First: a detector may refuse the images by their number, before any of them is decoded.
         self.train_loader = Loader(self.detector.training_examples(self.train), collate, settings)
         self.truth = as_truth(self.test.objects)
-        self.test_example = self.detector.test_examples(self.test)
-        self.test_loader = Loader(self.test_example, collate, settings, keep=False)
+        self.evaluation_example = self.detector.evaluation_examples(self.test)
+        self.evaluation_loader = Loader(self.evaluation_example, collate, settings, keep=False)
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         """The detector's batches, on the run's device."""
@@ -93,8 +93,8 @@ class ObjectDetection(Task):
     def detections(self) -> Detections:
         """Everything that the detector finds on the test split."""
         parts, first = [], 0
-        size = self.detector.test_batch
-        for batch in self.test_loader.batches(torch.arange(len(self.test)), size):
+        size = self.detector.evaluation_batch
+        for batch in self.evaluation_loader.batches(torch.arange(len(self.test)), size):
             found = self._detect(batch)
             parts.append(Found(found.images + first, found.labels, found.boxes, found.scores))
             first += size
@@ -120,7 +120,7 @@ class ObjectDetection(Task):
         count = min(SHOWN, len(self.test))
         images = []
         for number in (position * len(self.test) // count for position in range(count)):
-            found = self._detect(self.detector.collate([self.test_example(number)]))
+            found = self._detect(self.detector.collate([self.evaluation_example(number)]))
             objects = self.test.objects[number]
             images.append(
                 Shown(

@@ -498,7 +498,7 @@ def test_half_the_precision_makes_nearly_the_same_of_it(stand_in: Path, training
         assert all(near[name].dtype == torch.float32 for name in near)
         assert [near[name].item() for name in near] == pytest.approx([exact[name].item() for name in near], rel=0.02)
     else:
-        batch = made.collate([made.test_examples(part)(0)])
+        batch = made.collate([made.evaluation_examples(part)(0)])
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
             found = made.detect(batch)
         assert found.boxes.dtype == found.scores.dtype == torch.float32
@@ -558,7 +558,7 @@ def test_images_are_resized_by_the_shorter_side_up_to_a_longest(
 
 def test_padding_is_zero_after_normalisation_and_never_looked_at(stand_in: Path) -> None:
     made, part = make(stand_in), parts(settings(stand_in), "Main", "train/val")[1]
-    make_example = made.test_examples(part)
+    make_example = made.evaluation_examples(part)
     chosen = [next(n for n in range(len(part)) if _upright(part, n) == upright) for upright in (True, False)]
     batch = made.collate([make_example(number) for number in chosen])
     images = detector.normalised(batch)
@@ -585,7 +585,7 @@ def test_what_is_found_is_in_pixels_of_the_published_image(stand_in: Path) -> No
     part = parts(settings(stand_in), "Main", "train/val")[1]
     for side in (30, 64, 217):
         made = make(stand_in, {"short_side": side})
-        make_example = made.test_examples(part)
+        make_example = made.evaluation_examples(part)
         batch = made.collate([make_example(0), make_example(1)])
         wanted = int((batch["owners"] == 0).sum()) + 3  # the second image's fourth proposal
         logits = torch.zeros(len(batch["boxes"]), 21)
@@ -675,7 +675,7 @@ def test_training_lowers_the_loss_and_finds_the_objects(stand_in: Path) -> None:
 def recall(made: FastRCNN, part: Part) -> float:
     """Share of a part's objects that are found."""
     made.network.eval()
-    make_example, hits = made.test_examples(part), []
+    make_example, hits = made.evaluation_examples(part), []
     for number in range(len(part)):
         found, truth = made.detect(made.collate([make_example(number)])), part.objects[number]
         for box, label in zip(truth.boxes[~truth.difficult], truth.labels[~truth.difficult], strict=True):
@@ -1140,7 +1140,7 @@ def test_found_has_the_interfaces_types(stand_in: Path) -> None:
     made = make(stand_in)
     made.network.eval()
     with torch.no_grad():
-        found = made.detect(made.collate([made.test_examples(part)(0)]))
+        found = made.detect(made.collate([made.evaluation_examples(part)(0)]))
     assert isinstance(found, Found)
     kinds = [found.images.dtype, found.labels.dtype, found.boxes.dtype, found.scores.dtype]
     assert kinds == [torch.int64, torch.int64, torch.float32, torch.float32]
@@ -1151,7 +1151,7 @@ def test_images_of_which_none_has_a_proposal_are_refused(fresh: Path, searched: 
     """There would be no background to train on, and nothing to be found."""
     train, test = parts(settings(fresh), "Main", "train/val")
     detector = make(fresh, {"proposals": PROPOSALS | {"min_side": 9999}})
-    for examples, part in ((detector.training_examples, train), (detector.test_examples, test)):
+    for examples, part in ((detector.training_examples, train), (detector.evaluation_examples, test)):
         with pytest.raises(ConfigError) as raised:
             examples(part)
         said = str(raised.value)
@@ -1174,7 +1174,7 @@ def test_images_without_a_proposal_among_others_are_counted(fresh: Path, caplog:
     labels = made.training_examples(part)(0)["labels"]
     assert f"1 of {IMAGES} images of train have no proposal" in caplog.text
     assert (labels == 0).sum() == 0 and (labels > 0).sum() == (~part.objects[0].difficult).sum() > 0
-    batch = made.collate([made.test_examples(part)(0)])
+    batch = made.collate([made.evaluation_examples(part)(0)])
     made.network.eval()
     with torch.no_grad():
         assert len(made.detect(batch).boxes) == 0

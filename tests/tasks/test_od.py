@@ -141,7 +141,7 @@ def blurred(true: Found, number: int) -> Found:
 def test_perfect_detections_are_worth_100(few: Path, together: int) -> None:
     """However many images are tested together; a class without objects has no average precision."""
     task = make(few)
-    task.detector.test_batch = together
+    task.detector.evaluation_batch = together
     task.detector.detect = Oracle(task)  # type: ignore[method-assign]
     found = evaluated(task)
     seen = {int(label) for own in task.test.objects for label in own.labels[~own.difficult]}
@@ -481,7 +481,7 @@ def test_the_real_data_set_has_its_published_sizes() -> None:
 def test_what_makes_batches_can_be_handed_to_a_worker_that_is_not_forked(few: Path) -> None:
     """Which is how workers start on macOS, on Windows, and on Linux from Python 3.14 on. The network stays behind."""
     task = ObjectDetection(settings(few), **OPTIONS)
-    for make_one in (task.detector.training_examples(task.train), task.detector.test_examples(task.test)):
+    for make_one in (task.detector.training_examples(task.train), task.detector.evaluation_examples(task.test)):
         packed = pickle.dumps((make_one, task.detector.collate))
         again, collate = pickle.loads(packed)
         batches = []

@@ -930,7 +930,7 @@ def test_examples_of_the_stand_in_are_usable(stand_in: Path, augment: str) -> No
 def test_without_augmentation_an_image_is_rescaled_and_nothing_else(stand_in: Path) -> None:
     part = trained_on(stand_in)
     made = make()
-    example, tested = made.training_examples(part), made.test_examples(part)
+    example, tested = made.training_examples(part), made.evaluation_examples(part)
     for number in range(6):
         photo, found = part.photos[number], example(number)
         expected = F.interpolate(photo[None].float(), (300, 300), mode="bilinear", antialias=True)[0]

@@ -34,8 +34,7 @@ from whole_runs import Killed, outcome
 import tasks
 from tasks.compute import autocast, memory_format, normalise
 from tasks.seg import Segmentation, model, quality
-from tasks.seg.task import DEVIATION, MEAN, stack, training_examples
-from tasks.seg.task import test_examples as examples_to_test
+from tasks.seg.task import DEVIATION, MEAN, evaluation_examples, stack, training_examples
 from tmsgd_bench.data.packed import Chosen, pack
 from tmsgd_bench.engine import compose
 from tmsgd_bench.errors import ConfigError, DataError
@@ -226,7 +225,7 @@ def test_the_crop_is_taken_anywhere() -> None:
 @pytest.mark.parametrize("size", [(40, 60), (64, 30), (24, 24), (10, 31)], ids=str)
 def test_to_test_the_shorter_side_is_the_base_size(size: tuple[int, int]) -> None:
     mask = quarters(*size)
-    example = examples_to_test(part_of([coloured(mask)], [mask]), base_size=24)
+    example = evaluation_examples(part_of([coloured(mask)], [mask]), base_size=24)
     image, made = example(0)
     assert min(image.shape[1:]) == 24 and image.shape[1:] == made.shape[1:]
     assert max(image.shape[1:]) == int(24 * max(size) / min(size))
@@ -307,7 +306,7 @@ def test_evaluation_agrees_with_a_computation_by_hand(task: Segmentation) -> Non
     task.model.eval()
     predicted, truth = [], []
     for number in range(len(task.test)):
-        image, mask = task.test_example(number)
+        image, mask = task.evaluation_example(number)
         logits = task.model(normalise(image[None].as_subclass(Tensor), MEAN, DEVIATION))["out"]
         predicted.append(logits[0].argmax(0).flatten())
         truth.append(mask.as_subclass(Tensor).flatten().long())
@@ -325,7 +324,7 @@ def test_evaluation_agrees_with_a_computation_by_hand(task: Segmentation) -> Non
 
 @torch.no_grad()
 def test_a_perfect_and_a_constant_answer(task: Segmentation, monkeypatch: pytest.MonkeyPatch) -> None:
-    answers = iter([task.test_example(number)[1].long().clamp(max=20) for number in range(len(task.test))])
+    answers = iter([task.evaluation_example(number)[1].long().clamp(max=20) for number in range(len(task.test))])
     monkeypatch.setattr(task, "_predict", lambda images: next(answers))
     found = task.evaluate()
     assert found["miou"] == found["pixel_accuracy"] == 100.0
@@ -516,7 +515,7 @@ def test_drawing_writes_images_with_true_and_predicted_masks(voc: Path, tmp_path
     assert all(torch.equal(task.model.state_dict()[name], value) for name, value in before.items())
     assert len(shown.images) == len(shown.truths) == len(shown.predictions) == 3
     for number in range(3):
-        image, mask = task.test_example(number)
+        image, mask = task.evaluation_example(number)
         assert np.array_equal(shown.images[number], image.permute(1, 2, 0).numpy())
         assert np.array_equal(shown.truths[number], mask[0].numpy())
         with torch.no_grad():
@@ -702,7 +701,7 @@ def test_the_smoke_recipe_learns(synthetic_data: Callable[[str], Path]) -> None:
     task.model.eval()
     with torch.no_grad():
         found = task.evaluate()
-    masks = [task.test_example(number)[1] for number in range(len(task.test))]
+    masks = [task.evaluation_example(number)[1] for number in range(len(task.test))]
     background = sum(int((mask == 0).sum()) for mask in masks) / sum(int((mask != 255).sum()) for mask in masks)
     constant = 100 * background / len({label for mask in masks for label in mask.unique().tolist()} - {255})
     assert found["miou"] > constant + 10 and found["pixel_accuracy"] > 100 * background
