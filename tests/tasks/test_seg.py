@@ -637,7 +637,7 @@ def test_the_sharpness_can_be_measured(voc: Path) -> None:
     """The whole network can be differentiated twice."""
     task = make(voc, data_limit=2)
     ((batch, _),) = task.probe(2)
-    assert 0 < float(sharpness(lambda: task.loss(batch), list(task.model.parameters()), max_products=30)) < math.inf
+    assert 0 < float(sharpness(lambda: task.loss(batch), list(task.model.parameters()), tolerance=0.5)) < math.inf
 
 
 # --- runs in the engine --------------------------------------------------------------------------------------------
@@ -694,17 +694,18 @@ def test_the_smoke_recipe_learns(synthetic_data: Callable[[str], Path]) -> None:
     changes = {"data_limit": values["limit"], "batch_size": values["batch_size"], "model": recipe}
     task = make(synthetic_data("voc2007"), options, **changes)
     optimizer = torch.optim.SGD(task.model.parameters(), lr=values["lr"])
-    task.model.train()
-    for epoch in range(values["epochs"]):
-        for batch in task.batches(epoch):
-            task.training_step(batch, {"segmenter": optimizer})
-    task.model.eval()
-    with torch.no_grad():
-        found = task.evaluate()
     masks = [task.evaluation_example(number)[1] for number in range(len(task.test))]
     background = sum(int((mask == 0).sum()) for mask in masks) / sum(int((mask != 255).sum()) for mask in masks)
     constant = 100 * background / len({label for mask in masks for label in mask.unique().tolist()} - {255})
-    assert found["miou"] > constant + 10 and found["pixel_accuracy"] > 100 * background
+    for epoch in range(values["epochs"]):
+        task.model.train()
+        for batch in task.batches(epoch):
+            task.training_step(batch, {"segmenter": optimizer})
+        with evaluating(task):
+            measured = task.evaluate()
+        if measured["miou"] > constant + 10 and measured["pixel_accuracy"] > 100 * background:
+            return
+    pytest.fail(f"{measured} after {values['epochs']} epochs")
 
 
 # --- the sharpness -------------------------------------------------------------------------------------------------

@@ -269,6 +269,16 @@ STEPS = {
 MULTI_STEP = {"_target_": "torch.optim.lr_scheduler.MultiStepLR", "milestones": [SWITCH, 2], "gamma": 0.5}
 CIFAR = tuple(f"cifar-10-batches-py/{name}" for name in ("data_batch_1", "data_batch_5", "test_batch"))
 
+
+def detection(*model: str, examples: Callable[[Any], list[Example]]) -> Tiny:
+    """Object detection by one of its models."""
+    files = voc_files("Main", "trainval", "test", "Annotations/{}.xml")
+    overrides, sizes = ("task=od", *model), {"limit": 4, "batch_size": 2}
+    return Tiny(
+        overrides, PRECISIONS, files, ("detector",), schedule=STEPS, examples=examples, loads_ahead=True, **sizes
+    )
+
+
 TASKS = {
     "ic vgg": Tiny(
         ("task=ic", "model=vgg11", "model.width=2", "task.channels_last=true"),
@@ -285,28 +295,8 @@ TASKS = {
         optimizer="tmsgd",
         schedule=MULTI_STEP,
     ),
-    "od rfbnet": Tiny(
-        ("task=od", "model=rfbnet"),
-        PRECISIONS,
-        voc_files("Main", "trainval", "test", "Annotations/{}.xml"),
-        ("detector",),
-        limit=4,
-        batch_size=2,
-        schedule=STEPS,
-        examples=rfbnet_examples,
-        loads_ahead=True,
-    ),
-    "od fast_rcnn": Tiny(
-        ("task=od", "model=fast_rcnn", "model.width=2", "model.short_side=64"),
-        PRECISIONS,
-        voc_files("Main", "trainval", "test", "Annotations/{}.xml"),
-        ("detector",),
-        limit=4,
-        batch_size=2,
-        schedule=STEPS,
-        examples=fast_rcnn_examples,
-        loads_ahead=True,
-    ),
+    "od rfbnet": detection("model=rfbnet", examples=rfbnet_examples),
+    "od fast_rcnn": detection("model=fast_rcnn", "model.width=2", "model.short_side=64", examples=fast_rcnn_examples),
     "seg": Tiny(
         ("task=seg", "task.base_size=32", "task.crop=32"),
         IOUS,
