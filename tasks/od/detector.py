@@ -41,11 +41,11 @@ class Detector(ABC):
 
     Attributes:
         network: what is trained.
-        test_batch: images that are tested together.
+        evaluation_batch: images that are evaluated together.
     """
 
     network: nn.Module
-    test_batch: int
+    evaluation_batch: int
 
     @abstractmethod
     def training_examples(self, part: Part) -> Callable[[int], Example]:
@@ -57,7 +57,7 @@ class Detector(ABC):
         """
 
     @abstractmethod
-    def test_examples(self, part: Part) -> Callable[[int], Example]:
+    def evaluation_examples(self, part: Part) -> Callable[[int], Example]:
         """The same for images to test on, without anything random."""
 
     @staticmethod

@@ -64,8 +64,8 @@ class ObjectDetection(Task):
         # First: a detector may refuse the images by their number, before any of them is decoded.
         self.train_loader = Loader(self.detector.training_examples(self.train), collate, settings)
         self.truth = as_truth(self.test.objects)
-        self.test_example = self.detector.test_examples(self.test)
-        self.test_loader = Loader(self.test_example, collate, settings, keep=False)
+        self.evaluation_example = self.detector.evaluation_examples(self.test)
+        self.evaluation_loader = Loader(self.evaluation_example, collate, settings, keep=False)
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         """The detector's batches, on the run's device."""
@@ -96,8 +96,8 @@ class ObjectDetection(Task):
     def detections(self) -> Detections:
         """Everything that the detector finds on the split that is evaluated."""
         parts, first = [], 0
-        size = self.detector.test_batch
-        for batch in self.test_loader.batches(torch.arange(len(self.test)), size):
+        size = self.detector.evaluation_batch
+        for batch in self.evaluation_loader.batches(torch.arange(len(self.test)), size):
             detected = self._detect(batch)
             parts.append(Found(detected.images + first, detected.labels, detected.boxes, detected.scores))
             first += size
@@ -122,7 +122,7 @@ class ObjectDetection(Task):
         """What is found on test images that are spread evenly over the split, the same for every run."""
         images = []
         for number in spread_evenly(len(self.test), SHOWN):
-            detected = self._detect(self.detector.collate([self.test_example(number)]))
+            detected = self._detect(self.detector.collate([self.evaluation_example(number)]))
             objects = self.test.objects[number]
             images.append(
                 Shown(

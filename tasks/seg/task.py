@@ -86,8 +86,8 @@ class Segmentation(Task):
         self.train_size, self.evaluate_every = len(self.train), evaluate_every
         self.base_size, self.crop = base_size, crop
         self.train_loader = Loader(training_examples(self.train, base_size, crop), stack, settings)
-        self.test_example = test_examples(self.test, base_size)
-        self.test_loader = Loader(self.test_example, stack, settings, keep=False)
+        self.evaluation_example = evaluation_examples(self.test, base_size)
+        self.evaluation_loader = Loader(self.evaluation_example, stack, settings, keep=False)
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         """Pairs of images (float32, (batch, 3, crop, crop), normalised) and masks (int64, (batch, crop, crop))."""
@@ -119,7 +119,7 @@ class Segmentation(Task):
         """Mean IoU, accuracy, each class's IoU, in percent; NaN for a class without pixels, left out of the mean."""
         classes = len(model.NAMES)
         matrix = torch.zeros((classes, classes), dtype=torch.int64, device=self.settings.device)
-        for batch in self.test_loader.batches(torch.arange(len(self.test)), 1):
+        for batch in self.evaluation_loader.batches(torch.arange(len(self.test)), 1):
             images, masks = self._on_device(batch)
             matrix += confusion(self._predict(images), masks, classes)
         ious = 100.0 * intersections_over_unions(matrix)
@@ -144,7 +144,7 @@ class Segmentation(Task):
         """What the model predicts on test images that are spread evenly over the split."""
         images, truths, predictions = [], [], []
         for number in spread_evenly(len(self.test), SHOWN):
-            pixels, mask = self.test_example(number)
+            pixels, mask = self.evaluation_example(number)
             batch, _ = self._on_device(stack([(pixels, mask)]))
             images.append(pixels.permute(1, 2, 0).numpy())
             truths.append(mask[0].numpy())
@@ -169,7 +169,7 @@ def training_examples(part: Part, base_size: int, crop: int) -> Callable[[int], 
     return partial(_example, transform, part.photos, part.masks)
 
 
-def test_examples(part: Part, base_size: int) -> Callable[[int], Batch]:
+def evaluation_examples(part: Part, base_size: int) -> Callable[[int], Batch]:
     """A function from an image's number to the image (uint8, (3, height, width)) and its mask (uint8, (1, …))."""
     return partial(_example, v2.Resize(base_size, antialias=True), part.photos, part.masks)
 

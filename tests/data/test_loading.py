@@ -241,7 +241,7 @@ def test_workers_without_room_for_their_batches_end_the_run_with_the_remedy(
 
     monkeypatch.setattr(Tensor, "share_memory_", full)
     made = Loader(noisy, FORMS[form], settings(1))
-    with pytest.raises(ConfigError, match=r"\(/dev/shm\) is full.*No space left on device.*set workers=0"):
+    with pytest.raises(ConfigError, match=r"/dev/shm.*No space left on device.*workers=0"):
         list(made.batches(torch.arange(4), 2, 0))
     monkeypatch.undo()
     assert len(list(Loader(noisy, FORMS[form], settings(0)).batches(torch.arange(4), 2, 0))) == 2
@@ -262,7 +262,7 @@ def test_workers_that_cannot_start_end_the_run_with_the_remedy(
         made = loader(workers)
         batches = made.batches(torch.arange(4), 2, 0) if start == "batches" else made.epoch(order_of, 2, 0)
         if workers:
-            with pytest.raises(ConfigError, match=rf"/dev/shm.*{os.strerror(number)}\): set workers=0, or provide"):
+            with pytest.raises(ConfigError, match=rf"/dev/shm.*{os.strerror(number)}.*workers=0"):
                 next(batches)
         else:
             assert len(list(batches)) >= 2

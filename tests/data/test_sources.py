@@ -115,7 +115,7 @@ def test_missing_files_are_filled_in_beside_those_that_are_there(tmp_path: Path,
 
 def test_an_archive_of_other_bytes_than_published_is_refused(tmp_path: Path, published: Path) -> None:
     spoilt = (Archive(published.as_uri(), {ROOT: ""}, md5="0" * 32),)
-    with pytest.raises(DataError, match=r"no longer holds the published file \(its MD5 differs"):
+    with pytest.raises(DataError, match="MD5"):
         dataset(None, archives=spoilt).prepare(tmp_path / "root", "real")
     assert held(tmp_path / "root/small") == {}
 
@@ -148,7 +148,7 @@ def test_a_folder_with_too_few_files_is_told_with_both_numbers(tmp_path: Path) -
 
 
 def test_what_cannot_be_downloaded_is_told_how_to_get(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="ask the publisher for it and put it into"):
+    with pytest.raises(DataError, match="ask the publisher"):
         dataset(None).prepare(tmp_path, "real")
 
 
@@ -176,7 +176,7 @@ def test_a_file_that_changes_after_it_was_verified_is_noticed(tmp_path: Path) ->
     whole.prepare(tmp_path, "real")
     flip(folder / "frames/b.jpg")
     for _ in range(2):
-        with pytest.raises(DataError, match=r"small/frames/b\.jpg differs from its checksum in .*small/manifest\.json"):
+        with pytest.raises(DataError, match=r"small/frames/b\.jpg .*small/manifest\.json"):
             whole.prepare(tmp_path, "real")
     put(tmp_path / "small")
     whole.prepare(tmp_path, "real")
@@ -210,7 +210,7 @@ def test_a_damaged_record_of_files_is_made_anew_with_a_warning(
 def test_files_that_must_be_images_are_looked_at_before_they_are_used(tmp_path: Path) -> None:
     put(tmp_path / "small")
     images = dataset(None, folders=(DataFolder("frames", "*.*", 2, suffixes=(".jpg",), images=True),))
-    with pytest.raises(DataError, match=r"frames/a\.jpg is no image, or a damaged one: ask the publisher"):
+    with pytest.raises(DataError, match=r"frames/a\.jpg .*ask the publisher"):
         images.prepare(tmp_path, "real")
     (tmp_path / "small/frames/notes.txt").touch()  # no ending that counts
     assert images.problems(tmp_path / "small") == []

@@ -88,7 +88,7 @@ def test_a_damaged_file_is_named(tmp_path: Path, cut: slice) -> None:
     assert raised.value.filename == str(path)
     (problem,) = dataset().problems(path.parent)
     assert problem == f"{path} cannot be read (it is damaged or cut off)"
-    with pytest.raises(DataError, match=r"cannot read .*train\.gz \(it is damaged or cut off\): put train\.gz of"):
+    with pytest.raises(DataError, match=r"train\.gz .*put train\.gz of"):
         dataset().fingerprint(path.parent, "real", verify=False)
 
 
@@ -125,12 +125,12 @@ def test_a_sample_is_refused_with_the_way_to_use_it_all_the_same(tmp_path: Path)
     with pytest.raises(DataError) as raised:
         find("avazu").verify(path.parent)
     message = str(raised.value)
-    assert message.startswith(f"avazu: {path} has 3 lines in place of 40,428,968: put train.gz of https://www.kaggle")
-    assert message.endswith("data.verify=false.")
+    for words in (str(path), "3 lines", "40,428,968", "put train.gz of https://www.kaggle", "data.verify=false"):
+        assert words in message
 
 
 def test_a_missing_file_is_named_with_the_way_to_get_it(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"train\.gz is missing: put train\.gz of .*, or the train\.csv that is in it"):
+    with pytest.raises(DataError, match=r"train\.gz is missing.*put train\.gz of"):
         find("avazu").prepare(tmp_path, "real")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -71,17 +72,15 @@ def test_an_altered_file_is_refused_and_left_for_its_owner(tmp_path: Path) -> No
     (tmp_path / file.name).write_bytes(b"Tensors")
     with pytest.raises(DataError) as raised:
         weights.fetch(file, tmp_path, OTHERWISE)
-    assert str(raised.value) == (
-        f"{tmp_path / file.name} was altered (its SHA-256 differs): delete it and start again, or "
-        f"put {file.url} there yourself as {tmp_path / file.name}, or {OTHERWISE}."
-    )
+    for words in (f"{tmp_path / file.name} was altered", "delete it", file.url, OTHERWISE):
+        assert words in str(raised.value)
     assert (tmp_path / file.name).read_bytes() == b"Tensors"
 
 
 def test_an_address_that_has_something_else_now_is_refused(tmp_path: Path) -> None:
     file = serve(tmp_path / "server", b"tensors")
     (tmp_path / "server" / file.name).write_bytes(b"<html>moved</html>")
-    with pytest.raises(DataError, match="no longer holds the published file"):
+    with pytest.raises(DataError, match=re.escape(file.name)):
         weights.fetch(file, tmp_path / "weights", OTHERWISE)
     assert list((tmp_path / "weights").iterdir()) == []
 
@@ -92,13 +91,13 @@ def test_without_a_network_one_sentence_names_file_address_and_folder(tmp_path: 
     with pytest.raises(DataError) as raised:
         weights.fetch(file, tmp_path / "weights", OTHERWISE)
     said = str(raised.value)
-    assert said.startswith("could not download https://example.org/vgg16-397923af.pth (")
-    assert said.endswith(f"as {tmp_path / 'weights/vgg16-397923af.pth'}, or {OTHERWISE}.") and "\n" not in said
+    assert "https://example.org/vgg16-397923af.pth" in said and OTHERWISE in said
+    assert str(tmp_path / "weights/vgg16-397923af.pth") in said and "\n" not in said
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(DataError, match=r"cannot make .*file/weights .*choose another data\.root"):
+    with pytest.raises(DataError, match=r"file/weights .*data\.root"):
         weights.fetch(serve(tmp_path / "server", b"x"), tmp_path / "file" / "weights", OTHERWISE)
 
 
@@ -130,7 +129,7 @@ class Code:
 def test_code_in_a_file_is_refused_and_does_not_run(tmp_path: Path) -> None:
     trace = tmp_path / "ran"
     path = saved(tmp_path / "w.pth", {"weight": torch.ones(1), "extra": Code(trace)})
-    with pytest.raises(DataError, match=r"w\.pth holds no weights \(UnpicklingError\): use another file"):
+    with pytest.raises(DataError, match=r"w\.pth .*UnpicklingError"):
         weights.read(path)
     assert not trace.exists()
     torch.load(path, weights_only=False)
@@ -146,7 +145,7 @@ def test_code_in_a_file_is_refused_and_does_not_run(tmp_path: Path) -> None:
 def test_a_file_that_torch_cannot_read_is_refused_by_name(tmp_path: Path, contents: bytes) -> None:
     path = tmp_path / "w.pth"
     path.write_bytes(contents)
-    with pytest.raises(DataError, match=r"w\.pth (holds no weights|is no dictionary of tensors)") as raised:
+    with pytest.raises(DataError, match=r"w\.pth ") as raised:
         weights.read(path)
     assert str(path) in str(raised.value) and "\n" not in str(raised.value)
 
@@ -157,12 +156,12 @@ def test_a_file_that_torch_cannot_read_is_refused_by_name(tmp_path: Path, conten
     ids=["tensor", "list", "checkpoint", "nested"],
 )
 def test_anything_but_tensors_by_name_is_refused(tmp_path: Path, contents: object) -> None:
-    with pytest.raises(DataError, match=r"w\.pth is no dictionary of tensors, as state_dict\(\) returns one"):
+    with pytest.raises(DataError, match=r"w\.pth .*state_dict"):
         weights.read(saved(tmp_path / "w.pth", contents))
 
 
 def test_a_path_that_leads_nowhere_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"model\.weights names .*w\.pth, which is not there: correct the path"):
+    with pytest.raises(DataError, match=r"model\.weights .*w\.pth"):
         weights.read(tmp_path / "w.pth")
 
 

@@ -41,5 +41,5 @@ def test_other_data_than_the_runs_are_refused(tmp_path: Path) -> None:
 def test_what_is_no_finished_run_of_the_task_is_refused(
     tmp_path: Path, write_run: Callable[..., Path], status: str, task: str
 ) -> None:
-    with pytest.raises(StoreError, match=f"is no finished run of task={task}"):
+    with pytest.raises(StoreError, match=f"task={task}"):
         finished.read(write_run(tmp_path, status=status), task)

@@ -11,9 +11,9 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from test_runner import Killed, history, kill_at, result
 from torch import Tensor, nn
 from toy import BATCH, SIZE, ToyTask, make_options, make_spec, task_maker
+from whole_runs import Killed, history, kill_at, result
 
 from tmsgd_bench.engine import clocks, monitor
 from tmsgd_bench.engine.runner import run
@@ -287,9 +287,9 @@ def test_the_sample_is_made_once_in_a_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        (TwoModules, "trains several modules or has a training step of its own.*leave log_sharpness at null"),
-        (OwnStep, "trains several modules or has a training step of its own"),
-        (OnceDifferentiable, "sharpness of task 'toy' cannot be measured.*cannot be differentiated twice"),
+        (TwoModules, "several modules.*log_sharpness"),
+        (OwnStep, "training step of its own"),
+        (OnceDifferentiable, "'toy' .*differentiated twice"),
     ],
 )
 def test_a_task_whose_sharpness_cannot_be_measured_is_refused_in_one_sentence(
@@ -308,7 +308,7 @@ def test_such_a_task_trains_as_long_as_nobody_asks(kind: type[ToyTask], tmp_path
 
 def test_an_optimizer_whose_switch_cannot_be_judged_is_refused(tmp_path: Path) -> None:
     spec = make_spec("tmsgd_auto", maximize=True)
-    with pytest.raises(ConfigError, match=r"optimizer 'tmsgd_auto' cannot choose its switch: .*maximize=False"):
+    with pytest.raises(ConfigError, match=r"'tmsgd_auto' .*maximize=False"):
         run(spec, make_options(tmp_path), task_maker())
 
 

@@ -15,6 +15,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from toy import STEPS, ToyTask, make_options, make_spec
+from whole_runs import Killed
 
 from tmsgd_bench.engine import plan, prefix
 from tmsgd_bench.engine.plan import PlannedRun
@@ -27,10 +28,6 @@ from tmsgd_bench.task import TaskSettings
 EPOCHS = 4
 SGD = make_spec("sgd", EPOCHS)
 ONE, TWO, THREE = (make_spec("tmsgd", EPOCHS, switch_epoch=switch) for switch in (1, 2, 3))
-
-
-class Killed(BaseException):
-    """Stands for a signal."""
 
 
 def train(job: PlannedRun, kill_at: int | None = None) -> int:

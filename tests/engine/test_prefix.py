@@ -16,7 +16,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 import torch
 from commands import FORKS
@@ -25,6 +24,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from toy import BATCH, SIZE, STEPS, ToyTask, make_options, make_spec
+from whole_runs import Hook, Killed, kill_at, nothing, outcome, result
 
 from tmsgd_bench import files
 from tmsgd_bench.engine import checkpoint, plan, prefix
@@ -37,12 +37,7 @@ from tmsgd_bench.results import store
 from tmsgd_bench.task import TaskSettings
 
 EPOCHS = 6
-Hook = Callable[[int, int], None]
 Build = Callable[[TaskSettings, Hook], ToyTask]
-
-
-class Killed(BaseException):
-    """Stands for a signal: no handler of the engine may catch it."""
 
 
 class TwoNetworks(ToyTask):
@@ -62,21 +57,6 @@ class TwoNetworks(ToyTask):
             loss.backward()
             optimizer.step()
         return {"loss": losses["net"].detach(), "critic_loss": losses["critic"].detach()}
-
-
-def nothing(epoch: int, step: int) -> None:
-    """A hook that leaves training alone."""
-
-
-def interrupt(epoch: int, step: int, error: BaseException) -> Hook:
-    """A hook that raises at one step, once."""
-    armed = [error]
-
-    def hook(now: int, at: int) -> None:
-        if armed and (now, at) == (epoch, step):
-            raise armed.pop()
-
-    return hook
 
 
 @dataclass
@@ -104,16 +84,11 @@ class Sweep:
         return run(spec, self.options(**changes), lambda device: self.build(settings, on_step))
 
     def result(self, spec: RunSpec) -> dict[str, Any]:
-        found = files.read_json(self.root / spec.run_id / store.RESULT)
-        assert found is not None
-        return found
+        return result(self.root, spec)
 
     def outcome(self, spec: RunSpec) -> dict[str, Any]:
-        """What must not depend on who trained it: weights, history and outcome without their seconds."""
-        names = ("status", "final", "best", "best_epoch", "epochs_done", "switched", "weights_sha256", "diverged_at")
-        history = pd.read_parquet(self.root / spec.run_id / store.HISTORY)
-        own = {name: self.result(spec).get(name) for name in names}
-        return {**own, "history": history.drop(columns="training_seconds", errors="ignore").to_dict("list")}
+        """What must not depend on who trained it."""
+        return outcome(self.root, spec)
 
     def trunks(self) -> list[Path]:
         """Everything that the store's trunks hold."""
@@ -289,7 +264,7 @@ def test_a_run_killed_before_at_or_after_its_switch_trains_no_epoch_twice(
     """``last``: it goes on only after the others, who may need the epochs that it has not trained."""
     specs = [THREE, FIVE, SGD] if killed is FIVE else [THREE, SGD, FIVE]
     sweep.register(specs)
-    stop = interrupt(epoch, step, Killed())
+    stop = kill_at(epoch, step)
     again: list[RunSpec] = []
     for spec in specs:
         try:
@@ -311,7 +286,7 @@ def test_a_run_killed_in_every_epoch_trains_none_twice(sweep: Sweep, alone: Alon
     sweep.register([FIVE, SGD])
     for spec, epoch in [*((FIVE, epoch) for epoch in range(6)), (SGD, 5)]:
         with pytest.raises(KeyboardInterrupt):
-            sweep.run(spec, interrupt(epoch, 1, KeyboardInterrupt()))
+            sweep.run(spec, kill_at(epoch, 1, KeyboardInterrupt()))
         if epoch == 5:
             sweep.run(spec)
     assert sweep.outcome(FIVE) == alone(FIVE) and sweep.outcome(SGD) == alone(SGD)
@@ -322,7 +297,7 @@ def test_a_failed_run_keeps_its_claim_and_goes_on_from_its_state(sweep: Sweep, a
     sweep.register([SGD, THREE])
     sweep.run(SGD)
     with pytest.raises(RuntimeError, match="out of luck"):
-        sweep.run(THREE, interrupt(3, 2, RuntimeError("out of luck")))
+        sweep.run(THREE, kill_at(3, 2, RuntimeError("out of luck")))
     assert sweep.claims() == {THREE.run_id} and 3 in sweep.states()
     sweep.run(THREE)
     assert sweep.outcome(THREE) == alone(THREE)
@@ -333,7 +308,7 @@ def test_a_failed_run_keeps_its_claim_and_goes_on_from_its_state(sweep: Sweep, a
 def test_epochs_from_before_the_sharing_are_not_called_saved(sweep: Sweep, alone: Alone) -> None:
     """A run that trained two epochs for itself, and was then started again with sharing, owes them to nobody."""
     with pytest.raises(Killed):
-        sweep.run(THREE, interrupt(2, 1, Killed()), share_prefix=False)
+        sweep.run(THREE, kill_at(2, 1), share_prefix=False)
     outcome = sweep.run(THREE)
     origin = sweep.result(THREE)["prefix"]
     assert sweep.outcome(THREE) == alone(THREE)
@@ -367,7 +342,7 @@ def test_a_run_that_ends_without_sharing_does_not_say_that_it_shared(sweep: Swee
     sweep.register([ONE, FIVE])
     sweep.run(ONE)
     with pytest.raises(Killed):
-        sweep.run(FIVE, interrupt(2, 1, Killed()))
+        sweep.run(FIVE, kill_at(2, 1))
     assert sweep.run(FIVE, share_prefix=False).saved == 0
     assert sweep.outcome(FIVE) == alone(FIVE)
     assert sweep.result(FIVE)["prefix"] is None
@@ -803,7 +778,7 @@ def test_a_run_killed_after_its_result_leaves_no_claim_behind(sweep: Sweep, monk
 @pytest.mark.parametrize("changes", [{"share_prefix": False}, {"force": True}], ids=str)
 def test_a_run_that_ends_without_sharing_leaves_no_claim_behind(changes: dict[str, Any], sweep: Sweep) -> None:
     with pytest.raises(Killed):
-        sweep.run(THREE, interrupt(2, 1, Killed()))
+        sweep.run(THREE, kill_at(2, 1))
     assert sweep.run(THREE, **changes).status == "done"
     assert sweep.trunks() == []
 
@@ -870,7 +845,7 @@ def test_the_record_survives_an_interruption_after_the_switch(sweep: Sweep) -> N
     sweep.register([SGD, THREE])
     sweep.run(SGD)
     with pytest.raises(Killed):
-        sweep.run(THREE, interrupt(5, 1, Killed()))
+        sweep.run(THREE, kill_at(5, 1))
     outcome = sweep.run(THREE)
     assert outcome.saved == sweep.result(THREE)["prefix"]["saved"] == 3
 

@@ -8,21 +8,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.optim.lr_scheduler import LinearLR, LRScheduler, MultiStepLR
 from toy import STEPS, make_options, make_spec, task_maker
+from whole_runs import Killed, history, kill_at, outcome
 
-from tmsgd_bench import files
 from tmsgd_bench.engine.optimizers import build_schedulers
 from tmsgd_bench.engine.runner import run
 from tmsgd_bench.engine.schedules import WarmupPoly, WarmupSteps
 from tmsgd_bench.engine.spec import RunSpec
 from tmsgd_bench.errors import ConfigError
-from tmsgd_bench.results import store
 
 STEP_OPTIONS: dict[str, Any] = {"warmup_epochs": 2, "start_lr": 1e-6, "milestones": [3, 5], "gamma": 0.1}
 POLY_OPTIONS: dict[str, Any] = {"epochs": 6, "warmup_epochs": 1, "start_factor": 0.01, "power": 0.9}
@@ -226,15 +224,15 @@ def test_the_warm_up_of_an_optimizer_comes_beside_a_schedule_of_updates() -> Non
 @pytest.mark.parametrize(
     ("schedule", "message"),
     [
-        (described("poly", every="batch"), "schedule.every must be one of epoch, update, not 'batch'"),
-        (described("poly", every="true"), "schedule.every must be one of epoch, update"),
-        (described("poly", every=None), "the learning-rate schedule refuses its options: .*steps_per_epoch"),
-        (described("poly", power=0), "the learning-rate schedule refuses its options: .*power > 0"),
-        (described("steps", start_lr=0), "the learning-rate schedule refuses its options: .*start_lr > 0"),
-        (described("steps", wrong=1), "the learning-rate schedule refuses its options: .*wrong"),
+        (described("poly", every="batch"), "schedule.every .*epoch, update"),
+        (described("poly", every="true"), "schedule.every .*epoch, update"),
+        (described("poly", every=None), "schedule .*steps_per_epoch"),
+        (described("poly", power=0), "schedule .*power > 0"),
+        (described("steps", start_lr=0), "schedule .*start_lr > 0"),
+        (described("steps", wrong=1), "schedule .*wrong"),
         (
             {"_target_": "torch.optim.lr_scheduler.ExponentialLR", "gamma": 0.5, "every": "update"},
-            "the learning-rate schedule refuses its options: .*steps_per_epoch",
+            "schedule .*steps_per_epoch",
         ),
     ],
 )
@@ -248,27 +246,15 @@ def toy(kind: str, optimizer: str) -> RunSpec:
     return replace(make_spec(optimizer), schedule=described(kind))
 
 
-def outcome(root: Path, spec: RunSpec) -> dict[str, Any]:
-    """What must not depend on how often a run was stopped."""
-    result = files.read_json(root / spec.run_id / store.RESULT)
-    assert result is not None
-    history = pd.read_parquet(root / spec.run_id / store.HISTORY).drop(columns="training_seconds")
-    return {"weights": result["weights_sha256"], "history": history.to_dict("list")}
-
-
 @pytest.mark.parametrize("kind", SCHEDULES)
 def test_a_run_follows_its_schedule(tmp_path: Path, kind: str) -> None:
     """The learning rate that the history tells is that of the update after the epoch."""
     spec = toy(kind, "sgd")
     run(spec, make_options(tmp_path), task_maker())
-    lrs = outcome(tmp_path, spec)["history"]["lr"]
+    lrs = history(tmp_path, spec)["lr"].tolist()
     by_hand = SCHEDULES[kind][2]
     expected = [by_hand(0.05, (epoch + 1) * STEPS, STEPS, **SCHEDULES[kind][1]) for epoch in range(6)]
     assert lrs == pytest.approx(expected, rel=1e-9, abs=1e-15)
-
-
-class Killed(BaseException):
-    """Stands for a signal: no handler of the engine may catch it."""
 
 
 @pytest.mark.parametrize("kind", SCHEDULES)
@@ -278,20 +264,12 @@ def test_a_killed_run_goes_on_with_the_same_bits(tmp_path: Path, kind: str, opti
     spec = toy(kind, optimizer)
     run(spec, make_options(tmp_path / "whole"), task_maker())
 
-    def die_at(epoch: int, step: int) -> Callable[[int, int], None]:
-        def hook(now: int, at: int) -> None:
-            if (now, at) == (epoch, step):
-                raise Killed
-
-        return hook
-
     for epoch, step in ((1, 2), (3, 0), (5, 3)):
         with pytest.raises(Killed):
-            run(spec, make_options(tmp_path / "torn"), task_maker(on_step=die_at(epoch, step)))
+            run(spec, make_options(tmp_path / "torn"), task_maker(on_step=kill_at(epoch, step)))
     run(spec, make_options(tmp_path / "torn"), task_maker())
-    whole = outcome(tmp_path / "whole", spec)
-    assert outcome(tmp_path / "torn", spec) == whole
-    assert all(math.isfinite(loss) for loss in whole["history"]["loss"])
+    assert outcome(tmp_path / "torn", spec) == outcome(tmp_path / "whole", spec)
+    assert all(math.isfinite(loss) for loss in history(tmp_path / "whole", spec)["loss"])
 
 
 @pytest.mark.parametrize("kind", SCHEDULES)

@@ -64,7 +64,7 @@ def test_a_class_is_named_as_it_is_imported() -> None:
 
 def test_an_optimizer_whose_step_needs_a_closure_is_refused() -> None:
     values = {"_target_": "torch.optim.LBFGS", "name": "lbfgs", "label": "L-BFGS", "lr": 1.0}
-    with pytest.raises(ConfigError, match=r"LBFGS, whose step\(\) needs a closure"):
+    with pytest.raises(ConfigError, match=r"LBFGS"):
         schema.check_optimizer(values)
     schema.check_optimizer({**values, "_target_": "torch.optim.NAdam"})
 

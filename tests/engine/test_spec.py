@@ -60,13 +60,13 @@ def test_labels_key_order_and_number_notation_do_not_change_the_identity() -> No
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"epochs": 0}, "epochs must be a whole number >= 1"),
-        ({"epochs": 1.5}, "epochs must be a whole number"),
-        ({"epochs": True}, "epochs must be a whole number"),
-        ({"batch_size": 0}, "batch_size must be a whole number >= 1 and <= 16,777,216, not 0"),
-        ({"seed": -1}, "seed must be a whole number >= 0"),
-        ({"seed": "x"}, "seed must be a whole number"),
-        ({"data": {"kind": "real", "limit": 0, "fingerprint": ""}}, "data.limit must be null, or a whole number >= 1"),
+        ({"epochs": 0}, "^epochs "),
+        ({"epochs": 1.5}, "^epochs "),
+        ({"epochs": True}, "^epochs "),
+        ({"batch_size": 0}, "^batch_size .*16,777,216"),
+        ({"seed": -1}, "^seed "),
+        ({"seed": "x"}, "^seed "),
+        ({"data": {"kind": "real", "limit": 0, "fingerprint": ""}}, "^data.limit "),
     ],
 )
 def test_a_number_out_of_range_is_refused(change: dict[str, Any], message: str) -> None:
@@ -76,13 +76,13 @@ def test_a_number_out_of_range_is_refused(change: dict[str, Any], message: str) 
 
 @pytest.mark.parametrize("lr", [-0.1, 0.0, float("nan"), float("inf"), "fast", None, True])
 def test_a_learning_rate_that_is_not_a_positive_number_is_refused(lr: Any) -> None:
-    with pytest.raises(ConfigError, match="lr must be a finite number > 0"):
+    with pytest.raises(ConfigError, match=r"^lr "):
         validate(make_spec(lr=lr))
 
 
 @pytest.mark.parametrize("switch", [-1, 2.5, "late"])
 def test_a_switch_epoch_that_is_not_a_count_is_refused(switch: Any) -> None:
-    with pytest.raises(ConfigError, match="switch_epoch must be a whole number >= 0"):
+    with pytest.raises(ConfigError, match=r"^switch_epoch "):
         validate(make_spec(switch_epoch=switch))
 
 
@@ -116,7 +116,7 @@ def test_how_a_run_chooses_its_switch_is_part_of_its_identity(change: dict[str, 
         ("tmsgd_auto", {"auto_switch": {"margin": 0.5}}, "setting .*every_epochs. is missing"),
         ("tmsgd_auto", {"auto_switch": PLAN | {"margn": 1}}, "margn.: did you mean .margin"),
         *(
-            ("tmsgd_auto", {"auto_switch": PLAN | {key: value}}, f"auto_switch.{key} must be a whole number >= 1")
+            ("tmsgd_auto", {"auto_switch": PLAN | {key: value}}, f"auto_switch.{key} ")
             for key in ("every_epochs", "patience", "examples")
             for value in (0, 1.5, True, "1", None)
         ),
@@ -124,7 +124,7 @@ def test_how_a_run_chooses_its_switch_is_part_of_its_identity(change: dict[str, 
             (
                 "tmsgd_auto",
                 {"auto_switch": PLAN | {"margin": value}},
-                "auto_switch.margin must be a finite number > 0 and <= 1",
+                "auto_switch.margin ",
             )
             for value in (0.0, -1, 1.5, float("nan"), True, "0.5", None)
         ),

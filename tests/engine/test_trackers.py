@@ -122,9 +122,9 @@ def test_without_a_tracker_nothing_is_built() -> None:
 @pytest.mark.parametrize(
     ("values", "told"),
     [
-        ({"_target_": "tmsgd_bench.engine.trackers.Abacus"}, "cannot be made .*Abacus"),
-        ({"_target_": "abacus.Tracker"}, "needs the package abacus: install it"),
-        ({"_target_": "notebooks:Notebook", "colour": "red"}, "cannot be made .*colour"),
+        ({"_target_": "tmsgd_bench.engine.trackers.Abacus"}, "Abacus"),
+        ({"_target_": "abacus.Tracker"}, "package abacus"),
+        ({"_target_": "notebooks:Notebook", "colour": "red"}, "colour"),
     ],
 )
 def test_a_tracker_that_cannot_be_had_is_refused_before_training(

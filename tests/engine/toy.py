@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from whole_runs import make_options as make_options
 
-from tmsgd_bench.engine.spec import RunOptions, RunSpec
+from tmsgd_bench.engine.spec import RunSpec
 from tmsgd_bench.seeding import epoch_order
 from tmsgd_bench.task import Metric, Task, TaskSettings
 
@@ -76,13 +77,6 @@ def make_spec(optimizer: str = "tmsgd", epochs: int = 6, seed: int = 0, **option
         batch_size=BATCH,
         schedule={"_target_": "torch.optim.lr_scheduler.MultiStepLR", "milestones": [2, 4], "gamma": 0.5},
         seed=seed,
-    )
-
-
-def make_options(root: Path, **changes: Any) -> RunOptions:
-    """Checkpoint after every epoch, on the CPU."""
-    return RunOptions(
-        **{"results_root": root, "device": "cpu", "checkpoint_seconds": 0.0, "progress": "log", **changes}
     )
 
 

@@ -1,4 +1,4 @@
-"""The mode in which the engine evaluates a task and lets it draw."""
+"""The mode in which the engine evaluates a task and lets it draw, and one of torch."""
 
 from __future__ import annotations
 
@@ -17,3 +17,12 @@ def evaluating(task: Task) -> Iterator[None]:
         module.eval()
     with torch.no_grad():
         yield
+
+
+@contextmanager
+def without_onednn() -> Iterator[None]:
+    """With convolutions of a few channels oneDNN, as torch 2.15 has it, corrupts the heap on some processors."""
+    before = torch.backends.mkldnn.enabled
+    torch.backends.mkldnn.enabled = False
+    yield
+    torch.backends.mkldnn.enabled = before

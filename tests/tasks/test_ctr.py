@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import csv
 import errno
 import gc
@@ -36,6 +35,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
+from whole_runs import Killed
 
 import tasks
 from tasks.ctr import ClickThrough, data, parts, prepare, text
@@ -44,16 +44,11 @@ from tasks.ctr.auc import area_under_curve
 from tasks.ctr.fields import RARE, Tally, fields, hour_of_day, numbers, weekday
 from tasks.ctr.model import WideDeep
 from tasks.ctr.split import GROUPS, SPLITS, TEN, TEST, TRAIN, VALID, grouped, sizes_before, split
-from tmsgd_bench import TMSGD, files
+from tmsgd_bench import TMSGD
 from tmsgd_bench.data.catalog import find
 from tmsgd_bench.data.kept import KEPT
 from tmsgd_bench.data.synthetic import avazu
-from tmsgd_bench.engine import plan, prefix
-from tmsgd_bench.engine.plan import PlannedRun
-from tmsgd_bench.engine.runner import run
-from tmsgd_bench.engine.spec import RunOptions, RunSpec
 from tmsgd_bench.errors import ConfigError, DataError
-from tmsgd_bench.results import store
 from tmsgd_bench.seeding import subset
 from tmsgd_bench.task import TaskSettings
 
@@ -82,11 +77,8 @@ def prepared_folder(tmp_path_factory: pytest.TempPathFactory, lines: list[str]) 
 
 
 @pytest.fixture(scope="module")
-def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("stand-in") / "avazu"
-    folder.mkdir()
-    avazu.write(folder)
-    return folder
+def stand_in(synthetic_data: Callable[[str], Path]) -> Path:
+    return synthetic_data("avazu")
 
 
 def put(root: Path, lines: list[str], name: str = "train.csv", end: str = "\n") -> Path:
@@ -787,10 +779,6 @@ def test_damaged_rows_are_made_anew_and_it_is_said(
     assert caplog.text.count("is damaged and is made anew") == 1
 
 
-class Killed(BaseException):
-    """Stands for a signal."""
-
-
 @pytest.mark.parametrize(("module", "stage"), [(parts, "parse"), (prepare, "numbers"), (prepare, "_describe")])
 def test_an_interrupted_preparation_goes_on_where_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prepared_folder: Path, lines: list[str], module: Any, stage: str
@@ -1076,23 +1064,6 @@ def test_plain_sgd_leaves_untouched_rows_alone(prepared_folder: Path) -> None:
 # --- task ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_task_declares_what_it_measures(prepared_folder: Path) -> None:
-    task = make(prepared_folder)
-    assert [(m.name, m.direction) for m in task.metrics] == [
-        ("auc", "max"),
-        ("log_loss", "min"),
-        ("calibration_error", "min"),
-    ]
-    with torch.no_grad():
-        assert set(task.evaluate()) == {m.name for m in task.metrics}
-
-
-def test_the_task_has_one_module_and_counts_its_steps(prepared_folder: Path) -> None:
-    task = make(prepared_folder, batch_size=7, data_limit=50)
-    assert task.modules == {"wide_deep": task.model}
-    assert (task.train_size, task.steps_per_epoch) == (50, 8)
-
-
 def flat(batches: Iterator[tuple[Tensor, Tensor]]) -> list[tuple[tuple[int, ...], float]]:
     """Every example of an epoch, in order."""
     return [(tuple(i.tolist()), float(c)) for ids, clicks in batches for i, c in zip(ids, clicks, strict=True)]
@@ -1112,19 +1083,6 @@ def test_an_epoch_covers_every_example_once(
     expected = [(tuple(whole.train.ids[k].tolist()), float(whole.train.clicks[k])) for k in rows]
     assert sorted(flat(iter(batches))) == sorted(expected)
     assert {ids.dtype for ids, _ in batches} == {torch.int32} and {c.dtype for _, c in batches} == {torch.float32}
-
-
-def test_batches_depend_on_seed_and_epoch_alone(prepared_folder: Path) -> None:
-    """Not on the global generators, which they leave alone, on what was asked before, or on the batch size."""
-    task = make(prepared_folder, data_limit=50)
-    orders = {epoch: flat(task.batches(epoch)) for epoch in range(3)}
-    other = make(prepared_folder, data_limit=50, batch_size=3)
-    torch.manual_seed(99)
-    before = torch.get_rng_state()
-    assert {epoch: flat(other.batches(epoch)) for epoch in (2, 0, 1)} == orders
-    assert torch.equal(torch.get_rng_state(), before)
-    reseeded = make(prepared_folder, data_limit=50, seed=1)
-    assert orders[0] != orders[1] != orders[2] != orders[0] != flat(reseeded.batches(0))
 
 
 def test_the_loss_is_the_mean_cross_entropy(prepared_folder: Path) -> None:
@@ -1153,16 +1111,6 @@ def test_evaluation_agrees_with_a_computation_by_hand(
     assert found["calibration_error"] == pytest.approx(abs(ratio - 1), rel=1e-5)
 
 
-@torch.no_grad()
-def test_evaluation_changes_nothing_and_remembers_nothing(prepared_folder: Path) -> None:
-    task = make(prepared_folder)
-    weights, stream = copy.deepcopy(task.model.state_dict()), torch.get_rng_state()
-    first = task.evaluate()
-    assert task.evaluate() == first
-    assert torch.equal(torch.get_rng_state(), stream)
-    assert all(torch.equal(weights[name], value) for name, value in task.model.state_dict().items())
-
-
 OPTIMIZERS: dict[str, Callable[[Any], Optimizer]] = {
     "SGD": lambda p: torch.optim.SGD(p, lr=0.05),
     "TM-SGD": lambda p: TMSGD(p, lr=0.05, switch_step=50),
@@ -1188,8 +1136,8 @@ def test_the_stand_in_can_be_learnt(stand_in: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"min_count": 0}, r"task\.min_count must be a whole number >= 1"),
-        ({"hour": "raw"}, r"task\.hour must be one of value, split, not 'raw'"),
+        ({"min_count": 0}, r"task\.min_count"),
+        ({"hour": "raw"}, r"task\.hour .*value, split"),
         ({"evaluate_on": "train"}, r"task\.evaluate_on must be one of test, valid, not 'train'"),
     ],
 )
@@ -1263,79 +1211,3 @@ def test_rows_of_any_number_can_be_written(tmp_path: Path, chunk: int) -> None:
     rows = pd.read_csv(io.BytesIO((tmp_path / "some.csv").read_bytes()), dtype=str)
     assert len(rows) == 730 and (rows["hour"].iloc[0], rows["hour"].iloc[-1]) == ("14102100", "14103023")
     assert rows["device_ip"].nunique() > 600
-
-
-# --- runs ----------------------------------------------------------------------------------------------------------
-
-EPOCHS, SWITCH, STEPS = 4, 2, 5
-SPECS: dict[str, dict[str, Any]] = {
-    "sgd": {"_target_": "torch.optim.SGD"},
-    "tmsgd": {"_target_": "tmsgd_bench.optim.TMSGD", "switch_epoch": SWITCH},
-    "tmsgdm": {"_target_": "tmsgd_bench.optim.TMSGD", "switch_epoch": SWITCH, "momentum": 0.9},
-}
-
-
-class Killable(ClickThrough):
-    """Raises at one (epoch, step)."""
-
-    at: tuple[int, int] | None = None
-
-    def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        for step, batch in enumerate(super().batches(epoch)):
-            if (epoch, step) == self.at:
-                raise Killed
-            yield batch
-
-
-def make_spec(optimizer: str, **options: Any) -> RunSpec:
-    own = {"name": optimizer, "label": optimizer, "lr": 0.05, **SPECS[optimizer], **options}
-    task, limited = {"name": "ctr", "dataset": "avazu"}, {"kind": "synthetic", "limit": 80, "fingerprint": "f"}
-    return RunSpec(task, {"name": "wide_deep"}, limited, own, EPOCHS, 16, None, 0)
-
-
-def run_options(root: Path, share: bool = False) -> RunOptions:
-    return RunOptions(root, device="cpu", checkpoint_seconds=0.0, progress="log", share_prefix=share)
-
-
-def train(root: Path, folder: Path, spec: RunSpec, at: tuple[int, int] | None = None, share: bool = False) -> None:
-    def task(device: torch.device) -> Killable:
-        made = Killable(settings(folder, data_limit=80, seed=spec.seed), 4, "value", "test")
-        made.at = at
-        return made
-
-    run(spec, run_options(root, share), task)
-
-
-def outcome(root: Path, spec: RunSpec) -> dict[str, Any]:
-    """Weights, metrics and history, without the seconds."""
-    values = files.read_json(root / spec.run_id / store.RESULT)
-    assert values is not None and values["status"] == "done"
-    history = pd.read_parquet(root / spec.run_id / store.HISTORY).drop(columns="training_seconds")
-    return {"weights": values["weights_sha256"], "final": values["final"], "history": history.to_dict("list")}
-
-
-@pytest.mark.parametrize("optimizer", ["tmsgd", "tmsgdm"])
-def test_a_killed_run_ends_with_the_same_bits(optimizer: str, prepared_folder: Path, tmp_path: Path) -> None:
-    """Killed in the first epoch, before and after the switch, and in the last one."""
-    spec = make_spec(optimizer)
-    train(tmp_path / "whole", prepared_folder, spec)
-    for at in ((0, 1), (1, STEPS - 1), (SWITCH, 0), (SWITCH, 2), (3, 1)):
-        with pytest.raises(Killed):
-            train(tmp_path / "torn", prepared_folder, spec, at)
-    train(tmp_path / "torn", prepared_folder, spec)
-    assert outcome(tmp_path / "torn", spec) == outcome(tmp_path / "whole", spec)
-
-
-def test_runs_that_share_a_prefix_end_as_those_trained_alone(
-    prepared_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(prefix, "POLL_SECONDS", 0.05)
-    specs = [make_spec("sgd"), *(make_spec("tmsgd", switch_epoch=epoch) for epoch in (1, 2, 3))]
-    plan.register([PlannedRun(spec, run_options(tmp_path / "shared", share=True)) for spec in specs])
-    for spec in specs:
-        train(tmp_path / "shared", prepared_folder, spec, share=True)
-        train(tmp_path / "alone", prepared_folder, spec)
-        assert outcome(tmp_path / "shared", spec) == outcome(tmp_path / "alone", spec)
-    results = [files.read_json(tmp_path / "shared" / spec.run_id / store.RESULT) or {} for spec in specs]
-    assert sum(result["prefix"]["saved"] for result in results if result["prefix"]) == 1 + 2 + 3
-    assert len({outcome(tmp_path / "alone", spec)["weights"] for spec in specs}) == len(specs)  # the switch mattered

@@ -13,8 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import modes
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 import torchvision
@@ -31,17 +31,12 @@ from tasks.compute import to_float
 from tasks.ic import ImageClassification, data, models
 from tasks.ic.batches import PADDING, crop_and_flip, draw_crops_and_flips
 from tasks.ic.task import CHANNELS_LAST_FROM
-from tmsgd_bench import TMSGD, files
+from tmsgd_bench import TMSGD
 from tmsgd_bench.data import synthetic
 from tmsgd_bench.data.catalog import find
-from tmsgd_bench.engine import plan
-from tmsgd_bench.engine.plan import PlannedRun
-from tmsgd_bench.engine.runner import run
-from tmsgd_bench.engine.spec import RunOptions, RunSpec
 from tmsgd_bench.errors import ConfigError, DataError
 from tmsgd_bench.optim import sharpness
-from tmsgd_bench.results import store
-from tmsgd_bench.seeding import epoch_order, seed_globally, subset
+from tmsgd_bench.seeding import epoch_order, subset
 from tmsgd_bench.task import TaskSettings
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -55,21 +50,17 @@ FORMATS = (torch.contiguous_format, torch.channels_last)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def without_onednn() -> Iterator[None]:
-    """With convolutions of a few channels oneDNN, as torch 2.15 has it, corrupts the heap on some processors."""
-    before = torch.backends.mkldnn.enabled
-    torch.backends.mkldnn.enabled = False
-    yield
-    torch.backends.mkldnn.enabled = before
+def no_onednn() -> Iterator[None]:
+    with modes.without_onednn():
+        yield
 
 
-@pytest.fixture(scope="session")
-def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module")
+def stand_ins(synthetic_data: Callable[[str], Path]) -> Path:
     """A folder with both stand-ins, to be read only."""
-    root = tmp_path_factory.mktemp("stand-ins")
-    for name in DATASETS:
-        synthetic.write(name, root / name)
-    return root
+    first, second = map(synthetic_data, DATASETS)
+    assert first.parent == second.parent
+    return first.parent
 
 
 def batch(count: int = 6, classes: int = 10, key: bytes = b"labels") -> dict[bytes, Any]:
@@ -150,7 +141,7 @@ class Harmful:
 def test_a_pickle_that_runs_code_is_refused(key: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     path = put(tmp_path / "b", batch() | {key: Harmful()})
-    with pytest.raises(DataError, match="mkdir is not allowed") as raised:
+    with pytest.raises(DataError, match="mkdir") as raised:
         data.read_batch(path, "labels", 10, FIX)
     assert str(path) in str(raised.value)
     assert not (tmp_path / "harm").exists()
@@ -178,24 +169,24 @@ BAD = {
     "no pickle": (b"GIF89a", "cannot read"),
     "cut": (WHOLE[: len(WHOLE) // 2], "truncated"),
     "a reference": (b"Pelsewhere\n.", "not allowed"),
-    "no dictionary": (pickle.dumps([1, 2]), "it is no batch of CIFAR images"),
-    "no images": (pickle.dumps({b"labels": [1]}), "has no b'data'"),
-    "no labels": (pickle.dumps({b"data": batch()[b"data"]}, protocol=2), "has no b'labels'"),
-    "fine labels": (pickle.dumps({b"data": batch()[b"data"], b"fine_labels": [0] * 6}, protocol=2), "no b'labels'"),
-    "flat": (changed(data=np.zeros(3072, np.uint8)), r"shape \(3072,\), not \(images, 3072\)"),
-    "another side": (changed(data=np.zeros((6, 768), np.uint8)), r"shape \(6, 768\)"),
-    "no rows": (pickle.dumps({b"data": np.zeros((0, 3072), np.uint8), b"labels": []}, 4), r"shape \(0, 3072\)"),
-    "floats": (changed(data=np.zeros((6, 3072), np.float32)), "not one of bytes"),
-    "objects": (changed(data=np.full((6, 3072), None)), "not one of bytes"),
-    "a list for pixels": (changed(data=[[0] * 3072] * 6), "it is no batch of CIFAR images"),
-    "too few labels": (changed(labels=[0] * 5), "6 whole numbers as labels"),
-    "nested labels": (changed(labels=[[0]] * 6), "6 whole numbers as labels"),
-    "fractions": (changed(labels=[0.0] * 6), "6 whole numbers as labels"),
-    "words": (changed(labels=[b"cat"] * 6), "6 whole numbers as labels"),
-    "a large number": (changed(labels=[2**80] * 6), "6 whole numbers as labels"),
-    "none": (changed(labels=None), "6 whole numbers as labels"),
-    "below 0": (changed(labels=[0, 1, 2, 3, 4, -1]), "labels run from -1 to 4, not from 0 to 9"),
-    "above 9": (changed(labels=[0, 1, 2, 3, 4, 10]), "labels run from 0 to 10, not from 0 to 9"),
+    "no dictionary": (pickle.dumps([1, 2]), "CIFAR"),
+    "no images": (pickle.dumps({b"labels": [1]}), "b'data'"),
+    "no labels": (pickle.dumps({b"data": batch()[b"data"]}, protocol=2), "b'labels'"),
+    "fine labels": (pickle.dumps({b"data": batch()[b"data"], b"fine_labels": [0] * 6}, protocol=2), "b'labels'"),
+    "flat": (changed(data=np.zeros(3072, np.uint8)), r"\(3072,\)"),
+    "another side": (changed(data=np.zeros((6, 768), np.uint8)), r"\(6, 768\)"),
+    "no rows": (pickle.dumps({b"data": np.zeros((0, 3072), np.uint8), b"labels": []}, 4), r"\(0, 3072\)"),
+    "floats": (changed(data=np.zeros((6, 3072), np.float32)), "bytes"),
+    "objects": (changed(data=np.full((6, 3072), None)), "bytes"),
+    "a list for pixels": (changed(data=[[0] * 3072] * 6), "CIFAR"),
+    "too few labels": (changed(labels=[0] * 5), "labels"),
+    "nested labels": (changed(labels=[[0]] * 6), "labels"),
+    "fractions": (changed(labels=[0.0] * 6), "labels"),
+    "words": (changed(labels=[b"cat"] * 6), "labels"),
+    "a large number": (changed(labels=[2**80] * 6), "labels"),
+    "none": (changed(labels=None), "labels"),
+    "below 0": (changed(labels=[0, 1, 2, 3, 4, -1]), "-1 to 4.* 0 to 9"),
+    "above 9": (changed(labels=[0, 1, 2, 3, 4, 10]), "0 to 10.* 0 to 9"),
 }
 
 
@@ -206,7 +197,7 @@ def test_a_file_that_is_no_batch_is_named_with_the_reason_and_the_fix(tmp_path: 
     with pytest.raises(DataError, match=reason) as raised:
         data.read_batch(tmp_path / "b", "labels", 10, FIX)
     message = str(raised.value)
-    assert message.startswith(f"cannot read {tmp_path / 'b'} (") and message.endswith(f"): {FIX}")
+    assert str(tmp_path / "b") in message and FIX in message
     assert "\n" not in message
 
 
@@ -256,7 +247,7 @@ def test_a_limit_keeps_a_fixed_subset_of_training_and_all_of_test(tmp_path: Path
 
 
 def test_the_folder_of_another_data_set_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"cifar10 and cifar100, not 'r8': choose one with data.name"):
+    with pytest.raises(ConfigError, match=r"'r8'.*data\.name"):
         data.load(settings(tmp_path / "r8", data_limit=None))
 
 
@@ -381,9 +372,10 @@ def test_a_network_is_torchvisions_with_the_stem_and_head_for_cifar(family: str,
     """In float64, in training mode; its weights are ours in the same order."""
     torch.manual_seed(depth)
     ours = models.build(10, family, depth, 64).double()
-    theirs = (vgg_of_torchvision if family == "vgg" else resnet_of_torchvision)(depth).double()
+    with torch.device("meta"):  # nobody needs its own initial weights
+        theirs = (vgg_of_torchvision if family == "vgg" else resnet_of_torchvision)(depth)
     names, values = list(theirs.state_dict()), list(ours.state_dict().values())
-    theirs.load_state_dict(dict(zip(names, values, strict=True)))
+    theirs.load_state_dict(dict(zip(names, values, strict=True)), assign=True)
     images = torch.rand(2, 3, 32, 32, dtype=torch.float64)
     with torch.no_grad():
         torch.testing.assert_close(ours(images), theirs(images), rtol=1e-9, atol=1e-9)
@@ -415,14 +407,14 @@ def test_every_depth_has_a_yaml(name: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"depth": 17}, "model.depth must be one of 11, 13, 16, 19, not 17"),
-        ({"family": "resnet", "depth": 16}, "model.depth must be one of 18, 34, 50, not 16"),
-        ({"depth": "16"}, "model.depth must be one of"),
-        ({"depth": None}, "model.depth must be one of"),
-        ({"family": "lstm"}, "model.family must be one of vgg, resnet, not 'lstm'"),
-        ({"width": 0}, "model.width must be a whole number"),
-        ({"width": 1.5}, "model.width must be a whole number"),
-        ({"hidden": 5}, "unknown setting 'model.hidden'"),
+        ({"depth": 17}, r"model\.depth .*11, 13, 16, 19"),
+        ({"family": "resnet", "depth": 16}, r"model\.depth .*18, 34, 50"),
+        ({"depth": "16"}, r"model\.depth"),
+        ({"depth": None}, r"model\.depth"),
+        ({"family": "lstm"}, r"model\.family .*vgg, resnet"),
+        ({"width": 0}, r"model\.width"),
+        ({"width": 1.5}, r"model\.width"),
+        ({"hidden": 5}, r"model\.hidden"),
     ],
     ids=str,
 )
@@ -516,14 +508,6 @@ def test_an_epoch_shows_every_image_once_with_its_label(stand_ins: Path, size: i
         assert torch.equal(labels, task.data.train_labels[order])
 
 
-@pytest.mark.parametrize("augment", ["none", "standard"])
-def test_making_batches_draws_nothing_from_the_global_generator(stand_ins: Path, augment: str) -> None:
-    task = make(stand_ins / "cifar10", augment)
-    before = torch.get_rng_state()
-    list(task.batches(0))
-    assert torch.equal(torch.get_rng_state(), before)
-
-
 # --- memory format -------------------------------------------------------------------------------------------------
 
 
@@ -554,14 +538,6 @@ def test_auto_is_channels_last_for_large_batches_on_a_cpu(stand_ins: Path, size:
 # --- task ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_task_declares_what_it_measures(stand_ins: Path) -> None:
-    task = make(stand_ins / "cifar10")
-    named = [(m.name, m.unit, m.direction, m.label) for m in task.metrics]
-    assert named == [("accuracy", "%", "max", "ACC"), ("test_loss", "nat", "min", "test loss")]
-    assert task.modules == {"classifier": task.model}
-    assert (task.train_size, task.steps_per_epoch) == (24, 3)
-
-
 @pytest.mark.parametrize("name", DATASETS)
 def test_the_network_has_an_output_for_each_class(stand_ins: Path, name: str) -> None:
     task = make(stand_ins / name)
@@ -589,22 +565,6 @@ def test_evaluation_agrees_with_a_computation_by_hand(
     losses = -logits.log_softmax(dim=1).gather(1, task.data.test_labels[:, None])
     assert found["accuracy"] == pytest.approx(100 * float(right), rel=1e-6)
     assert found["test_loss"] == pytest.approx(float(losses.mean()), rel=1e-4)
-
-
-@torch.no_grad()
-def test_evaluation_changes_nothing_and_remembers_nothing(stand_ins: Path) -> None:
-    used, fresh = make(stand_ins / "cifar10"), make(stand_ins / "cifar10")
-    for task in (used, fresh):
-        task.model.eval()
-    state, stream = copy.deepcopy(used.model.state_dict()), torch.get_rng_state()
-    first = used.evaluate()
-    assert used.evaluate() == first
-    assert torch.equal(torch.get_rng_state(), stream)
-    assert all(torch.equal(value, state[name]) for name, value in used.model.state_dict().items())
-    for task in (used, fresh):
-        nn.init.constant_(task.model.get_parameter("head.weight"), 0.0)
-        task.model.get_parameter("head.bias").copy_(torch.arange(10.0))
-    assert used.evaluate() == fresh.evaluate() != first
 
 
 @pytest.mark.parametrize(
@@ -660,10 +620,10 @@ def rayleigh_quotient(gradients: tuple[Tensor, ...], weights: list[nn.Parameter]
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"augment": "heavy"}, "task.augment must be one of none, standard, not 'heavy'"),
-        ({"augment": None}, "task.augment must be one of none, standard, not None"),
-        ({"channels_last": "yes"}, "task.channels_last must be one of auto, true, false, not 'yes'"),
-        ({"channels_last": None}, "task.channels_last must be one of auto, true, false, not None"),
+        ({"augment": "heavy"}, r"task\.augment .*none, standard"),
+        ({"augment": None}, r"task\.augment .*none, standard"),
+        ({"channels_last": "yes"}, r"task\.channels_last .*auto, true, false"),
+        ({"channels_last": None}, r"task\.channels_last .*auto, true, false"),
         ({"unknown": 1}, "unknown"),
     ],
     ids=str,
@@ -689,104 +649,3 @@ def test_the_protocols_are_the_papers_as_printed_and_as_read() -> None:
         optimizer.step()
         steps.step()
     assert rates == pytest.approx([0.1] * 50 + [0.01] * 25 + [0.001] * 25)
-
-
-# --- in the engine -------------------------------------------------------------------------------------------------
-
-EPOCHS, SWITCH, STEPS = 4, 2, 3
-OPTIMIZERS: dict[str, dict[str, Any]] = {
-    "sgd": {"_target_": "torch.optim.SGD"},
-    "tmsgd": {"_target_": "tmsgd_bench.optim.TMSGD", "switch_epoch": SWITCH},
-    "tmsgdm": {"_target_": "tmsgd_bench.optim.TMSGD", "switch_epoch": SWITCH, "momentum": 0.9},
-}
-VARIANTS: dict[str, dict[str, Any]] = {
-    "vgg": {"model": TINY, "augment": "none", "channels_last": True},
-    "resnet": {"model": SMALL, "augment": "standard", "channels_last": False},
-    "resnet, last": {"model": SMALL, "augment": "standard", "channels_last": True},
-}
-
-
-class Killed(BaseException):
-    """Stands for a signal: no handler of the engine may catch it."""
-
-
-class Killable(ImageClassification):
-    """Dies once, before a step; step ``STEPS`` is the end of an epoch, after its last update."""
-
-    def __init__(self, *args: Any, at: list[tuple[int, int]], **options: Any) -> None:
-        super().__init__(*args, **options)
-        self.at = at
-
-    def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        for step, each in enumerate(super().batches(epoch)):
-            self._live(epoch, step)
-            yield each
-        self._live(epoch, STEPS)
-
-    def _live(self, epoch: int, step: int) -> None:
-        if (epoch, step) in self.at:
-            self.at.remove((epoch, step))
-            raise Killed
-
-
-def make_spec(optimizer: str, variant: str, **options: Any) -> RunSpec:
-    own = {"name": optimizer, "label": optimizer, "lr": 0.05, **OPTIMIZERS[optimizer], **options}
-    schedule = {"_target_": "torch.optim.lr_scheduler.MultiStepLR", "milestones": [1, SWITCH], "gamma": 0.5}
-    task = {"name": "ic", "dataset": "cifar10", "variant": variant}
-    data = {"kind": "synthetic", "limit": 24, "fingerprint": "f"}
-    return RunSpec(task, {"name": "tiny"}, data, own, EPOCHS, 8, schedule, 0)
-
-
-def train(root: Path, folder: Path, spec: RunSpec, at: tuple[tuple[int, int], ...] = (), share: bool = False) -> None:
-    options = dict(VARIANTS[spec.task["variant"]])
-    own = settings(folder, model=options.pop("model"), seed=spec.seed)
-    run(spec, run_options(root, share), lambda device: Killable(own, at=list(at), **options))
-
-
-def run_options(root: Path, share: bool = False) -> RunOptions:
-    return RunOptions(root, device="cpu", checkpoint_seconds=0.0, progress="log", share_prefix=share)
-
-
-def outcome(root: Path, spec: RunSpec) -> dict[str, Any]:
-    """Weights, metrics and history, without the seconds."""
-    values = files.read_json(root / spec.run_id / store.RESULT)
-    assert values is not None and values["status"] == "done"
-    history = pd.read_parquet(root / spec.run_id / store.HISTORY).drop(columns="training_seconds")
-    return {"weights": values["weights_sha256"], "final": values["final"], "history": history.to_dict("list")}
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("optimizer", ["tmsgd", "tmsgdm"])
-def test_a_killed_run_ends_with_the_same_bits(optimizer: str, variant: str, stand_ins: Path, tmp_path: Path) -> None:
-    """Killed in the middle of an epoch, at the end of one, at the switch, and in the middle of the one after it."""
-    spec, folder = make_spec(optimizer, variant), stand_ins / "cifar10"
-    train(tmp_path / "whole", folder, spec)
-    for at in ((0, 1), (1, STEPS), (SWITCH, 0), (SWITCH, 2), (3, 1)):
-        with pytest.raises(Killed):
-            train(tmp_path / "torn", folder, spec, (at,))
-    train(tmp_path / "torn", folder, spec)
-    assert outcome(tmp_path / "torn", spec) == outcome(tmp_path / "whole", spec)
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_runs_that_share_a_prefix_end_as_those_trained_alone(variant: str, stand_ins: Path, tmp_path: Path) -> None:
-    specs = [make_spec("sgd", variant), *(make_spec("tmsgd", variant, switch_epoch=epoch) for epoch in (1, 2, 3))]
-    plan.register([PlannedRun(spec, run_options(tmp_path / "shared", share=True)) for spec in specs])
-    for spec in specs:
-        train(tmp_path / "shared", stand_ins / "cifar10", spec, share=True)
-        train(tmp_path / "alone", stand_ins / "cifar10", spec)
-        assert outcome(tmp_path / "shared", spec) == outcome(tmp_path / "alone", spec)
-    results = [files.read_json(tmp_path / "shared" / spec.run_id / store.RESULT) or {} for spec in specs]
-    assert sum(result["prefix"]["saved"] for result in results if result["prefix"]) == 1 + 2 + 3
-    weights = {outcome(tmp_path / "alone", spec)["weights"] for spec in specs}
-    assert len(weights) == len(specs)  # the switch made a difference
-
-
-def test_optimizers_begin_with_the_same_weights_and_see_the_same_images(stand_ins: Path) -> None:
-    found = []
-    for _ in range(2):
-        seed_globally(5, "weights")
-        task = ImageClassification(settings(stand_ins / "cifar10", seed=5), augment="standard", channels_last=False)
-        found.append([*task.model.state_dict().values(), *flat(task, 0)])
-        torch.rand(3)
-    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))

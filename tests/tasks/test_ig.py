@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 import scipy.linalg
 import torch
+import whole_runs
 from PIL import Image
+from tiny import EPOCHS, TASKS
 from torch import Tensor, nn
 
 import tasks
@@ -30,8 +31,6 @@ from tmsgd_bench import files
 from tmsgd_bench.data.sources import DataFile
 from tmsgd_bench.data.synthetic import sneakers
 from tmsgd_bench.engine import finished as finished_run
-from tmsgd_bench.engine.runner import run
-from tmsgd_bench.engine.spec import RunOptions, RunSpec
 from tmsgd_bench.errors import ConfigError, DataError
 from tmsgd_bench.results import store
 from tmsgd_bench.results.evidence import MEASURED
@@ -44,23 +43,15 @@ OPTIONS: dict[str, Any] = {"features": "random", "evaluate_every": 1, "sample_ep
 
 
 @pytest.fixture(scope="module")
-def shoes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shoes(synthetic_data: Callable[[str], Path]) -> Path:
     """A folder with the stand-in, to be read only."""
-    folder = tmp_path_factory.mktemp("data") / "sneakers"
-    folder.mkdir()
-    sneakers.write(folder)
-    return folder
+    return synthetic_data("sneakers")
 
 
 @pytest.fixture(scope="module")
-def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def few(tiny_data: Callable[[str], Path]) -> Path:
     """Twelve shoes of the stand-in, for runs of milliseconds."""
-    folder = tmp_path_factory.mktemp("few") / "sneakers"
-    folder.mkdir()
-    sneakers.write(folder)
-    for path in sorted(folder.iterdir())[12:]:
-        path.unlink()
-    return folder
+    return tiny_data("sneakers")
 
 
 def settings(folder: Path, **changes: Any) -> TaskSettings:
@@ -158,7 +149,7 @@ def test_a_damaged_photo_is_named_with_the_fix(few: Path, tmp_path: Path, conten
     bad.write_bytes(bad.read_bytes()[:200] if contents is None else contents)
     with pytest.raises(DataError) as raised:
         data.load(settings(tmp_path))
-    assert str(raised.value).startswith(f"cannot use {bad} (")
+    assert str(bad) in str(raised.value)
     assert "delete it if it is there and run 'python -m tmsgd_bench data prepare sneakers'" in str(raised.value)
 
 
@@ -505,21 +496,6 @@ def test_an_epoch_covers_every_photo_once(few: Path, size: int) -> None:
     assert torch.cat([noise for _, noise in batches]).shape == (12, 5)
 
 
-def test_batches_depend_on_seed_and_epoch_alone(few: Path) -> None:
-    """Order and noise: not on the global generators, on what was asked before, or on the batch size."""
-
-    def flat(task: ImageGeneration, epoch: int) -> Tensor:
-        return torch.cat([torch.cat([photos.flatten(1), noise], 1) for photos, noise in task.batches(epoch)])
-
-    task, other, reseeded = make(few), make(few, batch_size=3), make(few, seed=1)
-    found = [flat(task, epoch) for epoch in range(3)]
-    torch.manual_seed(99)
-    for epoch in (2, 0, 1):
-        assert torch.equal(flat(other, epoch), found[epoch])
-    noises = [*(batch[:, -5:] for batch in found), flat(reseeded, 0)[:, -5:]]
-    assert all(not torch.equal(a, b) for n, a in enumerate(noises) for b in noises[:n])
-
-
 def test_noise_is_that_of_its_purpose_and_standard_normal(few: Path) -> None:
     noise = make(few)._noise(4000, "evaluation")
     assert torch.equal(noise, torch.randn((4000, 5), generator=generator(0, "evaluation")))
@@ -562,35 +538,11 @@ def test_a_training_step_is_one_step_of_each_network_in_turn(few: Path) -> None:
             torch.testing.assert_close(value, theirs.modules[name].state_dict()[key], rtol=1e-9, atol=1e-12)
 
 
-def test_every_optimizer_steps_once_a_batch(few: Path) -> None:
-    task = make(few)
-    steps = dict.fromkeys(task.modules, 0)
-    steppers = optimizers(task)
-    for name, optimizer in steppers.items():
-        optimizer.register_step_post_hook(lambda *_, name=name: steps.update({name: steps[name] + 1}))
-    for batch in task.batches(0):
-        task.training_step(batch, steppers)
-    assert set(steps.values()) == {task.steps_per_epoch} == {3}
-
-
 def test_the_loss_is_the_discriminators(few: Path) -> None:
     task = make(few)
     batch = next(iter(task.batches(0)))
     loss = copy.deepcopy(task).loss(batch)
     assert float(loss.detach()) == float(task.training_step(batch, optimizers(task))["loss_d"])
-
-
-@torch.no_grad()
-def test_evaluation_changes_nothing(few: Path) -> None:
-    """Neither weights nor buffers nor the global generator, and asked twice it answers the same."""
-    task = make(few)
-    first = evaluated(task)
-    weights = {name: copy.deepcopy(module.state_dict()) for name, module in task.modules.items()}
-    stream = torch.get_rng_state()
-    assert evaluated(task) == first
-    assert torch.equal(torch.get_rng_state(), stream)
-    for name, module in task.modules.items():
-        assert all(torch.equal(value, weights[name][key]) for key, value in module.state_dict().items())
 
 
 @pytest.mark.parametrize("size", [1, 5, 1000])
@@ -706,103 +658,21 @@ def test_an_option_that_cannot_be_used_is_refused(few: Path, options: dict[str, 
 
 
 def test_a_single_photo_is_too_few(few: Path) -> None:
-    with pytest.raises(ConfigError, match=r"at least 2 photos: set data\.limit"):
+    with pytest.raises(ConfigError, match=r"data\.limit"):
         make(few, data_limit=1)
 
 
 # --- whole runs ----------------------------------------------------------------------------------------------------
 
-OPTIMIZERS: dict[str, dict[str, Any]] = {
-    "sgd": {"_target_": "torch.optim.SGD"},
-    "tmsgd": {"_target_": "tmsgd_bench.optim.TMSGD", "switch_epoch": 2},
-    "tmsgdm": {"_target_": "tmsgd_bench.optim.TMSGD", "switch_epoch": 2, "momentum": 0.9},
-    "adam": {"_target_": "torch.optim.Adam"},
-}
+RUN = TASKS["ig"]
 
 
-class Killed(BaseException):
-    """Stands for a signal: no handler of the engine may catch it."""
-
-
-def spec(optimizer: str, epochs: int = 4, **options: Any) -> RunSpec:
-    """The settings of a tiny run."""
-    return RunSpec(
-        task={"name": "ig", "dataset": "sneakers", **OPTIONS},
-        model={"name": "dcgan", **TINY},
-        data={"kind": "synthetic", "limit": None, "fingerprint": "few"},
-        optimizer={"name": optimizer, "label": optimizer.upper(), "lr": 0.02, **OPTIMIZERS[optimizer], **options},
-        epochs=epochs,
-        batch_size=5,
-        schedule=None,
-        seed=0,
-    )
-
-
-def start(
-    one: RunSpec, root: Path, few: Path, hook: Callable[[int, int], None] = lambda epoch, step: None, **changes: Any
-) -> None:
-    """Train a run; the hook is called before each batch with its epoch and number."""
-
-    class Hooked(ImageGeneration):
-        def batches(self, epoch: int) -> Any:
-            for step, batch in enumerate(super().batches(epoch)):
-                hook(epoch, step)
-                yield batch
-
-    options = RunOptions(root, device="cpu", checkpoint_seconds=0.0, progress="log", **changes)
-    run(one, options, lambda device: Hooked(settings(few), **OPTIONS))
-
-
-def outcome(one: RunSpec, root: Path) -> dict[str, Any]:
-    """What must not depend on how the run came about."""
-    folder = root / one.run_id
-    result = files.read_json(folder / store.RESULT)
-    assert result is not None and result["status"] == "done"
-    history = pd.read_parquet(folder / store.HISTORY).drop(columns="training_seconds")
-    samples = Samples.load(folder)
-    pictures = {int(epoch): images.tobytes() for epoch, images in zip(samples.epochs, samples.images, strict=True)}
-    return {"weights": result["weights_sha256"], "history": history.to_dict("list"), "samples": pictures}
-
-
-def kill_at(epoch: int, step: int) -> Callable[[int, int], None]:
-    def hook(now: int, at: int) -> None:
-        if (now, at) == (epoch, step):
-            raise Killed
-
-    return hook
-
-
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_a_resumed_run_ends_with_the_same_bits(optimizer: str, few: Path, tmp_path: Path) -> None:
-    """Killed at the end of an epoch and in the middle of others, before, at and after the switch."""
-    one = spec(optimizer)
-    start(one, tmp_path / "whole", few)
-    for epoch, step in ((1, 0), (1, 2), (2, 1), (3, 1)):
-        with pytest.raises(Killed):
-            start(one, tmp_path / "torn", few, kill_at(epoch, step))
-    start(one, tmp_path / "torn", few)
-    whole = outcome(one, tmp_path / "whole")
-    assert outcome(one, tmp_path / "torn") == whole
-    assert list(whole["samples"]) == [1, 3, 4]
-    assert set(whole["history"]) == {
-        *("epoch", "loss_d", "loss_g", "random_features_distance", "diversity", "lr"),
-    }
-
-
-@pytest.mark.parametrize("plain", ["sgd", "sgdm"])
-def test_a_shared_prefix_gives_the_same_bits_as_separate_runs(plain: str, few: Path, tmp_path: Path) -> None:
-    """Both networks, both optimizers, history and images."""
-    momentum = {"momentum": 0.9} if plain == "sgdm" else {}
-    family = [spec("sgd", **momentum), *(spec("tmsgd", switch_epoch=epoch, **momentum) for epoch in (1, 2))]
-    trained: list[int] = []
-    for one in family:
-        start(one, tmp_path / "alone", few)
-    for one in family:
-        hook = lambda epoch, step: trained.append(epoch) if step == 0 else None  # noqa: E731
-        start(one, tmp_path / "shared", few, hook, share_prefix=True, keep_trunks=True)
-    for one in family:
-        assert outcome(one, tmp_path / "shared") == outcome(one, tmp_path / "alone")
-    assert len(trained) < 4 * len(family)
+def test_a_run_keeps_the_images_of_the_chosen_epochs_and_every_loss(few: Path, tmp_path: Path) -> None:
+    spec = RUN.spec("tmsgd")
+    RUN.train(few, tmp_path, spec)
+    assert Samples.load(tmp_path / spec.run_id).epochs.tolist() == [1, EPOCHS]
+    measured = ("random_features_distance", "diversity")
+    assert set(whole_runs.history(tmp_path, spec)) == {"epoch", "loss_d", "loss_g", *measured, "lr"}
 
 
 # --- FID afterwards ------------------------------------------------------------------------------------------------
@@ -811,8 +681,8 @@ def test_a_shared_prefix_gives_the_same_bits_as_separate_runs(plain: str, few: P
 @pytest.fixture
 def finished(few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A finished run's folder; FID can be measured now, with a small network in Inception's place."""
-    one = spec("sgd", epochs=1)
-    start(one, tmp_path / "runs", few)
+    one = replace(RUN.spec("sgd"), epochs=1)
+    RUN.train(few, tmp_path / "runs", one)
     monkeypatch.setattr(inception, "lacking", lambda folder: "")
     monkeypatch.setattr(inception, "load", lambda folder: InceptionFeatures(Averages(), SIZES))
     monkeypatch.setattr(finished_run, "data_folder", lambda data, fingerprint: few)
@@ -826,13 +696,13 @@ def test_fid_of_a_finished_run_is_what_the_run_would_have_measured(
     assert score.main([str(finished), "--root", str(tmp_path)]) == 0
     found = files.read_json(finished / MEASURED)
     assert found is not None and "fid" in capsys.readouterr().out
-    again = replace(spec("sgd", epochs=1), task={**spec("sgd").task, "features": "inception"})
-    options = RunOptions(tmp_path / "measured", device="cpu", progress="log")
-    run(again, options, lambda device: ImageGeneration(settings(few), **(OPTIONS | {"features": "inception"})))
-    history = pd.read_parquet(tmp_path / "measured" / again.run_id / store.HISTORY)
+    measuring = replace(RUN, overrides=(*RUN.overrides, "task.features=inception"))
+    again = replace(measuring.spec("sgd"), epochs=1)
+    measuring.train(few, tmp_path / "measured", again)
+    history = whole_runs.history(tmp_path / "measured", again)
     for name in ("fid", "fid64", "fid_softmax", "diversity"):
         assert found["metrics"][name] == history[name].iloc[-1]
-    assert found["measured_with"]["images"] == 12
+    assert found["measured_with"]["images"] == RUN.limit
     (row,) = store.read_runs(finished.parent).to_dict("records")
     assert (row["metric"], row["final"]) == ("fid", history["fid"].iloc[-1]) and row["note"].startswith("FID ")
     assert (finished / store.RESULT).read_bytes() == before

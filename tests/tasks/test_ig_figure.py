@@ -211,9 +211,7 @@ def test_without_a_run_that_fits_the_command_is_named(
     add("sgd", **changes)
     with pytest.raises(StoreError) as raised:
         write(read(tmp_path), tmp_path / "out", **wanted)
-    assert str(raised.value).startswith(
-        "no run has generated images to draw: train some with 'python run.py -m task=ig "
-    )
+    assert "'python run.py -m task=ig " in str(raised.value)
     assert not (tmp_path / "out").exists()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import io
 import math
 import os
@@ -19,24 +18,21 @@ import torch
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from modes import evaluating
+from networks import Glance
 from omegaconf import OmegaConf
 from PIL import Image
-from torch import Tensor, nn
-from torch.nn import functional as F
+from tiny import TASKS
+from torch import nn
+from whole_runs import Killed, history, outcome
 
 import tasks
 from tasks.od import ObjectDetection
 from tasks.od.detector import Batch, Found
 from tasks.od.figure import PICTURE, SHOWN
 from tasks.od.rfbnet import RFBDetector
-from tasks.od.rfbnet.priors import MAPS
-from tmsgd_bench import cli, files
-from tmsgd_bench.data.synthetic import voc2007
-from tmsgd_bench.engine.optimizers import build_optimizer, build_schedulers
-from tmsgd_bench.engine.runner import Outcome, run
-from tmsgd_bench.engine.spec import RunOptions, RunSpec
+from tmsgd_bench import cli
+from tmsgd_bench.engine.optimizers import build_schedulers
 from tmsgd_bench.errors import ConfigError, StoreError
-from tmsgd_bench.results import store
 from tmsgd_bench.task import TaskSettings
 from tmsgd_bench.voc import CLASSES, read_objects
 
@@ -51,47 +47,16 @@ OPTIONS: dict[str, Any] = {
 }
 DRAWN = ("aeroplane", "bicycle", "bottle", "cat")
 """The classes of the stand-in."""
-TRAINED, TESTED = 6, 3
+TRAINED, TESTED = 8, 3
 """Images of the fixture ``few``."""
+RUN = TASKS["od rfbnet"]
 YEAR = Path("VOCdevkit/VOC2007")
 
 
 @pytest.fixture(scope="module")
-def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def few(tiny_data: Callable[[str], Path]) -> Path:
     """The stand-in with lists of a few images, to be read only; what is kept of it lies beside."""
-    folder = tmp_path_factory.mktemp("data") / "voc2007"
-    folder.mkdir()
-    voc2007.write(folder)
-    for split, count in (("trainval", TRAINED), ("test", TESTED)):
-        path = folder / YEAR / "ImageSets" / "Main" / f"{split}.txt"
-        path.write_text("".join(path.read_text().splitlines(keepends=True)[:count]))
-    return folder
-
-
-class Glance(nn.Module):
-    """A network of milliseconds in RFBNet's place: averages of one normalised layer, and a head for each map.
-
-    It begins with little to find, as a network does that has been trained a while.
-    """
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        layers = [nn.Conv2d(3, width, 12, stride=12), nn.BatchNorm2d(width), nn.ReLU()]
-        self.eyes = nn.Sequential(*layers)
-        self.heads = nn.ModuleList(nn.Conv2d(width, 25 * level.boxes, 1) for level in MAPS)
-        with torch.no_grad():
-            for name, bias in self.heads.named_parameters():
-                if name.endswith("bias"):
-                    bias.view(-1, 25)[:, 4] += 4.0  # of the background
-
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        x = self.eyes(images)
-        found = []
-        for level, head in zip(MAPS, self.heads, strict=True):
-            answers = head(F.adaptive_avg_pool2d(x, level.cells)).permute(0, 2, 3, 1)
-            found.append(answers.reshape(len(images), -1, 25))
-        together = torch.cat(found, dim=1)
-        return together[..., :4], together[..., 4:]
+    return tiny_data("voc2007")
 
 
 @pytest.fixture
@@ -172,24 +137,11 @@ def blurred(true: Found, number: int) -> Found:
 
 
 @pytest.mark.usefixtures("glance")
-def test_the_task_declares_what_it_measures(few: Path) -> None:
-    task = make(few)
-    names = ["map", *(f"ap_{name}" for name in CLASSES)]
-    assert [metric.name for metric in task.metrics] == names
-    assert {(metric.unit, metric.direction) for metric in task.metrics} == {("%", "max")}
-    assert [metric.label for metric in task.metrics[:2]] == ["mAP", "AP aeroplane"]
-    assert [metric.detail for metric in task.metrics] == [False, *[True] * 20]
-    assert list(evaluated(task)) == names
-    assert task.modules == {"detector": task.detector.network}
-    assert (task.train_size, task.steps_per_epoch, len(task.test)) == (TRAINED, 3, TESTED)
-
-
-@pytest.mark.usefixtures("glance")
 @pytest.mark.parametrize("together", [1, 2, 5, 16])
 def test_perfect_detections_are_worth_100(few: Path, together: int) -> None:
     """However many images are tested together; a class without objects has no average precision."""
     task = make(few)
-    task.detector.test_batch = together
+    task.detector.evaluation_batch = together
     task.detector.detect = Oracle(task)  # type: ignore[method-assign]
     found = evaluated(task)
     seen = {int(label) for own in task.test.objects for label in own.labels[~own.difficult]}
@@ -234,55 +186,19 @@ def test_a_network_that_is_not_finite_finds_nothing(few: Path, bad: float, tmp_p
     assert {path.read_text() for path in (tmp_path / "detections").iterdir()} == {""}
 
 
-@pytest.mark.usefixtures("glance")
-def test_evaluation_changes_nothing(few: Path) -> None:
-    """Neither weights nor averages nor the global generator, and asked twice it answers the same."""
-    task = make(few)
-    first = evaluated(task)
-    before, stream = copy.deepcopy(task.detector.network.state_dict()), torch.get_rng_state()
-    assert str(evaluated(task)) == str(first)  # NaN is not equal to itself
-    assert torch.equal(torch.get_rng_state(), stream)
-    assert all(torch.equal(value, before[name]) for name, value in task.detector.network.state_dict().items())
-
-
 # --- batches and steps ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("glance")
 def test_an_epoch_shows_every_image_once(few: Path) -> None:
-    task = make(few, model={"augment": "none"}, batch_size=4)
+    task = make(few, model={"augment": "none"}, batch_size=3)
     batches = list(task.batches(3))
-    assert [len(batch["images"]) for batch in batches] == [4, 2] and task.steps_per_epoch == 2
+    assert [len(batch["images"]) for batch in batches] == [3, 3, 2] and task.steps_per_epoch == 3
     shown = torch.cat([batch["images"] for batch in batches])
     example = task.detector.training_examples(task.train)
     everything = torch.stack([example(number)["image"] for number in range(TRAINED)])
     assert len(shown.flatten(1).unique(dim=0)) == TRAINED
     assert torch.equal(shown.flatten(1).unique(dim=0), everything.flatten(1).unique(dim=0))
-
-
-def flat(task: ObjectDetection, epoch: int) -> list[Tensor]:
-    """Every image and every object of an epoch in their order, whatever its batches are."""
-    found = []
-    for batch in task.batches(epoch):
-        for image, boxes, labels in zip(batch["images"], batch["boxes"], batch["labels"], strict=True):
-            found += [image, boxes[labels > 0], labels[labels > 0]]
-    return found
-
-
-def same(one: list[Tensor], other: list[Tensor]) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
-
-
-@pytest.mark.usefixtures("glance")
-def test_batches_depend_on_seed_and_epoch_alone(few: Path) -> None:
-    """Not on the global generators, on what was asked before, or on the batch size."""
-    task, other, reseeded = make(few), make(few, batch_size=3), make(few, seed=1)
-    before = torch.get_rng_state()
-    epochs = [flat(task, epoch) for epoch in range(2)]
-    assert torch.equal(torch.get_rng_state(), before)
-    torch.manual_seed(99)
-    assert same(flat(other, 1), epochs[1]) and same(flat(other, 0), epochs[0])
-    assert not same(epochs[0], epochs[1]) and not same(flat(reseeded, 0), epochs[0])
 
 
 @pytest.mark.usefixtures("glance")
@@ -324,8 +240,9 @@ def test_training_lowers_the_loss_of_a_batch(few: Path) -> None:
     task = make(few, model={"augment": "none"})
     optimizers = steppers(task, lr=0.02)
     batch = next(iter(task.batches(0)))
-    losses = [float(task.training_step(batch, optimizers)["loss"]) for _ in range(8)]
-    assert all(map(math.isfinite, losses)) and losses[-1] < 2 / 3 * losses[0]
+    first = float(task.training_step(batch, optimizers)["loss"])
+    assert math.isfinite(first)
+    assert any(float(task.training_step(batch, optimizers)["loss"]) < 2 / 3 * first for _ in range(7))
 
 
 @pytest.mark.usefixtures("glance")
@@ -417,15 +334,6 @@ def test_boxes_are_drawn_where_they_are(few: Path, found: float) -> None:
 
 
 @pytest.mark.usefixtures("glance")
-def test_drawing_changes_no_weights(few: Path, tmp_path: Path) -> None:
-    task = make(few, save_predictions=True)
-    before, stream = copy.deepcopy(task.detector.network.state_dict()), torch.get_rng_state()
-    drawn(task, tmp_path)
-    assert torch.equal(torch.get_rng_state(), stream)
-    assert all(torch.equal(value, before[name]) for name, value in task.detector.network.state_dict().items())
-
-
-@pytest.mark.usefixtures("glance")
 def test_a_folder_that_cannot_be_written_is_named(few: Path, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="absent"):
         drawn(make(few), tmp_path / "absent")
@@ -487,29 +395,13 @@ def test_the_smoke_protocol_is_small_and_needs_no_weights(few: Path) -> None:
     assert task.evaluate_every == 2
 
 
-@pytest.mark.usefixtures("glance")
-@pytest.mark.parametrize("name", sorted(path.stem for path in (CONF / "optimizer").glob("*.yaml")))
-def test_every_optimizer_takes_a_step(few: Path, name: str) -> None:
-    values = config("protocol=smoke", f"optimizer={name}")
-    task = make(few)
-    network = task.detector.network
-    before = copy.deepcopy(network.state_dict())
-    optimizers = {"detector": build_optimizer(values["optimizer"], network.parameters(), task.steps_per_epoch)}
-    for batch in task.batches(0):
-        losses = task.training_step(batch, optimizers)
-        assert all(bool(loss.isfinite()) for loss in losses.values())
-    changed = {key for key, value in network.named_parameters() if not torch.equal(value, before[key])}
-    assert all(bool(value.isfinite().all()) for value in network.parameters())
-    assert changed >= {"eyes.0.weight", "eyes.0.bias", "eyes.1.weight", "heads.0.weight", "heads.3.weight"}
-
-
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"splits": "train/test"}, r"task\.splits must be one of trainval/test, train/val"),
-        ({"evaluate_every": 0}, r"task\.evaluate_every must be a whole number >= 1"),
-        ({"precision": "float16"}, r"task\.precision must be one of float32, bfloat16"),
-        ({"channels_last": "auto"}, r"task\.channels_last must be true or false"),
+        ({"splits": "train/test"}, r"task\.splits .*trainval/test, train/val"),
+        ({"evaluate_every": 0}, r"task\.evaluate_every"),
+        ({"precision": "float16"}, r"task\.precision .*float32, bfloat16"),
+        ({"channels_last": "auto"}, r"task\.channels_last"),
         ({"unknown": 1}, "unknown"),
     ],
     ids=str,
@@ -522,50 +414,18 @@ def test_an_option_that_cannot_be_used_is_refused(few: Path, options: dict[str, 
 
 @pytest.mark.parametrize("name", [None, "ssd", 5])
 def test_an_unknown_detector_is_refused(few: Path, name: Any) -> None:
-    with pytest.raises(ConfigError, match=r"model\.detector must be one of rfbnet, fast_rcnn"):
+    with pytest.raises(ConfigError, match=r"model\.detector .*rfbnet, fast_rcnn"):
         make(few, model={"detector": name})
 
 
 @pytest.mark.usefixtures("glance")
 def test_a_limit_that_leaves_one_image_for_a_batch_is_refused(few: Path) -> None:
-    with pytest.raises(ConfigError, match=r"batch_size=2 .* one of 5 training images.* data\.limit"):
+    with pytest.raises(ConfigError, match=r"batch_size=2 .* 5 .*data\.limit"):
         make(few, data_limit=5)
     assert make(few, data_limit=4).train_size == 4
 
 
 # --- runs in the engine --------------------------------------------------------------------------------------------
-
-EPOCHS, SWITCH = 3, 1
-RUNS: dict[str, dict[str, Any]] = {
-    "sgd": {"_target_": "torch.optim.SGD"},
-    "tmsgd": {"_target_": "tmsgd_bench.optim.TMSGD", "switch_epoch": SWITCH},
-    "tmsgdm": {"_target_": "tmsgd_bench.optim.TMSGD", "switch_epoch": SWITCH, "momentum": 0.9},
-    "adam": {"_target_": "torch.optim.Adam", "fused": True},
-}
-SCHEDULE = {
-    "_target_": "tmsgd_bench.engine.schedules.WarmupSteps",
-    "every": "update",
-    "warmup_epochs": 1,
-    "start_lr": 1e-4,
-    "milestones": [2],
-    "gamma": 0.5,
-}
-
-
-class Killed(BaseException):
-    """Stands for a signal: no handler of the engine may catch it."""
-
-
-class Killable(ObjectDetection):
-    """Dies before one step, counted from its process's first."""
-
-    dies_at = -1
-
-    def training_step(self, *args: Any) -> dict[str, Tensor]:
-        if self.dies_at == 0:
-            raise Killed
-        self.dies_at -= 1
-        return super().training_step(*args)
 
 
 @pytest.fixture
@@ -574,63 +434,14 @@ def one_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tasks.od.task.SHOWN", 1)
 
 
-def spec(optimizer: str, images: int = 4) -> RunSpec:
-    """A run of three epochs."""
-    return RunSpec(
-        task={"name": "od", "dataset": "voc2007"},
-        model={"name": "rfbnet", **MODEL},
-        data={"kind": "synthetic", "limit": images, "fingerprint": "few"},
-        optimizer={"name": optimizer, "label": optimizer, "lr": 0.02, **RUNS[optimizer]},
-        epochs=EPOCHS,
-        batch_size=2,
-        schedule=SCHEDULE,
-        seed=0,
-    )
-
-
-def train(few: Path, root: Path, one: RunSpec, dies_at: int = -1, workers: int = 0, **options: Any) -> Outcome:
-    """Start a run, or go on with it; a checkpoint after every epoch."""
-
-    def task(device: torch.device) -> Killable:
-        own = settings(
-            few, data_limit=one.data["limit"], device=device, save_predictions=True, workers=workers, seed=one.seed
-        )
-        made = Killable(own, **(OPTIONS | {"evaluate_every": 2}))
-        made.dies_at = dies_at
-        return made
-
-    chosen = RunOptions(results_root=root, device="cpu", checkpoint_seconds=0.0, progress="log", **options)
-    return run(one, chosen, task)
-
-
-def outcome(root: Path, one: RunSpec) -> dict[str, Any]:
-    """What must not depend on how often a run was stopped, or who trained it."""
-    folder = root / one.run_id
-    result = files.read_json(folder / store.RESULT)
-    assert result is not None and result["status"] == "done"
-    names = ("final", "best", "epochs_done", "switched", "weights_sha256")
-    found = {path.name: path.read_text() for path in (folder / "detections").iterdir()}
-    return {**{name: result[name] for name in names}, "history": history(root, one).to_csv(), "found": found}
-
-
-def history(root: Path, one: RunSpec) -> pd.DataFrame:
-    return pd.read_parquet(root / one.run_id / store.HISTORY).drop(columns="training_seconds")
-
-
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store of runs that nothing disturbs; one that is there already is not trained again."""
-    return tmp_path_factory.mktemp("alone")
-
-
 @pytest.mark.usefixtures("one_picture", "glance")
 def test_a_run_records_its_losses_and_writes_its_pictures(
-    few: Path, alone: Path, capsys: pytest.CaptureFixture[str]
+    few: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """And its official files have the mean average precision that it ended with."""
-    one = spec("tmsgd")
-    train(few, alone, one)
-    rows, folder = history(alone, one), alone / one.run_id
+    spec = RUN.spec("tmsgd")
+    RUN.train(few, tmp_path, spec)
+    rows, folder = history(tmp_path, spec), tmp_path / spec.run_id
     assert set(rows) == {*("epoch", "loss", "loss_boxes", "loss_classes", "map", "lr"), *(f"ap_{c}" for c in CLASSES)}
     np.testing.assert_allclose(rows["loss"], rows["loss_boxes"] + rows["loss_classes"], rtol=1e-6)
     assert rows["map"].notna().tolist() == [False, True, True]
@@ -642,43 +453,16 @@ def test_a_run_records_its_losses_and_writes_its_pictures(
     assert any(path.stat().st_size for path in (folder / "detections").iterdir())
 
 
-@pytest.mark.usefixtures("one_picture", "glance")
-@pytest.mark.parametrize("optimizer", ["tmsgdm", "adam"])
-def test_a_killed_run_goes_on_with_the_same_bits(few: Path, tmp_path: Path, alone: Path, optimizer: str) -> None:
-    """In the first epoch, and in the middle of the one after the switch; the last part of one with a worker."""
-    one = spec(optimizer)
-    train(few, alone, one)
-    for dies_at in (1, 3):
-        with pytest.raises(Killed):
-            train(few, tmp_path, one, dies_at)
-    train(few, tmp_path, one, workers=1 if optimizer == "adam" else 0)
-    assert outcome(tmp_path, one) == outcome(alone, one)
-
-
-@pytest.mark.usefixtures("one_picture", "glance")
-@pytest.mark.parametrize("first", ["sgd", "tmsgd"])
-def test_runs_that_share_their_beginning_have_the_bits_of_runs_alone(
-    few: Path, tmp_path: Path, alone: Path, first: str
-) -> None:
-    """Whichever comes first; the other is spared the epochs that both have."""
-    pair = [spec(name) for name in sorted(("sgd", "tmsgd"), key=lambda name: name != first)]
-    runs = [train(few, tmp_path, one, share_prefix=True, keep_trunks=True) for one in pair]
-    for one in pair:
-        train(few, alone, one)
-        assert outcome(tmp_path, one) == outcome(alone, one)
-    assert sum(found.saved for found in runs) == SWITCH
-    assert len({outcome(alone, one)["weights_sha256"] for one in pair}) == 2
-
-
 @pytest.mark.usefixtures("one_picture")
-def test_rfbnet_itself_goes_on_with_the_same_bits(few: Path, tmp_path: Path, alone: Path) -> None:
+def test_rfbnet_itself_goes_on_with_the_same_bits(few: Path, tmp_path: Path) -> None:
     """Its weights, running averages and detections, over a death in the first epoch of the multi-step rule."""
-    one = replace(spec("tmsgd", images=2), epochs=2)
-    train(few, alone, one)
+    two_images = replace(RUN, limit=2)
+    spec = replace(two_images.spec("tmsgd"), epochs=2)
+    two_images.train(few, tmp_path / "whole", spec)
     with pytest.raises(Killed):
-        train(few, tmp_path, one, dies_at=1)
-    train(few, tmp_path, one)
-    assert outcome(tmp_path, one) == outcome(alone, one)
+        two_images.train(few, tmp_path / "torn", spec, dies_at=(1, 0))
+    two_images.train(few, tmp_path / "torn", spec)
+    assert outcome(tmp_path / "torn", spec) == outcome(tmp_path / "whole", spec)
 
 
 # --- the real data -------------------------------------------------------------------------------------------------
@@ -698,7 +482,7 @@ def test_the_real_data_set_has_its_published_sizes() -> None:
 def test_what_makes_batches_can_be_handed_to_a_worker_that_is_not_forked(few: Path) -> None:
     """Which is how workers start on macOS, on Windows, and on Linux from Python 3.14 on. The network stays behind."""
     task = ObjectDetection(settings(few), **OPTIONS)
-    for make_one in (task.detector.training_examples(task.train), task.detector.test_examples(task.test)):
+    for make_one in (task.detector.training_examples(task.train), task.detector.evaluation_examples(task.test)):
         packed = pickle.dumps((make_one, task.detector.collate))
         again, collate = pickle.loads(packed)
         batches = []
@@ -714,26 +498,5 @@ def test_images_are_refused_by_their_number_before_any_is_decoded(few: Path, mon
     """Of the whole of VOC that would take minutes."""
     for name in ("decode_photos", "read_objects"):
         monkeypatch.setattr(f"tasks.voc.{name}", lambda *_: pytest.fail("something was read"))
-    with pytest.raises(ConfigError, match=r"batch_size=5 makes a batch of a single one of 6 training images"):
-        make(few, batch_size=5, fingerprint="not decoded yet")
-
-
-@pytest.mark.usefixtures("one_picture", "glance")
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_run_whose_sharpness_is_recorded_has_the_bits_of_one_alone(
-    few: Path, tmp_path: Path, alone: Path, workers: int
-) -> None:
-    """With normalised layers and drawn examples, of which a measurement leaves no trace."""
-    one = spec("tmsgd")
-    train(few, alone, one)
-
-    def task(device: torch.device) -> ObjectDetection:
-        own = settings(few, data_limit=4, save_predictions=True, workers=workers)
-        return ObjectDetection(own, **(OPTIONS | {"evaluate_every": 2}))
-
-    options = RunOptions(results_root=tmp_path, device="cpu", progress="log", log_sharpness=1, sharpness_examples=4)
-    assert run(one, options, task).status == "done"
-    recorded = history(tmp_path, one)
-    assert (recorded["sharpness"] > 0).all() and recorded["sharpness"].nunique() == EPOCHS
-    assert recorded.drop(columns=["sharpness", "lr_times_sharpness"]).equals(history(alone, one))
-    assert outcome(tmp_path, one)["weights_sha256"] == outcome(alone, one)["weights_sha256"]
+    with pytest.raises(ConfigError, match=r"batch_size=7 .* 8 training images"):
+        make(few, batch_size=7, fingerprint="not decoded yet")

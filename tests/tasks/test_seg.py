@@ -13,7 +13,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 import yaml
@@ -23,31 +22,26 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from modes import evaluating
-from omegaconf import OmegaConf
 from PIL import Image
+from tiny import EPOCHS, SWITCH, TASKS
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics.functional.classification import multiclass_confusion_matrix, multiclass_jaccard_index
 from torchvision.models import mobilenet_v3_large
 from torchvision.models.segmentation import lraspp_mobilenet_v3_large
+from whole_runs import Killed, outcome
 
 import tasks
 from tasks.compute import IMAGENET_MEAN, IMAGENET_STD, autocast, memory_format, normalise
 from tasks.seg import Segmentation, model, quality
-from tasks.seg.task import stack, training_examples
-from tasks.seg.task import test_examples as examples_to_test
-from tmsgd_bench import files
+from tasks.seg.task import evaluation_examples, stack, training_examples
 from tmsgd_bench.data.packed import Chosen, pack
-from tmsgd_bench.data.synthetic import voc2007
-from tmsgd_bench.engine import compose, prefix
-from tmsgd_bench.engine.optimizers import build_optimizer
-from tmsgd_bench.engine.runner import Outcome, run
-from tmsgd_bench.engine.spec import RunOptions, RunSpec
+from tmsgd_bench.engine import compose
 from tmsgd_bench.errors import ConfigError, DataError
+from tmsgd_bench.optim import sharpness
 from tmsgd_bench.results import store
 from tmsgd_bench.seeding import epoch_order, generator
 from tmsgd_bench.task import TaskSettings
-from tmsgd_bench.voc import CLASSES
 
 CONF = Path(__file__).parents[2] / "conf"
 TARGET = "tasks.seg.model.build"
@@ -63,15 +57,9 @@ OPTIONS: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def voc(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the stand-in, its lists shortened to three images for tests: every evaluation takes them all."""
-    folder = tmp_path_factory.mktemp("data") / "voc2007"
-    folder.mkdir()
-    voc2007.write(folder)
-    for split in ("val", "test"):
-        path = folder / f"VOCdevkit/VOC2007/ImageSets/Segmentation/{split}.txt"
-        path.write_text("".join(path.read_text().splitlines(keepends=True)[:3]))
-    return folder
+def voc(tiny_data: Callable[[str], Path]) -> Path:
+    """A folder with eight images of the stand-in to train on and three to test, to be read only."""
+    return tiny_data("voc2007")
 
 
 def settings(folder: Path, **changes: Any) -> TaskSettings:
@@ -237,7 +225,7 @@ def test_the_crop_is_taken_anywhere() -> None:
 @pytest.mark.parametrize("size", [(40, 60), (64, 30), (24, 24), (10, 31)], ids=str)
 def test_to_test_the_shorter_side_is_the_base_size(size: tuple[int, int]) -> None:
     mask = quarters(*size)
-    example = examples_to_test(part_of([coloured(mask)], [mask]), base_size=24)
+    example = evaluation_examples(part_of([coloured(mask)], [mask]), base_size=24)
     image, made = example(0)
     assert min(image.shape[1:]) == 24 and image.shape[1:] == made.shape[1:]
     assert max(image.shape[1:]) == int(24 * max(size) / min(size))
@@ -272,24 +260,6 @@ def test_normalising_follows_its_formula() -> None:
     mean, deviation = (torch.tensor(one, dtype=torch.float64)[:, None, None] for one in (IMAGENET_MEAN, IMAGENET_STD))
     expected = (pixels.double() / 255 - mean) / deviation
     torch.testing.assert_close(normalise(pixels).double(), expected, rtol=1e-5, atol=1e-6)
-
-
-def same(one: Any, other: Any) -> bool:
-    """Whether two epochs show the same, in the same order."""
-    pairs = [[torch.cat(parts) for parts in zip(*epoch, strict=True)] for epoch in (one, other)]
-    return all(torch.equal(a, b) for a, b in zip(*pairs, strict=True))
-
-
-def test_batches_depend_on_seed_and_epoch_alone(voc: Path, task: Segmentation) -> None:
-    """Not on the global generators, on what was asked before, on workers, or on the batch size."""
-    before = torch.get_rng_state()
-    epochs = [list(task.batches(epoch)) for epoch in range(2)]
-    assert torch.equal(torch.get_rng_state(), before)
-    torch.manual_seed(99)
-    other = make(voc, batch_size=3, workers=2)
-    assert same(other.batches(1), epochs[1]) and same(other.batches(0), epochs[0])
-    assert not same(epochs[0], epochs[1])
-    assert not same(make(voc, seed=1).batches(0), epochs[0])
 
 
 def test_the_order_is_the_epochs(task: Segmentation, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -336,7 +306,7 @@ def test_evaluation_agrees_with_a_computation_by_hand(task: Segmentation) -> Non
     task.model.eval()
     predicted, truth = [], []
     for number in range(len(task.test)):
-        image, mask = task.test_example(number)
+        image, mask = task.evaluation_example(number)
         logits = task.model(normalise(image[None].as_subclass(Tensor)))["out"]
         predicted.append(logits[0].argmax(0).flatten())
         truth.append(mask.as_subclass(Tensor).flatten().long())
@@ -352,16 +322,9 @@ def test_evaluation_agrees_with_a_computation_by_hand(task: Segmentation) -> Non
     assert math.isnan(found["iou_sheep"])
 
 
-def test_the_metrics_are_the_classes_of_voc(task: Segmentation) -> None:
-    assert [metric.name for metric in task.metrics[:3]] == ["miou", "pixel_accuracy", "iou_background"]
-    assert [metric.name for metric in task.metrics[3:]] == [f"iou_{name}" for name in CLASSES]
-    assert {(metric.unit, metric.direction) for metric in task.metrics} == {("%", "max")}
-    assert [metric.name for metric in task.metrics if not metric.detail] == ["miou", "pixel_accuracy"]
-
-
 @torch.no_grad()
 def test_a_perfect_and_a_constant_answer(task: Segmentation, monkeypatch: pytest.MonkeyPatch) -> None:
-    answers = iter([task.test_example(number)[1].long().clamp(max=20) for number in range(len(task.test))])
+    answers = iter([task.evaluation_example(number)[1].long().clamp(max=20) for number in range(len(task.test))])
     monkeypatch.setattr(task, "_predict", lambda images: next(answers))
     found = task.evaluate()
     assert found["miou"] == found["pixel_accuracy"] == 100.0
@@ -370,16 +333,6 @@ def test_a_perfect_and_a_constant_answer(task: Segmentation, monkeypatch: pytest
     assert found["iou_background"] == found["pixel_accuracy"] and found["iou_cat"] == 0.0
     present = sum(not math.isnan(value) for name, value in found.items() if name.startswith("iou_"))
     assert found["miou"] == pytest.approx(found["pixel_accuracy"] / present)
-
-
-@torch.no_grad()
-def test_evaluation_changes_nothing(task: Segmentation) -> None:
-    task.model.eval()
-    before = {name: value.clone() for name, value in task.model.state_dict().items()}
-    stream = torch.get_rng_state()
-    assert task.evaluate() == pytest.approx(task.evaluate(), nan_ok=True)
-    assert torch.equal(torch.get_rng_state(), stream)
-    assert all(torch.equal(task.model.state_dict()[name], value) for name, value in before.items())
 
 
 def logits_of(task: Segmentation, images: Tensor) -> Tensor:
@@ -391,7 +344,7 @@ def logits_of(task: Segmentation, images: Tensor) -> Tensor:
 
 @pytest.mark.parametrize(
     ("options", "tolerance", "likeness"),
-    [({"precision": "bfloat16"}, 0.05, 0.5), ({"channels_last": True}, 1e-4, 0.9999)],
+    [({"precision": "bfloat16"}, 0.05, 0.7), ({"channels_last": True}, 1e-4, 0.9999)],
     ids=["bfloat16", "channels last"],
 )
 def test_another_arithmetic_agrees_within_its_rounding(
@@ -399,7 +352,7 @@ def test_another_arithmetic_agrees_within_its_rounding(
 ) -> None:
     """Loss and logits of one batch, and their gradient, whose roundings statistics of so few images magnify."""
     losses, gradients, logits, images = [], [], [], []
-    for one in (make(voc), make(voc, options)):
+    for one in (make(voc, batch_size=4), make(voc, options, batch_size=4)):
         batch = next(iter(one.batches(0)))
         images.append(batch[0])
         logits.append(logits_of(one, batch[0]))
@@ -534,9 +487,8 @@ def test_without_a_network_one_sentence_names_file_address_and_folder(voc: Path,
         make(voc, model=NOTHING | {"weights": name}, weights_folder=tmp_path / "weights")
     said, url = str(raised.value), model.PUBLISHED[name].url
     assert url.startswith("https://download.pytorch.org/models/")
-    assert f"could not download {url}" in said and str(tmp_path / "weights" / url.rpartition("/")[2]) in said
-    assert "with model.weights=PATH, or" in said
-    assert said.endswith("or start from nothing with model.weights=none.") and "\n" not in said
+    assert url in said and str(tmp_path / "weights" / url.rpartition("/")[2]) in said
+    assert "model.weights=PATH" in said and "model.weights=none" in said and "\n" not in said
 
 
 @pytest.mark.parametrize("momentum", [0.01, 0.1, 1, 1.0])
@@ -563,7 +515,7 @@ def test_drawing_writes_images_with_true_and_predicted_masks(voc: Path, tmp_path
     assert all(torch.equal(task.model.state_dict()[name], value) for name, value in before.items())
     assert len(shown.images) == len(shown.truths) == len(shown.predictions) == 3
     for number in range(3):
-        image, mask = task.test_example(number)
+        image, mask = task.evaluation_example(number)
         assert np.array_equal(shown.images[number], image.permute(1, 2, 0).numpy())
         assert np.array_equal(shown.truths[number], mask[0].numpy())
         with torch.no_grad():
@@ -610,7 +562,7 @@ def test_a_file_of_weights_enters_a_runs_identity_by_its_contents(tmp_path: Path
     assert specs[0].model["weights"] == f"sha256:{hashlib.sha256(b'1').hexdigest()}"
     names = {compose.run_spec(composed(f"data.root={tmp_path}", f"model.weights={name}")).identity for name in PLAIN}
     assert len(names) == 3 and specs[0].identity not in names
-    with pytest.raises(DataError, match=r"model\.weights names .*absent\.pth, which cannot be read"):
+    with pytest.raises(DataError, match=r"model\.weights .*absent\.pth"):
         compose.run_spec(composed(f"data.root={tmp_path}", f"model.weights={tmp_path}/absent.pth"))
 
 
@@ -644,18 +596,15 @@ def test_an_option_that_cannot_be_used_is_refused(voc: Path, options: dict[str, 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (
-            {"weights": "imagenet"},
-            "one of coco, backbone, none, or the path of a file, not 'imagenet'",
-        ),
-        ({"weights": None}, "model.weights must be one of"),
-        ({"weights": False}, "model.weights must be one of"),
-        ({"norm_momentum": 0}, "model.norm_momentum must be a finite number > 0 and <= 1, not 0"),
+        ({"weights": "imagenet"}, "model.weights"),
+        ({"weights": None}, "model.weights"),
+        ({"weights": False}, "model.weights"),
+        ({"norm_momentum": 0}, "model.norm_momentum"),
         ({"norm_momentum": 1.5}, "model.norm_momentum"),
         ({"norm_momentum": math.nan}, "model.norm_momentum"),
         ({"norm_momentum": True}, "model.norm_momentum"),
         ({"norm_momentum": "slow"}, "model.norm_momentum"),
-        ({"width": 2}, "unknown setting 'model.width'"),
+        ({"width": 2}, "model.width"),
     ],
     ids=str,
 )
@@ -665,196 +614,98 @@ def test_a_model_that_cannot_be_built_is_refused(voc: Path, options: dict[str, A
 
 
 def test_a_model_of_another_task_is_refused(voc: Path) -> None:
-    with pytest.raises(ConfigError, match=r"setting 'model\.weights' is missing"):
+    with pytest.raises(ConfigError, match=r"model\.weights"):
         make(voc, model={"embedding": 1, "hidden": 2})
 
 
 # --- learning ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("optimizer", sorted(path.stem for path in (CONF / "optimizer").glob("*.yaml")))
-def test_every_optimizer_takes_a_step(voc: Path, optimizer: str) -> None:
-    """Every weight has a gradient, and moves; the loss stays finite."""
+def test_every_weight_of_the_network_is_trained(voc: Path) -> None:
     task = make(voc, data_limit=2)
-    config = composed(f"optimizer={optimizer}", "protocol=smoke", "lr=0.01")
-    described = OmegaConf.to_container(config.optimizer, resolve=True)
-    built = build_optimizer(described, task.model.parameters(), task.steps_per_epoch)  # type: ignore[arg-type]
     task.model.train()
-    before = [p.detach().clone() for p in task.model.parameters()]
-    losses = [task.training_step(next(iter(task.batches(0))), {"segmenter": built})["loss"] for _ in range(2)]
-    assert all(bool(loss.isfinite()) for loss in losses)
-    assert all(p.grad is not None for p in task.model.parameters())
-    moved = [not torch.equal(p, old) for p, old in zip(task.model.parameters(), before, strict=True)]
+    before = [weight.detach().clone() for weight in task.model.parameters()]
+    optimizer = torch.optim.SGD(task.model.parameters(), lr=0.01)
+    for _ in range(2):
+        assert bool(task.training_step(next(iter(task.batches(0))), {"segmenter": optimizer})["loss"].isfinite())
+    assert all(weight.grad is not None for weight in task.model.parameters())
+    moved = [not torch.equal(now, old) for now, old in zip(task.model.parameters(), before, strict=True)]
     assert sum(moved) > 0.9 * len(moved)
+
+
+def test_the_sharpness_can_be_measured(voc: Path) -> None:
+    """The whole network can be differentiated twice."""
+    task = make(voc, data_limit=2)
+    ((batch, _),) = task.probe(2)
+    assert 0 < float(sharpness(lambda: task.loss(batch), list(task.model.parameters()), tolerance=0.5)) < math.inf
 
 
 # --- runs in the engine --------------------------------------------------------------------------------------------
 
-EPOCHS, SWITCH, STEPS = 3, 1, 2
-RUNS: dict[str, dict[str, Any]] = {
-    "sgd": {"_target_": "torch.optim.SGD"},
-    "tmsgd": {"_target_": "tmsgd_bench.optim.TMSGD", "switch_epoch": SWITCH},
-}
-POLY = {
-    "_target_": "tmsgd_bench.engine.schedules.WarmupPoly",
-    "every": "update",
-    "epochs": EPOCHS,
-    "warmup_epochs": 1,
-    "start_factor": 0.01,
-    "power": 0.9,
-}
 
+@pytest.fixture
+def evaluations(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows with each evaluation. What the network predicts is kept beside a run, in place of its picture."""
+    evaluate, counted = Segmentation.evaluate, []
 
-class Killed(BaseException):
-    """Stands for a signal: no handler of the engine may catch it."""
-
-
-class Interrupted(Segmentation):
-    """Dies at one step, counted from its process's first; counts its evaluations; keeps predictions without drawing."""
-
-    dies_at = -1
-    evaluations = 0
-
-    def loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
-        if self.dies_at == 0:
-            raise Killed
-        self.dies_at -= 1
-        return super().loss(batch)
-
-    def evaluate(self) -> dict[str, float]:
-        self.evaluations += 1
-        return super().evaluate()
-
-    def draw(self, folder: Path) -> None:
+    def draw(self: Segmentation, folder: Path) -> None:
         (folder / "predicted").write_bytes(b"".join(mask.tobytes() for mask in self.predicted().predictions))
 
-
-def spec(optimizer: str, weights: str = "none") -> RunSpec:
-    """A run of three epochs of two steps each."""
-    return RunSpec(
-        task={"name": "seg", "dataset": "voc2007"},
-        model={"name": "lraspp", **NOTHING, "weights": weights},
-        data={"kind": "synthetic", "limit": 4, "fingerprint": "few tests"},
-        optimizer={"name": optimizer, "label": optimizer, "lr": 0.05, **RUNS[optimizer]},
-        epochs=EPOCHS,
-        batch_size=2,
-        schedule=POLY,
-        seed=0,
-    )
-
-
-def train(
-    voc: Path, root: Path, optimizer: str, dies_at: int = -1, weights: str = "none", workers: int = 0, **options: Any
-) -> tuple[Outcome, Interrupted]:
-    """Start a run, or go on with it; a checkpoint after every epoch."""
-    made: list[Interrupted] = []
-
-    def task(device: torch.device) -> Interrupted:
-        own = settings(voc, data_limit=4, device=device, model=NOTHING | {"weights": weights}, workers=workers)
-        made.append(Interrupted(own, **OPTIONS))
-        made[0].dies_at = dies_at
-        return made[0]
-
-    chosen = RunOptions(results_root=root, device="cpu", checkpoint_seconds=0.0, progress="log", **options)
-    return run(spec(optimizer, weights), chosen, task), made[0]
-
-
-def outcome(root: Path, optimizer: str, weights: str = "none") -> dict[str, Any]:
-    """What must not depend on how often a run was stopped, or who trained it."""
-    folder = root / spec(optimizer, weights).run_id
-    result = files.read_json(folder / store.RESULT)
-    assert result is not None and result["status"] == "done"
-    history = pd.read_parquet(folder / store.HISTORY).drop(columns="training_seconds")
-    names = ("final", "best", "initial", "epochs_done", "switched", "weights_sha256")
-    predicted = (folder / "predicted").read_bytes()
-    return {**{name: result[name] for name in names}, "history": repr(history.to_dict("list")), "predicted": predicted}
-
-
-@pytest.fixture(scope="module")
-def undisturbed(voc: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, Any]]:
-    """The outcome of a run that nothing disturbs, each trained once for all tests."""
-    root = tmp_path_factory.mktemp("undisturbed")
-
-    def found(optimizer: str) -> dict[str, Any]:
-        if not (root / spec(optimizer).run_id).exists():
-            train(voc, root, optimizer)
-        return outcome(root, optimizer)
-
-    return found
-
-
-def test_a_killed_run_goes_on_with_the_same_bits(
-    voc: Path, tmp_path: Path, undisturbed: Callable[[str], dict[str, Any]]
-) -> None:
-    """Right at the switch, and in the middle of a later epoch; at last with a worker."""
-    for step in (2, 3):
-        with pytest.raises(Killed):
-            train(voc, tmp_path, "tmsgd", step)
-    train(voc, tmp_path, "tmsgd", workers=1)
-    assert outcome(tmp_path, "tmsgd") == undisturbed("tmsgd")
-    assert undisturbed("tmsgd")["initial"] is None
-
-
-def test_runs_that_share_their_beginning_have_the_bits_of_runs_alone(
-    voc: Path, tmp_path: Path, undisturbed: Callable[[str], dict[str, Any]]
-) -> None:
-    """Here TM-SGD comes first, below SGD; the other is spared the epochs that both have."""
-    runs = [train(voc, tmp_path, name, share_prefix=True, keep_trunks=True)[0] for name in ("tmsgd", "sgd")]
-    for name in ("tmsgd", "sgd"):
-        assert outcome(tmp_path, name) == undisturbed(name)
-    assert sum(found.saved for found in runs) == SWITCH
-    assert list((tmp_path / prefix.FOLDER).iterdir())
+    monkeypatch.setattr(Segmentation, "evaluate", lambda self: counted.append(1) or evaluate(self))
+    monkeypatch.setattr(Segmentation, "draw", draw)
+    return counted
 
 
 def test_what_the_published_weights_can_do_is_measured_once_and_kept(
-    voc: Path, published: dict[str, Path], tmp_path: Path
+    voc: Path, published: dict[str, Path], tmp_path: Path, evaluations: list[int]
 ) -> None:
     """Recorded beside the result, kept through a kill, and handed on with a shared beginning."""
-    weights = str(published["coco"])
-    start = make(voc, model=NOTHING | {"weights": weights})
-    start.model.eval()
-    with torch.no_grad():
+    run = replace(TASKS["seg"], overrides=(*TASKS["seg"].overrides, f"model.weights='{published['coco']}'"))
+    start = run.build(voc)
+    with evaluating(start):
         expected = start.evaluate()["miou"]
 
-    whole = train(voc, tmp_path / "alone", "tmsgd", weights=weights)[1]
-    assert whole.evaluations == 1 + EPOCHS
-    assert outcome(tmp_path / "alone", "tmsgd", weights)["initial"] == expected
-    assert list(store.read_runs(tmp_path / "alone")["initial"]) == [expected]
+    def train(folder: str, optimizer: str, **options: Any) -> int:
+        evaluations.clear()
+        run.train(voc, tmp_path / folder, run.spec(optimizer), **options)
+        return len(evaluations)
+
+    spec = run.spec("tmsgd")
+    assert train("alone", "tmsgd") == 1 + EPOCHS
+    alone = outcome(tmp_path / "alone", spec)
+    assert alone["initial"] == expected == store.read_runs(tmp_path / "alone")["initial"].item()
 
     with pytest.raises(Killed):
-        train(voc, tmp_path / "torn", "tmsgd", 3, weights)
-    resumed = train(voc, tmp_path / "torn", "tmsgd", weights=weights)[1]
-    assert resumed.evaluations == EPOCHS - 1
-    assert outcome(tmp_path / "torn", "tmsgd", weights) == outcome(tmp_path / "alone", "tmsgd", weights)
+        train("torn", "tmsgd", dies_at=(1, 1))
+    assert train("torn", "tmsgd") == EPOCHS - 1
+    assert outcome(tmp_path / "torn", spec) == alone
 
     shared = {"share_prefix": True, "keep_trunks": True}
-    train(voc, tmp_path / "shared", "sgd", weights=weights, **shared)
-    follower = train(voc, tmp_path / "shared", "tmsgd", weights=weights, **shared)[1]
-    assert follower.evaluations == EPOCHS - SWITCH
-    assert outcome(tmp_path / "shared", "tmsgd", weights) == outcome(tmp_path / "alone", "tmsgd", weights)
+    train("shared", "sgd", **shared)
+    assert train("shared", "tmsgd", **shared) == EPOCHS - SWITCH
+    assert outcome(tmp_path / "shared", spec) == alone
 
 
-def test_the_smoke_recipe_learns(tmp_path: Path) -> None:
+def test_the_smoke_recipe_learns(synthetic_data: Callable[[str], Path]) -> None:
     """Its mean IoU is well above that of calling everything background."""
-    (tmp_path / "voc2007").mkdir()
-    voc2007.write(tmp_path / "voc2007")
     values = yaml.safe_load((CONF / "task/seg.yaml").read_text(encoding="utf-8"))["smoke"]
     options = OPTIONS | {"base_size": values["base_size"], "crop": values["crop"]}
     recipe = {"weights": values["weights"], "norm_momentum": values["norm_momentum"]}
     changes = {"data_limit": values["limit"], "batch_size": values["batch_size"], "model": recipe}
-    task = make(tmp_path / "voc2007", options, **changes)
+    task = make(synthetic_data("voc2007"), options, **changes)
     optimizer = torch.optim.SGD(task.model.parameters(), lr=values["lr"])
-    task.model.train()
-    for epoch in range(values["epochs"]):
-        for batch in task.batches(epoch):
-            task.training_step(batch, {"segmenter": optimizer})
-    task.model.eval()
-    with torch.no_grad():
-        found = task.evaluate()
-    masks = [task.test_example(number)[1] for number in range(len(task.test))]
+    masks = [task.evaluation_example(number)[1] for number in range(len(task.test))]
     background = sum(int((mask == 0).sum()) for mask in masks) / sum(int((mask != 255).sum()) for mask in masks)
     constant = 100 * background / len({label for mask in masks for label in mask.unique().tolist()} - {255})
-    assert found["miou"] > constant + 10 and found["pixel_accuracy"] > 100 * background
+    for epoch in range(values["epochs"]):
+        task.model.train()
+        for batch in task.batches(epoch):
+            task.training_step(batch, {"segmenter": optimizer})
+        with evaluating(task):
+            measured = task.evaluate()
+        if measured["miou"] > constant + 10 and measured["pixel_accuracy"] > 100 * background:
+            return
+    pytest.fail(f"{measured} after {values['epochs']} epochs")
 
 
 # --- the sharpness -------------------------------------------------------------------------------------------------
@@ -879,13 +730,3 @@ def test_no_layer_of_the_network_lacks_a_second_derivative(voc: Path) -> None:
     layers = list(make(voc).model.modules())
     assert not any(isinstance(layer, nn.Hardsigmoid) for layer in layers)
     assert sum(isinstance(layer, model.HardSigmoid) for layer in layers) == 8
-
-
-def test_a_run_whose_sharpness_is_recorded_has_the_bits_of_one_alone(
-    voc: Path, tmp_path: Path, undisturbed: Callable[[str], dict[str, Any]]
-) -> None:
-    """With normalised layers and drawn examples, of which a measurement leaves no trace."""
-    train(voc, tmp_path, "tmsgd", log_sharpness=EPOCHS, sharpness_examples=2)
-    recorded = pd.read_parquet(tmp_path / spec("tmsgd").run_id / store.HISTORY)["sharpness"]
-    assert recorded.iloc[-1] > 0 and recorded.iloc[:-1].isna().all()
-    assert outcome(tmp_path, "tmsgd")["weights_sha256"] == undisturbed("tmsgd")["weights_sha256"]

@@ -106,13 +106,13 @@ def test_the_images_are_those_of_the_lists_in_their_order(
 
 @pytest.mark.parametrize("splits", ["train/test", "test/trainval", "val", "", None, "trainval/val"])
 def test_other_splits_are_refused(years: Path, splits: Any) -> None:
-    with pytest.raises(ConfigError, match=r"task\.splits must be one of trainval/test, train/val"):
+    with pytest.raises(ConfigError, match=r"task\.splits .*trainval/test, train/val"):
         parts(settings(years), "Main", splits)
 
 
 @pytest.mark.parametrize("data", ["voc2012"])
 def test_a_year_without_public_test_annotations_is_refused(years: Path, data: str) -> None:
-    with pytest.raises(ConfigError, match=r"VOC2012 has no public annotations .*use task\.splits=train/val\.$"):
+    with pytest.raises(ConfigError, match=r"VOC2012 .*task\.splits=train/val"):
         parts(settings(years, data), "Main", "trainval/test")
 
 
@@ -258,10 +258,9 @@ def test_files_are_decoded_once(small: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def fix(folder: Path) -> str:
-    """The end of a sentence about a file of the year in a folder."""
+    """The command that mends a file of the year in a folder."""
     root = shlex.quote(str(folder.parents[2]))
-    command = f"python -m tmsgd_bench data prepare voc2007 --root {root}"
-    return f"mend it if the data are your own, or delete it and run '{command}'."
+    return f"python -m tmsgd_bench data prepare voc2007 --root {root}"
 
 
 def folder_instead(path: Path) -> None:
@@ -286,7 +285,7 @@ def test_a_damaged_image_or_mask_is_named_with_the_fix(small: Path, damage: str,
     with pytest.raises(DataError) as raised:
         getattr(of(small)[0], kind)
     said = str(raised.value)
-    assert said.startswith(f"cannot use {path} (") and said.endswith(f": {fix(small)}") and "\n" not in said
+    assert str(path) in said and fix(small) in said and "\n" not in said
 
 
 @pytest.mark.parametrize("damage", ["missing", "empty", "text", "folder"])
@@ -296,7 +295,7 @@ def test_a_damaged_annotation_is_named_with_the_fix(small: Path, damage: str) ->
     with pytest.raises(DataError) as raised:
         _ = of(small)[0].objects
     said = str(raised.value)
-    assert said.startswith(f"cannot use {path} (") and said.endswith(f": {fix(small)}") and "\n" not in said
+    assert str(path) in said and fix(small) in said and "\n" not in said
 
 
 @pytest.mark.parametrize(
@@ -315,14 +314,14 @@ def test_a_damaged_list_is_named_with_the_fix(small: Path, text: str | None, wor
         path.write_text(text)
     with pytest.raises(DataError, match=words) as raised:
         of(small)
-    assert str(path) in str(raised.value) and str(raised.value).endswith(fix(small))
+    assert str(path) in str(raised.value) and fix(small) in str(raised.value)
 
 
 def test_the_fix_names_the_year_of_the_file(years: Path, tmp_path: Path) -> None:
     shutil.copytree(years / "voc2012", tmp_path / "voc2012")
     path = tmp_path / "voc2012/VOCdevkit/VOC2012/ImageSets/Main/train.txt"
     path.unlink()
-    with pytest.raises(DataError, match=r"data prepare voc2012 --root .*'\.$"):
+    with pytest.raises(DataError, match=r"data prepare voc2012 --root "):
         parts(settings(tmp_path, "voc2012"), "Main", "train/val")
 
 
@@ -343,9 +342,7 @@ def test_a_mask_that_holds_no_classes_is_refused_by_name(small: Path, spoil: Cal
     spoil(mask).save(path)
     with pytest.raises(DataError) as raised:
         _ = of(small)[0].masks
-    assert str(raised.value) == (
-        f"{path} is no mask: its pixels must be 0 to 20 or 255, with a palette or gray: {fix(small)}"
-    )
+    assert str(path) in str(raised.value) and fix(small) in str(raised.value)
 
 
 def test_every_class_and_the_border_make_a_good_mask(small: Path) -> None:
@@ -360,7 +357,8 @@ def test_a_mask_of_another_size_is_refused_by_name(small: Path, size: tuple[int,
     save_mask(small, "000001", np.zeros(size, np.uint8))
     with pytest.raises(DataError) as raised:
         _ = of(small)[0].masks
-    assert str(raised.value) == f"{small / 'SegmentationClass/000001.png'} is not as large as its image: {fix(small)}"
+    said = str(raised.value)
+    assert str(small / "SegmentationClass/000001.png") in said and fix(small) in said
 
 
 @pytest.mark.parametrize("box", [[1, 1, 10, 4], [1, 1, 9, 5], [10, 5, 12, 6]], ids=str)
@@ -369,9 +367,9 @@ def test_a_box_outside_its_image_is_refused_by_name(small: Path, box: list[int])
     annotate(small, "000001", [1, 1, 9, 4], (20, 20))
     assert of(small)[0].objects[1].boxes.tolist() == [[0, 0, 9, 4]]
     annotate(small, "000001", box, (20, 20))
-    with pytest.raises(DataError, match=r"000001\.xml has a box outside the 9 × 4 pixels of its image") as raised:
+    with pytest.raises(DataError, match=r"000001\.xml .*9 × 4") as raised:
         _ = of(small)[0].objects
-    assert str(raised.value).endswith(fix(small)) and "\n" not in str(raised.value)
+    assert fix(small) in str(raised.value) and "\n" not in str(raised.value)
 
 
 # --- several years as one data set ---------------------------------------------------------------------------------
@@ -501,7 +499,7 @@ def test_a_number_of_workers_is_no_part_of_a_run(
 
 @pytest.mark.parametrize("wanted", ["-1", "true", "x", "1.5", "null", "Auto", "[1]"])
 def test_anything_else_is_no_number_of_workers(hydra: Callable[..., DictConfig], wanted: str) -> None:
-    with pytest.raises(ConfigError, match="workers must be auto, or a whole number >= 0"):
+    with pytest.raises(ConfigError, match=r"workers .*auto"):
         compose.run_options(hydra(f"workers={wanted}"), in_sweep=False)
 
 
@@ -517,7 +515,7 @@ def test_beside_a_gpu_nearly_every_core_has_a_worker(
 
 def test_a_list_of_test_images_that_is_not_there_can_be_done_without(small: Path) -> None:
     (small / "ImageSets/Main/test.txt").unlink()
-    with pytest.raises(DataError, match=r"without test images use task\.splits=train/val; or mend it") as raised:
+    with pytest.raises(DataError, match=r"task\.splits=train/val") as raised:
         parts(settings(small.parents[2]), "Main", "trainval/test")
     assert "\n" not in str(raised.value)
 
@@ -525,7 +523,7 @@ def test_a_list_of_test_images_that_is_not_there_can_be_done_without(small: Path
 def test_a_damaged_stand_in_is_made_anew(years: Path, tmp_path: Path) -> None:
     shutil.copytree(years / "voc2007", tmp_path / "synthetic/voc2007")
     (tmp_path / "synthetic/voc2007/VOCdevkit/VOC2007/ImageSets/Main/train.txt").unlink()
-    with pytest.raises(DataError, match=r"delete .*voc2007: the synthetic data are made anew\.$"):
+    with pytest.raises(DataError, match=r"delete .*voc2007"):
         parts(settings(tmp_path / "synthetic"), "Main", "train/val")
 
 

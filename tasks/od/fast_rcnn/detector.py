@@ -60,7 +60,7 @@ class FastRCNN(Detector):
         DataError: published weights are missing or damaged.
     """
 
-    test_batch = 1
+    evaluation_batch = 1
 
     def __init__(
         self,
@@ -83,9 +83,9 @@ class FastRCNN(Detector):
         """See :class:`~tasks.od.detector.Detector`; an example has 64 regions, some of which may be unused."""
         return _TrainingExamples(part.photos, part.objects, proposals(part, self.source), self.scale)
 
-    def test_examples(self, part: Part) -> Callable[[int], Example]:
+    def evaluation_examples(self, part: Part) -> Callable[[int], Example]:
         """See :class:`~tasks.od.detector.Detector`; an example has all proposals of its image."""
-        return _TestExamples(part.photos, proposals(part, self.source), self.scale)
+        return _EvaluationExamples(part.photos, proposals(part, self.source), self.scale)
 
     @staticmethod
     def collate(examples: Sequence[Any]) -> Batch:
@@ -185,7 +185,7 @@ class _TrainingExamples:
 
 
 @dataclass(frozen=True)
-class _TestExamples:
+class _EvaluationExamples:
     photos: Chosen
     proposals: Proposals
     scale: Scale

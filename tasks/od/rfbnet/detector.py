@@ -51,7 +51,7 @@ class RFBDetector(Detector):
         DataError: the weights are missing, cannot be downloaded, or are damaged.
     """
 
-    test_batch = 16
+    evaluation_batch = 16
 
     def __init__(self, settings: TaskSettings, width: int, weights: str, augment: str) -> None:
         self.augment, self.network, self.batch_size = augment, RFBNet(width), settings.batch_size
@@ -73,9 +73,9 @@ class RFBDetector(Detector):
         transform = ssd_augmentation() if self.augment == "ssd" else resize()
         return partial(_training_example, transform, part.photos, part.objects)
 
-    def test_examples(self, part: Part) -> Callable[[int], Example]:
+    def evaluation_examples(self, part: Part) -> Callable[[int], Example]:
         """See :class:`Detector`."""
-        return partial(_test_example, resize(), part.photos)
+        return partial(_evaluation_example, resize(), part.photos)
 
     @staticmethod
     def collate(examples: Sequence[Any]) -> Batch:
@@ -131,7 +131,7 @@ def _training_example(transform: v2.Transform, photos: Chosen, objects: Sequence
     }
 
 
-def _test_example(transform: v2.Transform, photos: Chosen, number: int) -> Example:
+def _evaluation_example(transform: v2.Transform, photos: Chosen, number: int) -> Example:
     image = photos[number]
     return {"image": transform(tv_tensors.Image(image)), "size": torch.tensor(image.shape[1:])}
 
