@@ -25,7 +25,7 @@ from tasks.ctr.text import FIELDS, HEXADECIMAL, TYPES, fault, read_batches
 from tmsgd_bench import files
 from tmsgd_bench.data.cache import Tensors, tensors
 from tmsgd_bench.data.catalog import find
-from tmsgd_bench.data.texts import FOLDER, state_of
+from tmsgd_bench.data.texts import FOLDER
 from tmsgd_bench.engine.progress import duration
 from tmsgd_bench.errors import DataError
 from tmsgd_bench.task import TaskSettings
@@ -63,9 +63,11 @@ def prepared(settings: TaskSettings, min_count: int, hour: str) -> Tensors:
 def _make(settings: TaskSettings, min_count: int, hour: str) -> Tensors:
     path, place = find("avazu").files[0].path(settings.data_folder), settings.data_folder.parent / FOLDER
     start = time.monotonic()
+    pa.set_memory_pool(pa.system_memory_pool())  # pyarrow's usual pool keeps most of what a column has needed
     try:
         with tempfile.TemporaryFile(dir=place) as file:  # it has no name, so that nothing is left of a killed process
-            _convert(settings, path, file)
+            _convert(path, file)
+            _refuse_changed(path, settings.fingerprint)
             made = _numbered(path, pq.ParquetFile(file), min_count, hour)
     except OSError as error:
         raise DataError(
@@ -75,18 +77,18 @@ def _make(settings: TaskSettings, min_count: int, hour: str) -> Tensors:
     return made
 
 
-def _convert(settings: TaskSettings, path: Path, file: IO[bytes]) -> None:
+def _convert(path: Path, file: IO[bytes]) -> None:
     """Write the rows as Parquet."""
-    try:
-        state = state_of(path)
-    except OSError as error:
-        raise fault(path, f"cannot be read ({error.strerror})") from error
     with pq.ParquetWriter(file, SCHEMA) as writer:
         for batch in read_batches(path):
             columns = [column.view(kind) for column, kind in zip(batch.columns, SCHEMA.types, strict=True)]
             writer.write_batch(pa.record_batch(columns, schema=SCHEMA))
-    fingerprints = [find("avazu").fingerprint(path.parent, kind, verify=False) for kind in ("real", "synthetic")]
-    if settings.fingerprint not in fingerprints or state_of(path) != state:
+
+
+def _refuse_changed(path: Path, fingerprint: str) -> None:
+    """Rows of other contents would be kept as those of the ones that the run looked at."""
+    current = [find("avazu").fingerprint(path.parent, kind, verify=False) for kind in ("real", "synthetic")]
+    if fingerprint not in current:
         raise DataError(
             f"{path} has changed since this run looked at its contents: wait until nothing writes to it any more, and "
             "start again."
@@ -111,39 +113,40 @@ def _numbered(path: Path, table: pq.ParquetFile, min_count: int, hour: str) -> T
 
 def _fields(path: Path, table: pq.ParquetFile, hour: str) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     """The model's fields, one at a time: each row's place in a list of different values, and that list."""
-    for name in FIELDS:
-        encoded = table.read([name])[name].combine_chunks().dictionary_encode()
-        places, values = encoded.indices.to_numpy(), encoded.dictionary.to_numpy()
-        if name == "hour":
-            times = _times(path, places, values)
-        if name == "hour" and hour == "split":
-            for part, of_hour in (("hour_of_day", [t.hour for t in times]), ("weekday", [t.weekday() for t in times])):
-                parts, part_of_hour = np.unique(of_hour, return_inverse=True)
-                yield part, part_of_hour.astype(np.int32)[places], parts
-        else:
-            yield name, places, values
+    places, hours = _encoded(table, "hour")
+    times = _times(path, places, hours)
+    if hour == "value":
+        yield "hour", places, hours
+    else:
+        for name, of_times in (("hour_of_day", [t.hour for t in times]), ("weekday", [t.weekday() for t in times])):
+            values, value_of_time = np.unique(of_times, return_inverse=True)
+            yield name, value_of_time.astype(np.int32)[places], values
+    for name in FIELDS[1:]:
+        yield name, *_encoded(table, name)
+
+
+def _encoded(table: pq.ParquetFile, name: str) -> tuple[np.ndarray, np.ndarray]:
+    chunks = table.read([name])[name].dictionary_encode().chunks  # which share one list
+    return np.concatenate([chunk.indices for chunk in chunks]), chunks[0].dictionary.to_numpy()
 
 
 def _times(path: Path, places: np.ndarray, hours: np.ndarray) -> list[datetime]:
-    """Each of some different hours as a time.
-
-    The published file is in order of time; one that is not can be used, since no split depends on it.
+    """The time of each of the different hours.
 
     Raises:
         DataError: an hour is not YYMMDDHH; names the first line that has it.
     """
+    back = np.flatnonzero(np.diff(hours[places]) < 0)
+    if len(back):  # the file can be used all the same, since no split depends on the time
+        line = f"{back[0] + 3:,}"
+        log.warning("%s: the hour goes back in line %s, so the file is not as it was published", path, line)
     times = []
     for place, hour in enumerate(hours):
         try:
             times.append(datetime.strptime(f"{hour:08d}", "%y%m%d%H"))
         except ValueError as error:
-            line = int((places == place).argmax()) + 2
-            raise fault(path, f"in line {line:,}: invalid value {hour} for hour, which must be YYMMDDHH") from error
-    back = np.flatnonzero(np.diff(hours[places]) < 0)
-    if len(back):
-        log.warning(
-            "%s: the hour goes back in line %s, so the file is not as it was published", path, f"{back[0] + 3:,}"
-        )
+            line = f"{(places == place).argmax() + 2:,}"
+            raise fault(path, f"in line {line}: invalid value {hour} for hour, which must be YYMMDDHH") from error
     return times
 
 

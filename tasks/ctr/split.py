@@ -20,15 +20,10 @@ def split(rows: int) -> np.ndarray:
     Of every ten rows, a draw gives one to the test split and another one to the validation split. It is the same for
     every run, and does not depend on how many rows follow.
     """
-    streams = -(-rows // (TEN * GROUPS))
-    return np.concatenate([_members(stream) for stream in range(streams)] or [np.zeros(0, np.uint8)])[:rows]
-
-
-def _members(stream: int) -> np.ndarray:
-    """The same for the rows whose draws come from one stream."""
-    drawn = torch.randint(TEN * (TEN - 1), (GROUPS,), generator=generator(0, "split", stream)).numpy()
+    streams = [generator(0, "split", stream) for stream in range(rows // (TEN * GROUPS) + 1)]
+    drawn = torch.cat([torch.randint(TEN * (TEN - 1), (GROUPS,), generator=stream) for stream in streams]).numpy()
     test = drawn % TEN
     validation = (test + 1 + drawn // TEN) % TEN
-    members = np.full((GROUPS, TEN), TRAIN, np.uint8)
-    members[np.arange(GROUPS), test], members[np.arange(GROUPS), validation] = TEST, VALIDATION
-    return members.ravel()
+    groups, members = np.arange(len(drawn)), np.full((len(drawn), TEN), TRAIN, np.uint8)
+    members[groups, test], members[groups, validation] = TEST, VALIDATION
+    return members.ravel()[:rows]

@@ -7,7 +7,6 @@ Lines end with a line feed, before which a carriage return may stand. Blank line
 
 from __future__ import annotations
 
-import gzip
 import logging
 import re
 import time
@@ -18,6 +17,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.csv as pc
 
+from tmsgd_bench import files
 from tmsgd_bench.data.catalog import find
 from tmsgd_bench.data.texts import open_text
 from tmsgd_bench.engine.progress import LOG_SECONDS
@@ -25,19 +25,17 @@ from tmsgd_bench.errors import DataError
 
 log = logging.getLogger(__name__)
 
-BLOCK_BYTES = 8 << 20
+BLOCK_BYTES = 4 << 20
 """Text that is parsed at once; a batch holds its rows."""
 COLUMNS = tuple(field["name"] for field in find("avazu").fields)
 """id, click, hour and the others, 24 in all."""
 FIELDS = COLUMNS[2:]
 """The 22 categorical columns: all but id and click."""
-HEXADECIMAL = (
-    *("site_id", "site_domain", "site_category", "app_id", "app_domain", "app_category"),
-    *("device_id", "device_ip", "device_model"),
-)
+HEXADECIMAL = COLUMNS[5:14]
 """Columns of eight characters each."""
-TYPES = {name: pa.binary(8) if name in HEXADECIMAL else pa.int32() for name in COLUMNS[1:]} | {"click": pa.bool_()}
-"""What the columns are read as."""
+TYPES = {"click": pa.bool_(), **{name: pa.binary(8) if name in HEXADECIMAL else pa.int32() for name in FIELDS}}
+"""What the columns are read as; the id is not read."""
+RULES = {pa.bool_(): "0 or 1", pa.binary(8): "8 characters", pa.int32(): "a whole number of 32 bits"}
 WRONG_VALUE = re.compile(r"In CSV column #(\d+): Row #(\d+): CSV conversion error to .*?: (.*)", re.DOTALL)
 WRONG_LENGTH = re.compile(r"CSV parse error: Row #(\d+): (Expected \d+ columns, got \d+)")
 """What pyarrow says of a line that it cannot read, as long as it reads with one thread."""
@@ -62,10 +60,8 @@ def read_batches(path: Path) -> Iterator[pa.RecordBatch]:
                     log.info("reading %s: %d %%", path, 100 * raw.tell() // size)
     except pa.ArrowInvalid as error:
         raise fault(path, _explained(str(error), names)) from error
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise fault(path, f"is damaged or cut off ({error})") from error
-    except OSError as error:
-        raise fault(path, f"cannot be read ({error.strerror or error})") from error
+    except (OSError, EOFError, zlib.error) as error:  # the last two, and an OSError: damaged gzip
+        raise fault(path, f"cannot be read ({files.os_reason(error)})") from error
 
 
 def fault(path: Path, what: str) -> DataError:
@@ -84,32 +80,19 @@ def _column_names(path: Path) -> list[str]:
 
 
 def _reader(file: object) -> pc.CSVStreamingReader:
-    return pc.open_csv(
-        file,
-        pc.ReadOptions(use_threads=False, block_size=BLOCK_BYTES),  # with threads, errors do not name the line
-        pc.ParseOptions(quote_char=False),
-        pc.ConvertOptions(
-            check_utf8=False,
-            column_types=TYPES,
-            include_columns=list(TYPES),
-            null_values=[],
-            true_values=["1"],
-            false_values=["0"],
-        ),
+    clicks = {"true_values": ["1"], "false_values": ["0"]}
+    convert = pc.ConvertOptions(
+        check_utf8=False, column_types=TYPES, include_columns=list(TYPES), null_values=[], **clicks
     )
+    reading = pc.ReadOptions(use_threads=False, block_size=BLOCK_BYTES)  # with threads, errors do not name the line
+    return pc.open_csv(file, reading, pc.ParseOptions(quote_char=False), convert)
 
 
 def _explained(message: str, names: Sequence[str]) -> str:
     """pyarrow's message with the line and the column by their usual names."""
     if match := WRONG_VALUE.fullmatch(message):
         name = names[int(match[1])]
-        return f"in line {int(match[2]):,}: {match[3]} for {name}, which must be {_rule(name)}"
+        return f"in line {int(match[2]):,}: {match[3]} for {name}, which must be {RULES[TYPES[name]]}"
     if match := WRONG_LENGTH.match(message):
         return f"in line {int(match[1]):,}: {match[2]}"
     return f"cannot be read ({message})"
-
-
-def _rule(name: str) -> str:
-    if name in HEXADECIMAL:
-        return "8 characters"
-    return "0 or 1" if name == "click" else "a whole number of 32 bits"
