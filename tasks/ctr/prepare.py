@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 VERSION = 1  # to be raised when the tensors change
 RARE = 0
 """The number of all values of a field that are too rare, or unknown."""
+LARGE = ("device_id", "device_ip")
+"""The columns with by far the most values: numbered first, while little else is in memory."""
 SCHEMA = pa.schema({name: pa.int64() if name in HEXADECIMAL else kind for name, kind in TYPES.items()})
 """Of the Parquet file: eight characters are stored as one number of 64 bits."""
 
@@ -103,16 +105,24 @@ def _numbered(path: Path, table: pq.ParquetFile, min_count: int, hour: str) -> T
     if empty := [name for name in SPLITS if not len(made[f"rows {name}"])]:
         raise DataError(f"the {empty[0]} split has no rows, since {path} has only {rows:,}: use a file with more rows.")
     made["click"] = table.read(["click"])["click"].to_numpy().astype(np.uint8)
-    sizes = []
+    numbered = {}
     for name, places, values in _fields(path, table, hour):
-        made[f"field {name}"], size = _numbers(places, values, member == TRAIN, min_count)
-        sizes.append(size)
-    made["sizes"] = np.array(sizes)
+        numbered[name] = _numbers(places, values, member == TRAIN, min_count)
+        del places, values  # the memory is needed for the next ones
+    names = sorted(numbered, key=lambda name: FIELDS.index(name) if name in FIELDS else 0)
+    made |= {f"field {name}": numbered[name][0] for name in names}
+    made["sizes"] = np.array([numbered[name][1] for name in names])
     return {name: torch.from_numpy(array) for name, array in made.items()}
 
 
 def _fields(path: Path, table: pq.ParquetFile, hour: str) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     """The model's fields, one at a time: each row's place in a list of different values, and that list."""
+    yield from _hour_fields(path, table, hour)
+    for name in sorted(FIELDS[1:], key=LARGE.count, reverse=True):
+        yield name, *_encoded(table, name)
+
+
+def _hour_fields(path: Path, table: pq.ParquetFile, hour: str) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     places, hours = _encoded(table, "hour")
     times = _times(path, places, hours)
     if hour == "value":
@@ -121,8 +131,6 @@ def _fields(path: Path, table: pq.ParquetFile, hour: str) -> Iterator[tuple[str,
         for name, of_times in (("hour_of_day", [t.hour for t in times]), ("weekday", [t.weekday() for t in times])):
             values, value_of_time = np.unique(of_times, return_inverse=True)
             yield name, value_of_time.astype(np.int32)[places], values
-    for name in FIELDS[1:]:
-        yield name, *_encoded(table, name)
 
 
 def _encoded(table: pq.ParquetFile, name: str) -> tuple[np.ndarray, np.ndarray]:
