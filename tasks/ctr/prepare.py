@@ -135,7 +135,9 @@ def _hour_fields(path: Path, table: pq.ParquetFile, hour: str) -> Iterator[tuple
 
 def _encoded(table: pq.ParquetFile, name: str) -> tuple[np.ndarray, np.ndarray]:
     chunks = table.read([name])[name].dictionary_encode().chunks  # which share one list
-    return np.concatenate([chunk.indices for chunk in chunks]), chunks[0].dictionary.to_numpy()
+    values = chunks[0].dictionary.to_numpy()
+    smallest = np.min_scalar_type(len(values) - 1)
+    return np.concatenate([chunk.indices for chunk in chunks], dtype=smallest, casting="unsafe"), values
 
 
 def _times(path: Path, places: np.ndarray, hours: np.ndarray) -> list[datetime]:
