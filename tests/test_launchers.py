@@ -141,7 +141,7 @@ def start(tmp_path: Path, modules: Path) -> Sweep:
     """
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    paths = os.pathsep.join([str(modules), str(ROOT / "tests/engine")])
+    paths = os.pathsep.join([str(modules), str(ROOT / "tests"), str(ROOT / "tests/engine")])
     environment = {key: value for key, value in os.environ.items() if key not in workers.THREADS}
 
     def call(*arguments: str) -> tuple[int, str]:

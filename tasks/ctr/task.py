@@ -30,10 +30,12 @@ class ClickThrough(Task):
         min_count: values that occur less often in the training split share one row of the table per field, and so do
             values that do not occur in it at all.
         hour: "value" for the hour as one field, "split" for hour of the day and weekday.
-        evaluate_on: "test", or "valid" to choose settings by.
+        evaluate_on: "test", or "validation" to choose settings by.
     """
 
-    options = Section({"min_count": whole(1), "hour": choice("value", "split"), "evaluate_on": choice("test", "valid")})
+    options = Section(
+        {"min_count": whole(1), "hour": choice("value", "split"), "evaluate_on": choice("test", "validation")}
+    )
     model_arguments = ("rows", "fields")
     metrics: tuple[Metric, ...] = (
         Metric("auc", "", "max", "AUC"),
@@ -44,9 +46,8 @@ class ClickThrough(Task):
     def __init__(self, settings: TaskSettings, min_count: int, hour: str, evaluate_on: str) -> None:
         super().__init__(settings)
         self.options("task", {"min_count": min_count, "hour": hour, "evaluate_on": evaluate_on})
-        self.loaded = data.load(settings, min_count, hour, evaluate_on)
-        self.train, self.evaluation, sizes = self.loaded.train, self.loaded.evaluation, self.loaded.sizes
-        model = build_model(nn.Module, settings.model, rows=sum(sizes.values()), fields=len(sizes))
+        self.train, self.evaluation, sizes = data.load(settings, min_count, hour, evaluate_on)
+        model = build_model(nn.Module, settings.model, rows=sum(sizes), fields=len(sizes))
         self.model = model.to(settings.device)
         self.modules = {"wide_deep": self.model}
         self.train_size = len(self.train)
@@ -55,10 +56,9 @@ class ClickThrough(Task):
         """Pairs of table rows (batch, fields), int32, and clicks (batch,), float32."""
         size = self.settings.batch_size
         order = epoch_order(self.train_size, self.settings.seed, epoch)
-        for chosen in order.split(max(1, GATHERED // size) * size):
-            rows = chosen.to(self.settings.device)
-            ids, clicks = self.train.ids[rows], self.train.clicks[rows].float()
-            yield from zip(ids.split(size), clicks.split(size), strict=True)
+        for places in order.split(max(1, GATHERED // size) * size):
+            ids, clicks = self.train.batch(places.to(self.settings.device))
+            yield from zip(ids.split(size), clicks.float().split(size), strict=True)
 
     def loss(self, batch: Batch) -> Tensor:
         """Mean binary cross-entropy in nats."""
@@ -70,8 +70,9 @@ class ClickThrough(Task):
 
         The AUC is exact: all scores are kept, in single precision.
         """
-        odds = torch.cat([self.model(ids) for ids in self.evaluation.ids.split(EVALUATION_BATCH)])
-        clicks = self.evaluation.clicks
+        places = torch.arange(len(self.evaluation), device=self.settings.device).split(EVALUATION_BATCH)
+        scored = [(self.model(ids), clicks) for ids, clicks in map(self.evaluation.batch, places)]
+        odds, clicks = (torch.cat(tensors) for tensors in zip(*scored, strict=True))
         loss = F.binary_cross_entropy_with_logits(odds.double(), clicks.double())
         predicted = odds.double().sigmoid().mean() / clicks.double().mean()
         return {

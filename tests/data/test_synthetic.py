@@ -15,6 +15,7 @@ from tasks.tc import data as tc
 from tmsgd_bench.data import synthetic
 from tmsgd_bench.data.catalog import catalog, find
 from tmsgd_bench.data.synthetic import r8
+from tmsgd_bench.task import TaskSettings
 
 GOLDEN = {
     1: {
@@ -28,6 +29,10 @@ GOLDEN = {
 def read(folder: Path, split: str) -> list[tuple[str, list[str]]]:
     text = (folder / f"r8-{split}-all-terms.txt").read_text(encoding="utf-8")
     return [(label, words.split(" ")) for label, words in (line.split("\t") for line in text.splitlines())]
+
+
+def settings(folder: Path) -> TaskSettings:
+    return TaskSettings(folder, data_limit=None, batch_size=5, seed=0, device=torch.device("cpu"), model={})
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -87,7 +92,7 @@ def test_its_largest_classes_are_those_of_the_real_data(synthetic_r8: Path) -> N
 
 def test_the_tasks_loader_reads_it(synthetic_r8: Path) -> None:
     """The very function that reads the real data."""
-    loaded = tc.load(synthetic_r8, tokens=32, limit=None, padding="end")
+    loaded = tc.load(settings(synthetic_r8), tokens=32, padding="end")
     assert [tc.CLASSES[label] for label in loaded.train_labels] == [label for label, _ in read(synthetic_r8, "train")]
     assert [tc.CLASSES[label] for label in loaded.test_labels] == [label for label, _ in read(synthetic_r8, "test")]
     assert int(loaded.train_words.max()) < loaded.reachable <= loaded.vocabulary_size
@@ -105,7 +110,7 @@ def test_one_document_in_twelve_carries_a_random_classs_words(synthetic_r8: Path
 @pytest.mark.parametrize("tokens", [32, 1000])
 def test_it_can_be_learnt(synthetic_r8: Path, tokens: int) -> None:
     """The class with the nearest mean word count (by angle) is right more often than the largest class is."""
-    loaded = tc.load(synthetic_r8, tokens, limit=None, padding="end")
+    loaded = tc.load(settings(synthetic_r8), tokens, padding="end")
     train, test = (_counts(words, loaded.vocabulary_size) for words in (loaded.train_words, loaded.test_words))
     means = np.stack([train[loaded.train_labels.numpy() == k].mean(axis=0) for k in range(len(tc.CLASSES))])
     means /= np.linalg.norm(means, axis=1, keepdims=True)
