@@ -41,7 +41,7 @@ from tmsgd_bench.results.record import CONFIG, PREFIX, REQUIRED, RESULT
 
 OLD, NEW = 1, 2
 ADDED: dict[str, dict[str, dict[str, Any]]] = {
-    "task.name": {task: {"task.evaluate_on": "test"} for task in ("ic", "tc", "fkpd", "ig", "seg")},
+    "task.name": {},
     "model.name": {},
     "optimizer._target_": {},
 }
