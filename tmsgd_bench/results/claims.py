@@ -5,9 +5,9 @@ numbers. Runs count as they do in the tables: on real data, following the protoc
 
 The rule. A claim "A is better than B" is *supported* if the paired test, corrected by Holm over the claims of the same
 task, has p < ALPHA and the difference points to A; *contradicted* if it points to B; *undecided* otherwise. The family
-is the task, because its runs are one study: what arrives for one task changes no verdict on another. In each task, the
-probability of deciding any claim between equals is at most ALPHA. A claim made of several is contradicted if one of
-them is, supported if all are, and undecided in between.
+is the task, because its runs are one study: what arrives for one task changes no verdict on another. In each task, and
+for normal differences, the probability of deciding any claim between equals is at most ALPHA. A claim made of several
+is contradicted if one of them is, supported if all are, and undecided in between.
 """
 
 from __future__ import annotations
