@@ -16,7 +16,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9 -]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' Makefile
 	@echo "  options: JOBS=$(JOBS) parallel runs, SEEDS=$(SEEDS), ARGS='more settings' (for run.py; plan=true prints the runs and starts none)"
 
-setup: $(VENV)/.ready ## install into .venv (Python 3.11 or newer; the only step that needs the network)
+setup: $(VENV)/.ready ## install into .venv (Python 3.11 or newer; needs the network)
 
 $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed: make PYTHON=python3.11')"

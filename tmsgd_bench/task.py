@@ -64,7 +64,7 @@ class TaskSettings:
 
     Args:
         data_folder: the data set's folder, in its publisher's layout.
-        data_limit: use a seeded subset of this many training examples; None for all of them.
+        data_limit: use this many training examples, the same for every seed; None for all of them.
         batch_size: examples of one step.
         seed: the run's seed; derive random streams from it with :func:`tmsgd_bench.seeding.derive`.
         device: for modules and data.

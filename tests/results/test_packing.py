@@ -60,6 +60,16 @@ def test_unpacked_runs_are_the_folders_that_were_packed(root: Path, tmp_path: Pa
     assert contents(tmp_path / "new") == contents(root)
 
 
+def test_a_folder_is_unpacked_by_the_packed_file_in_it(root: Path, tmp_path: Path, capsys: Capture) -> None:
+    published, out = tmp_path / "published", tmp_path / "new"
+    published.mkdir()
+    assert cli.main(["unpack", str(published), "--out", str(out)]) == 2
+    assert packed.NAME in (said := refusal(capsys)) and str(published) in said and not out.exists()
+    assert pack(root, out=published / packed.NAME) == 0
+    assert cli.main(["unpack", str(published), "--out", str(out)]) == 0
+    assert contents(out) == contents(root)
+
+
 def test_pictures_and_weights_stay_behind_and_the_unpacked_run_is_whole(tmp_path: Path, write_run: WriteRun) -> None:
     def large(folder: Path) -> None:
         (folder / "weights.pt").write_bytes(b"large")

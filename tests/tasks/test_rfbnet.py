@@ -652,7 +652,7 @@ def apart(count: int, seed: int) -> Tensor:
         torch.randint(20, 100, (count, 2), generator=stream),
     )
     boxes = torch.cat([corner, corner + size], dim=1).float()
-    close = ((box_iou(boxes, boxes) - 0.45).abs() < 2e-3).triu(1).any(0)
+    close = ((box_iou(boxes, boxes) - detector.NMS_IOU).abs() < 2e-3).triu(1).any(0)
     return boxes[~close] / 300
 
 
@@ -669,8 +669,9 @@ def slow_select(boxes: Tensor, scores: Tensor, candidates: int, kept: int) -> li
         rows = []
         for label in range(20):
             own = scores[image, :, label]
-            usable = [prior for prior in own.argsort(descending=True).tolist() if float(own[prior]) > 0.01][:candidates]
-            left = nms(300 * boxes[image, usable], own[usable], 0.45).tolist() if usable else []
+            surest = own.argsort(descending=True).tolist()
+            usable = [prior for prior in surest if float(own[prior]) > detector.SCORE_THRESHOLD][:candidates]
+            left = nms(300 * boxes[image, usable], own[usable], detector.NMS_IOU).tolist() if usable else []
             rows += [(float(own[usable[place]]), label, usable[place]) for place in left]
         images.append(sorted(rows, reverse=True)[:kept])
     return images
@@ -699,7 +700,7 @@ def test_what_is_selected_agrees_with_loops_over_classes(
     expected = slow_select(together, scores, candidates, kept)
     for image in range(images):
         assert rows_of(found, image, together[image]) == expected[image] and expected[image]
-    assert (found.scores > 0.01).all()
+    assert (found.scores > detector.SCORE_THRESHOLD).all()
 
 
 def test_a_surer_box_hides_those_of_its_own_class_and_image_alone() -> None:

@@ -38,7 +38,7 @@ def _add_unpack(commands: Any) -> None:
         description="Write the runs of packed files as folders into a store. run.py skips what is done there. A run "
         "that is there already stays as it is.",
     )
-    parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="that 'pack' wrote")
+    parser.add_argument("places", type=Path, nargs="+", metavar="PLACE", help="packed files, or folders with one")
     parser.add_argument("--out", type=Path, required=True, metavar="STORE", help="a folder of runs; made if missing")
     parser.set_defaults(action=unpack)
 
@@ -61,8 +61,21 @@ def pack(options: argparse.Namespace) -> int:
 
 
 def unpack(options: argparse.Namespace) -> int:
-    """Write packed runs as folders."""
-    for path in options.files:
+    """Write packed runs as folders.
+
+    Raises:
+        StoreError: there are no packed runs in a place, or they cannot be read or written.
+    """
+    for path in [_packed_file(place) for place in options.places]:
         written = packing.unpack(path, options.out)
         terminal.say(f"{len(written)} of the {len(packed.read(path))} runs in {path} are new in {options.out}.")
     return 0
+
+
+def _packed_file(place: Path) -> Path:
+    """The packed file that a place names: itself, or the one in this folder."""
+    if not place.is_dir():
+        return place
+    if not packed.is_packed(place / packed.NAME):
+        raise StoreError(f"there is no {packed.NAME} in {place}: name a packed file, or a folder that holds one.")
+    return place / packed.NAME

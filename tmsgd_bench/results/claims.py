@@ -5,9 +5,9 @@ numbers. Runs count as they do in the tables: on real data, following the protoc
 
 The rule. A claim "A is better than B" is *supported* if the paired test, corrected by Holm over the claims of the same
 task, has p < ALPHA and the difference points to A; *contradicted* if it points to B; *undecided* otherwise. The family
-is the task, because its runs are one study: what arrives for one task changes no verdict on another. In each task, the
-probability of deciding any claim between equals is at most ALPHA. A claim made of several is contradicted if one of
-them is, supported if all are, and undecided in between.
+is the task, because its runs are one study: what arrives for one task changes no verdict on another. In each task, and
+for normal differences, the probability of deciding any claim between equals is at most ALPHA. A claim made of several
+is contradicted if one of them is, supported if all are, and undecided in between.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def evaluate(runs: pd.DataFrame, numerics: Numerics, protocol: str = "table2") -
         StoreError: a run reports another metric than the paper's.
     """
     chosen = {experiment.key: selection.select(runs, experiment, "real", protocol) for experiment in every_experiment()}
-    compared = _corrected(_compared(runs, chosen))
+    compared = _correct_holm_families(_compared(runs, chosen))
     claims: list[Claim] = []
     for entry in entries():
         if "pairs" in entry:
@@ -233,15 +233,15 @@ def _runs_of(name: str, runs: pd.DataFrame, chosen: pd.DataFrame) -> pd.DataFram
     return swept[swept["switch_epoch"].astype(float) == 0.0]
 
 
-def _corrected(claims: Mapping[str, Claim]) -> dict[str, Claim]:
-    """The claims with p corrected over those of the same task, and with their verdicts."""
+def _correct_holm_families(claims: Mapping[str, Claim]) -> dict[str, Claim]:
+    """The claims with p corrected over those of the same task, which are a family, and with their verdicts."""
     done: dict[str, Claim] = {}
     for task in dict.fromkeys(_experiment_of(claim).task for claim in claims.values()):
-        family = [claim for claim in claims.values() if _experiment_of(claim).task == task]
-        corrected = correct([_comparison_of(claim) for claim in family])
+        holm_family = [claim for claim in claims.values() if _experiment_of(claim).task == task]
+        corrected = correct([_comparison_of(claim) for claim in holm_family])
         done |= {
             claim.id: replace(claim, comparison=comparison, verdict=_verdict(comparison, _experiment_of(claim)))
-            for claim, comparison in zip(family, corrected, strict=True)
+            for claim, comparison in zip(holm_family, corrected, strict=True)
         }
     return done
 

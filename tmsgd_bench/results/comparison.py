@@ -143,7 +143,8 @@ def _group(runs: pd.DataFrame, reference: str) -> Group:
         else replace(entry, label=f"{entry.label} #{_digest(of_options['options'].iloc[0])}")
         for entry, of_options in zip(entries, settings, strict=True)
     ]
-    compared = iter(correct([entry.comparison for entry in entries if entry.comparison is not None]))
+    holm_family = [entry.comparison for entry in entries if entry.comparison is not None]
+    compared = iter(correct(holm_family))
     entries = [entry if entry.comparison is None else replace(entry, comparison=next(compared)) for entry in entries]
     runs = _finished(runs)
     digits = 2 if runs["final"].abs().max() >= 10 else 4

@@ -142,14 +142,18 @@ def compare(ours: pd.Series, reference: pd.Series) -> Comparison:
     )
 
 
-def correct(family: Sequence[Comparison]) -> list[Comparison]:
+def correct(holm_family: Sequence[Comparison]) -> list[Comparison]:
     """The comparisons of one family with Holm's p and the difference each could have detected.
+
+    There are three kinds of families: the comparisons of one table (:mod:`tmsgd_bench.results.tables`), the claims of
+    one task (:mod:`tmsgd_bench.results.claims`), and the comparisons of one group of ``compare``
+    (:mod:`tmsgd_bench.results.comparison`). The same two optimizers can be in all three, with another p in each.
 
     The detectable difference is taken at Holm's first and strictest level, ALPHA over the number of tests: a true
     difference of that size is decided with at least probability POWER, whatever the other comparisons show.
     """
-    tests = sum(not math.isnan(comparison.p) for comparison in family)
-    adjusted = holm([comparison.p for comparison in family])
+    tests = sum(not math.isnan(comparison.p) for comparison in holm_family)
+    adjusted = holm([comparison.p for comparison in holm_family])
     return [
         replace(
             comparison,
@@ -159,7 +163,7 @@ def correct(family: Sequence[Comparison]) -> list[Comparison]:
             if comparison.diverged or not tests
             else detectable_difference(comparison.spread, comparison.difference.n, ALPHA / tests),
         )
-        for comparison, p in zip(family, adjusted, strict=True)
+        for comparison, p in zip(holm_family, adjusted, strict=True)
     ]
 
 

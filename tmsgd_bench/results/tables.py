@@ -130,7 +130,7 @@ def build(runs: pd.DataFrame, number: str, data: str = "real", protocol: str = "
                 ],
             )
         ),
-        rows=tuple(_corrected(rows)),
+        rows=tuple(_correct_holm_family(rows)),
         note=table.get("note", ""),
         **{key: table[key] for key in ("place", "unit", "direction", "digits")},
     )
@@ -199,7 +199,8 @@ def _before_training(chosen: pd.DataFrame, experiment: Experiment) -> list[Row]:
     ]
 
 
-def _corrected(rows: Sequence[Row]) -> list[Row]:
+def _correct_holm_family(rows: Sequence[Row]) -> list[Row]:
+    """The rows of one table, whose comparisons are a family."""
     corrected = iter(correct([row.comparison for row in rows if row.comparison is not None]))
     return [row if row.comparison is None else replace(row, comparison=next(corrected)) for row in rows]
 

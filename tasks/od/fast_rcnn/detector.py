@@ -24,8 +24,11 @@ from tmsgd_bench.data.packed import Chosen
 from tmsgd_bench.task import TaskSettings
 from tmsgd_bench.voc import CLASSES, Objects
 
+# Each of these numbers changes results: whoever changes one raises tmsgd_bench.version.BENCHMARK_VERSION.
 SCORE_THRESHOLD = 0.05
+"""Boxes with this score or less are left out."""
 NMS_IOU = 0.3
+"""IoU above which a box is left out if a surer one has its class."""
 MAX_DETECTIONS = 100
 """Boxes of one image, over all classes."""
 
@@ -53,7 +56,7 @@ class FastRCNN(Detector):
         weights: see :func:`tasks.od.vgg.initial_weights`.
         frozen_stages: how many keep their initial weights.
         short_side, long_side: see :class:`Scale`.
-        proposals: see :class:`~tasks.od.fast_rcnn.proposals.Source`.
+        proposals: see :class:`~tasks.od.fast_rcnn.regions.Source`.
 
     Raises:
         ConfigError: the weights are of another network.
@@ -122,8 +125,8 @@ class FastRCNN(Detector):
         return {"loss_classes": entropy / regions, "loss_boxes": distances / regions}
 
     def detect(self, batch: Batch) -> Found:
-        """See :class:`~tasks.od.detector.Detector`: scores above 0.05, NMS at an IoU of 0.3 in each class, at most 100
-        boxes of an image. A region whose outputs are not finite finds nothing."""
+        """See :class:`~tasks.od.detector.Detector`: scores above SCORE_THRESHOLD, NMS at NMS_IOU in each class, at
+        most MAX_DETECTIONS boxes of an image. A region whose outputs are not finite finds nothing."""
         logits, deltas = self._outputs(batch)
         finite = logits.isfinite().all(dim=1) & deltas.isfinite().flatten(1).all(dim=1)
         scores = logits.softmax(dim=1)

@@ -25,9 +25,11 @@ from tmsgd_bench.errors import ConfigError
 from tmsgd_bench.task import TaskSettings
 from tmsgd_bench.voc import CLASSES, Objects
 
+# All but AT_ONCE change results: whoever changes one raises tmsgd_bench.version.BENCHMARK_VERSION.
 SCORE_THRESHOLD = 0.01
+"""Boxes with this score or less are left out."""
 NMS_IOU = 0.45
-"""IoU with a surer box of the same class from which a box is left out."""
+"""IoU above which a box is left out if a surer one has its class."""
 CANDIDATES = 400
 """Boxes of each image and class that come to non-maximum suppression, as in SSD: an untrained network has thousands."""
 AT_ONCE = 3
