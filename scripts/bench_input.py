@@ -51,7 +51,7 @@ from tasks.ig.data import ENDINGS
 from tasks.od import ObjectDetection
 from tasks.seg import Segmentation
 from tasks.seg.task import stack, training_examples
-from tasks.voc import Part
+from tasks.voc import ImageSplit
 from tmsgd_bench import files
 from tmsgd_bench.data.catalog import data_root, find
 from tmsgd_bench.engine import compose, environment, explanations, sweep  # noqa: F401 (sweep registers resolvers of conf/)
@@ -298,7 +298,7 @@ class Files:
         mode: Pillow's kind of colours; None for the file's.
     """
 
-    def __init__(self, part: Part, folder: str, ending: str, mode: str | None) -> None:
+    def __init__(self, part: ImageSplit, folder: str, ending: str, mode: str | None) -> None:
         paths = [(images.folder / folder, name) for images in part.images for name in images.chosen_names]
         self.paths = [folder_ / f"{name}{ending}" for folder_, name in paths]
         self.mode = mode
@@ -325,7 +325,7 @@ class Made(Dataset[Any]):
 class FromFiles:
     """The same images, boxes and masks as a part's, without what is kept decoded."""
 
-    def __init__(self, part: Part) -> None:
+    def __init__(self, part: ImageSplit) -> None:
         self.photos = Files(part, "JPEGImages", ".jpg", "RGB")
         self.masks = Files(part, "SegmentationClass", ".png", None)
         self.objects, self.count = part.objects, len(part)

@@ -70,7 +70,7 @@ class Images:
 
 
 @dataclass(frozen=True)
-class Part:
+class ImageSplit:
     """One side of a task's data: the images trained on, or those tested on.
 
     Args:
@@ -129,7 +129,7 @@ class Part:
             raise DataError(f"{path} has a box outside the {width} × {height} pixels of its image: {fix}")
 
 
-def parts(settings: TaskSettings, lists: Lists, splits: str) -> tuple[Part, Part]:
+def image_splits(settings: TaskSettings, lists: Lists, splits: str) -> tuple[ImageSplit, ImageSplit]:
     """The images to train on and those to evaluate on.
 
     Several years are trained on together, and tested on the first one's list. A run that validates does so on images of
@@ -148,11 +148,11 @@ def parts(settings: TaskSettings, lists: Lists, splits: str) -> tuple[Part, Part
     tested = None if spares_test else _list(settings, years[0], lists, test)
     listed = _without_twins([_list(settings, year, lists, train) for year in years], tested)
     numbers, validation = settings.split(sum(len(images.chosen) for images in listed))
-    trained = Part(settings, _of_numbers(listed, numbers, "subset"))
+    trained = ImageSplit(settings, _of_numbers(listed, numbers, "subset"))
     if validation is not None:
-        return trained, Part(settings, _of_numbers(listed, validation, "validation"))
+        return trained, ImageSplit(settings, _of_numbers(listed, validation, "validation"))
     assert tested is not None
-    return trained, Part(settings, (tested,))
+    return trained, ImageSplit(settings, (tested,))
 
 
 def _without_twins(listed: Sequence[Images], tested: Images | None) -> list[Images]:

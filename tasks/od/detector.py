@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tasks.voc import Part
+from tasks.voc import ImageSplit
 
 Example = dict[str, Tensor]
 Batch = dict[str, Tensor]
@@ -48,7 +48,7 @@ class Detector(ABC):
     evaluation_batch: int
 
     @abstractmethod
-    def training_examples(self, part: Part) -> Callable[[int], Example]:
+    def training_examples(self, split: ImageSplit) -> Callable[[int], Example]:
         """A function from an image's number to an augmented training example, of CPU tensors.
 
         Raises:
@@ -57,7 +57,7 @@ class Detector(ABC):
         """
 
     @abstractmethod
-    def evaluation_examples(self, part: Part) -> Callable[[int], Example]:
+    def evaluation_examples(self, split: ImageSplit) -> Callable[[int], Example]:
         """The same for images to test on, without anything random."""
 
     @staticmethod

@@ -57,7 +57,7 @@ class ObjectDetection(Task):
         self.detector = build_model(Detector, settings.model, settings=settings)  # type: ignore[type-abstract]
         network = self.detector.network.to(settings.device).to(memory_format=memory_format(channels_last))
         self.modules = {"detector": network}
-        self.train, self.test = voc.parts(settings, "Main", splits)
+        self.train, self.test = voc.image_splits(settings, "Main", splits)
         self.train_size, self.evaluate_every = len(self.train), evaluate_every
         self.test_split = "validation" if settings.validates else splits.split("/")[1]
         collate = self.detector.collate

@@ -17,7 +17,7 @@ from tasks.compute import CHANNELS_LAST, PRECISION, autocast, memory_format, nor
 from tasks.seg import model
 from tasks.seg.figure import SHOWN, Masks
 from tasks.seg.quality import accuracy, confusion, intersections_over_unions
-from tasks.voc import IGNORED, Part
+from tasks.voc import IGNORED, ImageSplit
 from tmsgd_bench.checks import Section, whole
 from tmsgd_bench.data.loading import Loader
 from tmsgd_bench.data.packed import Chosen
@@ -82,7 +82,7 @@ class Segmentation(Task):
         )
         self.model = network.to(settings.device).to(memory_format=self.memory_format)
         self.modules = {"segmenter": self.model}
-        self.train, self.test = voc.parts(settings, "Segmentation", splits)
+        self.train, self.test = voc.image_splits(settings, "Segmentation", splits)
         self.train_size, self.evaluate_every = len(self.train), evaluate_every
         self.base_size, self.crop = base_size, crop
         self.train_loader = Loader(training_examples(self.train, base_size, crop), stack, settings)
@@ -97,7 +97,7 @@ class Segmentation(Task):
 
     def _on_device(self, batch: Batch) -> Batch:
         device = self.settings.device
-        pixels, masks = (part.to(device, non_blocking=True) for part in batch)
+        pixels, masks = (tensor.to(device, non_blocking=True) for tensor in batch)
         images = normalise(pixels).contiguous(memory_format=self.memory_format)
         return images, masks[:, 0].long()
 
@@ -152,7 +152,7 @@ class Segmentation(Task):
         return Masks(images, truths, predictions, model.NAMES)
 
 
-def training_examples(part: Part, base_size: int, crop: int) -> Callable[[int], Batch]:
+def training_examples(split: ImageSplit, base_size: int, crop: int) -> Callable[[int], Batch]:
     """A function from an image's number to an augmented example.
 
     That is the image, uint8, (3, crop, crop), and its mask, uint8, (1, crop, crop). What lies outside the published
@@ -166,12 +166,12 @@ def training_examples(part: Part, base_size: int, crop: int) -> Callable[[int], 
             v2.RandomCrop(crop, pad_if_needed=True, fill=fill),
         ]
     )
-    return partial(_example, transform, part.photos, part.masks)
+    return partial(_example, transform, split.photos, split.masks)
 
 
-def evaluation_examples(part: Part, base_size: int) -> Callable[[int], Batch]:
+def evaluation_examples(split: ImageSplit, base_size: int) -> Callable[[int], Batch]:
     """A function from an image's number to the image (uint8, (3, height, width)) and its mask (uint8, (1, …))."""
-    return partial(_example, v2.Resize(base_size, antialias=True), part.photos, part.masks)
+    return partial(_example, v2.Resize(base_size, antialias=True), split.photos, split.masks)
 
 
 def _example(transform: nn.Module, photos: Chosen, masks: Chosen, number: int) -> Batch:

@@ -44,7 +44,7 @@ from tasks.od.fast_rcnn.regions import Source
 from tasks.od.fast_rcnn.sampling import FOREGROUND, REGIONS, UNUSED, Sample, sample
 from tasks.od.fast_rcnn.selective_search import Kept, Search, mixed
 from tasks.od.options import FAST_RCNN
-from tasks.voc import SPLITS, Part, parts
+from tasks.voc import SPLITS, ImageSplit, image_splits
 from tmsgd_bench.data import sealed
 from tmsgd_bench.data.catalog import Dataset
 from tmsgd_bench.data.kept import KEPT
@@ -119,8 +119,8 @@ def settings(folder: Path, model: dict[str, Any] | None = None, **changes: Any) 
     return replace(small, **changes)
 
 
-def train_part(folder: Path, **changes: Any) -> Part:
-    return parts(settings(folder, **changes), "Main", "train/val")[0]
+def train_part(folder: Path, **changes: Any) -> ImageSplit:
+    return image_splits(settings(folder, **changes), "Main", "train/val")[0]
 
 
 def make(folder: Path, model: dict[str, Any] | None = None, **changes: Any) -> FastRCNN:
@@ -469,7 +469,7 @@ def test_a_batch_without_regions_costs_nothing(stand_in: Path) -> None:
     assert all((weight.grad == 0).all() for weight in made.network.parameters())
 
 
-def examples(made: FastRCNN, part: Part, numbers: Sequence[int]) -> list[dict[str, Tensor]]:
+def examples(made: FastRCNN, part: ImageSplit, numbers: Sequence[int]) -> list[dict[str, Tensor]]:
     torch.manual_seed(1)
     return [made.training_examples(part)(number) for number in numbers]
 
@@ -557,7 +557,7 @@ def test_images_are_resized_by_the_shorter_side_up_to_a_longest(
 
 
 def test_padding_is_zero_after_normalisation_and_never_looked_at(stand_in: Path) -> None:
-    made, part = make(stand_in), parts(settings(stand_in), "Main", "train/val")[1]
+    made, part = make(stand_in), image_splits(settings(stand_in), "Main", "train/val")[1]
     make_example = made.evaluation_examples(part)
     chosen = [next(n for n in range(len(part)) if _upright(part, n) == upright) for upright in (True, False)]
     batch = made.collate([make_example(number) for number in chosen])
@@ -575,14 +575,14 @@ def test_padding_is_zero_after_normalisation_and_never_looked_at(stand_in: Path)
     assert all(map(torch.equal, before, after))
 
 
-def _upright(part: Part, number: int) -> bool:
+def _upright(part: ImageSplit, number: int) -> bool:
     height, width = part.photos[number].shape[1:]
     return height > width
 
 
 def test_what_is_found_is_in_pixels_of_the_published_image(stand_in: Path) -> None:
     """A network that is sure of one proposal and leaves it as it is finds just that."""
-    part = parts(settings(stand_in), "Main", "train/val")[1]
+    part = image_splits(settings(stand_in), "Main", "train/val")[1]
     for side in (30, 64, 217):
         made = make(stand_in, {"short_side": side})
         make_example = made.evaluation_examples(part)
@@ -672,7 +672,7 @@ def test_training_lowers_the_loss_and_finds_the_objects(stand_in: Path) -> None:
 
 
 @torch.no_grad()
-def recall(made: FastRCNN, part: Part) -> float:
+def recall(made: FastRCNN, part: ImageSplit) -> float:
     """Share of a part's objects that are found."""
     made.network.eval()
     make_example, hits = made.evaluation_examples(part), []
@@ -687,7 +687,7 @@ def recall(made: FastRCNN, part: Part) -> float:
 # --- selective search ----------------------------------------------------------------------------------------------
 
 
-def kept_of(folder: Path, part: Part, search: Search | None = None) -> Kept:
+def kept_of(folder: Path, part: ImageSplit, search: Search | None = None) -> Kept:
     search = search or Search()
     return Kept(regions.folder(folder) / search.key, part.names, part.photos, search)
 
@@ -825,7 +825,7 @@ def test_processes_find_what_one_finds(fresh: Path, stand_in: Path) -> None:
     assert not list(kept_of(fresh, part).folder.glob(".*.tmp"))
 
 
-def _one_by_one(part: Part) -> Iterator[np.ndarray]:
+def _one_by_one(part: ImageSplit) -> Iterator[np.ndarray]:
     return (Search().boxes(part.photos[number]) for number in range(len(part)))
 
 
@@ -960,7 +960,7 @@ def write_npz(path: Path, sets: dict[str, np.ndarray]) -> Path:
     return path
 
 
-def some_sets(part: Part) -> dict[str, np.ndarray]:
+def some_sets(part: ImageSplit) -> dict[str, np.ndarray]:
     return {name: (random_boxes(4 + n, n, extent=80.0).round().numpy()) for n, name in enumerate(part.names)}
 
 
@@ -1136,7 +1136,7 @@ def test_selective_search_finds_real_objects() -> None:
 
 
 def test_found_has_the_interfaces_types(stand_in: Path) -> None:
-    part = parts(settings(stand_in), "Main", "train/val")[1]
+    part = image_splits(settings(stand_in), "Main", "train/val")[1]
     made = make(stand_in)
     made.network.eval()
     with torch.no_grad():
@@ -1149,7 +1149,7 @@ def test_found_has_the_interfaces_types(stand_in: Path) -> None:
 
 def test_images_of_which_none_has_a_proposal_are_refused(fresh: Path, searched: list[int]) -> None:
     """There would be no background to train on, and nothing to be found."""
-    train, test = parts(settings(fresh), "Main", "train/val")
+    train, test = image_splits(settings(fresh), "Main", "train/val")
     detector = make(fresh, {"proposals": PROPOSALS | {"min_side": 9999}})
     for examples, part in ((detector.training_examples, train), (detector.evaluation_examples, test)):
         with pytest.raises(ConfigError) as raised:

@@ -45,13 +45,13 @@ def of_features(settings: TaskSettings) -> Values:
 
 
 def of_masks(settings: TaskSettings) -> Values:
-    part, _ = voc.parts(settings, "Segmentation", "train/val")
+    part, _ = voc.image_splits(settings, "Segmentation", "train/val")
     packs = {"photos": part.photos.packs[0], "masks": part.masks.packs[0]}
     return {name: value for what, pack in packs.items() for name, value in pack.tensors(what).items()}
 
 
 def of_proposals(settings: TaskSettings) -> Values:
-    part, _ = voc.parts(settings, "Segmentation", "train/val")
+    part, _ = voc.image_splits(settings, "Segmentation", "train/val")
     found = regions.proposals(part, Source(OWN, Search(), 50, 0), jobs=1)
     return {"boxes": found.boxes, "ends": found.ends}
 

@@ -26,7 +26,7 @@ from tasks.od.rfbnet import RFBDetector, detector, network
 from tasks.od.rfbnet.loss import match, multi_box
 from tasks.od.rfbnet.network import Block, RFBNet
 from tasks.od.rfbnet.priors import corners, decode, encode, priors
-from tasks.voc import Part, parts
+from tasks.voc import ImageSplit, image_splits
 from tmsgd_bench.errors import ConfigError, DataError
 from tmsgd_bench.task import TaskSettings
 from tmsgd_bench.voc import Objects
@@ -88,8 +88,8 @@ def make(**model: Any) -> RFBDetector:
     return built(settings(model=model))
 
 
-def trained_on(stand_in: Path) -> Part:
-    return parts(settings(stand_in), "Main", "train/val")[0]
+def trained_on(stand_in: Path) -> ImageSplit:
+    return image_splits(settings(stand_in), "Main", "train/val")[0]
 
 
 # --- architecture --------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from tasks.od.fast_rcnn import boxes as geometry
 from tasks.od.fast_rcnn.network import Network
 from tasks.od.fast_rcnn.regions import Proposals, Source, proposals
 from tasks.od.fast_rcnn.sampling import UNUSED, sample
-from tasks.voc import Part
+from tasks.voc import ImageSplit
 from tmsgd_bench.data.packed import Chosen
 from tmsgd_bench.task import TaskSettings
 from tmsgd_bench.voc import CLASSES, Objects
@@ -82,13 +82,13 @@ class FastRCNN(Detector):
             self.network.load_published(*start)
         self.network.to(settings.device)
 
-    def training_examples(self, part: Part) -> Callable[[int], Example]:
+    def training_examples(self, split: ImageSplit) -> Callable[[int], Example]:
         """See :class:`~tasks.od.detector.Detector`; an example has 64 regions, some of which may be unused."""
-        return _TrainingExamples(part.photos, part.objects, proposals(part, self.source), self.scale)
+        return _TrainingExamples(split.photos, split.objects, proposals(split, self.source), self.scale)
 
-    def evaluation_examples(self, part: Part) -> Callable[[int], Example]:
+    def evaluation_examples(self, split: ImageSplit) -> Callable[[int], Example]:
         """See :class:`~tasks.od.detector.Detector`; an example has all proposals of its image."""
-        return _EvaluationExamples(part.photos, proposals(part, self.source), self.scale)
+        return _EvaluationExamples(split.photos, proposals(split, self.source), self.scale)
 
     @staticmethod
     def collate(examples: Sequence[Any]) -> Batch:

@@ -18,7 +18,7 @@ from tasks.od.fast_rcnn import imported, regions
 from tasks.od.fast_rcnn.regions import Source
 from tasks.od.fast_rcnn.selective_search import Search
 from tasks.od.options import MODES, OWN
-from tasks.voc import SPLITS, parts
+from tasks.voc import SPLITS, image_splits
 from tmsgd_bench.checks import whole
 from tmsgd_bench.engine.task_data import TaskData
 from tmsgd_bench.errors import BenchError
@@ -40,8 +40,8 @@ def compute(options: argparse.Namespace) -> None:
     search = Search(**{field.name: getattr(options, field.name) for field in fields(Search)})
     source = Source(OWN, search, LIMIT, 0)
     settings = _settings(options)
-    for part in parts(settings, "Main", options.splits):
-        found = regions.proposals(part, source, options.jobs)
+    for split in image_splits(settings, "Main", options.splits):
+        found = regions.proposals(split, source, options.jobs)
         print(f"{len(found.boxes):,} proposals of {len(found):,} images are in {regions.folder(settings.data_folder)}")
 
 

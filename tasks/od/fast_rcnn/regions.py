@@ -15,7 +15,7 @@ from torch import Tensor
 from tasks.od.fast_rcnn import imported, selective_search
 from tasks.od.fast_rcnn.selective_search import Kept, Search
 from tasks.od.options import OWN, PROPOSALS
-from tasks.voc import Part
+from tasks.voc import ImageSplit
 from tmsgd_bench.data import cache
 from tmsgd_bench.data.texts import FOLDER
 from tmsgd_bench.engine.workers import cores
@@ -80,7 +80,7 @@ def folder(data_folder: Path) -> Path:
     return data_folder.parent / FOLDER / "proposals"
 
 
-def proposals(part: Part, source: Source, jobs: int | None = None, progress: bool | None = None) -> Proposals:
+def proposals(split: ImageSplit, source: Source, jobs: int | None = None, progress: bool | None = None) -> Proposals:
     """The proposals of every image of a part; computed where they are not there yet.
 
     Those of a subset of a list are kept under another name than those of all of it, as its photos are.
@@ -96,14 +96,14 @@ def proposals(part: Part, source: Source, jobs: int | None = None, progress: boo
         ConfigError: no image has any: without background a detector learns nothing, and none can be tested.
         DataError: they are not there and cannot be computed, or do not belong to the images.
     """
-    splits = list(dict.fromkeys(images.split for images in part.images))
-    subsets = list(dict.fromkeys(images.subset for images in part.images if images.subset))
-    options = {"version": VERSION, "source": asdict(source), "names": part.names}
+    splits = list(dict.fromkeys(images.split for images in split.images))
+    subsets = list(dict.fromkeys(images.subset for images in split.images if images.subset))
+    options = {"version": VERSION, "source": asdict(source), "names": split.names}
     tensors = cache.tensors(
-        part.settings,
+        split.settings,
         "-".join(["proposals", *splits, *subsets]),
         options,
-        lambda: _tensors(list(_chosen(part, source, jobs, progress))),
+        lambda: _tensors(list(_chosen(split, source, jobs, progress))),
     )
     loaded = Proposals(tensors["boxes"], tensors["ends"])
     _check_some(loaded, source, " and ".join(splits))
@@ -126,28 +126,28 @@ def _tensors(boxes: Sequence[Tensor]) -> dict[str, Tensor]:
     return {"boxes": torch.cat([torch.zeros(0, 4), *boxes]), "ends": ends}
 
 
-def _chosen(part: Part, source: Source, jobs: int | None, progress: bool | None) -> Iterator[Tensor]:
+def _chosen(split: ImageSplit, source: Source, jobs: int | None, progress: bool | None) -> Iterator[Tensor]:
     """Of each image, those that are large enough, up to the limit."""
-    for boxes in _found(part, source, jobs, progress):
+    for boxes in _found(split, source, jobs, progress):
         of_image = torch.from_numpy(np.asarray(boxes, dtype=np.float32))
         large = ((of_image[:, 2:] - of_image[:, :2]) >= source.min_side).all(dim=1)
         yield of_image[large][: source.limit]
 
 
-def _found(part: Part, source: Source, jobs: int | None, progress: bool | None) -> Sequence[np.ndarray]:
+def _found(split: ImageSplit, source: Source, jobs: int | None, progress: bool | None) -> Sequence[np.ndarray]:
     if source.kind != OWN:
-        return _imported(part, source.kind)
-    kept = Kept(folder(part.settings.data_folder) / source.search.key, part.names, part.photos, source.search)
+        return _imported(split, source.kind)
+    kept = Kept(folder(split.settings.data_folder) / source.search.key, split.names, split.photos, source.search)
     return selective_search.proposals(kept, cores() if jobs is None else jobs, progress)
 
 
-def _imported(part: Part, kind: str) -> list[np.ndarray]:
-    sets = imported.load(folder(part.settings.data_folder), kind)
+def _imported(split: ImageSplit, kind: str) -> list[np.ndarray]:
+    sets = imported.load(folder(split.settings.data_folder), kind)
     boxes = []
-    for number, name in enumerate(part.names):
+    for number, name in enumerate(split.names):
         if name not in sets:
             raise DataError(f"{kind} has no proposals of the image {name}: import all files that a run needs at once.")
-        height, width = part.photos[number].shape[1:]
+        height, width = split.photos[number].shape[1:]
         if (sets[name][:, 2:] > np.array([width, height])).any():
             raise DataError(f"{kind} has a proposal outside the image {name}: import those of these very images.")
         boxes.append(sets[name])

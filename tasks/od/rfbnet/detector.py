@@ -19,7 +19,7 @@ from tasks.od.rfbnet.augmentation import resize, ssd_augmentation
 from tasks.od.rfbnet.loss import multi_box
 from tasks.od.rfbnet.network import RFBNet
 from tasks.od.rfbnet.priors import SIDE, decode, priors
-from tasks.voc import Part
+from tasks.voc import ImageSplit
 from tmsgd_bench.data.packed import Chosen
 from tmsgd_bench.errors import ConfigError
 from tmsgd_bench.task import TaskSettings
@@ -61,23 +61,23 @@ class RFBDetector(Detector):
             self.network.load_vgg(*initial)
         self.priors = priors().to(settings.device)
 
-    def training_examples(self, part: Part) -> Callable[[int], Example]:
+    def training_examples(self, split: ImageSplit) -> Callable[[int], Example]:
         """See :class:`Detector`. Difficult objects are trained on too, as in the published network.
 
         Raises:
             ConfigError: a batch would be a single image, whose last map has one cell: nothing to normalise over.
         """
-        if 1 in (self.batch_size, len(part) % self.batch_size):
+        if 1 in (self.batch_size, len(split) % self.batch_size):
             raise ConfigError(
-                f"batch_size={self.batch_size} makes a batch of a single one of {len(part)} training images, over "
+                f"batch_size={self.batch_size} makes a batch of a single one of {len(split)} training images, over "
                 "which RFBNet cannot normalise: choose another batch_size or data.limit."
             )
         transform = ssd_augmentation() if self.augment == "ssd" else resize()
-        return partial(_training_example, transform, part.photos, part.objects)
+        return partial(_training_example, transform, split.photos, split.objects)
 
-    def evaluation_examples(self, part: Part) -> Callable[[int], Example]:
+    def evaluation_examples(self, split: ImageSplit) -> Callable[[int], Example]:
         """See :class:`Detector`."""
-        return partial(_evaluation_example, resize(), part.photos)
+        return partial(_evaluation_example, resize(), split.photos)
 
     @staticmethod
     def collate(examples: Sequence[Any]) -> Batch:
@@ -145,9 +145,9 @@ def select(boxes: Tensor, scores: Tensor) -> Found:
         boxes: float, shape (images, priors, 4): x1, y1, x2, y2 in shares of the image.
         scores: float, shape (images, priors, 20).
     """
-    parts = [_select(*part) for part in zip(boxes.split(AT_ONCE), scores.split(AT_ONCE), strict=True)]
-    images = [part.images + number * AT_ONCE for number, part in enumerate(parts)]
-    others = (torch.cat([getattr(part, name) for part in parts]) for name in ("labels", "boxes", "scores"))
+    parts = [_select(*chunk) for chunk in zip(boxes.split(AT_ONCE), scores.split(AT_ONCE), strict=True)]
+    images = [selected.images + number * AT_ONCE for number, selected in enumerate(parts)]
+    others = (torch.cat([getattr(selected, name) for selected in parts]) for name in ("labels", "boxes", "scores"))
     return Found(torch.cat(images), *others)
 
 

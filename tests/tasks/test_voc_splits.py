@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 from PIL import Image
 
 from tasks import voc
-from tasks.voc import IGNORED, Part, parts
+from tasks.voc import IGNORED, ImageSplit, image_splits
 from tmsgd_bench.data.catalog import Combined, Dataset, find, find_all
 from tmsgd_bench.data.synthetic import voc2007, voc2012
 from tmsgd_bench.data.texts import FOLDER
@@ -85,9 +85,9 @@ def settings(root: Path, data: str = "voc2007", limit: int | None = None, **chan
     return replace(made, **changes)
 
 
-def of(small: Path, splits: str = "train/val") -> tuple[Part, Part]:
+def of(small: Path, splits: str = "train/val") -> tuple[ImageSplit, ImageSplit]:
     """Both sides of the miniature."""
-    return parts(settings(small.parents[2]), "Segmentation", splits)
+    return image_splits(settings(small.parents[2]), "Segmentation", splits)
 
 
 # --- lists ---------------------------------------------------------------------------------------------------------
@@ -98,7 +98,7 @@ def of(small: Path, splits: str = "train/val") -> tuple[Part, Part]:
 def test_the_images_are_those_of_the_lists_in_their_order(
     years: Path, lists: Literal["Main", "Segmentation"], splits: str
 ) -> None:
-    for part, split in zip(parts(settings(years), lists, splits), splits.split("/"), strict=True):
+    for part, split in zip(image_splits(settings(years), lists, splits), splits.split("/"), strict=True):
         listed = years / f"voc2007/VOCdevkit/VOC2007/ImageSets/{lists}/{split}.txt"
         assert part.names == listed.read_text().split()
         assert len(part) == len(part.names) == len(part.photos)
@@ -107,18 +107,18 @@ def test_the_images_are_those_of_the_lists_in_their_order(
 @pytest.mark.parametrize("splits", ["train/test", "test/trainval", "val", "", None, "trainval/val"])
 def test_other_splits_are_refused(years: Path, splits: Any) -> None:
     with pytest.raises(ConfigError, match=r"task\.splits .*trainval/test, train/val"):
-        parts(settings(years), "Main", splits)
+        image_splits(settings(years), "Main", splits)
 
 
 @pytest.mark.parametrize("data", ["voc2012"])
 def test_a_year_without_public_test_annotations_is_refused(years: Path, data: str) -> None:
     with pytest.raises(ConfigError, match=r"VOC2012 .*task\.splits=train/val"):
-        parts(settings(years, data), "Main", "trainval/test")
+        image_splits(settings(years, data), "Main", "trainval/test")
 
 
 def test_voc2012_alone_is_all_of_its_lists(years: Path) -> None:
     """Its twins of the other year belong to it."""
-    train, val = parts(settings(years, "voc2012"), "Segmentation", "train/val")
+    train, val = image_splits(settings(years, "voc2012"), "Segmentation", "train/val")
     assert [len(train), len(val)] == [12, 8]
     assert sum(name.startswith("2007_") for name in train.names) == 3
 
@@ -126,9 +126,9 @@ def test_voc2012_alone_is_all_of_its_lists(years: Path) -> None:
 @pytest.mark.parametrize("splits", ["train/val", "trainval/test"])
 def test_of_both_years_no_image_is_counted_twice_or_trained_and_tested_on(years: Path, splits: str) -> None:
     """Those of the first year are all there, and what is tested on is the first year's list, whole."""
-    both = parts(settings(years, "voc2007+voc2012"), "Segmentation", splits)
-    first, second = (parts(settings(years, f"voc{year}"), "Segmentation", "train/val") for year in (2007, 2012))
-    alone = parts(settings(years), "Segmentation", splits)
+    both = image_splits(settings(years, "voc2007+voc2012"), "Segmentation", splits)
+    first, second = (image_splits(settings(years, f"voc{year}"), "Segmentation", "train/val") for year in (2007, 2012))
+    alone = image_splits(settings(years), "Segmentation", splits)
     train, test = both
     assert test.names == alone[1].names
     assert train.names[: len(alone[0])] == alone[0].names
@@ -145,15 +145,15 @@ def test_of_both_years_no_image_is_counted_twice_or_trained_and_tested_on(years:
 
 def test_a_twin_that_is_in_neither_list_of_the_run_stays(years: Path) -> None:
     """Trained on train and tested on val: an image of VOC2007's test list is neither."""
-    train, _ = parts(settings(years, "voc2007+voc2012"), "Segmentation", "train/val")
+    train, _ = image_splits(settings(years, "voc2007+voc2012"), "Segmentation", "train/val")
     twins = [name.removeprefix("2007_") for name in train.names if name.startswith("2007_")]
     assert len(twins) == 1 and twins[0] in voc2007.masks()["test"]
 
 
 def test_a_twins_pixels_are_those_of_its_other_name(years: Path) -> None:
     """So the two names do mean one image."""
-    _, val = parts(settings(years, "voc2012"), "Segmentation", "train/val")
-    _, tested = parts(settings(years), "Segmentation", "train/val")
+    _, val = image_splits(settings(years, "voc2012"), "Segmentation", "train/val")
+    _, tested = image_splits(settings(years), "Segmentation", "train/val")
     (name,) = (name for name in val.names if name.startswith("2007_"))
     there = val.photos[val.names.index(name)]
     here = tested.photos[tested.names.index(name.removeprefix("2007_"))]
@@ -161,7 +161,7 @@ def test_a_twins_pixels_are_those_of_its_other_name(years: Path) -> None:
 
 
 def test_for_boxes_both_years_are_all_of_their_lists(years: Path) -> None:
-    train, test = parts(settings(years, "voc2007+voc2012"), "Main", "trainval/test")
+    train, test = image_splits(settings(years, "voc2007+voc2012"), "Main", "trainval/test")
     assert (len(train), len(test)) == (56 + 20, 16)
     assert len(train.objects) == len(train.photos) == 76
 
@@ -172,12 +172,12 @@ def test_for_boxes_both_years_are_all_of_their_lists(years: Path) -> None:
 @pytest.mark.parametrize("limit", [1, 7, 40, 1000])
 @pytest.mark.parametrize("data", ["voc2007", "voc2007+voc2012"])
 def test_a_limit_keeps_a_seeded_subset_in_order_and_the_test_split_whole(years: Path, data: str, limit: int) -> None:
-    whole = parts(settings(years, data), "Segmentation", "train/val")
-    train, test = parts(settings(years, data, limit), "Segmentation", "train/val")
+    whole = image_splits(settings(years, data), "Segmentation", "train/val")
+    train, test = image_splits(settings(years, data, limit), "Segmentation", "train/val")
     chosen = subset(len(whole[0]), limit).tolist()
     assert train.names == [whole[0].names[number] for number in chosen]
     assert test.names == whole[1].names
-    assert parts(settings(years, data, limit, seed=9), "Segmentation", "train/val")[0].names == train.names
+    assert image_splits(settings(years, data, limit, seed=9), "Segmentation", "train/val")[0].names == train.names
     for place, number in enumerate(chosen[:: max(1, len(chosen) // 4)]):
         at = place * max(1, len(chosen) // 4)
         assert torch.equal(train.photos[at], whole[0].photos[number])
@@ -193,7 +193,7 @@ def test_a_limit_has_only_what_is_used_decoded(small: Path, monkeypatch: pytest.
         monkeypatch.setattr(voc, name, lambda path, fix, own=own: decoded.append(path.stem) or own(path, fix))
     root, whole = small.parents[2], SPLITS["trainval"]
     for limit in (2, 1, None, 2):
-        train, _ = parts(settings(root, limit=limit), "Segmentation", "trainval/test")
+        train, _ = image_splits(settings(root, limit=limit), "Segmentation", "trainval/test")
         for kind, folder in (("photos", "JPEGImages/{}.jpg"), ("masks", "SegmentationClass/{}.png")):
             for number, name in enumerate(train.names):
                 assert torch.equal(getattr(train, kind)[number], opened(small / folder.format(name)))
@@ -212,7 +212,7 @@ def opened(path: Path, mode: str | None = None) -> torch.Tensor:
 
 def test_pixels_and_masks_are_the_files(years: Path) -> None:
     """Of images of every size, and of the gray one."""
-    for part, folder in zip(parts(settings(years), "Segmentation", "train/val"), ("train", "val"), strict=True):
+    for part, folder in zip(image_splits(settings(years), "Segmentation", "train/val"), ("train", "val"), strict=True):
         root = years / "voc2007/VOCdevkit/VOC2007"
         assert folder == part.images[0].split
         for number, name in enumerate(part.names):
@@ -250,7 +250,7 @@ def test_files_are_decoded_once(small: Path, monkeypatch: pytest.MonkeyPatch) ->
     for one, other in zip(first, again, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
     Image.new("RGB", (5, 7)).save(small / "JPEGImages/000003.jpg", "PNG")
-    changed, _ = parts(settings(small.parents[2], fingerprint="other"), "Segmentation", "train/val")
+    changed, _ = image_splits(settings(small.parents[2], fingerprint="other"), "Segmentation", "train/val")
     assert not changed.photos[0].any()
 
 
@@ -322,7 +322,7 @@ def test_the_fix_names_the_year_of_the_file(years: Path, tmp_path: Path) -> None
     path = tmp_path / "voc2012/VOCdevkit/VOC2012/ImageSets/Main/train.txt"
     path.unlink()
     with pytest.raises(DataError, match=r"data prepare voc2012 --root "):
-        parts(settings(tmp_path, "voc2012"), "Main", "train/val")
+        image_splits(settings(tmp_path, "voc2012"), "Main", "train/val")
 
 
 @pytest.mark.parametrize(
@@ -394,7 +394,7 @@ def test_two_years_are_prepared_and_identified_together(tmp_path: Path) -> None:
     assert both.fingerprint(folder, "synthetic", True) == "+".join(prints)
     assert not both.pinned
     assert both.folder(tmp_path, "real") == tmp_path / "voc2007+voc2012"
-    train, _ = parts(settings(folder.parent, folder.name), "Main", "train/val")
+    train, _ = image_splits(settings(folder.parent, folder.name), "Main", "train/val")
     assert len(train) == 40 + 12
 
 
@@ -516,7 +516,7 @@ def test_beside_a_gpu_nearly_every_core_has_a_worker(
 def test_a_list_of_test_images_that_is_not_there_can_be_done_without(small: Path) -> None:
     (small / "ImageSets/Main/test.txt").unlink()
     with pytest.raises(DataError, match=r"task\.splits=train/val") as raised:
-        parts(settings(small.parents[2]), "Main", "trainval/test")
+        image_splits(settings(small.parents[2]), "Main", "trainval/test")
     assert "\n" not in str(raised.value)
 
 
@@ -524,13 +524,13 @@ def test_a_damaged_stand_in_is_made_anew(years: Path, tmp_path: Path) -> None:
     shutil.copytree(years / "voc2007", tmp_path / "synthetic/voc2007")
     (tmp_path / "synthetic/voc2007/VOCdevkit/VOC2007/ImageSets/Main/train.txt").unlink()
     with pytest.raises(DataError, match=r"delete .*voc2007"):
-        parts(settings(tmp_path / "synthetic"), "Main", "train/val")
+        image_splits(settings(tmp_path / "synthetic"), "Main", "train/val")
 
 
 def test_several_years_share_what_is_kept_with_each_alone(years: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    alone, _ = parts(settings(years, fingerprint="a"), "Main", "train/val")
+    alone, _ = image_splits(settings(years, fingerprint="a"), "Main", "train/val")
     first = alone.photos[0].clone()
-    together, _ = parts(settings(years, "voc2007+voc2012", fingerprint="a+b"), "Main", "train/val")
+    together, _ = image_splits(settings(years, "voc2007+voc2012", fingerprint="a+b"), "Main", "train/val")
     asked: list[str] = []
     own = voc.decode_photos
     monkeypatch.setattr(voc, "decode_photos", lambda images: asked.append(images.year) or own(images))
