@@ -4,7 +4,7 @@ BENCHMARK_VERSION = 2
 """Raised whenever a change of code changes results; runs of different versions are never mixed."""
 
 PROTOCOLS = ("table2", "corrected", "reduced", "smoke")
-"""The sets of values that a task's YAML may have: printed in the paper, as read, real data in minutes, cut to seconds."""
+"""The sets of values in a task's YAML: printed in the paper, as read, real data in minutes, a few seconds."""
 OWN_SETTINGS = ("reduced",)
-"""Protocols that this project chose for real data: an optimizer may have a learning rate of its own, and the data may be
-unverified, because public copies of some data sets are encoded anew."""
+"""Protocols whose settings are this project's own: each optimizer may have its own learning rate, and the data may be
+unverified, because the public copies of some data sets are encoded anew."""
