@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tasks.od.fast_rcnn import imported, selective_search
 from tasks.od.fast_rcnn.selective_search import Kept, Search
+from tasks.od.features import kept_name
 from tasks.od.options import OWN, PROPOSALS
 from tasks.voc import Part
 from tmsgd_bench.data import cache
@@ -96,12 +97,11 @@ def proposals(part: Part, source: Source, jobs: int | None = None, progress: boo
         ConfigError: no image has any: without background a detector learns nothing, and none can be tested.
         DataError: they are not there and cannot be computed, or do not belong to the images.
     """
-    splits = list(dict.fromkeys(images.split for images in part.images))
-    subsets = list(dict.fromkeys(images.subset for images in part.images if images.subset))
+    splits = dict.fromkeys(images.split for images in part.images)
     options = {"version": VERSION, "source": asdict(source), "names": part.names}
     tensors = cache.tensors(
         part.settings,
-        "-".join(["proposals", *splits, *subsets]),
+        kept_name(part, "proposals"),
         options,
         lambda: _tensors(list(_chosen(part, source, jobs, progress))),
     )
