@@ -418,6 +418,36 @@ def test_weights_of_another_network_are_refused(lost: str) -> None:
         network.load_published(weights, Path("vgg16.pth"))
 
 
+def convolutions_of(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value for name, value in weights.items() if name.startswith("features.")}
+
+
+@pytest.mark.parametrize("hidden", [None, 12])
+def test_convolutions_alone_leave_the_hidden_layers_as_the_seed_makes_them(hidden: int | None) -> None:
+    torch.manual_seed(0)
+    network = Network(1, 5, hidden)
+    before = {name: value.clone() for name, value in network.state_dict().items() if not name.startswith("stages.")}
+    weights = published_of(network)
+    network.load_published(convolutions_of(weights), Path("vgg16.pth"))
+    assert torch.equal(network.stages[4][4].weight, weights["features.28.weight"])  # type: ignore[index]
+    assert all(torch.equal(network.state_dict()[name], value) for name, value in before.items())
+
+
+def test_hidden_layers_of_a_chosen_width_are_not_the_published_ones() -> None:
+    torch.manual_seed(0)
+    network = Network(1, 5, 64)  # as wide as the published ones of this width, but chosen
+    before = network.fc6.weight.clone()
+    network.load_published(published_of(network), Path("vgg16.pth"))
+    assert torch.equal(network.fc6.weight, before)
+
+
+def test_a_part_of_the_classifier_is_refused_whatever_its_width() -> None:
+    network = Network(1, 5, 64)
+    weights = convolutions_of(published_of(network)) | {"classifier.6.bias": torch.zeros(1000)}
+    with pytest.raises(ConfigError, match=r"vgg16\.pth .*'classifier\.0\.weight'"):
+        network.load_published(weights, Path("vgg16.pth"))
+
+
 # --- examples, losses, what is found -------------------------------------------------------------------------------
 
 
@@ -1073,6 +1103,11 @@ def test_imported_proposals_must_be_there_whole_and_of_these_images(fresh: Path)
         ({"long_side": 63}, "model.long_side"),
         ({"frozen_stages": 6}, "model.frozen_stages"),
         ({"frozen_stages": True}, "model.frozen_stages"),
+        ({"hidden": 0}, "model.hidden"),
+        ({"flip": 1}, "model.flip"),
+        ({"keep_features": "yes"}, "model.keep_features"),
+        ({"keep_features": True}, "model.frozen_stages=5"),
+        ({"test_proposals": 0}, "model.test_proposals"),
         ({"weights": "coco"}, "model.weights"),
         ({"weights": "imagenet"}, "model.width=64"),
         ({"extra": 1}, "model.extra"),
