@@ -69,6 +69,7 @@ FAST_RCNN = Section(
         "weights": vgg.WEIGHTS,
         "frozen_stages": choice(*range(len(vgg.STAGES) + 1)),
         "hidden": optional(whole(1, 65_536)),
+        "feature_scale": number(0, 1e6, 0.1, above=True),
         "keep_features": flag(),
         "flip": flag(),
         "short_side": SIDE,

@@ -169,6 +169,18 @@ def test_the_first_proposals_are_tested(folder: Path) -> None:
     assert torch.equal(few, all_of_them[:2])
 
 
+def test_a_scale_of_features_is_one_of_fc6s_weights(folder: Path) -> None:
+    """Doubling is exact, and so is undoing it."""
+    plain, _, test = make(settings(folder))
+    scaled, _, _ = make(settings(folder, feature_scale=2.0))
+    batches = [made.collate([made.evaluation_examples(test)(0)]) for made in (plain, scaled)]
+    with torch.no_grad():
+        expected = plain._outputs(batches[0])
+        assert not torch.equal(scaled._outputs(batches[1])[0], expected[0])
+        scaled.network.fc6.weight.div_(2.0)
+        assert all(map(torch.equal, scaled._outputs(batches[1]), expected))
+
+
 def test_nothing_is_flipped_if_so_wanted(folder: Path) -> None:
     made, train, _ = make(settings(folder, flip=False, keep_features=False))
     example = made.training_examples(train)

@@ -53,7 +53,7 @@ class FastRCNN(Detector):
         width: channels of the first stage.
         weights: see :func:`tasks.od.vgg.initial_weights`.
         frozen_stages: how many keep their initial weights.
-        hidden: see :class:`~tasks.od.fast_rcnn.network.Network`.
+        hidden, feature_scale: see :class:`~tasks.od.fast_rcnn.network.Network`.
         keep_features: compute the features of each image once, and keep them on disk; all stages must be frozen.
         flip: flip images for training half the time.
         short_side, long_side: see :class:`Scale`.
@@ -75,6 +75,7 @@ class FastRCNN(Detector):
         weights: str,
         frozen_stages: int,
         hidden: int | None,
+        feature_scale: float,
         keep_features: bool,
         flip: bool,
         short_side: int,
@@ -85,7 +86,7 @@ class FastRCNN(Detector):
         self.scale, self.flip, self.keep_features = Scale(short_side, long_side), flip, keep_features
         self.source = Source.of(proposals)
         self.test_source = replace(self.source, limit=min(self.source.limit, test_proposals or self.source.limit))
-        self.network = Network(width, frozen_stages, hidden)
+        self.network = Network(width, frozen_stages, hidden, feature_scale)
         if start := vgg.initial_weights(weights, width, settings.weights_folder):
             self.network.load_published(*start)
         self.network.to(settings.device)

@@ -30,11 +30,12 @@ class Network(nn.Module):
         width: channels of the first stage; 64 in the paper.
         frozen_stages: so many of the five stages of convolutions keep their initial weights.
         hidden: units of fc6 and of fc7; None for 64 times ``width``, which published weights have.
+        feature_scale: what the features are multiplied by before fc6.
     """
 
-    def __init__(self, width: int, frozen_stages: int, hidden: int | None = None) -> None:
+    def __init__(self, width: int, frozen_stages: int, hidden: int | None = None, feature_scale: float = 1.0) -> None:
         super().__init__()
-        self.begins_published = hidden is None
+        self.begins_published, self.feature_scale = hidden is None, feature_scale
         self.stages = nn.ModuleList(vgg.stages(width))
         # Caffe's pooling rounds up, so that 600 pixels become 38 cells; torch's default would make them 37.
         self.pool = nn.MaxPool2d(2, ceil_mode=True)
@@ -104,7 +105,7 @@ class Network(nn.Module):
             boxes: float32, shape (regions, 4): x1, y1, x2, y2 in pixels of the images.
             owners: int64, shape (regions,): which image each is in.
         """
-        hidden = region_maxima(features, boxes, owners).flatten(1)
+        hidden = region_maxima(features * self.feature_scale, boxes, owners).flatten(1)
         for layer in (self.fc6, self.fc7):
             hidden = self.dropout(F.relu(layer(hidden)))
         return self.classes(hidden), self.boxes(hidden).view(-1, OUTPUTS, 4)
