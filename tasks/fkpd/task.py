@@ -41,8 +41,12 @@ class FacialKeyPoints(Task):
     """
 
     options = Section(
-        {"loss": choice(*LOSSES), "eval_crop": choice("centre", "random")},
-        {"short_side": whole(32, 8192), "crop": whole(32, 8192)},
+        {
+            "loss": choice(*LOSSES),
+            "eval_crop": choice("centre", "random"),
+            "short_side": whole(32, 8192),
+            "crop": whole(32, 8192),
+        }
     )
     splits_training = True
     model_arguments = ("side", "outputs")

@@ -389,6 +389,22 @@ def test_a_protocol_with_the_same_runs_is_not_shown_twice(tmp_path: Path, write_
     assert [section.anchor for section in found if section.parts] == ["table-5", "table-5-real-corrected"]
 
 
+def test_reduced_runs_have_a_section_of_their_own(tmp_path: Path, write_run: WriteRun) -> None:
+    """Learning rates may differ in it, and the command of a run on unverified data says so."""
+    of_protocol = {"protocols": ["reduced"], "ran": {"verified_data": False}}
+    for seed in range(2):
+        write_run(tmp_path, "sgd", seed, **of_protocol)
+        write_run(tmp_path, "adam", seed, options={"lr": 0.5}, **of_protocol)
+    runs = store.read_runs(tmp_path)
+    (section,) = (section for section in content.sections(runs, tmp_path) if section.parts)
+    assert section.anchor == "table-5-real-reduced" and not section.official
+    assert "protocol reduced" in section.table.conditions
+    (adam,) = (row for row in section.table.rows if row.optimizer == "adam")
+    assert adam.difference is not None and adam.difference.n == 2 and "unverified data" in adam.marks
+    commands = [entry.command for entry in content.evidence(runs, tmp_path)[1]]
+    assert all("protocol=reduced" in command and "data.verify=false" in command for command in commands)
+
+
 def test_the_switch_curve_has_the_runs_that_differ_in_the_switch_epoch_alone(root: Path) -> None:
     runs = store.read_runs(root)
     (experiment,) = experiments("5")

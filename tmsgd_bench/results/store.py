@@ -227,8 +227,8 @@ def read_runs(root: Path) -> pd.DataFrame:
 
     Columns: those of ``COLUMNS``. ``status`` is one of ``status.OF_RUNS``; ``final``, ``best`` are the primary metric
     in its unit, missing where there is none. ``protocols`` is a tuple. Runs of one ``group`` differ only in
-    optimizer and seed; those of one ``conditions`` also in the learning rate. ``options`` are the optimizer's options as
-    JSON: runs with the same group and options differ only in their seed. A damaged run has no numbers. It has its
+    optimizer and seed; those of one ``conditions`` also in the learning rate. ``options`` are the optimizer's options
+    as JSON: runs with the same group and options differ only in their seed. A damaged run has no numbers. It has its
     settings if its name agrees with them. Its ``note`` is the reason, a colon, and what to do.
 
     Args:

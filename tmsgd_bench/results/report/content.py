@@ -247,6 +247,7 @@ def _command(run: pd.Series) -> str:
     if not run["protocols"]:
         return ""
     settings = {key: run[key] for key in ("task", "model", "optimizer", "data", "seed")}
+    settings |= {} if run["verified"] else {"data.verify": "false"}
     return shlex.join(
         ["python", "run.py", f"protocol={run['protocols'][0]}", *(f"{key}={value}" for key, value in settings.items())]
     )
