@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tasks.od import vgg
-from tmsgd_bench.checks import Rule, Section, Variants, choice, number, whole
+from tmsgd_bench.checks import Rule, Section, Variants, choice, flag, number, optional, whole
 from tmsgd_bench.errors import ConfigError
 
 OWN = "selective_search"
@@ -23,7 +23,12 @@ def _multiple_of_8(value: Any) -> bool:
     return whole(8, 512).accepts(value) and value % 8 == 0
 
 
-def _check_sides(name: str, values: Mapping[str, Any]) -> None:
+def _check_fast_rcnn(name: str, values: Mapping[str, Any]) -> None:
+    if values["keep_features"] and values["frozen_stages"] < len(vgg.STAGES):
+        raise ConfigError(
+            f"{name}.keep_features=true keeps the outputs of stages that do not change, and "
+            f"{name}.frozen_stages={values['frozen_stages']} trains some: set {name}.frozen_stages={len(vgg.STAGES)}."
+        )
     short, long = values["short_side"], values["long_side"]
     if long < short:
         raise ConfigError(f"{name}.long_side is {long}, below {name}.short_side={short}: raise it.")
@@ -63,11 +68,16 @@ FAST_RCNN = Section(
         "width": whole(1, 128),
         "weights": vgg.WEIGHTS,
         "frozen_stages": choice(*range(len(vgg.STAGES) + 1)),
+        "hidden": optional(whole(1, 65_536)),
+        "feature_scale": number(0, 1e6, 0.1, above=True),
+        "keep_features": flag(),
+        "flip": flag(),
         "short_side": SIDE,
         "long_side": SIDE,
+        "test_proposals": optional(whole(1)),
         "proposals": PROPOSALS,
     },
-    together=_check_sides,
+    together=_check_fast_rcnn,
 )
 
 OPTIONS = Variants("detector", {"rfbnet": RFBNET, "fast_rcnn": FAST_RCNN})

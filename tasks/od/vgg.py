@@ -36,6 +36,15 @@ def stages(width: int) -> list[nn.Sequential]:
     return sequences
 
 
+def channels(width: int) -> int:
+    """Of the last stage's features.
+
+    Args:
+        width: channels of the first stage.
+    """
+    return STAGES[-1][0] * width // FULL_WIDTH
+
+
 def init_weights(module: nn.Module) -> None:
     """Initial weights of every convolution: He et al. 2015 (arXiv 1502.01852), by outputs; biases are 0."""
     for layer in module.modules():
@@ -89,6 +98,31 @@ def load_stages(loaded: Iterable[nn.Module], weights: Weights, source: Path) -> 
 
 
 PARTS = ("weight", "bias")
+HIDDEN = {"fc6": "classifier.0.", "fc7": "classifier.3."}
+"""How torchvision's names of the hidden layers' weights begin."""
+
+
+def hidden_layers(weights: Weights, source: Path) -> dict[str, Weights] | None:
+    """The hidden layers' weights of torchvision's VGG16; None if the file has the convolutions alone.
+
+    Args:
+        source: the file, for messages.
+
+    Returns:
+        ``weight`` and ``bias`` of "fc6", (4096, 25088), and of "fc7", (4096, 4096), and their biases, (4096,).
+
+    Raises:
+        ConfigError: the file has some of the classifier's tensors, but not all of these.
+    """
+    if not any(name.startswith("classifier.") for name in weights):
+        return None
+    for name in [prefix + part for prefix in HIDDEN.values() for part in PARTS]:
+        if name not in weights:
+            raise ConfigError(
+                f"{source} has a part of VGG16's classifier, but lacks {name!r}: model.weights must be torchvision's "
+                "VGG16, or its convolutions ('features.…') alone."
+            )
+    return {layer: {part: weights[prefix + part] for part in PARTS} for layer, prefix in HIDDEN.items()}
 
 
 def _part(weights: Weights, name: str, source: Path) -> published.Tensor:

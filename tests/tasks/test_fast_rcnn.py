@@ -36,10 +36,11 @@ from torchvision.ops import box_iou, roi_pool
 
 import tasks
 from tasks.compute import IMAGENET_MEAN, IMAGENET_STD
+from tasks.od import vgg
 from tasks.od.detector import Batch, Found
 from tasks.od.fast_rcnn import FastRCNN, detector, imported, proposals, regions, selective_search
 from tasks.od.fast_rcnn import boxes as geometry
-from tasks.od.fast_rcnn.network import LAYERS, Network, region_maxima
+from tasks.od.fast_rcnn.network import Network, region_maxima
 from tasks.od.fast_rcnn.regions import Source
 from tasks.od.fast_rcnn.sampling import FOREGROUND, REGIONS, UNUSED, Sample, sample
 from tasks.od.fast_rcnn.selective_search import Kept, Search, mixed
@@ -71,8 +72,13 @@ MODEL: dict[str, Any] = {
     "width": 2,
     "weights": "none",
     "frozen_stages": 2,
+    "hidden": None,
+    "feature_scale": 1.0,
+    "keep_features": False,
+    "flip": True,
     "short_side": 64,
     "long_side": 1000,
+    "test_proposals": None,
     "proposals": PROPOSALS,
 }
 IMAGES = 6
@@ -382,7 +388,7 @@ def published_of(network: Network) -> dict[str, Tensor]:
                 found |= {
                     f"features.{number}.{part}": torch.randn_like(value) for part, value in layer.state_dict().items()
                 }
-    for own, name in LAYERS.items():
+    for own, name in vgg.HIDDEN.items():
         found |= {name + part: torch.randn_like(value) for part, value in getattr(network, own).state_dict().items()}
     return found | {"classifier.6.weight": torch.zeros(1000, 3), "classifier.6.bias": torch.zeros(1000)}
 
@@ -409,7 +415,37 @@ def test_weights_of_another_network_are_refused(lost: str) -> None:
     network = Network(1, 2)
     weights = published_of(network)
     del weights[lost]
-    with pytest.raises(ConfigError, match=r"^vgg16\.pth .*'(features\.28\.)?(weight|bias)'"):
+    with pytest.raises(ConfigError, match=rf"^vgg16\.pth .*'{re.escape(lost)}'"):
+        network.load_published(weights, Path("vgg16.pth"))
+
+
+def convolutions_of(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value for name, value in weights.items() if name.startswith("features.")}
+
+
+@pytest.mark.parametrize("hidden", [None, 12])
+def test_convolutions_alone_leave_the_hidden_layers_as_the_seed_makes_them(hidden: int | None) -> None:
+    torch.manual_seed(0)
+    network = Network(1, 5, hidden)
+    before = {name: value.clone() for name, value in network.state_dict().items() if not name.startswith("stages.")}
+    weights = published_of(network)
+    network.load_published(convolutions_of(weights), Path("vgg16.pth"))
+    assert torch.equal(network.stages[4][4].weight, weights["features.28.weight"])  # type: ignore[index]
+    assert all(torch.equal(network.state_dict()[name], value) for name, value in before.items())
+
+
+def test_hidden_layers_of_a_chosen_width_are_not_the_published_ones() -> None:
+    torch.manual_seed(0)
+    network = Network(1, 5, 64)  # as wide as the published ones of this width, but chosen
+    before = network.fc6.weight.clone()
+    network.load_published(published_of(network), Path("vgg16.pth"))
+    assert torch.equal(network.fc6.weight, before)
+
+
+def test_a_part_of_the_classifier_is_refused_whatever_its_width() -> None:
+    network = Network(1, 5, 64)
+    weights = convolutions_of(published_of(network)) | {"classifier.6.bias": torch.zeros(1000)}
+    with pytest.raises(ConfigError, match=r"vgg16\.pth .*'classifier\.0\.weight'"):
         network.load_published(weights, Path("vgg16.pth"))
 
 
@@ -1068,6 +1104,12 @@ def test_imported_proposals_must_be_there_whole_and_of_these_images(fresh: Path)
         ({"long_side": 63}, "model.long_side"),
         ({"frozen_stages": 6}, "model.frozen_stages"),
         ({"frozen_stages": True}, "model.frozen_stages"),
+        ({"hidden": 0}, "model.hidden"),
+        ({"feature_scale": 0}, "model.feature_scale"),
+        ({"flip": 1}, "model.flip"),
+        ({"keep_features": "yes"}, "model.keep_features"),
+        ({"keep_features": True}, "model.frozen_stages=5"),
+        ({"test_proposals": 0}, "model.test_proposals"),
         ({"weights": "coco"}, "model.weights"),
         ({"weights": "imagenet"}, "model.width=64"),
         ({"extra": 1}, "model.extra"),

@@ -1077,6 +1077,16 @@ def test_the_linear_layers_are_thinned(begun: RFBNet, published: dict[str, Tenso
         assert layer.bias is not None and torch.equal(layer.bias, published[name][4 * outputs])
 
 
+def test_convolutions_alone_leave_fc6_and_fc7_as_the_seed_makes_them(
+    wanting: RFBNet, published: dict[str, Tensor]
+) -> None:
+    before = {name: value.clone() for name, value in wanting.state_dict().items() if not name.startswith("stages.")}
+    alone = {name: value for name, value in published.items() if name.startswith("features.")}
+    wanting.load_vgg(alone, Path("features.pth"))
+    assert torch.equal(convolutions(wanting.stages[4])[2].weight, published["features.28.weight"])
+    assert all(torch.equal(wanting.state_dict()[name], value) for name, value in before.items())
+
+
 @torch.no_grad()
 def test_convolutions_compute_what_torchvisions_do(begun: RFBNet, published: dict[str, Tensor]) -> None:
     """Up to conv5_3's ReLU, on an image whose sides can be halved four times."""
@@ -1099,9 +1109,9 @@ def test_convolutions_compute_what_torchvisions_do(begun: RFBNet, published: dic
     [
         ({"features.28.bias": None}, r"lacks 'features\.28\.bias': model\.weights must be torchvision's VGG16"),
         ({"features.0.weight": torch.zeros(8, 3, 3, 3)}, r"has the shape \(8, 3, 3, 3\), not \(64, 3, 3, 3\)"),
-        ({"classifier.0.weight": None}, "has no VGG16 classifier"),
-        ({"classifier.3.bias": None}, "has no VGG16 classifier"),
-        ({"classifier.0.weight": torch.zeros(10, 512)}, "has no VGG16 classifier"),
+        ({"classifier.0.weight": None}, r"lacks 'classifier\.0\.weight'"),
+        ({"classifier.3.bias": None}, r"lacks 'classifier\.3\.bias'"),
+        ({"classifier.0.weight": torch.zeros(10, 512)}, "another classifier than VGG16's"),
     ],
     ids=["layer", "width", "no fc6", "no bias", "another fc6"],
 )

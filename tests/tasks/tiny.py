@@ -50,9 +50,18 @@ def fast_rcnn_examples(batch: dict[str, Tensor]) -> list[Example]:
     """The images of a batch without the padding, each with its own regions."""
     examples = []
     for number, (image, (height, width)) in enumerate(zip(batch["images"], batch["sizes"].tolist(), strict=True)):
-        regions = [batch[name][batch["owners"] == number] for name in ("boxes", "labels", "targets")]
-        examples.append([image[:, :height, :width], *regions])
+        examples.append([image[:, :height, :width], *regions_of(batch, number)])
     return examples
+
+
+def region_examples(batch: dict[str, Tensor]) -> list[Example]:
+    """The regions of each image of a batch, without its kept features: these depend on the network's weights."""
+    return [[size, *regions_of(batch, number)] for number, size in enumerate(batch["sizes"])]
+
+
+def regions_of(batch: dict[str, Tensor], number: int) -> Example:
+    """The regions of one image of a batch."""
+    return [batch[name][batch["owners"] == number] for name in ("boxes", "labels", "targets")]
 
 
 @cache
@@ -297,6 +306,14 @@ TASKS = {
     ),
     "od rfbnet": detection("model=rfbnet", examples=rfbnet_examples),
     "od fast_rcnn": detection("model=fast_rcnn", "model.width=2", "model.short_side=64", examples=fast_rcnn_examples),
+    "od fast_rcnn, features kept": detection(
+        "model=fast_rcnn",
+        "model.width=2",
+        "model.short_side=64",
+        "model.frozen_stages=5",
+        "model.keep_features=true",
+        examples=region_examples,
+    ),
     "seg": Tiny(
         ("task=seg", "task.base_size=32", "task.crop=32"),
         IOUS,

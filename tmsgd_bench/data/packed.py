@@ -1,4 +1,4 @@
-"""Images of different sizes, stored one after the other in one tensor of bytes, which can be memory-mapped."""
+"""Images of different sizes, stored one after the other in one tensor, which can be memory-mapped."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Packed:
     """Images of different sizes.
 
     Args:
-        pixels: uint8, shape (bytes,): image after image, channel after channel, row after row.
+        pixels: uint8 (float32 of features), shape (numbers,): image after image, channel after channel, row after row.
         starts: int64, shape (images,): where each begins in ``pixels``.
         sizes: int64, shape (images, 2): height and width.
         channels: of every image.
@@ -31,7 +31,7 @@ class Packed:
         return len(self.starts)
 
     def __getitem__(self, number: int) -> Tensor:
-        """One image, uint8, shape (channels, height, width): a view, not to be written to."""
+        """One image, shape (channels, height, width): a view, not to be written to."""
         height, width = self.sizes[number].tolist()
         start = int(self.starts[number])
         return self.pixels[start : start + self.channels * height * width].view(self.channels, height, width)

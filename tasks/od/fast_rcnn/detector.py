@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -19,8 +19,9 @@ from tasks.od.fast_rcnn import boxes as geometry
 from tasks.od.fast_rcnn.network import Network
 from tasks.od.fast_rcnn.regions import Proposals, Source, proposals
 from tasks.od.fast_rcnn.sampling import UNUSED, sample
+from tasks.od.features import kept_features
 from tasks.voc import ImageSplit
-from tmsgd_bench.data.packed import Chosen
+from tmsgd_bench.data.packed import Chosen, Packed
 from tmsgd_bench.task import TaskSettings
 from tmsgd_bench.voc import CLASSES, Objects
 
@@ -55,7 +56,11 @@ class FastRCNN(Detector):
         width: channels of the first stage.
         weights: see :func:`tasks.od.vgg.initial_weights`.
         frozen_stages: how many keep their initial weights.
+        hidden, feature_scale: see :class:`~tasks.od.fast_rcnn.network.Network`.
+        keep_features: compute the features of each image once, and keep them on disk; all stages must be frozen.
+        flip: flip images for training half the time.
         short_side, long_side: see :class:`Scale`.
+        test_proposals: at most so many of an image are tested, the first ones; None for all.
         proposals: see :class:`~tasks.od.fast_rcnn.regions.Source`.
 
     Raises:
@@ -63,6 +68,7 @@ class FastRCNN(Detector):
         DataError: published weights are missing or damaged.
     """
 
+    network: Network
     evaluation_batch = 1
 
     def __init__(
@@ -71,41 +77,71 @@ class FastRCNN(Detector):
         width: int,
         weights: str,
         frozen_stages: int,
+        hidden: int | None,
+        feature_scale: float,
+        keep_features: bool,
+        flip: bool,
         short_side: int,
         long_side: int,
+        test_proposals: int | None,
         proposals: Mapping[str, Any],
     ) -> None:
-        self.scale = Scale(short_side, long_side)
+        self.scale, self.flip, self.keep_features = Scale(short_side, long_side), flip, keep_features
         self.source = Source.of(proposals)
-        self.network = Network(width, frozen_stages)
+        self.test_source = replace(self.source, limit=min(self.source.limit, test_proposals or self.source.limit))
+        self.network = Network(width, frozen_stages, hidden, feature_scale)
         if start := vgg.initial_weights(weights, width, settings.weights_folder):
             self.network.load_published(*start)
         self.network.to(settings.device)
 
     def training_examples(self, split: ImageSplit) -> Callable[[int], Example]:
         """See :class:`~tasks.od.detector.Detector`; an example has 64 regions, some of which may be unused."""
-        return _TrainingExamples(split.photos, split.objects, proposals(split, self.source), self.scale)
+        pictures = self._pictures(split, self.flip)
+        return _TrainingExamples(pictures, split.objects, proposals(split, self.source), self.flip)
 
     def evaluation_examples(self, split: ImageSplit) -> Callable[[int], Example]:
-        """See :class:`~tasks.od.detector.Detector`; an example has all proposals of its image."""
-        return _EvaluationExamples(split.photos, proposals(split, self.source), self.scale)
+        """See :class:`~tasks.od.detector.Detector`; an example has the proposals of its image that are tested."""
+        return _EvaluationExamples(self._pictures(split, flip=False), proposals(split, self.test_source))
+
+    def _pictures(self, split: ImageSplit, flip: bool) -> Pictures:
+        """What the network sees of a split's images.
+
+        Raises:
+            ConfigError: the features that are to be kept do not fit into memory.
+        """
+        pictures = Pictures(split.photos, self.scale)
+        if not self.keep_features:
+            return pictures
+        frozen, options = self.network.stages, {"scale": asdict(self.scale), "flip": flip}
+        sides = [False, True] if flip else [False]
+        shapes = [self.network.shape(*pictures.size(number)) for _ in sides for number in range(len(split))]
+
+        def compute(number: int) -> Tensor:
+            flipped, image = divmod(number, len(split))
+            pixels = pictures.image(image, bool(flipped)).to(split.settings.device)
+            return self.network.features(normalise(pixels[None]))[0]
+
+        features = kept_features(split, "fast-rcnn-features", frozen, options, shapes, compute)
+        return replace(pictures, features=features)
 
     @staticmethod
     def collate(examples: Sequence[Any]) -> Batch:
         """Images padded at the right and at the bottom to the size of the largest, and the regions of all of them.
 
         Returns:
-            ``images``: uint8, (images, 3, height, width); ``sizes``: int64, (images, 2), their heights and widths
-            without the padding; ``boxes``: float32, (regions, 4); ``owners``: int64, (regions,), each region's image;
-            of training examples ``labels``, (regions,), and ``targets``, (regions, 4); of test examples ``published``,
-            (images, 2), the heights and widths of the images as published.
+            ``images``: uint8, (images, 3, height, width), or their ``features``, float32, (images, channels, rows,
+            columns); ``sizes``: int64, (images, 2), their heights and widths without the padding; ``boxes``: float32,
+            (regions, 4); ``owners``: int64, (regions,), each region's image; of training examples ``labels``,
+            (regions,), and ``targets``, (regions, 4); of test examples ``published``, (images, 2), the heights and
+            widths of the images as published.
         """
-        sizes = torch.tensor([example["image"].shape[1:] for example in examples])
-        images = torch.zeros(len(examples), 3, *sizes.amax(dim=0).tolist(), dtype=torch.uint8)
-        for place, example, (height, width) in zip(images, examples, sizes.tolist(), strict=True):
-            place[:, :height, :width] = example["image"]
+        seen, together = ("image", "images") if "image" in examples[0] else ("features", "features")
         counts = torch.tensor([len(example["boxes"]) for example in examples])
-        batch = {"images": images, "sizes": sizes, "owners": torch.arange(len(examples)).repeat_interleave(counts)}
+        batch = {
+            together: _padded([example[seen] for example in examples]),
+            "sizes": torch.stack([example["size"] for example in examples]),
+            "owners": torch.arange(len(examples)).repeat_interleave(counts),
+        }
         for name in ("boxes", "labels", "targets"):
             if name in examples[0]:
                 batch[name] = torch.cat([example[name] for example in examples])
@@ -139,7 +175,11 @@ class FastRCNN(Detector):
         return _as_published(_non_maximum_suppressed(detected), batch)
 
     def _outputs(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        logits, deltas = self.network(normalised(batch), batch["boxes"], batch["owners"])
+        boxes, owners = batch["boxes"], batch["owners"]
+        if "features" in batch:
+            logits, deltas = self.network.of_regions(batch["features"], boxes, owners)
+        else:
+            logits, deltas = self.network(normalised(batch), boxes, owners)
         return logits.float(), deltas.float()
 
 
@@ -166,41 +206,82 @@ def _as_published(found: Found, batch: Batch) -> Found:
     return Found(found.images, found.labels, geometry.clip(boxes, published), found.scores)
 
 
+def _padded(maps: Sequence[Tensor]) -> Tensor:
+    """Maps of different sizes, (channels, height, width) each, in one tensor, with zeros at the right and the bottom.
+
+    Zeros behind the features of an image change no region's maxima: after a ReLU nothing is below 0.
+    """
+    extents = torch.tensor([features.shape[1:] for features in maps])
+    padded = maps[0].new_zeros(len(maps), len(maps[0]), *extents.amax(dim=0).tolist())
+    for place, features, (height, width) in zip(padded, maps, extents.tolist(), strict=True):
+        place[:, :height, :width] = features
+    return padded
+
+
 @dataclass(frozen=True)
-class _TrainingExamples:
-    """Flipped half the time; the regions are drawn anew each time."""
+class Pictures:
+    """What the network sees of images.
+
+    Args:
+        photos: as published.
+        scale: of the images that the network sees.
+        features: of every image, and behind them, where images are flipped, those of every flipped one; None for a
+            network that sees the pixels.
+    """
 
     photos: Chosen
+    scale: Scale
+    features: Packed | None = None
+
+    def size(self, number: int) -> tuple[int, int]:
+        """Height and width of a resized image."""
+        return self.scale.size(*self.photos[number].shape[1:])
+
+    def image(self, number: int, flipped: bool) -> Tensor:
+        """A resized image: uint8, (3, height, width)."""
+        image = resize(self.photos[number], list(self.size(number)), antialias=True)
+        return image.flip(2) if flipped else image
+
+    def of(self, number: int, flipped: bool = False) -> Example:
+        """What an example shows: an ``image`` or its ``features``, and its ``size`` in pixels."""
+        size = torch.tensor(self.size(number))
+        if self.features is None:
+            return {"image": self.image(number, flipped), "size": size}
+        return {"features": self.features[number + flipped * len(self.photos)], "size": size}
+
+    def factors(self, number: int) -> Tensor:
+        """What coordinates of a photo are multiplied by in its resized image; float32, shape (4,)."""
+        (height, width), (own_height, own_width) = self.photos[number].shape[1:], self.size(number)
+        return torch.tensor([own_width / width, own_height / height]).repeat(2)
+
+
+@dataclass(frozen=True)
+class _TrainingExamples:
+    """Flipped half the time, if at all; the regions are drawn anew each time."""
+
+    pictures: Pictures
     objects: Sequence[Objects]
     proposals: Proposals
-    scale: Scale
+    flip: bool
 
     def __call__(self, number: int) -> Example:
-        photo, objects, boxes = self.photos[number], self.objects[number], self.proposals[number]
-        height, width = photo.shape[1:]
-        image = resize(photo, list(self.scale.size(height, width)), antialias=True)
-        truth = objects.boxes
-        if torch.rand(()) < 0.5:
-            image, truth, boxes = image.flip(2), geometry.mirror(truth, width), geometry.mirror(boxes, width)
-        factors = _factors(photo, image)
+        objects, boxes = self.objects[number], self.proposals[number]
+        truth, width = objects.boxes, self.pictures.photos[number].shape[2]
+        flipped = self.flip and bool(torch.rand(()) < 0.5)
+        if flipped:
+            truth, boxes = geometry.mirror(truth, width), geometry.mirror(boxes, width)
+        factors = self.pictures.factors(number)
         sampled = sample(boxes * factors, Objects(truth * factors, objects.labels, objects.difficult))
-        return {"image": image, "boxes": sampled.boxes, "labels": sampled.labels, "targets": sampled.targets}
+        shown = self.pictures.of(number, flipped)
+        return {**shown, "boxes": sampled.boxes, "labels": sampled.labels, "targets": sampled.targets}
 
 
 @dataclass(frozen=True)
 class _EvaluationExamples:
-    photos: Chosen
+    pictures: Pictures
     proposals: Proposals
-    scale: Scale
 
     def __call__(self, number: int) -> Example:
-        photo = self.photos[number]
-        image = resize(photo, list(self.scale.size(*photo.shape[1:])), antialias=True)
-        boxes = self.proposals[number] * _factors(photo, image)
-        return {"image": image, "boxes": boxes, "published": torch.tensor(photo.shape[1:])}
-
-
-def _factors(photo: Tensor, image: Tensor) -> Tensor:
-    """What coordinates of a photo are multiplied by in its resized image; float32, shape (4,)."""
-    (height, width), (own_height, own_width) = photo.shape[1:], image.shape[1:]
-    return torch.tensor([own_width / width, own_height / height]).repeat(2)
+        boxes = self.proposals[number] * self.pictures.factors(number)
+        published = torch.tensor(self.pictures.photos[number].shape[1:])
+        return {**self.pictures.of(number), "boxes": boxes, "published": published}

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tasks.od import vgg
-from tmsgd_bench.data import weights as published
-from tmsgd_bench.data.weights import Weights
+from tmsgd_bench.data.weights import Weights, load_into
 from tmsgd_bench.voc import CLASSES
 
 STRIDE = 16
@@ -22,24 +21,25 @@ OUTPUTS = len(CLASSES) + 1
 DROPOUT = 0.5
 CLASS_STD, BOX_STD = 0.01, 0.001
 """Standard deviations of the initial weights of the two last layers."""
-LAYERS = {"fc6": "classifier.0.", "fc7": "classifier.3."}
-"""How torchvision's names of the hidden layers' weights begin."""
 
 
 class Network(nn.Module):
     """Girshick's model L.
 
     Args:
-        width: channels of the first stage; 64 in the paper. The hidden layers are 64 times as wide.
+        width: channels of the first stage; 64 in the paper.
         frozen_stages: so many of the five stages of convolutions keep their initial weights.
+        hidden: units of fc6 and of fc7; None for 64 times ``width``, which published weights have.
+        feature_scale: what the features are multiplied by before fc6.
     """
 
-    def __init__(self, width: int, frozen_stages: int) -> None:
+    def __init__(self, width: int, frozen_stages: int, hidden: int | None = None, feature_scale: float = 1.0) -> None:
         super().__init__()
+        self.begins_published, self.feature_scale = hidden is None, feature_scale
         self.stages = nn.ModuleList(vgg.stages(width))
         # Caffe's pooling rounds up, so that 600 pixels become 38 cells; torch's default would make them 37.
         self.pool = nn.MaxPool2d(2, ceil_mode=True)
-        channels, hidden = vgg.STAGES[-1][0] * width // vgg.FULL_WIDTH, 64 * width
+        channels, hidden = vgg.channels(width), hidden or 64 * width
         self.fc6 = nn.Linear(channels * GRID**2, hidden)
         self.fc7 = nn.Linear(hidden, hidden)
         self.dropout = nn.Dropout(DROPOUT)
@@ -63,26 +63,49 @@ class Network(nn.Module):
     def load_published(self, weights: Weights, source: Path) -> None:
         """Begin with the convolutions and the hidden layers of torchvision's VGG16.
 
+        fc6 and fc7 keep the seed's initial weights if their width was chosen, or if the file lacks both.
+
         Raises:
             ConfigError: they are of another network.
         """
         vgg.load_stages([stage for stage in self.stages if isinstance(stage, nn.Sequential)], weights, source)
-        for own, name in LAYERS.items():
-            layer = {key.removeprefix(name): value for key, value in weights.items() if key.startswith(name)}
-            published.load_into(getattr(self, own), layer, source)
+        layers = vgg.hidden_layers(weights, source) or {}
+        for name, layer in layers.items() if self.begins_published else ():
+            load_into(getattr(self, name), layer, source)
 
     def forward(self, images: Tensor, boxes: Tensor, owners: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (regions, 21) of the background and the classes, and deltas (regions, 21, 4) of boxes.
 
         Args:
             images: float32, shape (images, 3, height, width), normalised.
-            boxes: float32, shape (regions, 4): x1, y1, x2, y2 in their pixels.
-            owners: int64, shape (regions,): which image each is in.
+            boxes, owners: see :meth:`of_regions`.
+        """
+        return self.of_regions(self.features(images), boxes, owners)
+
+    def features(self, images: Tensor) -> Tensor:
+        """conv5_3 of images: shape (images, channels, height / 16, width / 16), rounded up.
+
+        Args:
+            images: float32, shape (images, 3, height, width), normalised.
         """
         features = images
         for number, stage in enumerate(self.stages):
             features = stage(self.pool(features) if number else features)
-        hidden = region_maxima(features, boxes, owners).flatten(1)
+        return features
+
+    def shape(self, height: int, width: int) -> tuple[int, int, int]:
+        """Channels, rows and columns of the features of an image of some height and width."""
+        return self.fc6.in_features // GRID**2, -(-height // STRIDE), -(-width // STRIDE)
+
+    def of_regions(self, features: Tensor, boxes: Tensor, owners: Tensor) -> tuple[Tensor, Tensor]:
+        """The same as :meth:`forward` of images whose features are known.
+
+        Args:
+            features: see :meth:`features`.
+            boxes: float32, shape (regions, 4): x1, y1, x2, y2 in pixels of the images.
+            owners: int64, shape (regions,): which image each is in.
+        """
+        hidden = region_maxima(features * self.feature_scale, boxes, owners).flatten(1)
         for layer in (self.fc6, self.fc7):
             hidden = self.dropout(F.relu(layer(hidden)))
         return self.classes(hidden), self.boxes(hidden).view(-1, OUTPUTS, 4)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tasks.od.fast_rcnn import imported, selective_search
 from tasks.od.fast_rcnn.selective_search import Kept, Search
+from tasks.od.features import kept_name
 from tasks.od.options import OWN, PROPOSALS
 from tasks.voc import ImageSplit
 from tmsgd_bench.data import cache
@@ -96,12 +97,11 @@ def proposals(split: ImageSplit, source: Source, jobs: int | None = None, progre
         ConfigError: no image has any: without background a detector learns nothing, and none can be tested.
         DataError: they are not there and cannot be computed, or do not belong to the images.
     """
-    splits = list(dict.fromkeys(images.split for images in split.images))
-    subsets = list(dict.fromkeys(images.subset for images in split.images if images.subset))
+    splits = dict.fromkeys(images.split for images in split.images)
     options = {"version": VERSION, "source": asdict(source), "names": split.names}
     tensors = cache.tensors(
         split.settings,
-        "-".join(["proposals", *splits, *subsets]),
+        kept_name(split, "proposals"),
         options,
         lambda: _tensors(list(_chosen(split, source, jobs, progress))),
     )

@@ -176,22 +176,25 @@ class RFBNet(nn.Module):
     def load_vgg(self, weights: Weights, source: Path) -> None:
         """Begin with VGG16's weights; fc6 and fc7 take every fourth of 4,096 outputs and every third of 7 × 7 pixels.
 
-        The thinning is Chen et al.'s (2015, arXiv 1412.7062, section 3.1), as for SSD.
+        The thinning is Chen et al.'s (2015, arXiv 1412.7062, section 3.1), as for SSD. Where the file has the
+        convolutions alone, fc6 and fc7 keep the seed's initial weights.
 
         Raises:
             ConfigError: they are of another network.
         """
         vgg.load_stages(self.stages, weights, source)
+        if (hidden := vgg.hidden_layers(weights, source)) is None:
+            return
         try:
-            six = weights["classifier.0.weight"].view(4096, 512, 7, 7)[::4, :, ::3, ::3]
-            seven = weights["classifier.3.weight"].view(4096, 4096, 1, 1)[::4, ::4]
-            biases = [weights[f"classifier.{layer}.bias"][::4] for layer in (0, 3)]
-        except (KeyError, RuntimeError) as error:
+            six = hidden["fc6"]["weight"].view(4096, 512, 7, 7)[::4, :, ::3, ::3]
+            seven = hidden["fc7"]["weight"].view(4096, 4096, 1, 1)[::4, ::4]
+        except RuntimeError as error:
             raise ConfigError(
-                f"{source} has no VGG16 classifier: model.weights must be torchvision's VGG16, with its linear layers."
+                f"{source} has another classifier than VGG16's: model.weights must be torchvision's VGG16, or its "
+                "convolutions ('features.…') alone."
             ) from error
-        load_into(self.fc6, {"weight": six, "bias": biases[0]}, source)
-        load_into(self.fc7, {"weight": seven, "bias": biases[1]}, source)
+        load_into(self.fc6, {"weight": six, "bias": hidden["fc6"]["bias"][::4]}, source)
+        load_into(self.fc7, {"weight": seven, "bias": hidden["fc7"]["bias"][::4]}, source)
 
 
 def _shrink(inputs: int, middle: int) -> nn.Sequential:
