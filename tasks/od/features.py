@@ -22,28 +22,28 @@ BYTES = 4
 """Of one number."""
 
 
-def kept_name(part: ImageSplit, what: str) -> str:
-    """The name under which something of a part's images is kept; that of a subset of a list is another one."""
-    splits = dict.fromkeys(images.split for images in part.images)
-    subsets = dict.fromkeys(images.subset for images in part.images if images.subset)
+def kept_name(split: ImageSplit, what: str) -> str:
+    """The name under which something of a split's images is kept; that of a subset of a list is another one."""
+    splits = dict.fromkeys(images.split for images in split.images)
+    subsets = dict.fromkeys(images.subset for images in split.images if images.subset)
     return "-".join([what, *splits, *subsets])
 
 
 def kept_features(
-    part: ImageSplit,
+    split: ImageSplit,
     name: str,
     frozen: nn.Module,
     options: Mapping[str, Any],
     shapes: Sequence[tuple[int, int, int]],
     compute: Callable[[int], Tensor],
 ) -> Packed:
-    """The features of every image of a part, in float32; computed where they are not there yet.
+    """The features of every image of a split, in float32; computed where they are not there yet.
 
     They are computed image by image, so they have the same bits as those of a batch of one image in training. They are
     read from disk as a memory map, which all runs share.
 
     Args:
-        name: of the features; part of the file's name.
+        name: of the features; split of the file's name.
         frozen: whose weights they depend on.
         options: plain values of everything else that they depend on.
         shapes: channels, rows and columns of each image's; the channels are the same in all.
@@ -54,13 +54,13 @@ def kept_features(
     """
     depends = {
         "version": VERSION,
-        "names": part.names,
+        "names": split.names,
         "weights": weights_digest({"frozen": frozen.state_dict()}),
         "arithmetic": _arithmetic(frozen),
         **options,
     }
     tensors = cache.tensors(
-        part.settings, kept_name(part, name), depends, lambda: _computed(shapes, compute).tensors("features")
+        split.settings, kept_name(split, name), depends, lambda: _computed(shapes, compute).tensors("features")
     )
     return Packed.of_tensors(tensors, "features", shapes[0][0])
 
