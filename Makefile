@@ -4,17 +4,18 @@ PYTHON ?= python3
 JOBS ?= $(shell nproc 2>/dev/null || echo 1)
 SEEDS ?= 0,1,2
 SECONDS ?= 600
+TASKS ?= tc ctr fkpd ig seg od ic
 ARGS ?=
 RESULTS ?= results/runs
 PY := $(VENV)/bin/python
 PARALLEL := hydra/launcher=cores hydra.launcher.n_jobs=$(JOBS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast test-gpu faults table1 table2 table3 table4 table5 ic fig1 fig2 ig seg ctr switch paper claims report numerics bench bench-input bench-step lint clean
+.PHONY: help setup demo test test-fast test-gpu faults table1 table2 table3 table4 table5 ic fig1 fig2 ig seg ctr switch reduced reduced-plan $(TASKS:%=reduced-%) paper claims report numerics bench bench-input bench-step lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9 -]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' Makefile
-	@echo "  options: JOBS=$(JOBS) parallel runs, SEEDS=$(SEEDS), ARGS='more settings' (for run.py; plan=true prints the runs and starts none)"
+	@echo "  options: JOBS=$(JOBS) parallel runs, SEEDS=$(SEEDS), TASKS of make reduced, ARGS='more settings' (for run.py; plan=true prints the runs and starts none)"
 
 setup: $(VENV)/.ready ## install into .venv (Python 3.11 or newer; the only step that needs the network)
 
@@ -106,6 +107,28 @@ paper: $(if $(PLAN),,table1) table3 seg table4 table5 ic ig ctr fig1 fig2 ## all
 switch: setup ## TM-SGD with six switch epochs against SGD, R8 (an hour on two cores)
 	$(SWEEP)
 	$(call FIGURE,switch,switch)
+
+# Every task by experiment=reduced: all plans first, then a sweep and a table for each task. After a failed sweep,
+# make -k goes on with the next task.
+REDUCED = $(PY) run.py -m experiment=reduced task=$(1) seed=$(SEEDS) results.root=$(RESULTS) $(PARALLEL) $(ARGS)
+REDUCED_DATA := $(if $(findstring data=synthetic,$(ARGS)),--data synthetic)
+TABLE_OF_tc := 5
+TABLE_OF_fkpd := 4
+TABLE_OF_od := 3
+define LINE
+
+
+endef
+
+reduced: $(if $(PLAN),reduced-plan,$(TASKS:%=reduced-%)) ## all tasks in minutes a run, on TASKS' reduced real data (a night on two cores)
+	$(call AFTER,claims --results $(RESULTS) --out $(OUT)/reduced/claims --protocol reduced)
+
+reduced-plan: setup
+	$(foreach task,$(TASKS),$(call REDUCED,$(task)) plan=true$(LINE))
+
+$(TASKS:%=reduced-%): reduced-%: reduced-plan
+	$(call REDUCED,$*)
+	$(PY) -m tmsgd_bench table $(or $(TABLE_OF_$*),$*) --results $(RESULTS) --out $(OUT)/reduced/$* --protocol reduced $(REDUCED_DATA)
 
 claims: setup ## print the paper's claims, each with our evidence and a verdict
 	$(PY) -m tmsgd_bench claims --results $(RESULTS) $(ARGS)

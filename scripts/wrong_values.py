@@ -34,6 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tmsgd_bench.engine import command_line, compose, explanations, plan
 from tmsgd_bench.engine.optimizers import build_optimizer, build_schedulers
+from tmsgd_bench.version import PROTOCOLS
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 REMOVED = "removed"
@@ -108,6 +109,9 @@ ACCEPTED = {
     "sharpness_examples": "billion",
     "data.limit": "null billion",
     "task.*.limit": "null billion removed",
+    "task.*.lrs": "removed",
+    "task.*.lrs.*": "fraction removed",
+    "task.*.models": f"{TEXT} removed",
     "switch_epoch": "zero billion",
     "task.evaluate_every": "billion",
     "task.min_count": "billion",
@@ -221,7 +225,7 @@ def accepted(config: DictConfig, key: str, value: str) -> bool:
     protocol, _, inner = rest.partition(".")
     if key == "tracker._target_":  # none is what tracker=none has
         return value == "null" and config.tracker._target_ is None
-    if head == "task" and protocol in ("table2", "corrected", "smoke"):
+    if head == "task" and protocol in PROTOCOLS:
         return _accepted_of_protocol(config, protocol, inner, value)
     return value in _accepted(config, key)
 
@@ -242,6 +246,8 @@ def _accepted_of_protocol(config: DictConfig, protocol: str, inner: str, value: 
     if inner in ("epochs", "lr", "batch_size", "switch_epoch", "schedule") or inner.startswith("schedule."):
         nullable = inner == "switch_epoch" and value == "null" and not in_use
         return nullable or value in _accepted(config, inner)
+    if inner.partition(".")[0] in ("lrs", "models"):
+        return value in _accepted(config, f"task.{protocol}.{inner}")
     looked_up = in_use and (inner in config.model or inner in config.task)
     if value == REMOVED or (inner == "weights" and value in ("up", "slash")):  # the path of a file
         return not looked_up

@@ -35,6 +35,19 @@ def test_every_sweep_is_followed_by_what_is_made_of_it() -> None:
 
 
 @needs_make
+def test_reduced_plans_every_task_first_and_then_makes_a_table_of_each() -> None:
+    lines = recipe("reduced", "TASKS=tc od")
+    plans, sweeps = lines[:2], [line for line in lines[2:] if "run.py" in line]
+    assert all("plan=true" in line for line in plans) and not any("plan=true" in line for line in sweeps)
+    for task, number, plan, line in zip(("tc", "od"), ("5", "3"), plans, sweeps, strict=True):
+        assert f"task={task} " in plan and f"task={task} " in line
+        after = lines[lines.index(line) + 1]
+        assert f"table {number} " in after and f"--out results/reduced/{task} --protocol reduced" in after
+    assert all("plan=true" in line for line in recipe("reduced", "ARGS=plan=true"))
+    assert any("--data synthetic" in line for line in recipe("reduced", "ARGS=data=synthetic"))
+
+
+@needs_make
 @pytest.mark.parametrize("results", ["results/table5", "results/demo/", "a b"])
 def test_results_of_another_store_are_written_beside_it(results: str) -> None:
     for line in recipe("table5", "report", "switch", f"RESULTS={results}"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -28,13 +29,13 @@ from tmsgd_bench.engine.optimizers import build_optimizer, build_schedulers
 from tmsgd_bench.engine.signatures import resolve
 from tmsgd_bench.engine.spec import RunSpec
 from tmsgd_bench.errors import ConfigError, DataError
-from tmsgd_bench.results import store
+from tmsgd_bench.results import store, tables
+from tmsgd_bench.version import PROTOCOLS
 
 ROOT = Path(__file__).parents[1]
 TASKS = sorted(path.stem for path in (ROOT / "conf/task").glob("*.yaml"))
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "conf/experiment").glob("*.yaml"))
 OPTIMIZERS = sorted(path.stem for path in (ROOT / "conf/optimizer").glob("*.yaml"))
-PROTOCOLS = ("table2", "corrected", "smoke")
 # Table 2 of the paper, typed in once more: epochs, learning rate, batch size, switch epoch.
 TABLE2 = {
     "ic": (10, 0.1, 256, 75),
@@ -74,6 +75,10 @@ def config(*overrides: str) -> dict[str, Any]:
     return {str(key): value for key, value in values.items()}
 
 
+def protocols_of(task: str) -> list[str]:
+    return [protocol for protocol in PROTOCOLS if protocol in config(f"task={task}")["task"]]
+
+
 def runs(root: Path) -> list[str]:
     return sorted(path.name for path in root.glob("*-seed*"))
 
@@ -89,7 +94,8 @@ def test_the_settings_of_table_2_are_the_papers(task: str) -> None:
 @pytest.mark.parametrize("task", TASKS)
 def test_every_configuration_composes_and_its_optimizer_can_be_built(task: str, optimizer: str) -> None:
     """Every pair of a task, an optimizer and a protocol: the protocols take turns."""
-    protocol = PROTOCOLS[(TASKS.index(task) + OPTIMIZERS.index(optimizer)) % len(PROTOCOLS)]
+    protocols = protocols_of(task)
+    protocol = protocols[(TASKS.index(task) + OPTIMIZERS.index(optimizer)) % len(protocols)]
     import torch
 
     values = config(f"task={task}", f"optimizer={optimizer}", f"protocol={protocol}")
@@ -109,12 +115,56 @@ def test_every_experiment_composes_and_has_a_make_target(experiment: str) -> Non
         composed = hydra_compose("config", overrides=[f"experiment={experiment}"], return_hydra_config=True)
     sweeps = composed.hydra.sweeper.params
     assert str(composed.hydra.mode) == "RunMode.MULTIRUN" and composed.data.kind == "real"
-    assert composed.protocol in ("table2", "corrected")
+    assert composed.protocol in ("table2", "corrected", "reduced")
     assert {"tmsgd", "sgd"} <= set(sweeps.optimizer.split(",")) and sweeps.seed == "range(0,3)"
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    assert f"\n{experiment}: setup ##" in makefile
-    if composed.protocol != "table2":  # what is trained is what is shown
+    assert re.search(rf"^{experiment}: .* ## ", makefile, re.MULTILINE)
+    if composed.protocol == "corrected":  # what is trained is what is shown
         assert f"TABLE,{experiment},{composed.protocol})" in makefile
+
+
+REDUCED = [task for task in TASKS if "reduced" in protocols_of(task)]
+
+
+@pytest.mark.parametrize("task", REDUCED)
+def test_an_optimizer_may_have_a_learning_rate_of_its_own(task: str) -> None:
+    """In the reduced protocol; TM-SGD has SGD's and TM-SGD-M SGD-M's, because they share the epochs before the switch.
+
+    An optimizer without one, such as a user's, has the protocol's. ``lr=`` replaces either.
+    """
+    block = config(f"task={task}")["task"]["reduced"]
+    rates = {name: config(f"task={task}", "protocol=reduced", f"optimizer={name}")["lr"] for name in OPTIMIZERS}
+    assert rates == {name: block["lrs"].get(name, block["lr"]) for name in OPTIMIZERS}
+    assert rates["tmsgd"] == rates["tmsgd_auto"] == rates["sgd"] and rates["tmsgdm"] == rates["sgdm"]
+    assert set(block["lrs"]) <= set(OPTIMIZERS)
+    assert config(f"task={task}", "protocol=reduced", "optimizer=adam", "lr=0.5")["optimizer"]["lr"] == 0.5
+
+
+@pytest.mark.parametrize("task", REDUCED)
+def test_the_reduced_switch_epoch_keeps_its_share_of_the_run(task: str) -> None:
+    """To the nearest epoch, of the run as corrected."""
+    whole, reduced = (config(f"task={task}", f"protocol={protocol}") for protocol in ("corrected", "reduced"))
+    share = whole["switch_epoch"] / whole["epochs"]
+    assert abs(reduced["switch_epoch"] - share * reduced["epochs"]) <= 0.5
+    assert 0 < reduced["switch_epoch"] < reduced["epochs"]
+
+
+@pytest.mark.parametrize(("task", "number"), [("fkpd", "4"), ("ctr", "ctr")])
+def test_experiment_reduced_fills_a_table_of_a_protocol_of_its_own(
+    task: str, number: str, run: Runner, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Optimizers with different learning rates are paired in it. The first plan has every run of the task's models."""
+    sweep_settings = ("experiment=reduced", f"task={task}", "seed=0,1", "optimizer=sgd,adam")
+    assert run("-m", *sweep_settings, "plan=true") == 0
+    assert "plan: 4 runs" in capsys.readouterr().out
+    assert run("-m", *sweep_settings) == 0
+    found = store.read_runs(tmp_path / "runs")
+    assert set(found["protocols"]) == {("reduced",)} and found["lr"].nunique() == 2
+    table = tables.build(found, number, "synthetic", "reduced")
+    rows = {row.optimizer: row for row in table.rows}
+    assert "protocol reduced" in table.conditions
+    assert rows["adam"].difference is not None and rows["adam"].difference.n == rows["sgd"].final.n == 2
+    assert not tables.build(found, number, "synthetic", "table2").run_ids
 
 
 def test_top_level_settings_override_table_2() -> None:
@@ -271,13 +321,21 @@ def test_a_flag_is_true_or_false(flag: str, word: str, run: Runner, capsys: pyte
     assert f"{flag} must be true or false" in capsys.readouterr().err
 
 
-def test_unverified_files_never_follow_a_protocol(run: Runner, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("protocol", "followed"), [("smoke", ()), ("reduced", ("reduced",))])
+def test_unverified_files_follow_no_protocol_but_the_reduced_one(
+    protocol: str, followed: tuple[str, ...], run: Runner, tmp_path: Path
+) -> None:
+    """The table says what they are."""
     folder = tmp_path / "data" / "r8"
     folder.mkdir(parents=True)
     for split in ("train", "test"):
         (folder / f"r8-{split}-all-terms.txt").write_text("earn\tprofit rose\nacq\tfirm bought\n")
-    assert run("data=real", "data.verify=false", "protocol=smoke", "optimizer=sgd") == 0
-    assert list(store.read_runs(tmp_path / "runs")["protocols"]) == [()]
+    assert run("data=real", "data.verify=false", f"protocol={protocol}", "optimizer=sgd") == 0
+    found = store.read_runs(tmp_path / "runs")
+    assert list(found["protocols"]) == [followed]
+    for name in followed:
+        (row,) = (row for row in tables.build(found, "5", protocol=name).rows if row.optimizer == "sgd")
+        assert row.final.n == 1 and "unverified data" in row.marks
 
 
 def test_a_local_overlay_acts_but_follows_no_protocol(run: Runner, tmp_path: Path) -> None:

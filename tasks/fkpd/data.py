@@ -21,9 +21,9 @@ from tmsgd_bench.task import TaskSettings
 
 POINTS = 68
 SHORT_SIDE = 250
-"""Pixels of a rescaled frame's shorter side."""
+"""Pixels of a rescaled frame's shorter side, in the paper's settings."""
 CROP = 224
-"""Pixels of a crop in each direction."""
+"""Pixels of a crop in each direction, in the paper's settings."""
 FIX = "delete it if it is there and run 'python -m tmsgd_bench data prepare fkpd'."
 SPLITS = {"train": ("training_frames_keypoints.csv", "training"), "test": ("test_frames_keypoints.csv", "test")}
 """The list of key points and the folder of frames of each split."""
@@ -62,55 +62,60 @@ class Frames(Packed):
         """Some of the frames (int64, shape (chosen,)); the pixels of the others stay in memory."""
         return replace(self, starts=self.starts[chosen], sizes=self.sizes[chosen], points=self.points[chosen])
 
-    def crop(self, chosen: Tensor, corners: Tensor) -> tuple[Tensor, Tensor]:
-        """Cut a square of 224 × 224 pixels out of each chosen frame; its points come with it.
+    def crop(self, chosen: Tensor, corners: Tensor, side: int = CROP) -> tuple[Tensor, Tensor]:
+        """Cut a square out of each chosen frame; its points come with it.
 
         Args:
             chosen: int64, shape (images,): numbers of frames.
             corners: int64, shape (images, 2): row and column of each square's upper left pixel.
+            side: pixels of a square in each direction.
 
         Returns:
-            uint8, shape (images, 224, 224), and float32, shape (images, 68, 2), x and y in pixels of the square.
+            uint8, shape (images, side, side), and float32, shape (images, 68, 2), x and y in pixels of the square.
         """
-        along = torch.arange(CROP, device=self.pixels.device)
+        along = torch.arange(side, device=self.pixels.device)
         rows = corners[:, :1] + along
         columns = corners[:, 1:] + along
         begin = self.starts[chosen, None] + rows * self.sizes[chosen, 1:]
         return self.pixels[begin[:, :, None] + columns[:, None, :]], self.points[chosen] - corners[:, None].flip(2)
 
-    def centres(self) -> Tensor:
+    def centres(self, side: int = CROP) -> Tensor:
         """Corners (int64, shape (frames, 2)) of the squares in the middle."""
-        return (self.sizes - CROP) // 2
+        return (self.sizes - side) // 2
 
-    def random_corners(self, seed: int, *purpose: object) -> Tensor:
+    def random_corners(self, seed: int, *purpose: object, side: int = CROP) -> Tensor:
         """Corners (int64, shape (frames, 2)) of squares anywhere in their frames, each place as likely as another.
 
         What a frame gets depends on the seed, the purpose and its number alone, not on the batch it is in.
         """
         # In double precision: a single-precision product can round up to the number of places, one too many.
         shares = torch.rand((len(self), 2), generator=generator(seed, *purpose), dtype=torch.float64)
-        return (shares.to(self.sizes.device) * (self.sizes - CROP + 1)).long()
+        return (shares.to(self.sizes.device) * (self.sizes - side + 1)).long()
 
 
-def load(settings: TaskSettings) -> tuple[Frames, Frames]:
+def load(settings: TaskSettings, short_side: int = SHORT_SIDE) -> tuple[Frames, Frames]:
     """The frames to train on and those to evaluate on, rescaled, on the run's device.
 
     They are decoded once and then kept on disk. Under ``data_limit`` those to evaluate on stay whole.
+
+    Args:
+        settings: the run's.
+        short_side: pixels of a rescaled frame's shorter side.
 
     Raises:
         DataError: a list or a frame is missing or damaged; names it.
     """
     splits = ("train",) if settings.validates else tuple(SPLITS)
-    options = {"version": VERSION, "short_side": SHORT_SIDE}
+    options = {"version": VERSION, "short_side": short_side}
     name = "frames-train" if settings.validates else "frames"
-    tensors = cache.tensors(settings, name, options, lambda: decode(settings.data_folder, splits))
+    tensors = cache.tensors(settings, name, options, lambda: decode(settings.data_folder, splits, short_side))
     frames = {split: Frames.of_tensors(tensors, split) for split in splits}
     train, validation = settings.split(len(frames["train"]))
     evaluated = frames["test"] if validation is None else frames["train"].select(validation)
     return frames["train"].select(train).to(settings.device), evaluated.to(settings.device)
 
 
-def decode(folder: Path, splits: Iterable[str] = tuple(SPLITS)) -> dict[str, Tensor]:
+def decode(folder: Path, splits: Iterable[str] = tuple(SPLITS), short_side: int = SHORT_SIDE) -> dict[str, Tensor]:
     """Every tensor of the splits' :class:`Frames`, named "train_pixels" and so on.
 
     Raises:
@@ -120,19 +125,19 @@ def decode(folder: Path, splits: Iterable[str] = tuple(SPLITS)) -> dict[str, Ten
     for split in splits:
         labels, frames = SPLITS[split]
         names, points = read_points(folder / labels)
-        tensors |= _frames([folder / frames / name for name in names], points).tensors(split)
+        tensors |= _frames([folder / frames / name for name in names], points, short_side).tensors(split)
     return tensors
 
 
-def _frames(paths: list[Path], points: Tensor) -> Frames:
-    images, scales = zip(*map(read_frame, paths), strict=True)
+def _frames(paths: list[Path], points: Tensor, short_side: int) -> Frames:
+    images, scales = zip(*(read_frame(path, short_side) for path in paths), strict=True)
     packed = pack([image.shape for image in images], images, channels=1)
     scaled = points * torch.tensor(scales, dtype=torch.float64)[:, None]
     return Frames(**vars(packed), points=scaled.float())
 
 
-def read_frame(path: Path) -> tuple[np.ndarray, tuple[float, float]]:
-    """A frame in gray with a shorter side of 250 pixels, and how much wider and higher than before it is.
+def read_frame(path: Path, short_side: int = SHORT_SIDE) -> tuple[np.ndarray, tuple[float, float]]:
+    """A frame in gray with a shorter side of ``short_side`` pixels, and how much wider and higher than before it is.
 
     The format is found from the contents: the publisher's frames are PNG images named .jpg. Gray is ITU-R 601-2 luma,
     (299 R + 587 G + 114 B) / 1000, as Pillow's mode "L" has it; an alpha channel is ignored. The frame is rescaled with
@@ -149,7 +154,7 @@ def read_frame(path: Path) -> tuple[np.ndarray, tuple[float, float]]:
             gray = image.convert("L")
         width, height = gray.size
         short = min(width, height)
-        rescaled = (SHORT_SIDE * width // short, SHORT_SIDE * height // short)
+        rescaled = (short_side * width // short, short_side * height // short)
         pixels = np.asarray(gray.resize(rescaled, Image.Resampling.BILINEAR))
     except Exception as error:  # a damaged image raises almost any kind
         reason = getattr(error, "strerror", None) or "it is no image, or a damaged one"

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tmsgd_bench.checks import Section, items, takes, whole
+from tmsgd_bench.errors import ConfigError
 
 SHRINKS = 32
 """Pixels of the image behind one of the last features, in each direction."""
@@ -54,10 +55,17 @@ class PreActResNet(nn.Module):
         hidden: units of the first linear layer.
         side: pixels of an image in each direction; a multiple of 32.
         outputs: numbers for each image.
+
+    Raises:
+        ConfigError: ``side`` is no multiple of 32.
     """
 
     def __init__(self, blocks: Sequence[int], width: int, hidden: int, side: int, outputs: int) -> None:
         super().__init__()
+        if side % SHRINKS:
+            raise ConfigError(
+                f"task.crop must be a multiple of {SHRINKS} for PreActResNet, not {side}: choose 96 or 224."
+            )
         channels = width // 2
         self.stem = nn.Conv2d(1, channels, 7, stride=2, padding=3, bias=False)
         self.pool = nn.MaxPool2d(3, stride=2, padding=1)

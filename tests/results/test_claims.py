@@ -238,6 +238,19 @@ def test_the_corrected_protocol_has_verdicts_of_its_own() -> None:
     assert the(evaluate(*rows), "tc/lstm tmsgd/sgd").verdict == "not yet tested"
 
 
+def test_the_reduced_protocol_pairs_optimizers_of_different_learning_rates() -> None:
+    """And eq. (8) from the first step with its own SGD, of the same learning rate."""
+    shared = {"protocols": ("reduced",), "conditions": "the same"}
+    sgd, tmsgd = seeds("sgd", SGD, group="lr 0.1", **shared), seeds("tmsgd", BETTER, group="lr 0.1", **shared)
+    adam = seeds("adam", WORSE, group="lr 0.001", **shared)
+    from_start = seeds("tmsgd", WORSE, group="lr 0.1", conditions="the same", protocols=(), switch_epoch=0)
+    verdicts = evaluate(*sgd, *tmsgd, *adam, *from_start, protocol="reduced")
+    for name in ("tmsgd/sgd", "tmsgd/adam", "sgd/tmsgd@0"):
+        comparison = the(verdicts, f"tc/lstm {name}").comparison
+        assert comparison is not None and comparison.pairs == len(SGD)
+    assert "protocol reduced" in verdicts.conditions
+
+
 def test_the_order_of_runs_does_not_count() -> None:
     rows = [*seeds("sgd", SGD), *seeds("tmsgd", BETTER), *diverged("adam", 5)]
     assert numbers(evaluate(*rows)) == numbers(evaluate(*rows[::-1]))

@@ -168,6 +168,20 @@ def test_another_protocol_has_a_table_of_its_own() -> None:
     assert "protocol smoke" in table.conditions
 
 
+@pytest.mark.parametrize(("protocol", "pairs"), [("reduced", 5), ("corrected", 0)])
+def test_learning_rates_may_differ_between_optimizers_in_the_reduced_protocol_alone(protocol: str, pairs: int) -> None:
+    """But neither the other settings nor the learning rates of one optimizer's runs."""
+    shared = {"protocols": (protocol,), "conditions": "the same"}
+    sgd = seeds("sgd", SGD, group="lr 0.1", **shared)
+    adam = seeds("adam", TMSGD, group="lr 0.001", started="2026-01-02T00:00:00+00:00", **shared)
+    other_lr = [a_run("adam", 7, 10.0, group="lr 1", options="lr 1", run_id="other lr", **shared)]
+    other_data = [a_run("sgd", 7, 10.0, run_id="other data", **shared | {"conditions": "other data"})]
+    table = build(frame(*sgd, *adam, *other_lr, *other_data), "5", protocol=protocol)
+    difference = row(table, "Adam").difference
+    assert difference is not None and difference.n == pairs
+    assert not {"other lr", "other data"} & table.run_ids
+
+
 def test_of_several_benchmark_versions_the_newest_enters() -> None:
     runs = frame(*seeds("sgd", SGD), a_run("sgd", 0, 50.0, benchmark_version=2, run_id="new"))
     table = build(runs, "5")

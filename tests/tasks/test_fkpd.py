@@ -18,6 +18,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from modes import evaluating
 from PIL import Image
+from tiny import values_of
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
@@ -31,6 +32,7 @@ from tasks.fkpd.model import PreActBlock, PreActResNet
 from tasks.fkpd.task import in_pixels, scale
 from tmsgd_bench import TMSGD
 from tmsgd_bench.data.synthetic import fkpd as stand_in
+from tmsgd_bench.engine.spec import without
 from tmsgd_bench.errors import ConfigError, DataError
 from tmsgd_bench.seeding import subset
 from tmsgd_bench.task import TaskSettings
@@ -214,7 +216,7 @@ def test_a_limit_keeps_a_fixed_subset_of_training_and_all_of_test(faces: Path, l
 def test_frames_are_decoded_once_and_then_kept(faces: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = data.load(settings(faces))
 
-    def again(path: Path) -> None:
+    def again(path: Path, _: int) -> None:
         raise AssertionError(f"{path} is decoded again")
 
     monkeypatch.setattr(data, "read_frame", again)
@@ -367,9 +369,9 @@ def test_a_list_that_cannot_be_used_is_named_with_the_fix(tmp_path: Path, split:
 
 
 def test_preactresnet34_has_34_172_904_parameters() -> None:
-    """By the options in conf/ and by a formula of its parts."""
-    options = yaml.safe_load((CONF / "model/preact_resnet34.yaml").read_text(encoding="utf-8"))
-    assert options.pop("name") == "preact_resnet34" and options == {"_target_": TARGET, **LARGE}
+    """By the options in conf/, which are the same but in the reduced protocol, and by a formula of its parts."""
+    options = without(values_of("task=fkpd")["model"], "name")
+    assert options == {"_target_": TARGET, **LARGE}
     with torch.device("meta"):
         model = tasks.build_model(PreActResNet, options, side=CROP, outputs=2 * POINTS)
         assert model(torch.empty(3, 1, CROP, CROP)).shape == (3, 136)
@@ -545,6 +547,33 @@ def test_it_learns_to_tell_faces_apart(faces: Path) -> None:
     assert any(float(task.training_step(batch, optimizers)["loss"]) < 0.95 * constant for _ in steps)
 
 
+@pytest.mark.parametrize("crop", [32, 96, 224, 250])
+def test_the_same_face_has_the_same_targets_in_crops_of_every_side(crop: int) -> None:
+    """Of 224 pixels they are (p - 100) / 50, bit by bit."""
+    points = 224 * torch.rand((4, POINTS, 2), generator=torch.Generator().manual_seed(0))
+    expected = (points.flatten(1) - 100) / 50
+    assert torch.equal(scale(points), expected)
+    torch.testing.assert_close(scale(points * crop / CROP, crop), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(in_pixels(expected, crop), points * crop / CROP, rtol=1e-5, atol=1e-4)
+
+
+def test_frames_and_crops_have_the_sizes_that_are_asked_for(faces: Path) -> None:
+    """For training, for evaluation and in the picture; a task without these options has the paper's."""
+    torch.manual_seed(0)
+    task = FacialKeyPoints(settings(faces), loss="mse", eval_crop="random", short_side=70, crop=64)
+    assert (task.train.sizes.min(1).values == 70).all() and (task.test.sizes.min(1).values == 70).all()
+    assert all(images.shape[1:] == (1, 64, 64) for images, _ in task.batches(0))
+    assert (task.test_corners + 64 <= task.test.sizes).all()
+    with evaluating(task):
+        found, measured = task.found(), task.evaluate()
+        assert found.images.shape == (FACES, 64, 64)
+        numbers = task.model(to_float(task.test.crop(torch.arange(12), task.test_corners, 64)[0][:, None]))
+    places = torch.cat([task.test.crop(torch.tensor([n]), task.test_corners[n, None], 64)[1] for n in range(12)])
+    targets = (places.flatten(1) * CROP / 64 - 100) / 50
+    assert measured["mse"] == pytest.approx(float((numbers - targets).square().mean()), rel=1e-4)
+    assert torch.equal(make(faces).test_corners, make(faces).test.centres())
+
+
 # --- pictures ------------------------------------------------------------------------------------------------------
 
 
@@ -578,15 +607,30 @@ def test_the_task_is_built_by_its_yaml(faces: Path) -> None:
     """Table 2's values, as printed, are the defaults, and nothing is to correct in them."""
     values = yaml.safe_load((CONF / "task/fkpd.yaml").read_text(encoding="utf-8"))
     printed = {"epochs": 20, "lr": 0.01, "batch_size": 10, "switch_epoch": 5, "schedule": None}
+    printed |= {"short_side": SHORT_SIDE, "crop": CROP, **LARGE}
     assert values["table2"] == values["corrected"] == printed
     assert values["smoke"].keys() == {*printed, "limit"}
-    task = tasks.build(values["_target_"], settings(faces), {key: values[key] for key in ("loss", "eval_crop")})
+    resolved = values_of("task=fkpd")["task"]
+    options = {key: resolved[key] for key in ("loss", "eval_crop", "short_side", "crop")}
+    task = tasks.build(values["_target_"], settings(faces), options)
     assert isinstance(task, FacialKeyPoints)
     assert task.loss_function is F.smooth_l1_loss
 
 
 @pytest.mark.parametrize(
-    "options", [{"loss": "l2"}, {"loss": None}, {"eval_crop": "left"}, {"eval_crop": True}, {"unknown": 1}], ids=str
+    "options",
+    [
+        {"loss": "l2"},
+        {"loss": None},
+        {"eval_crop": "left"},
+        {"eval_crop": True},
+        {"short_side": 31},
+        {"crop": "all"},
+        {"crop": 100},  # the network halves an image five times
+        {"crop": 256},  # more than a frame has
+        {"unknown": 1},
+    ],
+    ids=str,
 )
 def test_an_option_that_cannot_be_used_is_refused(faces: Path, options: dict[str, Any]) -> None:
     """In one sentence that names it, before anything is trained."""

@@ -9,6 +9,7 @@ from typing import Any
 from tmsgd_bench import files, outputs, terminal
 from tmsgd_bench.cli import stores
 from tmsgd_bench.results import claim_forms, claims, numerical, table_forms
+from tmsgd_bench.version import PROTOCOLS
 
 
 def add(commands: Any) -> None:
@@ -23,9 +24,9 @@ def add(commands: Any) -> None:
     stores.add_numerics(parser)
     parser.add_argument(
         "--protocol",
-        choices=("table2", "corrected"),
+        choices=[name for name in PROTOCOLS if name != "smoke"],
         default="table2",
-        help="the settings as printed (table2, default) or as read (corrected)",
+        help="the settings as printed (table2, default), as read (corrected), or of short runs on real data (reduced)",
     )
     parser.add_argument(
         "--format", choices=tuple(claim_forms.FORMATS), default="text", help="printed format (default: text)"

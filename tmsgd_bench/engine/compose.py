@@ -21,7 +21,7 @@ from tmsgd_bench.engine import command_line, explanations, schema, task_data
 from tmsgd_bench.engine.spec import RunOptions, RunSpec, validate, without
 from tmsgd_bench.errors import DataError
 from tmsgd_bench.files import file_digest
-from tmsgd_bench.version import PROTOCOLS
+from tmsgd_bench.version import OWN_SETTINGS, PROTOCOLS
 
 if TYPE_CHECKING:  # importing torch takes seconds, which looking at the settings should not cost
     import torch
@@ -104,7 +104,9 @@ def make_task(config: DictConfig, device: torch.device, build: BuildTask) -> Tas
 
 
 def followed_protocols(config: DictConfig, spec: RunSpec, choices: Mapping[str, str | None]) -> tuple[str, ...]:
-    """The protocols that a run follows exactly: with the protocol's values and verified data it has the same identity.
+    """The protocols that a run follows exactly: with the protocol's values it has the same identity.
+
+    The data must be verified, except for a protocol of ``OWN_SETTINGS``.
 
     Args:
         config: the run's configuration.
@@ -123,6 +125,7 @@ def followed_protocols(config: DictConfig, spec: RunSpec, choices: Mapping[str, 
             continue  # a task need not have them all
         canonical = _composed((*overrides, f"protocol={protocol}"))
         canonical.seed = spec.seed
+        canonical.data.verify = config.data.verify or protocol not in OWN_SETTINGS
         try:
             follows = run_spec(canonical).identity == spec.identity
         except DataError:  # the run has data.verify=false, and its data are not the published ones

@@ -108,6 +108,8 @@ DESCRIPTION: dict[str, Check] = {
 ``without_test``: the values of options with which the test split's files are not needed.
 ``reading``: why a protocol's values differ from the paper's."""
 OF_A_PROTOCOL = ("epochs", "lr", "batch_size", "switch_epoch", "schedule")
+LRS = keyed(LR)
+"""``lrs`` of a protocol: the learning rates of the optimizers that do not have its ``lr``, by their names."""
 GROUPS = (*SIMPLE, "schedule", "optimizer", "tracker", "task", "model")
 VARIABLES = ("switch_epochs",)
 """Variables of the YAMLs in conf/experiment/."""
@@ -426,7 +428,7 @@ def _known_options(kind: Any, model: Mapping[str, Any]) -> dict[str, Check]:
     """The checks of all options of a task and of its model that have one, and of all other settings."""
     options = declared(resolve("model", model["_target_"]))
     of_model = {} if options is None else options.checks_for(model)
-    return {**_checks_of_task(kind), **of_model, **SIMPLE, "limit": LIMIT}
+    return {**_checks_of_task(kind), **of_model, **SIMPLE, "limit": LIMIT, "lrs": LRS, "models": text()}
 
 
 def _checks_of_task(kind: Any) -> dict[str, Check]:

@@ -79,7 +79,11 @@ def choose(runs: pd.DataFrame, wanted: Wanted) -> pd.DataFrame:
     candidates = runs[fitting].assign(drawn=[wanted.has_file(row) for _, row in runs[fitting].iterrows()])
     if not candidates["drawn"].any():
         raise StoreError(f"no run has {wanted.what} to draw: train some with '{wanted.command}'.")
-    groups = [group for _, group in candidates.groupby(["group", "seed"]) if group["drawn"].any()]
+    groups = [
+        group
+        for _, group in candidates.groupby([selection.compared_by(wanted.protocol), "seed"])
+        if group["drawn"].any()
+    ]
     return _one_each(max(groups, key=_rank))
 
 

@@ -14,6 +14,7 @@ from tmsgd_bench.files import canonical
 from tmsgd_bench.results.paper import Experiment
 from tmsgd_bench.results.statistics import FEW_SEEDS
 from tmsgd_bench.results.status import FINISHED, OF_RUNS, Status
+from tmsgd_bench.version import OWN_SETTINGS
 
 BASES = {"tmsgd": "sgd", "tmsgdm": "sgdm"}
 """What each optimizer is before its switch."""
@@ -24,7 +25,7 @@ NAMED = 5
 
 
 def select(runs: pd.DataFrame, experiment: Experiment, data: str, protocol: str) -> pd.DataFrame:
-    """The runs of an experiment that follow a protocol to the letter on verified data.
+    """The runs of an experiment that follow a protocol to the letter.
 
     Three columns are added. ``left_out``: the run cannot be compared with the newest result: its settings or its
     benchmark version are older, or it reports another metric (``unmeasured``). ``copy``: the same run is there under
@@ -44,8 +45,17 @@ def select(runs: pd.DataFrame, experiment: Experiment, data: str, protocol: str)
     unmeasured = chosen["metric"].isin(experiment.stand_ins)
     _check_metric(chosen[~unmeasured], experiment)
     others = chosen[unmeasured].assign(has_result=False, left_out=True, copy=False, unmeasured=True)
-    comparable = _comparable(chosen[~unmeasured]).assign(unmeasured=False)
+    comparable = _comparable(chosen[~unmeasured], compared_by(protocol)).assign(unmeasured=False)
     return pd.concat([comparable, others]).sort_values("run_id", kind="stable") if len(others) else comparable
+
+
+def compared_by(protocol: str | None) -> str:
+    """The column that comparable runs share: under a protocol of ``OWN_SETTINGS`` their learning rates may differ.
+
+    Args:
+        protocol: that all runs follow; None if they need not follow one.
+    """
+    return "conditions" if protocol in OWN_SETTINGS else "group"
 
 
 def _of(runs: pd.DataFrame, experiment: Experiment) -> pd.Series:
@@ -173,17 +183,21 @@ def _check_metric(chosen: pd.DataFrame, experiment: Experiment) -> None:
         )
 
 
-def _comparable(runs: pd.DataFrame) -> pd.DataFrame:
+def _comparable(runs: pd.DataFrame, shared: str) -> pd.DataFrame:
     """Marks the runs that cannot be compared with the newest result (``left_out``), and copies of a run (``copy``).
 
     Comparable runs have the same benchmark version and group, and for each optimizer the same options. One protocol
-    gives several groups or options only if a YAML has been changed.
+    gives several groups or options only if a YAML has been changed, or other unverified data have been used.
+
+    Args:
+        runs: that follow one protocol.
+        shared: the column of their groups, from :func:`compared_by`.
     """
     runs = runs.assign(has_result=runs["status"].isin(FINISHED))
     order = ["has_result", "benchmark_version", "started"]
     runs = runs.sort_values(order, ascending=False, na_position="last", kind="stable")
-    group = runs["group"].iloc[0] if len(runs) else None
-    options = runs[runs["group"] == group].groupby("optimizer")["options"].first()
-    other = (runs["group"] != group) | (runs["options"] != runs["optimizer"].map(options))
+    group = runs[shared].iloc[0] if len(runs) else None
+    options = runs[runs[shared] == group].groupby("optimizer")["options"].first()
+    other = (runs[shared] != group) | (runs["options"] != runs["optimizer"].map(options))
     marked = runs.assign(left_out=other, copy=~other & runs.duplicated(SAME_RUN))
     return marked.sort_values("run_id", kind="stable")

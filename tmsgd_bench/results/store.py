@@ -227,9 +227,9 @@ def read_runs(root: Path) -> pd.DataFrame:
 
     Columns: those of ``COLUMNS``. ``status`` is one of ``status.OF_RUNS``; ``final``, ``best`` are the primary metric
     in its unit, missing where there is none. ``protocols`` is a tuple. Runs of one ``group`` differ only in
-    optimizer and seed. ``options`` are the optimizer's options as JSON: runs with the same group and options differ
-    only in their seed. A damaged run has no numbers. It has its settings if its name agrees with them. Its ``note`` is
-    the reason, a colon, and what to do.
+    optimizer and seed; those of one ``conditions`` also in the learning rate. ``options`` are the optimizer's options
+    as JSON: runs with the same group and options differ only in their seed. A damaged run has no numbers. It has its
+    settings if its name agrees with them. Its ``note`` is the reason, a colon, and what to do.
 
     Args:
         root: a folder of runs, a packed file, or a folder that holds one (``runs.parquet``); of a run that is both in
@@ -308,7 +308,8 @@ def merge(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 COLUMNS = (
     *("run_id", "status", "task", "model", "dataset", "optimizer", "label", "switch_epoch", "seed", "data", "limit"),
-    *("fingerprint", "epochs", "batch_size", "lr", "protocols", "benchmark_version", "group", "options"),
+    *("fingerprint", "epochs", "batch_size", "lr", "protocols", "benchmark_version", "group", "conditions"),
+    *("options",),
     *("metric", "unit", "direction", "final", "best", "best_epoch", "initial", "epochs_done", "examples_per_second"),
     *("training_examples", "split", "training_seconds", "parameters", "weights_sha256", "note", "verified", "started"),
     *("commit", "folder"),
@@ -338,7 +339,7 @@ def settings(folder: Path) -> dict[str, Any]:
 def shared_settings(folder: Path) -> dict[str, Any]:
     """What runs must share with a run to be compared, by dotted key; empty if its settings cannot be read."""
     try:
-        return dict(_leaves(_shared(settings(folder))))
+        return dict(_leaves(_shared_with_lr(settings(folder))))
     except StoreError:
         return {}
 
@@ -352,9 +353,13 @@ def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 
 
 def _shared(config: dict[str, Any]) -> dict[str, Any]:
-    """What runs must share to be compared: everything but optimizer and seed, and the learning rate."""
-    shared = {key: value for key, value in config.items() if key not in ("optimizer", "seed", LABEL)}
-    return {**shared, "lr": config["optimizer"].get("lr")}
+    """What runs must share to be compared: everything but optimizer and seed."""
+    return {key: value for key, value in config.items() if key not in ("optimizer", "seed", LABEL)}
+
+
+def _shared_with_lr(config: dict[str, Any]) -> dict[str, Any]:
+    """The same and the learning rate."""
+    return {**_shared(config), "lr": config["optimizer"].get("lr")}
 
 
 def _options(config: dict[str, Any]) -> str:
@@ -495,7 +500,8 @@ def _described(config: dict[str, Any], result: dict[str, Any]) -> dict[str, Any]
         "data": config["data"]["kind"],
         "limit": _limit(config, result),
         "protocols": tuple(config["protocols"]),
-        "group": digest(_shared(config)),
+        "group": digest(_shared_with_lr(config)),
+        "conditions": digest(_shared(config)),
         "options": _options(config),
         "dataset": config["task"].get("dataset"),
         "split": config["task"].get("evaluate_on", "test"),

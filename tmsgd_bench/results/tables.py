@@ -92,7 +92,7 @@ class Table:
 def build(runs: pd.DataFrame, number: str, data: str = "real", protocol: str = "table2") -> Table:
     """Fill one of the paper's tables.
 
-    Runs enter it if they follow the protocol to the letter on verified data, and can be compared. The comparisons with
+    Runs enter it if they follow the protocol to the letter, and can be compared. The comparisons with
     the reference are one family of tests.
 
     Args:
