@@ -22,7 +22,7 @@ from tiny import EPOCHS, TASKS
 from torch import Tensor, nn
 
 import tasks
-from tasks.ig import ImageGeneration, data, inception, model, quality, score, stem
+from tasks.ig import ImageGeneration, data, inception, model, quality, score
 from tasks.ig.features import RandomFeatures
 from tasks.ig.figure import SAMPLES, Samples
 from tasks.ig.inception import InceptionFeatures
