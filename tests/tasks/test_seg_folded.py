@@ -90,8 +90,18 @@ def make(folder: Path, weights: Path, **changes: Any) -> Segmentation:
         model={"_target_": "tasks.seg.model.build", "weights": str(weights), "norm_momentum": 0.1},
         fingerprint="few tests",
     )
-    options = {"splits": "train/val", "base_size": 40, "crop": 32, "evaluate_every": 1, "precision": "float32"}
+    options: dict[str, Any] = {
+        "splits": "train/val",
+        "base_size": 40,
+        "crop": 32,
+        "evaluate_every": 1,
+        "precision": "float32",
+    }
     return Segmentation(replace(settings, **changes), **options, channels_last=False)
+
+
+def backbone(task: Segmentation) -> nn.Module:
+    return task.model.get_submodule("backbone")
 
 
 @pytest.fixture(scope="module")
@@ -109,13 +119,13 @@ def test_a_backbone_with_folded_normalisation_is_unfolded(tiny_data: Callable[[s
     """By the training images alone: neither the run's seed nor the global stream has a part in it."""
     voc = tiny_data("voc2007")
     task, other = make(voc, encoder), make(voc, encoder, seed=1)
-    assert not is_folded(task.model.backbone)
-    for name, value in task.model.backbone.state_dict().items():
-        assert torch.equal(other.model.backbone.state_dict()[name], value)
-    fewer = make(voc, encoder, data_limit=2).model.backbone.state_dict()
-    assert not torch.equal(fewer["0.1.running_mean"], task.model.backbone.state_dict()["0.1.running_mean"])
+    assert not is_folded(backbone(task))
+    for name, value in backbone(task).state_dict().items():
+        assert torch.equal(backbone(other).state_dict()[name], value)
+    fewer = backbone(make(voc, encoder, data_limit=2)).state_dict()
+    assert not torch.equal(fewer["0.1.running_mean"], backbone(task).state_dict()["0.1.running_mean"])
     kernels = torch.load(encoder, weights_only=True)
-    assert torch.equal(task.model.backbone.state_dict()["0.0.weight"], kernels["features.0.0.weight"])
+    assert torch.equal(backbone(task).state_dict()["0.0.weight"], kernels["features.0.0.weight"])
 
 
 def test_a_folded_file_of_another_network_is_refused(
