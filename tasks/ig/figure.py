@@ -27,6 +27,12 @@ MOST = 7
 """Columns of the figure, at most."""
 ACROSS, GAP = 4, 2  # images side by side in a cell, and pixels between them
 WIDTH, LABEL, HEAD = 7.0, 0.95, 0.5  # inches: the figure, its row labels, and its title with those of the columns
+DISTANCES = {
+    "fid64": "FID-64: of 64 features of the first layers of FID's network, no FID",
+    "random_features_distance": "distance: of a random network's features, no FID",
+}
+"""What a metric is that is not FID."""
+NAMES = {"fid": "FID", "fid64": "FID-64"}
 STYLE: Any = {"font.size": 8.0, "axes.titlesize": 8.0, "pdf.fonttype": 42}
 
 
@@ -67,8 +73,9 @@ def draw(chosen: pd.DataFrame) -> Figure:
     epochs = spread(sorted({int(epoch) for one in samples.values() for epoch in one.epochs}))
     rows = [(_label(row), samples.get(row["run_id"])) for _, row in chosen.iterrows()]
     about = title(chosen, "photos")
-    if (drawn["metric"] != "fid").any():
-        about += "\ndistance: of a random network's features, no FID"
+    for metric, meaning in DISTANCES.items():
+        if (drawn["metric"] == metric).any():
+            about += f"\n{meaning}"
     return _grid(rows, epochs, about)
 
 
@@ -90,7 +97,7 @@ def _label(row: pd.Series) -> str:
     if never_switches(row):
         lines.append("(never switches)")
     if pd.notna(row["final"]):
-        lines.append(f"{'FID' if row['metric'] == 'fid' else 'distance'} {row['final']:.4g}")
+        lines.append(f"{NAMES.get(row['metric'], 'distance')} {row['final']:.4g}")
     return "\n".join([*lines, *_diversity(Path(row["folder"]) / store.HISTORY)])
 
 

@@ -85,12 +85,17 @@ def load(folder: Path) -> InceptionFeatures:
         DataError: the weights are not the published ones; they are not opened then.
     """
     path = folder / WEIGHTS.name
-    if problem := WEIGHTS.problem(path):
-        raise DataError(f"{problem}: delete it and {remedy(folder)}.")
+    check(path)
     from torch_fidelity import FeatureExtractorInceptionV3  # unpickles what it is given: hence the check before
 
     network = FeatureExtractorInceptionV3("inception-v3-compat", LAYERS, feature_extractor_weights_path=str(path))
     return InceptionFeatures(network.eval())
+
+
+def check(path: Path) -> None:
+    """Raise DataError unless a file is the published one."""
+    if problem := WEIGHTS.problem(path):
+        raise DataError(f"{problem}: delete it and {remedy(path.parent)}.")
 
 
 def fetch(folder: Path) -> Path:

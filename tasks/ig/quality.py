@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
-from tasks.ig import inception
+from tasks.ig import inception, stem
 from tasks.ig.features import FeatureNetwork, RandomFeatures
 from tmsgd_bench.data import cache
 from tmsgd_bench.task import Metric, TaskSettings
@@ -26,15 +26,19 @@ VERSION = 1  # to be raised when what is made of a photo changes: it was kept on
 
 
 def choose_network(features: str, weights_folder: Path) -> FeatureNetwork:
-    """The network that an option asks for: "inception", where its weights are found, or "random".
+    """The network that an option asks for: "inception", where its weights are found, its first layers, or "random".
 
-    Without them there is one warning, and the random network: a distance under its own name, never called FID.
+    Without "inception"'s weights there is one warning, and the random network: a distance under its own name, never
+    called FID.
 
     Raises:
-        DataError: the weights are damaged.
+        DataError: the weights are damaged; those of "fid64" are missing.
+        ConfigError: the weights of "fid64" are of another network.
     """
     if features == "random":
         return RandomFeatures()
+    if features == "fid64":
+        return stem.load(weights_folder)
     if lack := inception.lacking(weights_folder):
         log.warning(
             "FID is not measured, for %s. Training goes on; %s of a fixed random network is recorded in its place, and "
@@ -53,9 +57,12 @@ class Quality:
         settings: the run's; the photos' features are kept on disk beside its data.
         network: whose features count.
         photos: uint8, shape (photos, 3, 64, 64).
+        images: how many photos the run's were cut down to; None if they are all of them.
     """
 
-    def __init__(self, settings: TaskSettings, network: FeatureNetwork, photos: Tensor) -> None:
+    def __init__(
+        self, settings: TaskSettings, network: FeatureNetwork, photos: Tensor, images: int | None = None
+    ) -> None:
         self.network = network.to(settings.device).eval()
         # Another kind of device rounds otherwise.
         options = {"version": VERSION, "network": network.key, "device": settings.device.type}
@@ -63,6 +70,8 @@ class Quality:
             options["validation_share"] = settings.validation_share
         else:
             options["limit"] = settings.data_limit
+        if images is not None:
+            options["images"] = images
         real = cache.tensors(settings, "features", options, lambda: self._all_features(photos))
         self.distances = {name: _frechet(real[name].to(settings.device)) for name in network.sizes}
 

@@ -20,9 +20,9 @@ from tasks.ig.inception import InceptionFeatures
 from tasks.ig.model import SIDE, Networks
 from tasks.ig.quality import DIVERSITY, Quality, choose_network
 from tmsgd_bench import files
-from tmsgd_bench.checks import Section, choice, items, whole
+from tmsgd_bench.checks import Section, choice, items, optional, whole
 from tmsgd_bench.errors import ConfigError, StoreError
-from tmsgd_bench.seeding import epoch_order, generator
+from tmsgd_bench.seeding import epoch_order, generator, subset
 from tmsgd_bench.task import Metric, Task, TaskSettings
 
 Batch = tuple[Tensor, Tensor]
@@ -35,28 +35,45 @@ class ImageGeneration(Task):
 
     Args:
         settings: the run's.
-        features: "inception", for FID, or "random", for a distance that needs no weights and is no FID.
+        features: "inception", for FID; "fid64", for the distance of 64 features of its network's first layers; or
+            "random", for a distance that needs no weights and is no FID.
+        evaluation_images: how many images to generate and how many photos to compare them with; None for as many as
+            there are photos.
         evaluate_every: evaluate after every so many epochs.
         sample_epochs: after how many epochs to keep images for Figure 2; those of the last epoch are kept in any case.
     """
 
     options = Section(
-        {"features": choice("inception", "random"), "evaluate_every": whole(1), "sample_epochs": items(whole(1))}
+        {
+            "features": choice("inception", "fid64", "random"),
+            "evaluation_images": optional(whole(2)),
+            "evaluate_every": whole(1),
+            "sample_epochs": items(whole(1)),
+        }
     )
     splits_training = True
     model_arguments = ()
     metrics: tuple[Metric, ...] = (*InceptionFeatures.distances, DIVERSITY)
 
-    def __init__(self, settings: TaskSettings, features: str, evaluate_every: int, sample_epochs: list[int]) -> None:
+    def __init__(
+        self,
+        settings: TaskSettings,
+        features: str,
+        evaluation_images: int | None,
+        evaluate_every: int,
+        sample_epochs: list[int],
+    ) -> None:
         super().__init__(settings)
-        given = {"features": features, "evaluate_every": evaluate_every, "sample_epochs": sample_epochs}
-        self.options("task", given)
+        given = {"features": features, "evaluation_images": evaluation_images, "evaluate_every": evaluate_every}
+        self.options("task", {**given, "sample_epochs": sample_epochs})
         made = build_model(Networks, settings.model)  # before anything else that may draw from torch's global stream
         self.generator, self.discriminator = made.generator.to(settings.device), made.discriminator.to(settings.device)
         self.modules = {"generator": self.generator, "discriminator": self.discriminator}
-        self.photos, self.reference = data.load(settings)
+        self.photos, to_compare = data.load(settings)
         self.train_size = len(self.photos)
-        _check_count(self.photos, self.reference)
+        _check_count(self.photos, to_compare)
+        self.reference = _some(to_compare, evaluation_images)
+        self.evaluation_images = evaluation_images
         self.network = choose_network(features, settings.weights_folder)
         self.metrics = (*self.network.distances, DIVERSITY)
         self.evaluate_every, self.sample_epochs = evaluate_every, sample_epochs
@@ -65,7 +82,7 @@ class ImageGeneration(Task):
     @cached_property
     def quality(self) -> Quality:
         """Made at the first evaluation: the photos' features may take minutes, and are kept on disk."""
-        return Quality(self.settings, self.network, self.reference)
+        return Quality(self.settings, self.network, self.reference, self.evaluation_images)
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         """Pairs of photos (float32, (batch, 3, 64, 64), from −1 to 1) and noise (float32, (batch, numbers))."""
@@ -174,6 +191,13 @@ def _check_count(photos: Tensor, reference: Tensor) -> None:
         raise ConfigError("task=ig needs at least 2 photos: set data.limit to null or to a larger number.")
     if len(reference) < 2:
         raise ConfigError("task=ig needs at least 2 photos to validate on: raise task.validation_share.")
+
+
+def _some(photos: Tensor, count: int | None) -> Tensor:
+    """The same ``count`` of the photos for every run, or all of them."""
+    if count is None or count >= len(photos):
+        return photos
+    return photos[subset(len(photos), count).to(photos.device)]
 
 
 def _cross_entropy(logits: Tensor, target: float) -> Tensor:

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torchvision.models import MobileNet_V3_Large_Weights
 from torchvision.models.segmentation import LRASPP_MobileNet_V3_Large_Weights, lraspp_mobilenet_v3_large
 
+from tasks.seg.folded import is_folded
 from tmsgd_bench.checks import Section, names_weights_file, number, takes, weights
 from tmsgd_bench.data import weights as published
 from tmsgd_bench.voc import CLASSES
@@ -68,10 +69,12 @@ class Segmenter(NamedTuple):
     Args:
         network: has a mapping for its output, whose ``out`` are the logits of each pixel's classes.
         trained: whether it can segment already.
+        folded: its backbone, if the weights that were loaded into it have batch normalisation folded into the kernels.
     """
 
     network: nn.Module
     trained: bool
+    folded: nn.Module | None = None
 
 
 @takes(OPTIONS)
@@ -100,7 +103,7 @@ def build(classes: int, weights_folder: Path, weights: str, norm_momentum: float
         return Segmenter(network, True)
     of_backbone = {name.removeprefix(BACKBONE): value for name, value in loaded.items() if name.startswith(BACKBONE)}
     published.load_into(network.backbone, of_backbone, path)
-    return Segmenter(network, False)
+    return Segmenter(network, False, network.backbone if is_folded(network.backbone) else None)
 
 
 def _weights_file(wanted: str, weights_folder: Path) -> Path | None:

@@ -16,6 +16,7 @@ from tasks import build_model, voc
 from tasks.compute import CHANNELS_LAST, PRECISION, autocast, memory_format, normalise
 from tasks.seg import model
 from tasks.seg.figure import SHOWN, Masks
+from tasks.seg.folded import unfold
 from tasks.seg.quality import accuracy, confusion, intersections_over_unions
 from tasks.voc import IGNORED, ImageSplit
 from tmsgd_bench.checks import Section, whole
@@ -77,17 +78,26 @@ class Segmentation(Task):
         self.options("task", {**given, "precision": precision, "channels_last": channels_last})
         self.autocast = lambda: autocast(precision, settings.device)
         self.memory_format = memory_format(channels_last)
-        network, self.evaluate_at_start = build_model(
+        segmenter = build_model(
             model.Segmenter, settings.model, classes=len(model.NAMES), weights_folder=settings.weights_folder
         )
-        self.model = network.to(settings.device).to(memory_format=self.memory_format)
+        self.evaluate_at_start = segmenter.trained
+        self.model = segmenter.network.to(settings.device).to(memory_format=self.memory_format)
         self.modules = {"segmenter": self.model}
         self.train, self.test = voc.image_splits(settings, "Segmentation", splits)
         self.train_size, self.evaluate_every = len(self.train), evaluate_every
         self.base_size, self.crop = base_size, crop
+        if segmenter.folded is not None:
+            unfold(segmenter.folded, self._whole_training_images())
         self.train_loader = Loader(training_examples(self.train, base_size, crop), stack, settings)
         self.evaluation_example = evaluation_examples(self.test, base_size)
         self.evaluation_loader = Loader(self.evaluation_example, stack, settings, keep=False)
+
+    def _whole_training_images(self) -> Iterator[Tensor]:
+        """One by one, as they would be tested: float32, (1, 3, height, width), normalised."""
+        example = evaluation_examples(self.train, self.base_size)
+        for number in range(self.train_size):
+            yield self._on_device(stack([example(number)]))[0]
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         """Pairs of images (float32, (batch, 3, crop, crop), normalised) and masks (int64, (batch, crop, crop))."""

@@ -39,7 +39,12 @@ from tmsgd_bench.task import TaskSettings
 
 TARGET = "tasks.ig.model.build"
 TINY = {"noise": 5, "filters": 2}
-OPTIONS: dict[str, Any] = {"features": "random", "evaluate_every": 1, "sample_epochs": [1, 3]}
+OPTIONS: dict[str, Any] = {
+    "features": "random",
+    "evaluation_images": None,
+    "evaluate_every": 1,
+    "sample_epochs": [1, 3],
+}
 
 
 @pytest.fixture(scope="module")
@@ -545,6 +550,23 @@ def test_the_loss_is_the_discriminators(few: Path) -> None:
     assert float(loss.detach()) == float(task.training_step(batch, optimizers(task))["loss_d"])
 
 
+@pytest.mark.parametrize("count", [2, 7, 12, 100])
+def test_few_images_are_compared_with_as_many_photos(few: Path, tmp_path: Path, count: int) -> None:
+    """The same photos for every seed; their features are not taken for those of all of them."""
+    task, whole = make(few, {"evaluation_images": count}, seed=3), make(few)
+    assert torch.equal(task.photos, whole.photos)
+    assert torch.equal(task.reference, whole.photos[subset(12, count)])
+    network = InceptionFeatures(Averages(), SIZES)
+    own = settings(tmp_path / "d")
+    measured = [Quality(own, network, one.reference, one.evaluation_images) for one in (task, whole, task)]
+    assert isinstance(network.network, Averages) and network.network.calls == 2
+    assert measured[0].measure(task.reference)["fid"] == pytest.approx(0.0, abs=1e-6)
+    found = evaluated(task)
+    with torch.no_grad():
+        images = task._images(min(count, 12), "evaluation")
+    assert images is not None and found == task.quality.measure(images)
+
+
 @pytest.mark.parametrize("size", [1, 5, 1000])
 def test_evaluation_is_of_as_many_images_as_photos(few: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     monkeypatch.setattr("tasks.ig.task.GENERATION_BATCH", size)
@@ -642,6 +664,8 @@ def test_pictures_of_a_run(few: Path, tmp_path: Path) -> None:
     [
         {"features": "vgg"},
         {"features": None},
+        {"evaluation_images": 1},
+        {"evaluation_images": "few"},
         {"evaluate_every": 0},
         {"evaluate_every": "often"},
         {"sample_epochs": 5},

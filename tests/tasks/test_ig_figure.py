@@ -154,6 +154,14 @@ def test_a_diverged_run_has_a_row_that_says_so(tmp_path: Path, add: Add) -> None
     assert [len(axes.get_images()) for axes in figure.axes] == [1, 1, 0, 0]
 
 
+def test_the_distance_of_few_features_is_not_called_fid(tmp_path: Path, add: Add) -> None:
+    add("sgd", metric="fid64", final=1.25)
+    labels = texts(drawn(tmp_path))
+    assert "SGD\nFID-64 1.25" in labels
+    assert any(text.count("FID-64: of 64 features") == 1 for text in labels)
+    assert not any("random" in text for text in labels)
+
+
 def test_a_distance_that_is_no_fid_is_not_called_fid(tmp_path: Path, add: Add) -> None:
     add("sgd", metric="random_features_distance", final=1.25)
     labels = texts(drawn(tmp_path))
