@@ -41,7 +41,10 @@ from tmsgd_bench.results.record import CONFIG, PREFIX, REQUIRED, RESULT
 
 OLD, NEW = 1, 2
 ADDED: dict[str, dict[str, dict[str, Any]]] = {
-    "task.name": {},
+    "task.name": {
+        "fkpd": {"task.short_side": 250, "task.crop": 224},
+        "ig": {"task.evaluation_images": None},
+    },
     "model.name": {},
     "optimizer._target_": {},
 }
