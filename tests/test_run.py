@@ -142,11 +142,11 @@ def test_an_optimizer_may_have_a_learning_rate_of_its_own(task: str) -> None:
 
 @pytest.mark.parametrize("task", REDUCED)
 def test_the_reduced_switch_epoch_keeps_its_share_of_the_run(task: str) -> None:
-    """To the nearest epoch, of the run as corrected."""
+    """To the nearest epoch, of the run as corrected; but the last epoch is always trained with the multistep method."""
     whole, reduced = (config(f"task={task}", f"protocol={protocol}") for protocol in ("corrected", "reduced"))
     share = whole["switch_epoch"] / whole["epochs"]
-    assert abs(reduced["switch_epoch"] - share * reduced["epochs"]) <= 0.5
-    assert 0 < reduced["switch_epoch"] < reduced["epochs"]
+    nearest = min(share * reduced["epochs"], reduced["epochs"] - 1)
+    assert abs(reduced["switch_epoch"] - nearest) <= 0.5 and reduced["switch_epoch"] > 0
 
 
 @pytest.mark.parametrize(("task", "number"), [("fkpd", "4"), ("ctr", "ctr")])

@@ -398,6 +398,8 @@ def test_a_network_turns_images_into_logits_with_a_gradient_for_every_weight(fam
 def test_every_depth_has_a_yaml(name: str) -> None:
     options = yaml.safe_load((CONF / "model" / f"{name}.yaml").read_text())
     assert options.pop("name") == name == f"{options['family']}{options['depth']}"
+    assert options["width"] == "${task.${protocol}.width}"
+    options["width"] = yaml.safe_load((CONF / "task/ic.yaml").read_text())["table2"]["width"]
     with torch.device("meta"):
         network = tasks.build_model(nn.Module, options, classes=10)
     weights = sum(p.numel() for p in network.parameters())
@@ -637,7 +639,7 @@ def test_an_option_that_cannot_be_used_is_refused(stand_ins: Path, options: dict
 def test_the_protocols_are_the_papers_as_printed_and_as_read() -> None:
     values = yaml.safe_load((CONF / "task/ic.yaml").read_text())
     assert values["_target_"] == "tasks.ic.ImageClassification" and values["datasets"] == list(DATASETS)
-    common = {"lr": 0.1, "batch_size": 256, "switch_epoch": 75}
+    common = {"lr": 0.1, "batch_size": 256, "switch_epoch": 75, "width": 64}
     assert values["table2"] == {**common, "epochs": 10, "schedule": None}
     schedule = values["corrected"].pop("schedule")
     assert values["corrected"] == {**common, "epochs": 100}
