@@ -31,6 +31,7 @@ SLOW = (
     "test_launchers.py",
     "test_sweep.py",
     "test_run.py",
+    "test_docs.py",
     "test_escaping.py",
     "test_outputs.py",
     "data/test_loading.py",
