@@ -68,8 +68,9 @@ def read(root: Path) -> dict[str, Files]:
     Raises:
         StoreError: there is no run, or a file cannot be read.
     """
-    if packed.is_packed(root):
-        return dict(packed.read(root))
+    file = root / packed.NAME if packed.is_packed(root / packed.NAME) else root
+    if packed.is_packed(file):
+        return dict(packed.read(file))
     folders = sorted(path.parent for path in root.glob(f"[!.]*/{RESULT}"))
     if not folders:
         raise StoreError(f"there is no finished run in {root}: name a folder of runs, or a packed file.")
@@ -95,9 +96,21 @@ def settings_of(run_id: str, contents: Files) -> dict[str, Any]:
     wrong = [name for name in names if name not in contents or manifest.entry(contents[name]) != named.get(name)]
     if wrong:
         raise CannotMigrate(f"it is damaged ({', '.join(wrong)}): restore it from a copy")
-    settings: dict[str, Any] = yaml.safe_load(contents[CONFIG])
+    settings = _parsed(contents[CONFIG])
+    if settings["benchmark_version"] not in (OLD, NEW):
+        raise CannotMigrate(f"it is of benchmark version {settings['benchmark_version']}, not {OLD} or {NEW}")
     if not run_id.endswith(f"-{_identity(settings)[: identity.DIGITS]}"):
         raise CannotMigrate(f"the settings in {CONFIG} are not those of its name: restore it from a copy")
+    return settings
+
+
+def _parsed(config: bytes) -> dict[str, Any]:
+    try:
+        settings = yaml.safe_load(config)
+    except yaml.YAMLError:
+        settings = None
+    if not isinstance(settings, dict) or "benchmark_version" not in settings:
+        raise CannotMigrate(f"{CONFIG} holds no settings of a run: restore it from a copy")
     return settings
 
 
@@ -213,6 +226,8 @@ def write(roots: Sequence[Path], path: Path) -> int:
     Raises:
         StoreError: a run is damaged, cannot be migrated, or is there already with other files.
     """
+    if path.suffix != packed.SUFFIX:
+        raise StoreError(f"cannot write runs into {path}: give --out a name that ends in {packed.SUFFIX}.")
     runs: dict[str, Files] = {}
     for root in roots:
         for run_id, contents in read(root).items():

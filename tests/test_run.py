@@ -680,3 +680,10 @@ def test_folders_of_a_search_path_are_known_wherever_a_configuration_is_composed
     assert run("-m", path, "plan=true", "protocol=smoke", "optimizer=mine,sgd") == 0
     assert run(path, "protocol=smoke", "optimizer=mine") == 0
     assert sorted(store.read_runs(tmp_path / "runs")["protocols"]) == [(), ("smoke",)]
+
+
+def test_packed_runs_are_no_store_to_train_in(run: Runner, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "published").mkdir()
+    (tmp_path / "published/runs.parquet").touch()
+    assert run("task=tc", "protocol=smoke", f"results.root={tmp_path}/published") == 2
+    assert "results.root" in (said := capsys.readouterr().err) and "unpack" in said

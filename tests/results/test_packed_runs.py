@@ -107,3 +107,20 @@ def test_packed_runs_are_read_like_folders(path: Path, place: str) -> None:
         path.rename(root / packed.NAME)
     folders = read_runs(path.parent / "store").drop(columns="folder")
     pd.testing.assert_frame_equal(read_runs(root).drop(columns="folder"), folders)
+
+
+@pytest.mark.parametrize("wrong", ["twice", "no name", "numbers for names"])
+def test_a_file_of_another_shape_is_refused_in_one_sentence(path: Path, wrong: str) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(path)
+    metadata = table.schema.metadata
+    if wrong == "twice":
+        table = pa.concat_tables([table, table.slice(0, 1)])
+    else:
+        names = pa.array([None] * len(table), pa.string()) if wrong == "no name" else pa.array(range(len(table)))
+        table = table.set_column(table.column_names.index(packed.RUN_ID), packed.RUN_ID, names)
+    pq.write_table(table.replace_schema_metadata(metadata), path)
+    with pytest.raises(StoreError, match=r"runs\.parquet is damaged"):
+        packed.read(path)

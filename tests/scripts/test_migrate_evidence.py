@@ -143,3 +143,23 @@ def test_what_cannot_be_migrated_is_named_and_nothing_is_written(
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and ("tc-gone-seed0-0123456789" if fault == "lacks a run" else run.name) in said
     assert not (tmp_path / "new.parquet").exists()
+
+
+def test_a_run_of_a_version_that_it_does_not_know_is_refused(
+    tmp_path: Path, write_run: WriteRun, migration: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = write_run(tmp_path / "newer")
+    settings = yaml.safe_load((run / store.CONFIG).read_text())
+    (run / store.CONFIG).write_text(yaml.safe_dump({**settings, "benchmark_version": 3}))
+    store.seal(run)
+    assert migration.main([str(tmp_path / "newer"), "--out", str(tmp_path / "new.parquet")]) == 2
+    assert run.name in (said := capsys.readouterr().err) and "version 3" in said
+    assert not (tmp_path / "new.parquet").exists()
+
+
+def test_the_file_to_write_must_be_named_as_one(
+    tmp_path: Path, write_old: WriteRun, migration: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_old(tmp_path / "old")
+    assert migration.main([str(tmp_path / "old"), "--out", str(tmp_path / "new")]) == 2
+    assert ".parquet" in capsys.readouterr().err and not (tmp_path / "new").exists()

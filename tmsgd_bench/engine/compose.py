@@ -19,8 +19,9 @@ from omegaconf.errors import OmegaConfBaseException
 from tmsgd_bench.checks import names_weights_file
 from tmsgd_bench.engine import command_line, explanations, schema, task_data
 from tmsgd_bench.engine.spec import RunOptions, RunSpec, validate, without
-from tmsgd_bench.errors import DataError
+from tmsgd_bench.errors import ConfigError, DataError
 from tmsgd_bench.files import file_digest
+from tmsgd_bench.results import packed
 from tmsgd_bench.version import OWN_SETTINGS, PROTOCOLS
 
 if TYPE_CHECKING:  # importing torch takes seconds, which looking at the settings should not cost
@@ -74,9 +75,15 @@ def run_options(config: DictConfig, in_sweep: bool) -> RunOptions:
     """Where and how to train the run.
 
     Raises:
-        ConfigError: a setting cannot be used.
+        ConfigError: a setting cannot be used, or the store holds packed runs, which training would not find.
     """
-    return RunOptions.of(checked(config), in_sweep)
+    options = RunOptions.of(checked(config), in_sweep)
+    if packed.is_packed(options.results_root / packed.NAME) or packed.is_packed(options.results_root):
+        raise ConfigError(
+            f"results.root={options.results_root} holds packed runs, and a run is trained in a folder: choose another "
+            "folder, and put the runs there with 'python -m tmsgd_bench unpack'."
+        )
+    return options
 
 
 def make_task(config: DictConfig, device: torch.device, build: BuildTask) -> Task:

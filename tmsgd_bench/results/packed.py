@@ -72,7 +72,13 @@ def _read(path: Path, size: int, modified: int, changed: int) -> Mapping[str, Fi
     recorded = (table.schema.metadata or {}).get(DIGEST)
     if recorded is None or RUN_ID not in table.column_names:
         raise StoreError(f"{path} holds no packed runs: name a file that 'python -m tmsgd_bench pack' wrote.")
-    runs = dict(_rows(table))
+    try:
+        rows = list(_rows(table))
+    except Exception as error:  # pyarrow has many kinds for columns of the wrong type
+        raise StoreError(f"{path} is damaged (its columns are of the wrong type): {AGAIN}.") from error
+    runs = dict(rows)
+    if len(runs) < len(rows):
+        raise StoreError(f"{path} is damaged (it holds a run twice): {AGAIN}.")
     if not all(map(_is_name, (*table.column_names, *runs))):
         raise StoreError(f"{path} is not used: a run or a file in it has a name that leads out of its folder.")
     if recorded != _digest(runs):
