@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -42,5 +43,6 @@ class Apollo(ApolloDQN):
             with torch.enable_grad():
                 loss = closure()
         with _FourthNorm():
-            super().step()
+            # Unwrapped: torch adds the step's hooks to every class that was used, and ours has called them already.
+            inspect.unwrap(ApolloDQN.step)(self)
         return loss
