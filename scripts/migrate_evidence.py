@@ -68,8 +68,7 @@ def read(root: Path) -> dict[str, Files]:
     Raises:
         StoreError: there is no run, or a file cannot be read.
     """
-    file = root / packed.NAME if packed.is_packed(root / packed.NAME) else root
-    if packed.is_packed(file):
+    if file := packed.file_at(root):
         return dict(packed.read(file))
     folders = sorted(path.parent for path in root.glob(f"[!.]*/{RESULT}"))
     if not folders:
@@ -224,10 +223,10 @@ def write(roots: Sequence[Path], path: Path) -> int:
     """Migrate the runs of stores into a packed file; returns how many runs it holds then.
 
     Raises:
+        ConfigError: the file's name does not say what it is.
         StoreError: a run is damaged, cannot be migrated, or is there already with other files.
     """
-    if path.suffix != packed.SUFFIX:
-        raise StoreError(f"cannot write runs into {path}: give --out a name that ends in {packed.SUFFIX}.")
+    packed.check_name(path)
     runs: dict[str, Files] = {}
     for root in roots:
         for run_id, contents in read(root).items():

@@ -43,7 +43,7 @@ def kept_features(
     read from disk as a memory map, which all runs share.
 
     Args:
-        name: of the features; split of the file's name.
+        name: of the features; part of the file's name.
         frozen: whose weights they depend on.
         options: plain values of everything else that they depend on.
         shapes: channels, rows and columns of each image's; the channels are the same in all.

@@ -78,7 +78,7 @@ def test_an_edited_file_and_one_of_another_kind_are_refused(path: Path) -> None:
         packed.read(path)
 
 
-@pytest.mark.parametrize("name", ["../outside", "/tmp/outside", ".hidden", "a/b", ""])
+@pytest.mark.parametrize("name", ["../outside", "/outside", ".hidden", "a/b", ""])
 def test_a_name_that_leads_out_of_its_folder_is_refused(tmp_path: Path, name: str) -> None:
     for number, runs in enumerate(({name: {"config.yaml": b""}}, {"run": {f"{name or '/'}": b""}})):
         path = tmp_path / f"{number}.parquet"

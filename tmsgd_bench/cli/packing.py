@@ -8,7 +8,7 @@ from typing import Any
 
 from tmsgd_bench import terminal
 from tmsgd_bench.cli import stores
-from tmsgd_bench.errors import ConfigError, StoreError
+from tmsgd_bench.errors import StoreError
 from tmsgd_bench.results import packed, packing
 
 
@@ -50,8 +50,7 @@ def pack(options: argparse.Namespace) -> int:
         ConfigError: the file's name does not say what it is.
         StoreError: a run is damaged, or there is none.
     """
-    if options.out.suffix != packed.SUFFIX:
-        raise ConfigError(f"cannot pack runs into {options.out}: give --out a name that ends in {packed.SUFFIX}.")
+    packed.check_name(options.out)
     runs = packing.read([*options.stores, *([options.out] if options.out.exists() else [])])
     if not runs:
         raise StoreError(f"no run in {stores.listed(options.stores)} has finished: train one first.")
@@ -76,6 +75,7 @@ def _packed_file(place: Path) -> Path:
     """The packed file that a place names: itself, or the one in this folder."""
     if not place.is_dir():
         return place
-    if not packed.is_packed(place / packed.NAME):
+    file = packed.file_at(place)
+    if file is None:
         raise StoreError(f"there is no {packed.NAME} in {place}: name a packed file, or a folder that holds one.")
-    return place / packed.NAME
+    return file

@@ -126,5 +126,13 @@ def target(options: argparse.Namespace, name: str) -> Path:
         place = RESULTS.with_name(name)
         raise ConfigError(f"name a folder with --out: {place} is for the runs in {RESULTS}.")
     folder: Path = RESULTS.with_name(name) if options.out is None else options.out
-    outputs.apart(folder, [root for root in options.results if not packed.is_packed(root)])
+    check_apart(folder, options)
     return folder
+
+
+def check_apart(folder: Path, options: argparse.Namespace) -> None:
+    """Raise StoreError if a folder to write into is one of the stores, lies in one, or contains one.
+
+    A packed file may lie in it.
+    """
+    outputs.apart(folder, [root for root in options.results if not packed.is_packed(root)])

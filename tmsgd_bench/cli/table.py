@@ -50,7 +50,7 @@ def print_table(options: argparse.Namespace) -> int:
     table = tables.build(runs, options.number, options.data, options.protocol)
     others = "" if table.run_ids else tables.other_conditions(runs, options.number)
     if options.out is not None:
-        outputs.apart(options.out, [root for root in options.results if not packed.is_packed(root)])
+        stores.check_apart(options.out, options)
         _check_target(table, options.out, others)
         if not options.force:
             _check_nothing_lost(table, runs, options.out / packed.NAME)

@@ -78,7 +78,7 @@ def run_options(config: DictConfig, in_sweep: bool) -> RunOptions:
         ConfigError: a setting cannot be used, or the store holds packed runs, which training would not find.
     """
     options = RunOptions.of(checked(config), in_sweep)
-    if packed.is_packed(options.results_root / packed.NAME) or packed.is_packed(options.results_root):
+    if packed.file_at(options.results_root):
         raise ConfigError(
             f"results.root={options.results_root} holds packed runs, and a run is trained in a folder: choose another "
             "folder, and put the runs there with 'python -m tmsgd_bench unpack'."

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tmsgd_bench import files, manifest
-from tmsgd_bench.errors import StoreError
+from tmsgd_bench.errors import ConfigError, StoreError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -34,6 +34,17 @@ Files = Mapping[str, bytes]
 def is_packed(path: Path) -> bool:
     """Whether a path is a file that may hold packed runs."""
     return path.suffix == SUFFIX and path.is_file()
+
+
+def file_at(place: Path) -> Path | None:
+    """The packed file that a place names: itself, or the one in this folder; None if it names none."""
+    return next((path for path in (place, place / NAME) if is_packed(path)), None)
+
+
+def check_name(path: Path) -> None:
+    """Raise ConfigError unless a file to pack runs into has a name by which it is known as a packed file."""
+    if path.suffix != SUFFIX:
+        raise ConfigError(f"cannot pack runs into {path}: give --out a name that ends in {SUFFIX}.")
 
 
 def run_at(folder: Path) -> Files | None:
