@@ -234,6 +234,7 @@ def test_a_run_writes_its_settings_environment_history_and_result(tmp_path: Path
     assert found["final"] == rows["error"].iloc[-1] and found["best"] == rows["error"].min()
     assert set(found["clocks"]["seconds"]) == {"training", "evaluation", "bookkeeping"}
     assert found["clocks"]["warm_up_epochs"] == 1 and found["examples_per_second"] > 0
+    assert found["processor_seconds"] > 0 and found["peak_gpu_memory_mib"] is None
     environment = files.read_json(folder / store.ENVIRONMENT)
     assert environment is not None and environment["packages"]["torch"] == torch.__version__.split("+")[0]
     row = store.read_runs(tmp_path).iloc[0]

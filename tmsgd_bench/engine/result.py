@@ -6,6 +6,7 @@ import math
 from dataclasses import asdict
 from typing import Any
 
+from tmsgd_bench.engine import costs
 from tmsgd_bench.engine.loop import Trainer, weights_digest
 from tmsgd_bench.engine.monitor import SharpnessMonitor
 from tmsgd_bench.engine.spec import RunSpec
@@ -41,6 +42,8 @@ def of(trainer: Trainer, monitor: SharpnessMonitor) -> dict[str, Any]:
         "training_examples": trainer.task.train_size,
         "parameters": sum(p.numel() for m in trainer.task.modules.values() for p in m.parameters()),
         "training_seconds": clocks.seconds["training"],
+        "processor_seconds": clocks.processor,
+        **costs.peak_memory(trainer.device),
         "clocks": clocks.state_dict(),
         # A diverged run's clock includes an epoch that was not finished.
         "examples_per_second": None if failure else clocks.throughput(trainer.epoch, trainer.task.train_size),

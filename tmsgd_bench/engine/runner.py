@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from tmsgd_bench import files, interrupt
-from tmsgd_bench.engine import checkpoint, environment, result
+from tmsgd_bench.engine import checkpoint, costs, environment, result
 from tmsgd_bench.engine.checkpoint import Checkpointer
 from tmsgd_bench.engine.loop import Trainer
 from tmsgd_bench.engine.monitor import SharpnessMonitor
@@ -146,6 +146,7 @@ class _Run:
 
     def _train(self, make_task: MakeTask, device: torch.device) -> Outcome:
         tracker = TrackerObserver(build_tracker(self.options.tracker))
+        costs.reset_peak_memory(device)
         trainer = Trainer.build(self.spec, make_task, device)
         monitor = SharpnessMonitor(trainer, self.options.sharpness)
         if note := result.switch_note(self.spec):  # not earlier: an unusable setting is told without this warning

@@ -20,7 +20,10 @@ RUN_COLUMNS = (
 )
 """What tells a run from others, in each row of its history."""
 WHOLE = ("seed", "limit", "epochs", "batch_size", "benchmark_version", "best_epoch", "epochs_done", "parameters")
-REAL = ("switch_epoch", "lr", "final", "best", "examples_per_second", "training_seconds")
+REAL = (
+    *("switch_epoch", "lr", "final", "best", "examples_per_second", "training_seconds", "processor_seconds"),
+    *("peak_memory_mib", "peak_gpu_memory_mib"),
+)
 WRITE: dict[str, Callable[[pd.DataFrame, Path], Any]] = {
     ".parquet": lambda frame, path: frame.to_parquet(path, index=False),
     ".csv": lambda frame, path: escaping.csv_cells(frame).to_csv(path, index=False),

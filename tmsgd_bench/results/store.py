@@ -311,15 +311,16 @@ COLUMNS = (
     *("fingerprint", "epochs", "batch_size", "lr", "protocols", "benchmark_version", "group", "conditions"),
     *("options",),
     *("metric", "unit", "direction", "final", "best", "best_epoch", "initial", "epochs_done", "examples_per_second"),
-    *("training_examples", "split", "training_seconds", "parameters", "weights_sha256", "note", "verified", "started"),
-    *("commit", "folder"),
+    *("training_examples", "split", "training_seconds", "processor_seconds", "peak_memory_mib", "peak_gpu_memory_mib"),
+    *("parameters", "weights_sha256", "note", "verified", "started", "commit", "folder"),
 )
 
 
 WHOLE = ("seed", "epochs", "batch_size", "benchmark_version")
 OUTCOME = (
     *("status", "metric", "unit", "direction", "final", "best", "best_epoch", "initial", "epochs_done", "parameters"),
-    *("examples_per_second", "training_examples", "training_seconds", "weights_sha256", "note"),
+    *("examples_per_second", "training_examples", "training_seconds", "processor_seconds", "peak_memory_mib"),
+    *("peak_gpu_memory_mib", "weights_sha256", "note"),
 )
 """What a row takes from the result."""
 
