@@ -595,6 +595,20 @@ def test_data_elsewhere_follow_their_protocol_too(tmp_path: Path, monkeypatch: p
         assert compose.followed_protocols(here, compose.run_spec(here), chosen) == ("table2", "corrected")
 
 
+@pytest.mark.parametrize(("protocol", "followed"), [("reduced", ("reduced",)), ("corrected", ())])
+def test_own_weights_follow_the_reduced_protocol_alone(
+    protocol: str, followed: tuple[str, ...], tmp_path: Path
+) -> None:
+    weights = tmp_path / "weights.pth"
+    weights.write_bytes(b"some")
+    chosen = {"task": "seg", "model": "lraspp", "optimizer": "tmsgd", "data": "synthetic", "protocol": protocol}
+    given = [*(f"{group}={name}" for group, name in chosen.items()), f'model.weights="{weights}"']
+    with initialize_config_dir(str(ROOT / "conf")):
+        for overrides, protocols in ((given, followed), (given[:-1], (protocol,))):  # published ones after a file
+            config = hydra_compose("config", overrides=overrides)
+            assert compose.followed_protocols(config, compose.run_spec(config), chosen) == protocols
+
+
 def test_a_protocol_is_composed_once_for_the_runs_of_all_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
     composed: list[list[str]] = []
 

@@ -9,5 +9,6 @@ Runs of different versions are never mixed.
 PROTOCOLS = ("table2", "corrected", "reduced", "smoke")
 """The sets of values in a task's YAML: printed in the paper, as read, real data in minutes, a few seconds."""
 OWN_SETTINGS = ("reduced",)
-"""Protocols whose settings are this project's own: each optimizer may have its own learning rate, and the data may be
-unverified, because the public copies of some data sets are encoded anew."""
+"""Protocols whose settings are this project's own: each optimizer may have its own learning rate, the data may be
+unverified, because the public copies of some data sets are encoded anew, and the weights that training starts from may
+be those of a file."""

@@ -405,6 +405,17 @@ def test_reduced_runs_have_a_section_of_their_own(tmp_path: Path, write_run: Wri
     assert all("protocol=reduced" in command and "data.verify=false" in command for command in commands)
 
 
+def test_runs_that_start_from_the_weights_of_a_file_say_which(tmp_path: Path, write_run: WriteRun) -> None:
+    file = {"name": "lstm", "weights": f"sha256:{'0123abcd' * 8}"}
+    write_run(tmp_path, "sgd", 0, protocols=["reduced"], model=file)
+    runs = store.read_runs(tmp_path)
+    (section,) = (section for section in content.sections(runs, tmp_path) if section.parts)
+    (sgd,) = (row for row in section.table.rows if row.optimizer == "sgd")
+    assert "starts from the weights of a file (SHA-256 0123abcd…)" in sgd.marks
+    ((_, (entry,)),) = [content.evidence(runs, tmp_path)]
+    assert "model.weights=PATH" in entry.command
+
+
 def test_the_switch_curve_has_the_runs_that_differ_in_the_switch_epoch_alone(root: Path) -> None:
     runs = store.read_runs(root)
     (experiment,) = experiments("5")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -113,7 +114,8 @@ def make_task(config: DictConfig, device: torch.device, build: BuildTask) -> Tas
 def followed_protocols(config: DictConfig, spec: RunSpec, choices: Mapping[str, str | None]) -> tuple[str, ...]:
     """The protocols that a run follows exactly: with the protocol's values it has the same identity.
 
-    The data must be verified, except for a protocol of ``OWN_SETTINGS``.
+    For a protocol of ``OWN_SETTINGS`` the data may be unverified, and training may start from a file's weights. Both
+    are marked wherever the numbers stand.
 
     Args:
         config: the run's configuration.
@@ -130,9 +132,11 @@ def followed_protocols(config: DictConfig, spec: RunSpec, choices: Mapping[str, 
     for protocol in PROTOCOLS:
         if protocol not in config.task:
             continue  # a task need not have them all
-        canonical = _composed((*overrides, f"protocol={protocol}"))
+        canonical = copy.deepcopy(_composed((*overrides, f"protocol={protocol}")))
         canonical.seed = spec.seed
         canonical.data.verify = config.data.verify or protocol not in OWN_SETTINGS
+        if protocol in OWN_SETTINGS and names_weights_file(config.model.get("weights")):
+            canonical.model.weights = config.model.weights
         try:
             follows = run_spec(canonical).identity == spec.identity
         except DataError:  # the run has data.verify=false, and its data are not the published ones

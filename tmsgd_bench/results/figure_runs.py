@@ -168,6 +168,7 @@ def title(chosen: pd.DataFrame, what: str) -> str:
         data += f", partial: {int(first['limit']):,} {what}"
     if not chosen["verified"].all():
         data += ", unverified"
+    data += "".join(f", from the weights of a file ({digits}…)" for digits in selection.files_of(chosen))
     if split_marks := selection.split_marks(chosen):
         data += f", {', '.join(split_marks)}"
     shared = set.intersection(*(set(names) for names in chosen["protocols"]))

@@ -158,9 +158,15 @@ def _data_marks(runs: pd.DataFrame) -> list[str]:
     texts = [f"{kind} data" for kind in sorted(set(runs["data"])) if kind != "real"]
     if not runs["verified"].all():
         texts.append("unverified data")
+    texts += [f"starts from the weights of a file (SHA-256 {digits}…)" for digits in files_of(runs)]
     if runs["limit"].notna().any():
         texts.append(f"partial data ({int(runs['limit'].max())} training examples)")
     return texts + split_marks(runs)
+
+
+def files_of(runs: pd.DataFrame) -> list[str]:
+    """The files whose weights training started from, by the first digits of their SHA-256."""
+    return sorted(set(runs["weights_file"].dropna()))
 
 
 def split_marks(runs: pd.DataFrame) -> list[str]:

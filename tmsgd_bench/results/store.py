@@ -306,10 +306,12 @@ def merge(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
     return finished_first.drop_duplicates("run_id").sort_values("run_id", ignore_index=True)
 
 
+DIGITS = 8
+"""Of a digest, so many tell the files apart that people use."""
 COLUMNS = (
     *("run_id", "status", "task", "model", "dataset", "optimizer", "label", "switch_epoch", "seed", "data", "limit"),
     *("fingerprint", "epochs", "batch_size", "lr", "protocols", "benchmark_version", "group", "conditions"),
-    *("options",),
+    *("options", "weights_file"),
     *("metric", "unit", "direction", "final", "best", "best_epoch", "initial", "epochs_done", "examples_per_second"),
     *("training_examples", "split", "training_seconds", "processor_seconds", "peak_memory_mib", "peak_gpu_memory_mib"),
     *("parameters", "weights_sha256", "note", "verified", "started", "commit", "folder"),
@@ -484,6 +486,12 @@ def _switch_epoch(config: dict[str, Any], result: dict[str, Any]) -> float | Non
     return math.inf if chosen is None and result.get("status") == Status.DONE else chosen
 
 
+def _weights_file(model: dict[str, Any]) -> str | None:
+    """The first digits of the SHA-256 of the file whose weights training starts from; None where there is no file."""
+    kind, _, digits = str(model.get("weights")).partition(":")
+    return digits[:DIGITS] if kind == "sha256" else None
+
+
 def _limit(config: dict[str, Any], result: dict[str, Any]) -> int | None:
     """How many training examples a limited run takes; only its result knows how many there are."""
     limit, used = config["data"]["limit"], result.get("training_examples")  # earlier versions did not record it
@@ -504,6 +512,7 @@ def _described(config: dict[str, Any], result: dict[str, Any]) -> dict[str, Any]
         "group": digest(_shared_with_lr(config)),
         "conditions": digest(_shared(config)),
         "options": _options(config),
+        "weights_file": _weights_file(config["model"]),
         "dataset": config["task"].get("dataset"),
         "split": config["task"].get("evaluate_on", "test"),
         "fingerprint": config["data"].get("fingerprint"),

@@ -248,6 +248,7 @@ def _command(run: pd.Series) -> str:
         return ""
     settings = {key: run[key] for key in ("task", "model", "optimizer", "data", "seed")}
     settings |= {} if run["verified"] else {"data.verify": "false"}
+    settings |= {} if pd.isna(run["weights_file"]) else {"model.weights": "PATH"}
     return shlex.join(
         ["python", "run.py", f"protocol={run['protocols'][0]}", *(f"{key}={value}" for key, value in settings.items())]
     )
