@@ -113,7 +113,7 @@ def make_task(config: DictConfig, device: torch.device, build: BuildTask) -> Tas
 def followed_protocols(config: DictConfig, spec: RunSpec, choices: Mapping[str, str | None]) -> tuple[str, ...]:
     """The protocols that a run follows exactly: with the protocol's values it has the same identity.
 
-    The data must be verified, except for a protocol of ``OWN_SETTINGS``.
+    The data must be verified, and the initial weights be the published file, except for a protocol of ``OWN_SETTINGS``.
 
     Args:
         config: the run's configuration.
@@ -130,7 +130,8 @@ def followed_protocols(config: DictConfig, spec: RunSpec, choices: Mapping[str, 
     for protocol in PROTOCOLS:
         if protocol not in config.task:
             continue  # a task need not have them all
-        canonical = _composed((*overrides, f"protocol={protocol}"))
+        weights = _weights_file(config) if protocol in OWN_SETTINGS else ()
+        canonical = _composed((*overrides, *weights, f"protocol={protocol}"))
         canonical.seed = spec.seed
         canonical.data.verify = config.data.verify or protocol not in OWN_SETTINGS
         try:
@@ -170,6 +171,12 @@ def checked(config: DictConfig) -> dict[str, Any]:
     plain = {str(key): value for key, value in values.items()}
     schema.check(plain)
     return plain
+
+
+def _weights_file(config: DictConfig) -> tuple[str, ...]:
+    """The command line's setting of the file that a run's model begins with, if it names one."""
+    weights = config.model.get("weights")
+    return (command_line.override("model.weights", str(weights)),) if names_weights_file(weights) else ()
 
 
 def _weights_identity(model: Mapping[str, Any]) -> dict[str, Any]:
