@@ -23,12 +23,30 @@ def _multiple_of_8(value: Any) -> bool:
     return whole(8, 512).accepts(value) and value % 8 == 0
 
 
-def _check_fast_rcnn(name: str, values: Mapping[str, Any]) -> None:
+WIDTH = Rule("a multiple of 8 from 8 to 512", 64, _multiple_of_8)
+"""Of RFBNet."""
+FROZEN_STAGES = choice(*range(len(vgg.STAGES) + 1))
+
+
+def _check_kept(name: str, values: Mapping[str, Any]) -> None:
     if values["keep_features"] and values["frozen_stages"] < len(vgg.STAGES):
         raise ConfigError(
             f"{name}.keep_features=true keeps the outputs of stages that do not change, and "
             f"{name}.frozen_stages={values['frozen_stages']} trains some: set {name}.frozen_stages={len(vgg.STAGES)}."
         )
+
+
+def _check_rfbnet(name: str, values: Mapping[str, Any]) -> None:
+    _check_kept(name, values)
+    if values["keep_features"] and values["augment"] != "none":
+        raise ConfigError(
+            f"{name}.keep_features=true keeps the features of unchanged images, and {name}.augment={values['augment']} "
+            f"changes them in every epoch: set {name}.augment=none."
+        )
+
+
+def _check_fast_rcnn(name: str, values: Mapping[str, Any]) -> None:
+    _check_kept(name, values)
     short, long = values["short_side"], values["long_side"]
     if long < short:
         raise ConfigError(f"{name}.long_side is {long}, below {name}.short_side={short}: raise it.")
@@ -57,17 +75,21 @@ PROPOSALS = Section(
 
 RFBNET = Section(
     {
-        "width": Rule("a multiple of 8 from 8 to 512", 64, _multiple_of_8),
+        "width": WIDTH,
+        "head_width": optional(WIDTH),
         "weights": vgg.WEIGHTS,
+        "frozen_stages": FROZEN_STAGES,
+        "keep_features": flag(),
         "augment": choice("ssd", "none"),
-    }
+    },
+    together=_check_rfbnet,
 )
 
 FAST_RCNN = Section(
     {
         "width": whole(1, 128),
         "weights": vgg.WEIGHTS,
-        "frozen_stages": choice(*range(len(vgg.STAGES) + 1)),
+        "frozen_stages": FROZEN_STAGES,
         "hidden": optional(whole(1, 65_536)),
         "feature_scale": number(0, 1e6, 0.1, above=True),
         "keep_features": flag(),

@@ -48,3 +48,10 @@ def synthetic_data(written: DataOf, tmp_path_factory: pytest.TempPathFactory) ->
 def tiny_data(written: DataOf, tmp_path_factory: pytest.TempPathFactory) -> DataOf:
     """Synthetic data of a few examples each, to be read only; what is kept of them lies beside."""
     return each_once(tmp_path_factory.mktemp("tiny"), lambda name, folder: tiny.write(name, written(name), folder))
+
+
+@pytest.fixture
+def folder(tiny_data: DataOf, tmp_path: Path) -> Path:
+    """A few images of VOC2007 where nothing is kept yet."""
+    (tmp_path / "voc2007").symlink_to(tiny_data("voc2007"))
+    return tmp_path / "voc2007"

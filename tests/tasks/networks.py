@@ -23,7 +23,7 @@ class Glance(nn.Module):
     It begins with little to find, as a network does that has been trained a while.
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, *_: Any) -> None:
         super().__init__()
         layers = [nn.Conv2d(3, width, 12, stride=12), nn.BatchNorm2d(width), nn.ReLU()]
         self.eyes = nn.Sequential(*layers)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,13 +27,6 @@ KEPT = TASKS["od fast_rcnn, features kept"]
 @pytest.fixture(autouse=True)
 def few_proposals(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Search, "boxes", few_boxes)
-
-
-@pytest.fixture
-def folder(tiny_data: Callable[[str], Path], tmp_path: Path) -> Path:
-    """The images where nothing is kept yet."""
-    (tmp_path / "voc2007").symlink_to(tiny_data("voc2007"))
-    return tmp_path / "voc2007"
 
 
 def settings(folder: Path, **model: Any) -> TaskSettings:

@@ -38,7 +38,8 @@ from tmsgd_bench.voc import CLASSES, read_objects
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 TARGET = "tasks.od.task.build"
-MODEL: dict[str, Any] = {"detector": "rfbnet", "width": 8, "weights": "none", "augment": "ssd"}
+WHOLE: dict[str, Any] = {"head_width": None, "frozen_stages": 0, "keep_features": False}
+MODEL: dict[str, Any] = {"detector": "rfbnet", "width": 8, "weights": "none", "augment": "ssd", **WHOLE}
 OPTIONS: dict[str, Any] = {
     "splits": "trainval/test",
     "evaluate_every": 1,
@@ -361,6 +362,7 @@ def test_the_settings_of_table_2_are_the_papers(protocol: str, switch: int) -> N
         "width": 64,
         "weights": "imagenet",
         "augment": "ssd",
+        **WHOLE,
     }
     assert values["task"]["evaluate_every"] == 10 and values["task"]["splits"] == "trainval/test"
     assert values["task"]["dataset"] == "voc2007" and "swapped" in values["task"]["reading"]

@@ -32,7 +32,15 @@ from tmsgd_bench.task import TaskSettings
 from tmsgd_bench.voc import Objects
 
 TARGET = "tasks.od.task.build"
-MODEL: dict[str, Any] = {"detector": "rfbnet", "width": 8, "weights": "none", "augment": "none"}
+MODEL: dict[str, Any] = {
+    "detector": "rfbnet",
+    "width": 8,
+    "head_width": None,
+    "weights": "none",
+    "frozen_stages": 0,
+    "keep_features": False,
+    "augment": "none",
+}
 CELLS = (38, 19, 10, 5, 3, 1)
 BOXES = (6, 6, 6, 6, 4, 4)
 COUNT = 11_620
@@ -131,40 +139,40 @@ def rfb_rows(inputs: int, outputs: int, stride: int) -> list[Row]:
     ]
 
 
-def rfb_s_rows(channels: int) -> list[Row]:
-    """Four branches of a quarter of the channels, with 1 × 3 and 3 × 1 kernels."""
+def rfb_s_rows(inputs: int, channels: int) -> list[Row]:
+    """Four branches of a quarter of the outputs' channels, with 1 × 3 and 3 × 1 kernels."""
     half, three, one = channels // 8, 3 * channels // 16, channels // 4
     square, high, wide = (3, 3), (3, 1), (1, 3)
     return [
-        normed(channels, one),
+        normed(inputs, one),
         normed(one, one, square),
-        normed(channels, one),
+        normed(inputs, one),
         normed(one, one, high),
         normed(one, one, square, dilation=3),
-        normed(channels, one),
+        normed(inputs, one),
         normed(one, one, wide),
         normed(one, one, square, dilation=3),
-        normed(channels, half),
+        normed(inputs, half),
         normed(half, three, wide),
         normed(three, one, high),
         normed(one, one, square, dilation=5),
         normed(channels, channels),
-        normed(channels, channels),
+        normed(inputs, channels),
     ]
 
 
-def recipe(width: int) -> list[Row]:
+def recipe(width: int, head_width: int | None = None) -> list[Row]:
     """Every convolution of RFBNet-300 in the order of the forward pass, heads last; narrower ones in proportion."""
     vgg_channels = [3, 64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512]
     c = [3, *(channels * width // 64 for channels in vgg_channels[1:])]
-    c128, c256, c512, c1024 = (channels * width // 64 for channels in (128, 256, 512, 1024))
+    c128, c256, c512, c1024 = (channels * (head_width or width) // 64 for channels in (128, 256, 512, 1024))
     small = [normed(c256, c128), (c128, c256, (3, 3), 1, 1, (0, 0), False)]
     maps = (c512, c1024, c512, c256, c256, c256)
     return [
         *(plain(inputs, outputs, 3) for inputs, outputs in itertools.pairwise(c)),
-        plain(c512, c1024, 3, dilation=6),
+        plain(c[-1], c1024, 3, dilation=6),
         plain(c1024, c1024, 1),
-        *rfb_s_rows(c512),
+        *rfb_s_rows(c[-1], c512),
         *rfb_rows(c1024, c1024, 1),
         *rfb_rows(c1024, c512, 2),
         *rfb_rows(c512, c256, 2),
@@ -192,14 +200,29 @@ def convolutions(made: nn.Module) -> list[nn.Conv2d]:
     return [layer for layer in made.modules() if isinstance(layer, nn.Conv2d)]
 
 
-@pytest.mark.parametrize("width", [8, 16, 64])
-def test_every_convolution_is_the_recipes(width: int) -> None:
+@pytest.mark.parametrize(("width", "head_width"), [(8, None), (16, None), (64, None), (64, 64), (64, 8), (8, 24)])
+def test_every_convolution_is_the_recipes(width: int, head_width: int | None) -> None:
     with torch.device("meta"):
-        made = RFBNet(width)
-    assert [row_of(layer) for layer in convolutions(made)] == recipe(width)
+        made = RFBNet(width, head_width)
+    rows = recipe(width, head_width)
+    assert [row_of(layer) for layer in convolutions(made)] == rows
     norms = [layer.num_features for layer in made.modules() if isinstance(layer, nn.BatchNorm2d)]
-    assert norms == [row[1] for row in recipe(width) if not row[-1]]
-    assert sum(p.numel() for p in made.parameters()) == sum(map(parameters, recipe(width)))
+    assert norms == [row[1] for row in rows if not row[-1]]
+    assert sum(p.numel() for p in made.parameters()) == sum(map(parameters, rows))
+
+
+def test_a_narrow_head_answers_for_as_many_priors() -> None:
+    with torch.device("meta"):
+        offsets, logits = RFBNet(64, 8)(torch.empty(2, 3, 300, 300))
+    assert offsets.shape == (2, COUNT, 4) and logits.shape == (2, COUNT, 21)
+
+
+@pytest.mark.parametrize("frozen", [0, 2, 5])
+def test_so_many_stages_are_frozen(frozen: int) -> None:
+    made = RFBNet(8, None, frozen)
+    trained = [any(weight.requires_grad for weight in stage.parameters()) for stage in made.stages]
+    assert trained == [False] * frozen + [True] * (5 - frozen)
+    assert all(weight.requires_grad for weight in made.fc6.parameters())
 
 
 def test_rfbnet_300_has_36_531_296_parameters() -> None:
@@ -335,6 +358,10 @@ def test_weights_begin_as_in_the_authors_code() -> None:
         ({"width": 0}, r"model\.width"),
         ({"width": 8.0}, r"model\.width"),
         ({"augment": "coco"}, r"model\.augment"),
+        ({"head_width": 12}, r"model\.head_width"),
+        ({"frozen_stages": 6}, r"model\.frozen_stages"),
+        ({"keep_features": True}, r"model\.frozen_stages=5"),
+        ({"keep_features": True, "frozen_stages": 5, "augment": "ssd"}, r"model\.augment=none"),
         ({"weights": "coco"}, r"model\.weights"),
         ({"weights": "imagenet"}, r"model\.width=64"),
         ({"depth": 16}, r"model\.depth"),
@@ -1085,6 +1112,15 @@ def test_convolutions_alone_leave_fc6_and_fc7_as_the_seed_makes_them(
     wanting.load_vgg(alone, Path("features.pth"))
     assert torch.equal(convolutions(wanting.stages[4])[2].weight, published["features.28.weight"])
     assert all(torch.equal(wanting.state_dict()[name], value) for name, value in before.items())
+
+
+def test_a_head_of_another_width_leaves_fc6_and_fc7_as_the_seed_makes_them(published: dict[str, Tensor]) -> None:
+    torch.manual_seed(0)
+    narrow_head = RFBNet(64, 8)
+    before = [layer.weight.clone() for layer in (narrow_head.fc6, narrow_head.fc7)]
+    narrow_head.load_vgg(published, Path("vgg16.pth"))
+    assert torch.equal(convolutions(narrow_head.stages[4])[2].weight, published["features.28.weight"])
+    assert all(map(torch.equal, before, [layer.weight for layer in (narrow_head.fc6, narrow_head.fc7)]))
 
 
 @torch.no_grad()

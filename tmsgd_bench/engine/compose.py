@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -132,11 +131,10 @@ def followed_protocols(config: DictConfig, spec: RunSpec, choices: Mapping[str, 
     for protocol in PROTOCOLS:
         if protocol not in config.task:
             continue  # a task need not have them all
-        canonical = copy.deepcopy(_composed((*overrides, f"protocol={protocol}")))
+        weights = _weights_file(config) if protocol in OWN_SETTINGS else ()
+        canonical = _composed((*overrides, *weights, f"protocol={protocol}"))
         canonical.seed = spec.seed
         canonical.data.verify = config.data.verify or protocol not in OWN_SETTINGS
-        if protocol in OWN_SETTINGS and names_weights_file(config.model.get("weights")):
-            canonical.model.weights = config.model.weights
         try:
             follows = run_spec(canonical).identity == spec.identity
         except DataError:  # the run has data.verify=false, and its data are not the published ones
@@ -174,6 +172,12 @@ def checked(config: DictConfig) -> dict[str, Any]:
     plain = {str(key): value for key, value in values.items()}
     schema.check(plain)
     return plain
+
+
+def _weights_file(config: DictConfig) -> tuple[str, ...]:
+    """The command line's setting of the file that a run's model begins with, if it names one."""
+    weights = config.model.get("weights")
+    return (command_line.override("model.weights", str(weights)),) if names_weights_file(weights) else ()
 
 
 def _weights_identity(model: Mapping[str, Any]) -> dict[str, Any]:

@@ -111,7 +111,7 @@ def unusable(error: OmegaConfBaseException, config: DictConfig) -> ConfigError:
     """The error for a setting that refers to one that does not exist, or whose value cannot be computed."""
     raw: Any = OmegaConf.to_container(config, resolve=False)
     task, model = ({} if not isinstance(raw.get(group), dict) else raw[group] for group in ("task", "model"))
-    missing = re.search(r"'task\.\w+\.(\w+)'", str(error))
+    missing = re.search(r"'task\.\w+\.(\w+)[\w.]*'", str(error))
     # A model's YAML refers to options in the protocols of its task; other tasks' protocols lack them.
     if missing and not any(missing[1] in (task.get(name) or ()) for name in PROTOCOLS):
         return schema.other_model(model.get("name"), task.get("name"))

@@ -324,7 +324,8 @@ def check_task(task: Any, model: Any) -> None:
     check_model(kind, task["name"], model)
     for protocol in PROTOCOLS:
         if protocol in task:
-            _check_protocol(f"task.{protocol}", task[protocol], _known_options(kind, model))
+            known = _known_options(kind, model)
+            _check_protocol(f"task.{protocol}", task[protocol], {model["name"]: _of_a_model(known), **known})
 
 
 def _check_without_test(kind: Any, values: Mapping[str, Any], options: Mapping[str, Any]) -> None:
@@ -415,10 +416,26 @@ def other_model(model: Any, task: Any) -> ConfigError:
     )
 
 
+def _of_a_model(known: Mapping[str, Check]) -> Check:
+    """A check of the values that a protocol has for one model alone, in a block of its name."""
+
+    def check_block(section: str, values: Any) -> None:
+        check_group(section, values, (), {*known, "schedule"})
+        if "schedule" in values:
+            check_schedule(f"{section}.schedule", values["schedule"])
+        _check_known(section, values, known)
+
+    return check_block
+
+
 def _check_protocol(section: str, values: Any, known: Mapping[str, Check]) -> None:
     """Check a protocol's values in a task's YAML; a value that an option refers to is checked like that option."""
     check_group(section, values, OF_A_PROTOCOL)
     check_schedule(f"{section}.schedule", values["schedule"])
+    _check_known(section, values, known)
+
+
+def _check_known(section: str, values: Mapping[str, Any], known: Mapping[str, Check]) -> None:
     for key, value in values.items():
         if key in known:
             known[key](f"{section}.{key}", value)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,12 +16,13 @@ from torchvision.transforms import v2
 from tasks.compute import normalise
 from tasks.od import vgg
 from tasks.od.detector import Batch, Detector, Example, Found
+from tasks.od.features import kept_features
 from tasks.od.rfbnet.augmentation import resize, ssd_augmentation
 from tasks.od.rfbnet.loss import multi_box
 from tasks.od.rfbnet.network import RFBNet
 from tasks.od.rfbnet.priors import SIDE, decode, priors
 from tasks.voc import ImageSplit
-from tmsgd_bench.data.packed import Chosen
+from tmsgd_bench.data.packed import Chosen, Packed
 from tmsgd_bench.errors import ConfigError
 from tmsgd_bench.task import TaskSettings
 from tmsgd_bench.voc import CLASSES, Objects
@@ -37,6 +39,8 @@ AT_ONCE = 3
 takes class by class of each image, waiting for each: most of the time of testing a network that is not sure of much."""
 MAX_DETECTIONS = 200
 """Boxes of an image at most."""
+FEATURES = ("conv4_3", "pool5")
+"""Names of VGG16's maps in examples and batches."""
 
 
 class RFBDetector(Detector):
@@ -45,27 +49,44 @@ class RFBDetector(Detector):
     Args:
         settings: the run's.
         width: channels of the first convolution.
+        head_width, frozen_stages: see :class:`~tasks.od.rfbnet.network.RFBNet`.
         weights: see :func:`tasks.od.vgg.initial_weights`.
         augment: "ssd" or "none".
+        keep_features: compute VGG16's features of each image once, and keep them on disk; all stages must be frozen,
+            and ``augment`` "none".
 
     Raises:
         ConfigError: the weights are of another network.
         DataError: the weights are missing, cannot be downloaded, or are damaged.
     """
 
+    network: RFBNet
     evaluation_batch = 16
 
-    def __init__(self, settings: TaskSettings, width: int, weights: str, augment: str) -> None:
-        self.augment, self.network, self.batch_size = augment, RFBNet(width), settings.batch_size
+    def __init__(
+        self,
+        settings: TaskSettings,
+        width: int,
+        head_width: int | None,
+        weights: str,
+        frozen_stages: int,
+        keep_features: bool,
+        augment: str,
+    ) -> None:
+        self.augment, self.keep_features, self.batch_size = augment, keep_features, settings.batch_size
+        self.network = RFBNet(width, head_width, frozen_stages)
         if (initial := vgg.initial_weights(weights, width, settings.weights_folder)) is not None:
             self.network.load_vgg(*initial)
+        if keep_features:
+            self.network.to(settings.device)
         self.priors = priors().to(settings.device)
 
     def training_examples(self, split: ImageSplit) -> Callable[[int], Example]:
         """See :class:`Detector`. Difficult objects are trained on too, as in the published network.
 
         Raises:
-            ConfigError: a batch would be a single image, whose last map has one cell: nothing to normalise over.
+            ConfigError: a batch would be a single image, whose last map has one cell: nothing to normalise over. Or the
+                features that are to be kept do not fit into memory.
         """
         if 1 in (self.batch_size, len(split) % self.batch_size):
             raise ConfigError(
@@ -73,16 +94,39 @@ class RFBDetector(Detector):
                 "which RFBNet cannot normalise: choose another batch_size or data.limit."
             )
         transform = ssd_augmentation() if self.augment == "ssd" else resize()
-        return partial(_training_example, transform, split.photos, split.objects)
+        return _TrainingExamples(self._pictures(split, transform), split.objects)
 
     def evaluation_examples(self, split: ImageSplit) -> Callable[[int], Example]:
-        """See :class:`Detector`."""
-        return partial(_evaluation_example, resize(), split.photos)
+        """See :class:`Detector`.
+
+        Raises:
+            ConfigError: the features that are to be kept do not fit into memory.
+        """
+        return _EvaluationExamples(self._pictures(split, resize()))
+
+    def _pictures(self, split: ImageSplit, transform: v2.Transform) -> _Pictures:
+        pictures = _Pictures(split.photos, transform)
+        if not self.keep_features:
+            return pictures
+        shapes = self.network.shapes
+
+        def compute(number: int) -> Tensor:
+            pixels = pictures.of(number)["image"].to(split.settings.device)
+            maps = self.network.features(normalise(pixels[None]))
+            return torch.cat([features.flatten() for features in maps])[None, None]
+
+        numbers = sum(map(math.prod, shapes))
+        kept = kept_features(
+            split, "rfbnet-features", self.network.stages, {"side": SIDE}, [(1, 1, numbers)] * len(split), compute
+        )
+        return replace(pictures, features=kept, shapes=shapes)
 
     @staticmethod
     def collate(examples: Sequence[Any]) -> Batch:
-        """Images (uint8, (images, 3, 300, 300)) with padded boxes and labels, or with their sizes as published."""
-        batch = {"images": torch.stack([example["image"].as_subclass(Tensor) for example in examples])}
+        """Images (uint8, (images, 3, 300, 300)), or the two maps of their features (float32, (images, channels, rows,
+        columns)), with padded boxes and labels, or with their sizes as published."""
+        seen = {"image": "images"} if "image" in examples[0] else {name: name for name in FEATURES}
+        batch = {several: torch.stack([example[one] for example in examples]) for one, several in seen.items()}
         if "size" in examples[0]:
             return {**batch, "sizes": torch.stack([example["size"] for example in examples])}
         most = max(len(example["labels"]) for example in examples)
@@ -94,7 +138,10 @@ class RFBDetector(Detector):
         return {**batch, "boxes": boxes, "labels": labels}
 
     def _answers(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        offsets, logits = self.network(normalise(batch["images"]))
+        if "images" in batch:
+            offsets, logits = self.network(normalise(batch["images"]))
+        else:
+            offsets, logits = self.network.of_features(*(batch[name] for name in FEATURES))
         return offsets.float(), logits.float()
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
@@ -115,27 +162,57 @@ class RFBDetector(Detector):
         return Found(detected.images, detected.labels, detected.boxes * scale, detected.scores)
 
 
-# Functions of the module, with what they need: a worker that is not forked gets them pickled.
+# Classes of the module, with what they need: a worker that is not forked gets them pickled.
 
 
-def _training_example(transform: v2.Transform, photos: Chosen, objects: Sequence[Objects], number: int) -> Example:
-    image = tv_tensors.Image(photos[number])
-    boxes = tv_tensors.BoundingBoxes(
-        objects[number].boxes,
-        format=tv_tensors.BoundingBoxFormat.XYXY,
-        canvas_size=tuple(image.shape[1:]),
-    )
-    made = transform({"image": image, "boxes": boxes, "labels": objects[number].labels + 1})
-    return {
-        "image": made["image"].as_subclass(Tensor),
-        "boxes": made["boxes"].as_subclass(Tensor) / SIDE,
-        "labels": made["labels"],
-    }
+@dataclass(frozen=True)
+class _Pictures:
+    """What the network sees of images.
+
+    Args:
+        photos: as published.
+        transform: makes photos 300 x 300.
+        features: of every image, both maps one after the other; None for a network that sees the pixels.
+        shapes: of the two maps.
+    """
+
+    photos: Chosen
+    transform: v2.Transform
+    features: Packed | None = None
+    shapes: tuple[tuple[int, int, int], ...] = ()
+
+    def of(self, number: int, **objects: Tensor) -> Example:
+        """An ``image``, uint8, or its ``features``; and its objects' ``boxes`` and ``labels``, where they are then."""
+        if self.features is None:
+            made: Example = self.transform({"image": tv_tensors.Image(self.photos[number]), **objects})
+            return {name: value.as_subclass(Tensor) for name, value in made.items()}
+        numbers = self.features[number].flatten().split([math.prod(shape) for shape in self.shapes])
+        maps = {name: of_map.view(shape) for name, of_map, shape in zip(FEATURES, numbers, self.shapes, strict=True)}
+        # Without the image: torchvision would take the labels for one if they came along.
+        moved = {"boxes": self.transform(objects["boxes"]).as_subclass(Tensor)} if objects else {}
+        return {**maps, **objects, **moved}
 
 
-def _evaluation_example(transform: v2.Transform, photos: Chosen, number: int) -> Example:
-    image = photos[number]
-    return {"image": transform(tv_tensors.Image(image)), "size": torch.tensor(image.shape[1:])}
+@dataclass(frozen=True)
+class _TrainingExamples:
+    pictures: _Pictures
+    objects: Sequence[Objects]
+
+    def __call__(self, number: int) -> Example:
+        objects, size = self.objects[number], self.pictures.photos[number].shape[1:]
+        boxes = tv_tensors.BoundingBoxes(
+            objects.boxes, format=tv_tensors.BoundingBoxFormat.XYXY, canvas_size=tuple(size)
+        )
+        example = self.pictures.of(number, boxes=boxes, labels=objects.labels + 1)
+        return {**example, "boxes": example["boxes"] / SIDE}
+
+
+@dataclass(frozen=True)
+class _EvaluationExamples:
+    pictures: _Pictures
+
+    def __call__(self, number: int) -> Example:
+        return {**self.pictures.of(number), "size": torch.tensor(self.pictures.photos[number].shape[1:])}
 
 
 def select(boxes: Tensor, scores: Tensor) -> Found:

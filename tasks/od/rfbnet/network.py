@@ -87,8 +87,11 @@ def rfb(inputs: int, outputs: int, stride: int) -> Block:
 
 
 def rfb_s(inputs: int, outputs: int) -> Block:
-    """The block RFB-s on conv4_3: four branches with dilations 1, 3, 3 and 5 (the paper's Figure 4b)."""
-    quarter = inputs // 4
+    """The block RFB-s on conv4_3: four branches with dilations 1, 3, 3 and 5 (the paper's Figure 4b).
+
+    Its branches are as wide as the outputs say: in the paper it has as many inputs.
+    """
+    quarter = outputs // 4
     eighth, middle = quarter // 2, quarter // 4 * 3
     branches = [
         nn.Sequential(Convolution(inputs, quarter, 1), Convolution(quarter, quarter, 3, relu=False)),
@@ -117,16 +120,19 @@ class RFBNet(nn.Module):
 
     Args:
         width: channels of the first convolution, a multiple of 8; 64 in the paper, and all others in proportion.
+        head_width: the same of fc6 and everything behind, and of what answers for conv4_3; None for ``width``.
+        frozen_stages: so many of VGG16's five stages keep their initial weights.
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, head_width: int | None = None, frozen_stages: int = 0) -> None:
         super().__init__()
-        unit = width / vgg.FULL_WIDTH
+        unit = (head_width or width) / vgg.FULL_WIDTH
         c128, c256, c512, c1024 = (int(channels * unit) for channels in (128, 256, 512, FULL))
+        self.begins_published = head_width in (None, width)
         self.stages = nn.ModuleList(vgg.stages(width))
-        self.fc6 = nn.Conv2d(c512, c1024, 3, padding=6, dilation=6)
+        self.fc6 = nn.Conv2d(vgg.channels(width), c1024, 3, padding=6, dilation=6)
         self.fc7 = nn.Conv2d(c1024, c1024, 1)
-        self.norm = rfb_s(c512, c512)
+        self.norm = rfb_s(vgg.channels(width), c512)
         self.extras = nn.ModuleList(
             [
                 rfb(c1024, c1024, stride=1),
@@ -143,6 +149,8 @@ class RFBNet(nn.Module):
             nn.Conv2d(inputs, CLASSES_AND_BACKGROUND * boxes, 3, padding=1) for boxes, inputs in heads
         )
         self._init_weights()
+        for stage in self.stages[:frozen_stages]:
+            stage.requires_grad_(False)
 
     def _init_weights(self) -> None:
         """He's for all but the heads: these keep torch's own, with biases of 0, as in the authors' train_RFB.py."""
@@ -151,24 +159,50 @@ class RFBNet(nn.Module):
         for head in (*self.boxes, *self.classes):
             nn.init.zeros_(head.bias)
 
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Offsets (images, priors, 4) and logits (images, priors, 21; the first is background's) of images."""
+        return self._answers(self.maps(images))
+
+    def of_features(self, conv4_3: Tensor, pool5: Tensor) -> tuple[Tensor, Tensor]:
+        """The same as :meth:`forward` of images whose :meth:`features` are known."""
+        return self._answers(self._maps(self.norm(conv4_3), pool5))
+
+    def features(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """VGG16's conv4_3 and pool5 of images (images, 3, 300, 300): 38 and 19 cells in each direction."""
+        conv4_3 = self._conv4_3(images)
+        return conv4_3, self._pool5(conv4_3)
+
+    @property
+    def shapes(self) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+        """Channels, rows and columns of an image's two maps of :meth:`features`."""
+        channels, (large, small, *_) = self.fc6.in_channels, MAPS
+        return (channels, large.cells, large.cells), (channels, small.cells, small.cells)
+
     def maps(self, images: Tensor) -> list[Tensor]:
         """The six feature maps of images (images, 3, 300, 300): 38, 19, 10, 5, 3 and 1 cells in each direction."""
+        conv4_3 = self._conv4_3(images)
+        # The block first: in another order conv4_3's gradients would be summed in another order, too.
+        return self._maps(self.norm(conv4_3), self._pool5(conv4_3))
+
+    def _conv4_3(self, images: Tensor) -> Tensor:
         x = images
         for stage in self.stages[:2]:
             x = F.max_pool2d(stage(x), 2)
-        x = F.max_pool2d(self.stages[2](x), 2, ceil_mode=True)  # 75 → 38
-        x = self.stages[3](x)
-        features = [self.norm(x)]
-        x = F.max_pool2d(self.stages[4](F.max_pool2d(x, 2)), 3, stride=1, padding=1)
-        x = F.relu(self.fc7(F.relu(self.fc6(x), inplace=True)), inplace=True)
+        conv4_3: Tensor = self.stages[3](F.max_pool2d(self.stages[2](x), 2, ceil_mode=True))  # 75 → 38
+        return conv4_3
+
+    def _pool5(self, conv4_3: Tensor) -> Tensor:
+        return F.max_pool2d(self.stages[4](F.max_pool2d(conv4_3, 2)), 3, stride=1, padding=1)
+
+    def _maps(self, first: Tensor, pool5: Tensor) -> list[Tensor]:
+        """The first map and, made from pool5, the others."""
+        maps, x = [first], F.relu(self.fc7(F.relu(self.fc6(pool5), inplace=True)), inplace=True)
         for extra in self.extras:
             x = extra(x)
-            features.append(x)
-        return features
+            maps.append(x)
+        return maps
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Offsets (images, priors, 4) and logits (images, priors, 21; the first is background's) of images."""
-        maps = self.maps(images)
+    def _answers(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         offsets = [_by_prior(head(x), 4) for head, x in zip(self.boxes, maps, strict=True)]
         logits = [_by_prior(head(x), CLASSES_AND_BACKGROUND) for head, x in zip(self.classes, maps, strict=True)]
         return torch.cat(offsets, dim=1), torch.cat(logits, dim=1)
@@ -177,13 +211,13 @@ class RFBNet(nn.Module):
         """Begin with VGG16's weights; fc6 and fc7 take every fourth of 4,096 outputs and every third of 7 × 7 pixels.
 
         The thinning is Chen et al.'s (2015, arXiv 1412.7062, section 3.1), as for SSD. Where the file has the
-        convolutions alone, fc6 and fc7 keep the seed's initial weights.
+        convolutions alone, or the head has a width of its own, fc6 and fc7 keep the seed's initial weights.
 
         Raises:
             ConfigError: they are of another network.
         """
         vgg.load_stages(self.stages, weights, source)
-        if (hidden := vgg.hidden_layers(weights, source)) is None:
+        if (hidden := vgg.hidden_layers(weights, source)) is None or not self.begins_published:
             return
         try:
             six = hidden["fc6"]["weight"].view(4096, 512, 7, 7)[::4, :, ::3, ::3]
