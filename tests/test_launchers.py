@@ -8,11 +8,12 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import commands
 import pytest
 from hydra.errors import MissingConfigException
 from omegaconf import OmegaConf
@@ -114,7 +115,7 @@ class Counted(ToyTask):
 """A small task that notes every finished epoch, and in the third one kills its sweep's main process, once,
 and goes on when it notices."""
 
-Sweep = Callable[..., tuple[int, str]]
+Sweep = Callable[..., tuple[int | None, str]]
 
 
 def needs(plugin: str) -> pytest.MarkDecorator:
@@ -137,28 +138,40 @@ def modules(tmp_path: Path) -> Path:
 def start(tmp_path: Path, modules: Path) -> Sweep:
     """Start a sweep, in a folder outside the checkout, and wait for its end and its workers'.
 
-    Returns its exit code and what all of them printed.
+    Its main process is forked; with ``fresh=True`` it is a new interpreter, like its workers. Returns its exit code and
+    what all of them printed.
     """
-    elsewhere = tmp_path / "elsewhere"
+    elsewhere, said = tmp_path / "elsewhere", tmp_path / "said"
     elsewhere.mkdir()
+    os.mkfifo(said)  # ends when all that write to it have ended, the workers, too
     paths = os.pathsep.join([str(modules), str(ROOT / "tests"), str(ROOT / "tests/engine")])
-    environment = {key: value for key, value in os.environ.items() if key not in workers.THREADS}
 
-    def call(*arguments: str) -> tuple[int, str]:
-        done = subprocess.run(
-            [sys.executable, str(ROOT / "run.py"), "-m", *arguments],
-            stdout=subprocess.PIPE,  # to its end, which comes when the workers have ended, too
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=1800,
-            cwd=elsewhere,
-            env=environment | {"PYTHONPATH": paths},
-            start_new_session=True,
-            check=False,
-        )
-        return done.returncode, done.stdout
+    def call(*arguments: str, fresh: bool = False) -> tuple[int | None, str]:
+        environment = {key: value for key, value in os.environ.items() if key not in workers.THREADS}
+        environment["PYTHONPATH"] = paths
+        if fresh:
+            return run_fresh(arguments, elsewhere, environment)
+        process = commands.start_sweep(arguments, said, elsewhere, environment)
+        printed = said.read_text()
+        return commands.end(process), printed
 
     return call
+
+
+def run_fresh(arguments: Sequence[str], folder: Path, environment: Mapping[str, str]) -> tuple[int, str]:
+    """Start a sweep in a new interpreter, and wait for its end and its workers'."""
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "run.py"), "-m", *arguments],
+        stdout=subprocess.PIPE,  # to its end, which comes when the workers have ended, too
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=1800,
+        cwd=folder,
+        env=environment,
+        start_new_session=True,
+        check=False,
+    )
+    return done.returncode, done.stdout
 
 
 def epochs_noted(modules: Path) -> Counter[str]:
@@ -198,7 +211,7 @@ def test_joblib_goes_on_after_a_killed_worker_with_fewer_runs_at_a_time(
 ) -> None:
     """joblib takes the killed worker's neighbours down with it; one of them may be at the very end of an epoch."""
     (modules / f"signal-{KILLED}").write_text(str(signal.SIGKILL.value))
-    code, said = start(*SETTINGS, "hydra/launcher=cores", "hydra.launcher.n_jobs=2")
+    code, said = start(*SETTINGS, "hydra/launcher=cores", "hydra.launcher.n_jobs=2", fresh=True)
     assert code == 1 and "Traceback" not in said, said
     assert "a worker was lost" in said and "with fewer runs at a time" in said
     assert " unfinished" in (told := summary(said)) and "it was not started; the same command starts it" in told

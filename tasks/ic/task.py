@@ -7,10 +7,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics import MeanMetric
-from torchmetrics.classification import MulticlassAccuracy
 
-from tasks import build_model
+from tasks import build_model, classification
 from tasks.compute import to_float
 from tasks.ic import data
 from tasks.ic.batches import crop_and_flip, draw_crops_and_flips
@@ -36,10 +34,7 @@ class ImageClassification(Task):
     options = Section({"augment": choice("none", "standard"), "channels_last": choice("auto", True, False)})
     splits_training = True
     model_arguments = ("classes",)
-    metrics: tuple[Metric, ...] = (
-        Metric("accuracy", "%", "max", "ACC"),
-        Metric("test_loss", "nat", "min", "test loss"),
-    )
+    metrics: tuple[Metric, ...] = classification.METRICS
 
     def __init__(self, settings: TaskSettings, augment: str, channels_last: bool | str) -> None:
         super().__init__(settings)
@@ -51,8 +46,6 @@ class ImageClassification(Task):
         self.model = model.to(settings.device).to(memory_format=self.memory_format)
         self.modules = {"classifier": self.model}
         self.train_size = len(self.data.train_labels)
-        self.accuracy = MulticlassAccuracy(self.data.classes, average="micro").to(settings.device)
-        self.test_loss = MeanMetric(nan_strategy="disable").to(settings.device)
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         """Pairs of images (float32, (batch, 3, 32, 32), from 0 to 1) and labels (int64, (batch,))."""
@@ -77,20 +70,9 @@ class ImageClassification(Task):
 
     def evaluate(self) -> dict[str, float]:
         """Accuracy in percent and mean cross-entropy in nats on the split that is evaluated."""
-        self.accuracy.reset()
-        self.test_loss.reset()
-        for pixels, labels in zip(
-            self.data.test_images.split(EVALUATION_BATCH),
-            self.data.test_labels.split(EVALUATION_BATCH),
-            strict=True,
-        ):
-            logits = self.model(to_float(pixels, self.memory_format))
-            self.accuracy.update(logits, labels)
-            self.test_loss.update(F.cross_entropy(logits, labels, reduction="none"))
-        return {
-            "accuracy": 100.0 * float(self.accuracy.compute()),
-            "test_loss": float(self.test_loss.compute()),
-        }
+        images, labels = (split.split(EVALUATION_BATCH) for split in (self.data.test_images, self.data.test_labels))
+        logits = (self.model(to_float(pixels, self.memory_format)) for pixels in images)
+        return classification.evaluate(zip(logits, labels, strict=True), self.settings.device)
 
 
 def _memory_format(channels_last: bool | str, settings: TaskSettings) -> torch.memory_format:

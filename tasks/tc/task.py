@@ -7,10 +7,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics import MeanMetric
-from torchmetrics.classification import MulticlassAccuracy
 
-from tasks import build_model
+from tasks import build_model, classification
 from tasks.tc import data
 from tmsgd_bench.checks import Section, choice, whole
 from tmsgd_bench.seeding import epoch_order
@@ -32,10 +30,7 @@ class TextClassification(Task):
     options = Section({"tokens": whole(1, 10_000), "padding": choice("end", "start")})
     splits_training = True
     model_arguments = ("vocabulary_size", "reachable", "classes")
-    metrics: tuple[Metric, ...] = (
-        Metric("accuracy", "%", "max", "ACC"),
-        Metric("test_loss", "nat", "min", "test loss"),
-    )
+    metrics: tuple[Metric, ...] = classification.METRICS
 
     def __init__(self, settings: TaskSettings, tokens: int, padding: str) -> None:
         super().__init__(settings)
@@ -52,8 +47,6 @@ class TextClassification(Task):
         self.model = model.to(settings.device)
         self.modules = {"classifier": self.model}
         self.train_size = len(loaded.train_labels)
-        self.accuracy = MulticlassAccuracy(len(data.CLASSES), average="micro").to(settings.device)
-        self.test_loss = MeanMetric(nan_strategy="disable").to(settings.device)
 
     def batches(self, epoch: int) -> Iterable[Batch]:
         """Pairs of words (batch, tokens) and labels (batch,); gathered once for the epoch, then cut into views."""
@@ -77,17 +70,5 @@ class TextClassification(Task):
 
     def evaluate(self) -> dict[str, float]:
         """Accuracy in percent and mean cross-entropy in nats on the split that is evaluated."""
-        self.accuracy.reset()
-        self.test_loss.reset()
-        for words, labels in zip(
-            self.data.test_words.split(EVALUATION_BATCH),
-            self.data.test_labels.split(EVALUATION_BATCH),
-            strict=True,
-        ):
-            logits = self.model(words)
-            self.accuracy.update(logits, labels)
-            self.test_loss.update(F.cross_entropy(logits, labels, reduction="none"))
-        return {
-            "accuracy": 100.0 * float(self.accuracy.compute()),
-            "test_loss": float(self.test_loss.compute()),
-        }
+        words, labels = (split.split(EVALUATION_BATCH) for split in (self.data.test_words, self.data.test_labels))
+        return classification.evaluate(zip(map(self.model, words), labels, strict=True), self.settings.device)
