@@ -44,6 +44,7 @@ OPTIONS: dict[str, Any] = {
     "evaluation_images": None,
     "evaluate_every": 1,
     "sample_epochs": [1, 3],
+    "label_smoothing": 0.0,
 }
 
 
@@ -543,6 +544,22 @@ def test_a_training_step_is_one_step_of_each_network_in_turn(few: Path) -> None:
             torch.testing.assert_close(value, theirs.modules[name].state_dict()[key], rtol=1e-9, atol=1e-12)
 
 
+def test_smoothed_labels_are_those_of_photos_alone(few: Path) -> None:
+    """A photo counts as generated with the probability that its label is smoothed by."""
+    photos, noise = next(iter(make(few).batches(0)))
+    photos, noise = photos.double(), noise.double()
+    losses = {}
+    for smoothing in (0.0, 0.25):
+        task = make(few, {"label_smoothing": smoothing})
+        for module in task.modules.values():
+            module.double()
+        images = task.generator(noise).detach()
+        losses[smoothing] = float(task._discriminator_loss(photos, images).detach())
+        logits = task.discriminator(photos).detach()
+    as_photo, as_generated = (nn.functional.softplus(sign * logits).mean() for sign in (-1.0, 1.0))
+    assert losses[0.25] - losses[0.0] == pytest.approx(0.25 * float(as_generated - as_photo), rel=1e-9)
+
+
 def test_the_loss_is_the_discriminators(few: Path) -> None:
     task = make(few)
     batch = next(iter(task.batches(0)))
@@ -671,6 +688,8 @@ def test_pictures_of_a_run(few: Path, tmp_path: Path) -> None:
         {"sample_epochs": 5},
         {"sample_epochs": [0]},
         {"sample_epochs": [1, "last"]},
+        {"label_smoothing": 0.6},
+        {"label_smoothing": None},
         {"unknown": 1},
     ],
     ids=str,
