@@ -43,7 +43,7 @@ OLD, NEW = 1, 2
 ADDED: dict[str, dict[str, dict[str, Any]]] = {
     "task.name": {
         "fkpd": {"task.short_side": 250, "task.crop": 224},
-        "ig": {"task.evaluation_images": None},
+        "ig": {"task.evaluation_images": None, "task.label_smoothing": 0.0},
     },
     "model.name": {},
     "optimizer._target_": {},

@@ -139,6 +139,7 @@ ACCEPTED = {
     "optimizer.rebound": "removed",
     "optimizer.warmup": "null removed",
     "model.proposals.sigma": "fraction",
+    "task.label_smoothing": "zero",
     # schedules
     "schedule": "null",
     "schedule.every": "",

@@ -1,6 +1,7 @@
 """FID of runs that were trained without Inception weights: ``python -m tasks.ig.score RUN_FOLDER...``.
 
-The run is left as it is; what is measured goes beside its result.
+The run is left as it is. What is measured goes beside its result if the run was to measure FID and could not; that of a
+run with other features of its own choice is only printed.
 """
 
 from __future__ import annotations
@@ -76,12 +77,22 @@ def _load(task: ImageGeneration, path: Path) -> None:
     task.generator.eval()
 
 
+def _report(run: Path, measured: dict[str, Any]) -> None:
+    """Print what was measured, and keep it if FID is the metric that the run was to have."""
+    features = finished.read(run, "ig").options["features"]
+    note = "" if features == "inception" else f" (not recorded, because the run has task.features={features})"
+    if not note:
+        store.add_measured(run, measured)
+    shown = {**measured["metrics"], **measured["measured_with"]}
+    print(f"{run.name}: {', '.join(f'{name} {value}' for name, value in shown.items())}{note}")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Score runs; returns the exit code: 0 fine, 2 a run cannot be scored."""
     parser = argparse.ArgumentParser(
         prog="python -m tasks.ig.score",
-        description=f"Measure FID of finished runs of task=ig that kept their generator. Writes {MEASURED} beside each "
-        "result, which stays as it is.",
+        description=f"Measure FID of finished runs of task=ig that kept their generator. Writes {MEASURED} beside the "
+        "result of each run with task.features=inception, which stays as it is; prints the others' FID.",
     )
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN_FOLDER", help="folders of finished runs")
     parser.add_argument("--root", help="folder of the data sets (default: $TMSGD_DATA or the user's cache folder)")
@@ -90,10 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     try:
         for run in options.runs:
-            found = score(run, options.root, device)
-            store.add_measured(run, found)
-            shown = {**found["metrics"], **found["measured_with"]}
-            print(f"{run.name}: {', '.join(f'{name} {value}' for name, value in shown.items())}")
+            _report(run, score(run, options.root, device))
     except BenchError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -20,7 +20,7 @@ from tasks.ig.inception import InceptionFeatures
 from tasks.ig.model import SIDE, Networks
 from tasks.ig.quality import DIVERSITY, Quality, choose_network
 from tmsgd_bench import files
-from tmsgd_bench.checks import Section, choice, items, optional, whole
+from tmsgd_bench.checks import Section, choice, items, number, optional, whole
 from tmsgd_bench.errors import ConfigError, StoreError
 from tmsgd_bench.seeding import epoch_order, generator, subset
 from tmsgd_bench.task import Metric, Task, TaskSettings
@@ -41,6 +41,8 @@ class ImageGeneration(Task):
             there are photos.
         evaluate_every: evaluate after every so many epochs.
         sample_epochs: after how many epochs to keep images for Figure 2; those of the last epoch are kept in any case.
+        label_smoothing: the discriminator's target for photos is 1 minus this, that for generated images stays 0
+            (Salimans et al. 2016, arXiv 1606.03498); from 0 to 0.5.
     """
 
     options = Section(
@@ -49,6 +51,7 @@ class ImageGeneration(Task):
             "evaluation_images": optional(whole(2)),
             "evaluate_every": whole(1),
             "sample_epochs": items(whole(1)),
+            "label_smoothing": number(0.0, 0.5, example=0.1),
         }
     )
     splits_training = True
@@ -62,10 +65,11 @@ class ImageGeneration(Task):
         evaluation_images: int | None,
         evaluate_every: int,
         sample_epochs: list[int],
+        label_smoothing: float,
     ) -> None:
         super().__init__(settings)
         given = {"features": features, "evaluation_images": evaluation_images, "evaluate_every": evaluate_every}
-        self.options("task", {**given, "sample_epochs": sample_epochs})
+        self.options("task", {**given, "sample_epochs": sample_epochs, "label_smoothing": label_smoothing})
         made = build_model(Networks, settings.model)  # before anything else that may draw from torch's global stream
         self.generator, self.discriminator = made.generator.to(settings.device), made.discriminator.to(settings.device)
         self.modules = {"generator": self.generator, "discriminator": self.discriminator}
@@ -77,6 +81,7 @@ class ImageGeneration(Task):
         self.network = choose_network(features, settings.weights_folder)
         self.metrics = (*self.network.distances, DIVERSITY)
         self.evaluate_every, self.sample_epochs = evaluate_every, sample_epochs
+        self.photo_target = 1.0 - label_smoothing
         self.samples: dict[int, Tensor] = {}
 
     @cached_property
@@ -104,7 +109,8 @@ class ImageGeneration(Task):
         return self._discriminator_loss(photos, self.generator(noise).detach())
 
     def _discriminator_loss(self, photos: Tensor, generated: Tensor) -> Tensor:
-        return _cross_entropy(self.discriminator(photos), 1.0) + _cross_entropy(self.discriminator(generated), 0.0)
+        of_photos = _cross_entropy(self.discriminator(photos), self.photo_target)
+        return of_photos + _cross_entropy(self.discriminator(generated), 0.0)
 
     def training_step(self, batch: Batch, optimizers: Mapping[str, Optimizer]) -> dict[str, Tensor]:
         """A step of the discriminator, then one of the generator against it, on the same generated images.

@@ -318,6 +318,15 @@ def test_an_order_holds_if_each_of_its_steps_does(means: dict[str, float], verdi
         assert the(found, part).verdict in ("not yet tested", verdict, "supported")
 
 
+def test_under_another_metric_a_pair_is_compared_without_a_printed_difference() -> None:
+    reduced = {**FID, "metric": "random_features_distance", "protocols": ("reduced",), "conditions": "the same"}
+    rows = [*seeds("adam", [1.0 + noise for noise in NOISE], **reduced), *seeds("sgd", [2.0] * len(NOISE), **reduced)]
+    claim = the(evaluate(*rows, protocol="reduced"), "ig/dcgan adam/sgd")
+    assert (claim.verdict, claim.printed) == ("supported", None)
+    assert claim.experiment is not None and claim.experiment.metric == "random_features_distance"
+    assert the(evaluate(*gan(adam=1.0, sgd=2.0)), "ig/dcgan adam/sgd").printed is not None
+
+
 def test_a_claim_about_all_tasks_says_how_many_were_tested() -> None:
     found = evaluate(*seeds("sgd", SGD[:3]), *seeds("tmsgd", BETTER[:3]))
     (one, other) = (claim for claim in found.claims if claim.id.startswith("every tmsgd/sgd"))

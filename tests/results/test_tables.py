@@ -605,6 +605,19 @@ def test_runs_that_could_not_measure_the_metric_are_left_out_and_counted(tmp_pat
     assert "2 runs without FID left out" in row.marks
 
 
+def test_a_protocol_with_a_metric_of_its_own_shows_no_printed_number() -> None:
+    """The reduced GAN measures no FID: its table names its distance, and the paper's FIDs are not beside it."""
+    distance = {"task": "ig", "model": "dcgan", "metric": "random_features_distance"}
+    distance |= {"protocols": ("reduced",), "conditions": "the same"}
+    table = build(frame(*seeds("sgd", SGD, **distance)), "ig", protocol="reduced")
+    assert (table.rows[0].final.n, table.rows[0].marks) == (len(SGD), ())
+    assert "FID" not in table.heading and "random-features distance" in table.heading
+    assert all(row.printed is None for row in table.rows)
+    assert any(row.printed for row in build(frame(), "ig").rows)
+    with pytest.raises(StoreError, match="reports 'fid'"):
+        build(frame(*seeds("sgd", SGD, **{**distance, "metric": "fid"})), "ig", protocol="reduced")
+
+
 def test_what_the_first_weights_can_do_is_a_row_of_its_own() -> None:
     """Last of its block, compared with nothing, once a seed, whatever the optimizer."""
     rows = [a_run(name, seed, initial=70.0) for name in ("sgd", "tmsgd") for seed in (0, 1)]

@@ -44,6 +44,7 @@ OPTIONS: dict[str, Any] = {
     "evaluation_images": None,
     "evaluate_every": 1,
     "sample_epochs": [1, 3],
+    "label_smoothing": 0.0,
 }
 
 
@@ -543,6 +544,22 @@ def test_a_training_step_is_one_step_of_each_network_in_turn(few: Path) -> None:
             torch.testing.assert_close(value, theirs.modules[name].state_dict()[key], rtol=1e-9, atol=1e-12)
 
 
+def test_smoothed_labels_are_those_of_photos_alone(few: Path) -> None:
+    """A photo counts as generated with the probability that its label is smoothed by."""
+    photos, noise = next(iter(make(few).batches(0)))
+    photos, noise = photos.double(), noise.double()
+    losses = {}
+    for smoothing in (0.0, 0.25):
+        task = make(few, {"label_smoothing": smoothing})
+        for module in task.modules.values():
+            module.double()
+        images = task.generator(noise).detach()
+        losses[smoothing] = float(task._discriminator_loss(photos, images).detach())
+        logits = task.discriminator(photos).detach()
+    as_photo, as_generated = (nn.functional.softplus(sign * logits).mean() for sign in (-1.0, 1.0))
+    assert losses[0.25] - losses[0.0] == pytest.approx(0.25 * float(as_generated - as_photo), rel=1e-9)
+
+
 def test_the_loss_is_the_discriminators(few: Path) -> None:
     task = make(few)
     batch = next(iter(task.batches(0)))
@@ -671,6 +688,8 @@ def test_pictures_of_a_run(few: Path, tmp_path: Path) -> None:
         {"sample_epochs": 5},
         {"sample_epochs": [0]},
         {"sample_epochs": [1, "last"]},
+        {"label_smoothing": 0.6},
+        {"label_smoothing": None},
         {"unknown": 1},
     ],
     ids=str,
@@ -702,15 +721,23 @@ def test_a_run_keeps_the_images_of_the_chosen_epochs_and_every_loss(few: Path, t
 # --- FID afterwards ------------------------------------------------------------------------------------------------
 
 
+MEASURING = replace(RUN, overrides=(*RUN.overrides, "task.features=inception"))
+
+
 @pytest.fixture
 def finished(few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A finished run's folder; FID can be measured now, with a small network in Inception's place."""
-    one = replace(RUN.spec("sgd"), epochs=1)
-    RUN.train(few, tmp_path / "runs", one)
+    """A finished run's folder that lacked FID's weights; a small network in Inception's place can measure it now."""
+    one = replace(MEASURING.spec("sgd"), epochs=1)
+    MEASURING.train(few, tmp_path / "runs", one)
+    set_inception(monkeypatch, few)
+    return tmp_path / "runs" / one.run_id
+
+
+def set_inception(monkeypatch: pytest.MonkeyPatch, photos: Path) -> None:
+    """Make FID measurable, with a small network in Inception's place."""
     monkeypatch.setattr(inception, "lacking", lambda folder: "")
     monkeypatch.setattr(inception, "load", lambda folder: InceptionFeatures(Averages(), SIZES))
-    monkeypatch.setattr(finished_run, "data_folder", lambda data, fingerprint: few)
-    return tmp_path / "runs" / one.run_id
+    monkeypatch.setattr(finished_run, "data_folder", lambda data, fingerprint: photos)
 
 
 def test_fid_of_a_finished_run_is_what_the_run_would_have_measured(
@@ -720,9 +747,8 @@ def test_fid_of_a_finished_run_is_what_the_run_would_have_measured(
     assert score.main([str(finished), "--root", str(tmp_path)]) == 0
     found = files.read_json(finished / MEASURED)
     assert found is not None and "fid" in capsys.readouterr().out
-    measuring = replace(RUN, overrides=(*RUN.overrides, "task.features=inception"))
-    again = replace(measuring.spec("sgd"), epochs=1)
-    measuring.train(few, tmp_path / "measured", again)
+    again = replace(MEASURING.spec("sgd"), epochs=1)
+    MEASURING.train(few, tmp_path / "measured", again)
     history = whole_runs.history(tmp_path / "measured", again)
     for name in ("fid", "fid64", "fid_softmax", "diversity"):
         assert found["metrics"][name] == history[name].iloc[-1]
@@ -730,6 +756,20 @@ def test_fid_of_a_finished_run_is_what_the_run_would_have_measured(
     (row,) = store.read_runs(finished.parent).to_dict("records")
     assert (row["metric"], row["final"]) == ("fid", history["fid"].iloc[-1]) and row["note"].startswith("FID ")
     assert (finished / store.RESULT).read_bytes() == before
+
+
+def test_fid_of_a_run_with_another_metric_of_its_own_is_printed_alone(
+    few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its tables go on to have the metric that it was asked for."""
+    spec = replace(RUN.spec("sgd"), epochs=1)
+    RUN.train(few, tmp_path / "runs", spec)
+    set_inception(monkeypatch, few)
+    assert score.main([str(tmp_path / "runs" / spec.run_id), "--root", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "fid " in printed and "task.features=random" in printed
+    (row,) = store.read_runs(tmp_path / "runs").to_dict("records")
+    assert row["metric"] == "random_features_distance"
 
 
 def test_a_folder_that_cannot_be_scored_gets_one_sentence(

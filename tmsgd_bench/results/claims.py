@@ -111,16 +111,19 @@ def evaluate(runs: pd.DataFrame, numerics: Numerics, protocol: str = "table2") -
     Raises:
         StoreError: a run reports another metric than the paper's.
     """
-    chosen = {experiment.key: selection.select(runs, experiment, "real", protocol) for experiment in every_experiment()}
-    compared = _correct_holm_families(_compared(runs, chosen))
+    every = {experiment.key: experiment for experiment in every_experiment(protocol)}
+    chosen = {key: selection.select(runs, experiment, "real", protocol) for key, experiment in every.items()}
+    compared = _correct_holm_families(_compared(runs, every, chosen))
     claims: list[Claim] = []
     for entry in entries():
         if "pairs" in entry:
             claims += [
-                compared[_id(experiment, pair)] for experiment in _experiments(entry) for pair in _pairs(entry["pairs"])
+                compared[_id(experiment, pair)]
+                for experiment in _experiments(entry, every)
+                for pair in _pairs(entry["pairs"])
             ]
         elif "every" in entry:
-            claims.append(_joined(entry, compared))
+            claims.append(_joined(entry, every, compared))
         else:
             rule = entry["numerics"]
             finding = numerical.RULES[rule](numerics)
@@ -150,18 +153,21 @@ def footnote() -> str:
     )
 
 
-def _compared(runs: pd.DataFrame, chosen: Mapping[str, pd.DataFrame]) -> dict[str, Claim]:
+def _compared(
+    runs: pd.DataFrame, every: Mapping[str, Experiment], chosen: Mapping[str, pd.DataFrame]
+) -> dict[str, Claim]:
     """All claims about a pair of optimizers, before correction.
 
     Args:
+        every: all experiments, by their keys.
         chosen: the runs of each experiment, by its key.
     """
-    tried = {one.key: _elsewhere(runs, one) for one in every_experiment() if chosen[one.key].empty}
+    tried = {key: _elsewhere(runs, experiment) for key, experiment in every.items() if chosen[key].empty}
     return {
         claim.id: claim
         for entry in entries()
         if "pairs" in entry
-        for experiment in _experiments(entry)
+        for experiment in _experiments(entry, every)
         for pair in _pairs(entry["pairs"])
         for claim in [
             _untried(entry, experiment, pair, tried[experiment.key])
@@ -250,9 +256,9 @@ def _verdict(comparison: Comparison, experiment: Experiment) -> Verdict:
     return verdict(comparison.direction, comparison.p_holm, experiment.direction)
 
 
-def _joined(entry: Mapping[str, Any], compared: Mapping[str, Claim]) -> Claim:
+def _joined(entry: Mapping[str, Any], every: Mapping[str, Experiment], compared: Mapping[str, Claim]) -> Claim:
     """A claim that holds if all of its parts do."""
-    where, pairs = _experiments(entry), _pairs(entry["every"])
+    where, pairs = _experiments(entry, every), _pairs(entry["every"])
     parts = [compared[_id(experiment, pair)] for experiment in where for pair in pairs]
     tested = [claim for claim in parts if claim.verdict != "not yet tested"]
     counts = Counter(claim.verdict for claim in tested)
@@ -311,8 +317,7 @@ def _label(name: str, experiment: Experiment) -> str:
     return f"{label} from the first epoch" if name.endswith(FROM_START) else label
 
 
-def _experiments(entry: Mapping[str, Any]) -> list[Experiment]:
-    every = {experiment.key: experiment for experiment in every_experiment()}
+def _experiments(entry: Mapping[str, Any], every: Mapping[str, Experiment]) -> list[Experiment]:
     return list(every.values()) if entry["experiments"] == "all" else [every[key] for key in entry["experiments"]]
 
 

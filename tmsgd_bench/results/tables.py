@@ -105,7 +105,7 @@ def build(runs: pd.DataFrame, number: str, data: str = "real", protocol: str = "
         ConfigError: the paper has no such table here.
         StoreError: a run reports another metric than the table asks for.
     """
-    table, blocks = layout(number), experiments(number)
+    table, blocks = layout(number, protocol), experiments(number, protocol)
     rows: list[Row] = []
     versions: set[int] = set()
     selected = [selection.select(runs, experiment, data, protocol) for experiment in blocks]
