@@ -33,7 +33,7 @@ from tmsgd_bench.engine.spec import RunSpec
 from tmsgd_bench.errors import ConfigError, DataError
 from tmsgd_bench.results import store, tables
 from tmsgd_bench.task import Task
-from tmsgd_bench.version import PROTOCOLS
+from tmsgd_bench.version import OWN_SETTINGS, PROTOCOLS
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
@@ -630,7 +630,7 @@ def test_own_weights_follow_the_reduced_protocol_alone(
 
 def test_a_protocol_takes_its_epochs_and_batch_size_from_the_task() -> None:
     """By them it is seen beforehand that a run does not follow it."""
-    for protocol in PROTOCOLS:
+    for protocol in set(PROTOCOLS) - set(OWN_SETTINGS):
         values = yaml.safe_load((CONF / f"protocol/{protocol}.yaml").read_text())
         assert values["epochs"] == f"${{task.{protocol}.epochs}}"
         assert values["batch_size"] == f"${{task.{protocol}.batch_size}}"

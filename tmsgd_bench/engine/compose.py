@@ -153,7 +153,7 @@ def _canonical_overrides(config: DictConfig, spec: RunSpec, choices: Mapping[str
 def _candidates(config: DictConfig, spec: RunSpec, chosen: str | None, overrides: tuple[str, ...]) -> list[str]:
     """The protocols whose epochs and batch size are the run's: to compose one takes a tenth of a second.
 
-    A task need not have all protocols.
+    A task need not have all protocols. In those of ``OWN_SETTINGS`` a model may have epochs and a batch size of its own.
     """
     protocols = [protocol for protocol in PROTOCOLS if protocol in config.task]
     if not protocols:
@@ -161,7 +161,11 @@ def _candidates(config: DictConfig, spec: RunSpec, chosen: str | None, overrides
     first = chosen if chosen in protocols else protocols[0]
     blocks = _composed((*overrides, f"protocol={first}")).task  # of all protocols, as they stand in the task's YAML
     needed = {"epochs": spec.epochs, "batch_size": spec.batch_size}
-    return [name for name in protocols if all(blocks[name].get(key, value) == value for key, value in needed.items())]
+    return [
+        name
+        for name in protocols
+        if name in OWN_SETTINGS or all(blocks[name].get(key, value) == value for key, value in needed.items())
+    ]
 
 
 def _composed(overrides: tuple[str, ...]) -> DictConfig:
