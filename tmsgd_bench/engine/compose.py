@@ -153,7 +153,7 @@ def _canonical_overrides(config: DictConfig, spec: RunSpec, choices: Mapping[str
 def _candidates(config: DictConfig, spec: RunSpec, chosen: str | None, overrides: tuple[str, ...]) -> list[str]:
     """The protocols whose epochs and batch size are the run's: to compose one takes a tenth of a second.
 
-    A task need not have all protocols. In those of ``OWN_SETTINGS`` a model may have epochs and a batch size of its own.
+    A task need not have all protocols. In those of ``OWN_SETTINGS`` a model may have its own epochs and batch size.
     """
     protocols = [protocol for protocol in PROTOCOLS if protocol in config.task]
     if not protocols:
