@@ -637,7 +637,7 @@ def test_a_protocol_takes_its_epochs_and_batch_size_from_the_task() -> None:
 
 
 def test_a_protocol_is_composed_once_for_the_runs_of_all_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And those with other epochs are not."""
+    """And those with other epochs are not, unless a model may have its own."""
     composed: list[list[str]] = []
 
     def noted(name: str, overrides: list[str]) -> Any:
@@ -651,7 +651,10 @@ def test_a_protocol_is_composed_once_for_the_runs_of_all_seeds(monkeypatch: pyte
         for seed in (0, 3):
             config = hydra_compose("config", overrides=[*given, f"seed={seed}"])
             assert compose.followed_protocols(config, compose.run_spec(config), chosen) == ("smoke",)
-    assert [overrides[-1] for overrides in composed] == ["protocol=smoke"]
+    assert [overrides[-1] for overrides in composed] == [
+        "protocol=smoke",
+        *(f"protocol={name}" for name in OWN_SETTINGS),
+    ]
 
 
 def test_other_data_than_the_published_follow_no_protocol(tmp_path: Path) -> None:
