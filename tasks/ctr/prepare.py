@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 VERSION = 1  # to be raised when the tensors change
 RARE = 0
 """The number of all values of a field that are too rare, or unknown."""
+LARGE = ("device_id", "device_ip")
+"""The columns with by far the most values: numbered early, while little else is in memory."""
 
 
 class Column(NamedTuple):
@@ -121,17 +123,18 @@ def _numbered(path: Path, columns: Mapping[str, IO[bytes]], min_count: int, hour
     made = {f"rows {name}": np.flatnonzero(member == place).astype(np.int32) for place, name in enumerate(SPLITS)}
     if empty := [name for name in SPLITS if not len(made[f"rows {name}"])]:
         raise DataError(f"the {empty[0]} split has no rows, since {path} has only {rows:,}: use a file with more rows.")
-    made["click"] = clicks
-    sizes = []
-    for name, column in _fields(path, columns, hour):
-        made[f"field {name}"], size = _numbers(column, member == TRAIN, min_count)
-        sizes.append(size)
-    made["sizes"] = np.array(sizes)
+    in_training = member == TRAIN
+    fields = {name: _numbers(column, in_training, min_count) for name, column in _hour_fields(path, columns, hour)}
+    by_size = sorted(FIELDS[1:], key=LARGE.count, reverse=True)
+    others = {name: _numbers(_column(columns, name), in_training, min_count) for name in by_size}
+    fields |= {name: others[name] for name in FIELDS[1:]}
+    made |= {"click": clicks} | {f"field {name}": numbers for name, (numbers, _) in fields.items()}
+    made["sizes"] = np.array([size for _, size in fields.values()])
     return {name: torch.from_numpy(array) for name, array in made.items()}
 
 
-def _fields(path: Path, columns: Mapping[str, IO[bytes]], hour: str) -> Iterator[tuple[str, Column]]:
-    """The model's fields, one at a time."""
+def _hour_fields(path: Path, columns: Mapping[str, IO[bytes]], hour: str) -> Iterator[tuple[str, Column]]:
+    """The fields that are made of the hour."""
     hours = _column(columns, "hour")
     times = _times(path, hours)
     if hour == "value":
@@ -140,8 +143,6 @@ def _fields(path: Path, columns: Mapping[str, IO[bytes]], hour: str) -> Iterator
         for name, of_times in (("hour_of_day", [t.hour for t in times]), ("weekday", [t.weekday() for t in times])):
             values, value_of_time = np.unique(of_times, return_inverse=True)
             yield name, Column(values, [(value_of_time[listed], places) for listed, places in hours.chunks])
-    for name in FIELDS[1:]:
-        yield name, _column(columns, name)
 
 
 def _column(columns: Mapping[str, IO[bytes]], name: str) -> Column:

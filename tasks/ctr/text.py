@@ -11,7 +11,6 @@ import logging
 import re
 import time
 import zlib
-from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -54,11 +53,13 @@ def read_batches(path: Path) -> Iterator[pa.RecordBatch]:
     names: list[str] = []
     try:
         names = _column_names(path)
-        try:
-            yield from _batches(path, use_threads=True)
-        except pa.ArrowInvalid as error:
-            deque(_batches(path, use_threads=False), maxlen=0)  # fails at the same line, and names it
-            raise fault(path, f"cannot be read ({error})") from error
+        with path.open("rb") as raw, open_text(raw) as file:
+            latest, size = time.monotonic(), path.stat().st_size
+            for batch in _reader(file):
+                yield batch.cast(SCHEMA)
+                if time.monotonic() - latest >= LOG_SECONDS:
+                    latest = time.monotonic()
+                    log.info("reading %s: %d %%", path, 100 * raw.tell() // size)
     except pa.ArrowInvalid as error:
         raise fault(path, _explained(str(error), names)) from error
     except (OSError, EOFError, zlib.error) as error:  # the last two, and an OSError: damaged gzip
@@ -80,20 +81,14 @@ def _column_names(path: Path) -> list[str]:
     return names
 
 
-def _batches(path: Path, use_threads: bool) -> Iterator[pa.RecordBatch]:
+def _reader(file: object) -> pc.CSVStreamingReader:
     types = KINDS | {name: pa.dictionary(pa.int32(), KINDS[name]) for name in FIELDS}  # no shorter places can be read
     clicks = {"true_values": ["1"], "false_values": ["0"]}
     convert = pc.ConvertOptions(
         check_utf8=False, column_types=types, include_columns=list(types), null_values=[], **clicks
     )
-    reading = pc.ReadOptions(use_threads=use_threads, block_size=BLOCK_BYTES)
-    with path.open("rb") as raw, open_text(raw) as file:
-        latest, size = time.monotonic(), path.stat().st_size
-        for batch in pc.open_csv(file, reading, pc.ParseOptions(quote_char=False), convert):
-            yield batch.cast(SCHEMA)
-            if time.monotonic() - latest >= LOG_SECONDS:
-                latest = time.monotonic()
-                log.info("reading %s: %d %%", path, 100 * raw.tell() // size)
+    reading = pc.ReadOptions(use_threads=False, block_size=BLOCK_BYTES)  # with threads, errors do not name the line
+    return pc.open_csv(file, reading, pc.ParseOptions(quote_char=False), convert)
 
 
 def _explained(message: str, names: Sequence[str]) -> str:
