@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import Tensor
 
 
@@ -25,12 +24,7 @@ def area_under_curve(scores: Tensor, labels: Tensor) -> float:
     others = len(labels) - clicks
     if not clicks or not others or bool(scores.isnan().any()):
         return math.nan
-    ranked, order = scores.sort()
-    _, sizes = ranked.unique_consecutive(return_counts=True)
-    ends = sizes.cumsum(0)
-    doubled = 2 * ends - sizes + 1  # twice the mean rank, counted from 1, of each group of ties
-    clicks_of = torch.zeros_like(sizes).index_add_(
-        0, torch.arange(len(sizes), device=sizes.device).repeat_interleave(sizes), labels[order].long()
-    )
-    total = int((doubled * clicks_of).sum())
+    _, groups, sizes = scores.unique(return_inverse=True, return_counts=True)
+    doubled = 2 * sizes.cumsum(0) - sizes + 1  # twice the mean rank, counted from 1, of each group of ties
+    total = int(doubled[groups[labels.bool()]].sum())
     return (total - clicks * (clicks + 1)) / (2 * clicks * others)

@@ -1,8 +1,8 @@
 """Avazu's text turned, once, into columns of numbers for the embedding table.
 
-The text is first converted to a temporary Parquet file, so that one column at a time can be held in memory. Each
-column's values that are frequent in the training split then get the numbers from 1 on, in their sorted order; all
-others share the number 0.
+The text is first converted to temporary Arrow files, one for each column, so that one column at a time can be held in
+memory. Each column's values that are frequent in the training split then get the numbers from 1 on, in their sorted
+order; all others share the number 0.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ from __future__ import annotations
 import logging
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from tasks.ctr.split import SPLITS, TRAIN, split
-from tasks.ctr.text import FIELDS, HEXADECIMAL, TYPES, fault, read_batches
+from tasks.ctr.text import FIELDS, HEXADECIMAL, SCHEMA, fault, read_batches
 from tmsgd_bench import files
 from tmsgd_bench.data.cache import Tensors, tensors
 from tmsgd_bench.data.catalog import find
@@ -36,9 +36,24 @@ VERSION = 1  # to be raised when the tensors change
 RARE = 0
 """The number of all values of a field that are too rare, or unknown."""
 LARGE = ("device_id", "device_ip")
-"""The columns with by far the most values: numbered first, while little else is in memory."""
-SCHEMA = pa.schema({name: pa.int64() if name in HEXADECIMAL else kind for name, kind in TYPES.items()})
-"""Of the Parquet file: eight characters are stored as one number of 64 bits."""
+"""The columns with by far the most values: numbered early, while little else is in memory."""
+
+
+class Column(NamedTuple):
+    """A field's values, in chunks of rows.
+
+    Args:
+        values: the different values: whole numbers, shape (values,).
+        chunks: of each chunk a list of places in ``values``, shape (listed,); and of each of its rows the place in that
+            list, uint16, shape (rows,).
+    """
+
+    values: np.ndarray
+    chunks: list[tuple[np.ndarray, np.ndarray]]
+
+    def replaced(self, substitutes: np.ndarray) -> np.ndarray:
+        """For each row, what stands in the place of its value: shape (rows,)."""
+        return np.concatenate([substitutes[listed][places] for listed, places in self.chunks])
 
 
 def prepared(settings: TaskSettings, min_count: int, hour: str) -> Tensors:
@@ -67,10 +82,11 @@ def _make(settings: TaskSettings, min_count: int, hour: str) -> Tensors:
     start = time.monotonic()
     pa.set_memory_pool(pa.system_memory_pool())  # pyarrow's usual pool keeps most of what a column has needed
     try:
-        with tempfile.TemporaryFile(dir=place) as file:  # it has no name, so that nothing is left of a killed process
-            _convert(path, file)
+        with ExitStack() as stack:  # the files have no names, so that nothing is left of a killed process
+            columns = {name: stack.enter_context(tempfile.TemporaryFile(dir=place)) for name in SCHEMA.names}
+            _convert(path, columns)
             _refuse_changed(path, settings.fingerprint)
-            made = _numbered(path, pq.ParquetFile(file), min_count, hour)
+            made = _numbered(path, columns, min_count, hour)
     except OSError as error:
         raise DataError(
             f"cannot prepare avazu in {place} ({files.os_reason(error)}): free some space or choose another data.root."
@@ -79,12 +95,14 @@ def _make(settings: TaskSettings, min_count: int, hour: str) -> Tensors:
     return made
 
 
-def _convert(path: Path, file: IO[bytes]) -> None:
-    """Write the rows as Parquet."""
-    with pq.ParquetWriter(file, SCHEMA) as writer:
+def _convert(path: Path, columns: Mapping[str, IO[bytes]]) -> None:
+    """Write the rows as Arrow streams."""
+    with ExitStack() as stack:
+        streams = ((name, pa.ipc.new_stream(file, pa.schema([SCHEMA.field(name)]))) for name, file in columns.items())
+        writers = {name: stack.enter_context(writer) for name, writer in streams}
         for batch in read_batches(path):
-            columns = [column.view(kind) for column, kind in zip(batch.columns, SCHEMA.types, strict=True)]
-            writer.write_batch(pa.record_batch(columns, schema=SCHEMA))
+            for name, writer in writers.items():
+                writer.write_batch(batch.select([name]))
 
 
 def _refuse_changed(path: Path, fingerprint: str) -> None:
@@ -97,82 +115,86 @@ def _refuse_changed(path: Path, fingerprint: str) -> None:
         )
 
 
-def _numbered(path: Path, table: pq.ParquetFile, min_count: int, hour: str) -> Tensors:
-    rows = table.metadata.num_rows
+def _numbered(path: Path, columns: Mapping[str, IO[bytes]], min_count: int, hour: str) -> Tensors:
+    clicks = _read(columns, "click").to_numpy().astype(np.uint8)
+    rows = len(clicks)
     log.info("%s has %s rows (the whole of Avazu: %s)", path, f"{rows:,}", f"{find('avazu').files[0].examples:,}")
     member = split(rows)
     made = {f"rows {name}": np.flatnonzero(member == place).astype(np.int32) for place, name in enumerate(SPLITS)}
     if empty := [name for name in SPLITS if not len(made[f"rows {name}"])]:
         raise DataError(f"the {empty[0]} split has no rows, since {path} has only {rows:,}: use a file with more rows.")
-    made["click"] = table.read(["click"])["click"].to_numpy().astype(np.uint8)
-    numbered = {}
-    for name, places, values in _fields(path, table, hour):
-        numbered[name] = _numbers(places, values, member == TRAIN, min_count)
-        del places, values  # the memory is needed for the next ones
-    names = sorted(numbered, key=lambda name: FIELDS.index(name) if name in FIELDS else 0)
-    made |= {f"field {name}": numbered[name][0] for name in names}
-    made["sizes"] = np.array([numbered[name][1] for name in names])
+    in_training = member == TRAIN
+    fields = {name: _numbers(column, in_training, min_count) for name, column in _hour_fields(path, columns, hour)}
+    by_size = sorted(FIELDS[1:], key=LARGE.count, reverse=True)
+    others = {name: _numbers(_column(columns, name), in_training, min_count) for name in by_size}
+    fields |= {name: others[name] for name in FIELDS[1:]}
+    made |= {"click": clicks} | {f"field {name}": numbers for name, (numbers, _) in fields.items()}
+    made["sizes"] = np.array([size for _, size in fields.values()])
     return {name: torch.from_numpy(array) for name, array in made.items()}
 
 
-def _fields(path: Path, table: pq.ParquetFile, hour: str) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """The model's fields, one at a time: each row's place in a list of different values, and that list."""
-    yield from _hour_fields(path, table, hour)
-    for name in sorted(FIELDS[1:], key=LARGE.count, reverse=True):
-        yield name, *_encoded(table, name)
-
-
-def _hour_fields(path: Path, table: pq.ParquetFile, hour: str) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    places, hours = _encoded(table, "hour")
-    times = _times(path, places, hours)
+def _hour_fields(path: Path, columns: Mapping[str, IO[bytes]], hour: str) -> Iterator[tuple[str, Column]]:
+    """The fields that are made of the hour."""
+    hours = _column(columns, "hour")
+    times = _times(path, hours)
     if hour == "value":
-        yield "hour", places, hours
+        yield "hour", hours
     else:
         for name, of_times in (("hour_of_day", [t.hour for t in times]), ("weekday", [t.weekday() for t in times])):
             values, value_of_time = np.unique(of_times, return_inverse=True)
-            yield name, value_of_time.astype(np.int32)[places], values
+            yield name, Column(values, [(value_of_time[listed], places) for listed, places in hours.chunks])
 
 
-def _encoded(table: pq.ParquetFile, name: str) -> tuple[np.ndarray, np.ndarray]:
-    chunks = table.read([name])[name].dictionary_encode().chunks  # which share one list
-    values = chunks[0].dictionary.to_numpy()
-    smallest = np.min_scalar_type(len(values) - 1)
-    return np.concatenate([chunk.indices for chunk in chunks], dtype=smallest, casting="unsafe"), values
+def _column(columns: Mapping[str, IO[bytes]], name: str) -> Column:
+    chunks = _read(columns, name).chunks
+    kind = pa.int64() if name in HEXADECIMAL else pa.int32()
+    lists = pa.chunked_array([chunk.dictionary.view(kind) for chunk in chunks]).dictionary_encode().chunks
+    values = lists[0].dictionary.to_numpy()  # which all lists have in common
+    places = ((listed.indices, chunk.indices) for listed, chunk in zip(lists, chunks, strict=True))
+    return Column(values, [(listed.to_numpy(), chunk.to_numpy()) for listed, chunk in places])
 
 
-def _times(path: Path, places: np.ndarray, hours: np.ndarray) -> list[datetime]:
+def _read(columns: Mapping[str, IO[bytes]], name: str) -> pa.ChunkedArray:
+    columns[name].seek(0)
+    return pa.ipc.open_stream(columns[name]).read_all()[name]
+
+
+def _times(path: Path, hours: Column) -> list[datetime]:
     """The time of each of the different hours.
 
     Raises:
         DataError: an hour is not YYMMDDHH; names the first line that has it.
     """
-    back = np.flatnonzero(np.diff(hours[places]) < 0)
+    of_rows = hours.replaced(hours.values)
+    back = np.flatnonzero(np.diff(of_rows) < 0)
     if len(back):  # the file can be used all the same, since no split depends on the time
         line = f"{back[0] + 3:,}"
         log.warning("%s: the hour goes back in line %s, so the file is not as it was published", path, line)
     times = []
-    for place, hour in enumerate(hours):
+    for hour in hours.values:
         try:
             times.append(datetime.strptime(f"{hour:08d}", "%y%m%d%H"))
         except ValueError as error:
-            line = f"{(places == place).argmax() + 2:,}"
+            line = f"{(of_rows == hour).argmax() + 2:,}"
             raise fault(path, f"in line {line}: invalid value {hour} for hour, which must be YYMMDDHH") from error
     return times
 
 
-def _numbers(places: np.ndarray, values: np.ndarray, in_training: np.ndarray, min_count: int) -> tuple[np.ndarray, int]:
+def _numbers(column: Column, in_training: np.ndarray, min_count: int) -> tuple[np.ndarray, int]:
     """A field's numbers, and how many different ones there are.
 
     Args:
-        places: each row's place among the values, shape (rows,).
-        values: different whole numbers, shape (values,).
+        column: the field.
         in_training: which rows to count, bool, shape (rows,).
         min_count: how often a value must occur among these to have a number of its own.
     """
-    counts = np.bincount(places[in_training], minlength=len(values))
+    counts = np.zeros(len(column.values), np.int64)
+    ends = np.cumsum([len(places) for _, places in column.chunks])
+    for (listed, places), chosen in zip(column.chunks, np.split(in_training, ends[:-1]), strict=True):
+        np.add.at(counts, listed, np.bincount(places[chosen], minlength=len(listed)))
     frequent = np.flatnonzero(counts >= min_count)
     size = 1 + len(frequent)
     kind = next(kind for kind in (np.uint8, np.int16, np.int32) if size - 1 <= np.iinfo(kind).max)
-    numbers = np.full(len(values), RARE, kind)
-    numbers[frequent[values[frequent].argsort()]] = np.arange(1, size)
-    return numbers[places], size
+    numbers = np.full(len(counts), RARE, kind)
+    numbers[frequent[column.values[frequent].argsort()]] = np.arange(1, size)
+    return column.replaced(numbers), size

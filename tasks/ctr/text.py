@@ -26,23 +26,25 @@ from tmsgd_bench.errors import DataError
 log = logging.getLogger(__name__)
 
 BLOCK_BYTES = 4 << 20
-"""Text that is parsed at once; a batch holds its rows."""
+"""Text that is parsed at once. A batch holds its rows, fewer than 2 ** 16: a line has more than 64 bytes."""
 COLUMNS = tuple(field["name"] for field in find("avazu").fields)
 """id, click, hour and the others, 24 in all."""
 FIELDS = COLUMNS[2:]
 """The 22 categorical columns: all but id and click."""
 HEXADECIMAL = COLUMNS[5:14]
 """Columns of eight characters each."""
-TYPES = {"click": pa.bool_(), **{name: pa.binary(8) if name in HEXADECIMAL else pa.int32() for name in FIELDS}}
-"""What the columns are read as; the id is not read."""
+KINDS = {"click": pa.bool_(), **{name: pa.binary(8) if name in HEXADECIMAL else pa.int32() for name in FIELDS}}
+"""What the values are read as; the id is not read."""
 RULES = {pa.bool_(): "0 or 1", pa.binary(8): "8 characters", pa.int32(): "a whole number of 32 bits"}
+SCHEMA = pa.schema({"click": pa.bool_()} | {name: pa.dictionary(pa.uint16(), KINDS[name]) for name in FIELDS})
+"""Of a batch: a categorical column is a list of the batch's different values, and each row's place in it."""
 WRONG_VALUE = re.compile(r"In CSV column #(\d+): Row #(\d+): CSV conversion error to .*?: (.*)", re.DOTALL)
 WRONG_LENGTH = re.compile(r"CSV parse error: Row #(\d+): (Expected \d+ columns, got \d+)")
 """What pyarrow says of a line that it cannot read, as long as it reads with one thread."""
 
 
 def read_batches(path: Path) -> Iterator[pa.RecordBatch]:
-    """The rows of a CSV file, plain or gzip, in their order: all columns but the id, of the types of ``TYPES``.
+    """The rows of a CSV file, plain or gzip, in their order: batches of ``SCHEMA``.
 
     Raises:
         DataError: the file is missing, damaged or cut off, or lacks a column; or a line has another number of columns,
@@ -54,7 +56,7 @@ def read_batches(path: Path) -> Iterator[pa.RecordBatch]:
         with path.open("rb") as raw, open_text(raw) as file:
             latest, size = time.monotonic(), path.stat().st_size
             for batch in _reader(file):
-                yield batch
+                yield batch.cast(SCHEMA)
                 if time.monotonic() - latest >= LOG_SECONDS:
                     latest = time.monotonic()
                     log.info("reading %s: %d %%", path, 100 * raw.tell() // size)
@@ -80,9 +82,10 @@ def _column_names(path: Path) -> list[str]:
 
 
 def _reader(file: object) -> pc.CSVStreamingReader:
+    types = KINDS | {name: pa.dictionary(pa.int32(), KINDS[name]) for name in FIELDS}  # no shorter places can be read
     clicks = {"true_values": ["1"], "false_values": ["0"]}
     convert = pc.ConvertOptions(
-        check_utf8=False, column_types=TYPES, include_columns=list(TYPES), null_values=[], **clicks
+        check_utf8=False, column_types=types, include_columns=list(types), null_values=[], **clicks
     )
     reading = pc.ReadOptions(use_threads=False, block_size=BLOCK_BYTES)  # with threads, errors do not name the line
     return pc.open_csv(file, reading, pc.ParseOptions(quote_char=False), convert)
@@ -92,7 +95,7 @@ def _explained(message: str, names: Sequence[str]) -> str:
     """pyarrow's message with the line and the column by their usual names."""
     if match := WRONG_VALUE.fullmatch(message):
         name = names[int(match[1])]
-        return f"in line {int(match[2]):,}: {match[3]} for {name}, which must be {RULES[TYPES[name]]}"
+        return f"in line {int(match[2]):,}: {match[3]} for {name}, which must be {RULES[KINDS[name]]}"
     if match := WRONG_LENGTH.match(message):
         return f"in line {int(match[1]):,}: {match[2]}"
     return f"cannot be read ({message})"
