@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 import os
@@ -54,6 +55,7 @@ LABELS = {"sgd": "SGD", "tmsgd": "TM-SGD", "sgdm": "SGD-M", "tmsgdm": "TM-SGD-M"
 def pytest_configure(config: pytest.Config) -> None:
     """Let pytest-xdist hand out the files in their order, not those with the most tests first."""
     config.option.loadscopereorder = False
+    gc.disable()  # until the tests are collected: all that is imported by then stays
     if missing := [name for name in SLOW if not (TESTS / name).exists()]:
         raise pytest.UsageError(f"SLOW in tests/conftest.py names {', '.join(missing)}, not there: correct it.")
 
@@ -61,6 +63,13 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Do not even import the slow files where no slow test is wanted: that takes seconds, too."""
     return True if config.option.markexpr == "not slow" and _is_slow(collection_path) else None
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector look at what the tests make, not again and again at a million imported objects."""
+    gc.enable()
+    gc.freeze()
+    gc.set_threshold(10_000, 10, 10)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
