@@ -147,6 +147,24 @@ def real_r8(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def charts_drawn_once() -> Iterator[None]:
+    """Reports draw the figures of the numerical experiments once for the same tables: they take seconds."""
+    from tmsgd_bench.results import report
+
+    draw, charts = report._numerics_chart, dict[tuple[str, ...], Any]()
+
+    def draw_once(name: str, tables: dict[str, Any]) -> Any:
+        key = (name, *(f"{stem}\n{table.to_csv()}" for stem, table in tables.items()))
+        if key not in charts:
+            charts[key] = draw(name, tables)
+        return charts[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "_numerics_chart", draw_once)
+        yield
+
+
+@pytest.fixture(scope="session")
 def write_run() -> Callable[..., Path]:
     """A function that writes a run folder in the store's layout, and returns it."""
     return _write_run
