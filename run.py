@@ -21,6 +21,7 @@ from tmsgd_bench import interrupt
 from tmsgd_bench.engine import command_line, compose, explanations, plan, progress, sweep
 from tmsgd_bench.engine.outcome import Outcome
 from tmsgd_bench.errors import BenchError, RunIsBusy
+from tmsgd_bench.garbage import uncollected
 from tmsgd_bench.results.status import Status
 from tmsgd_bench.results.store import RunFolder
 
@@ -43,8 +44,9 @@ def train(config: DictConfig) -> str:
     if options.force or not RunFolder(options.results_root, spec.run_id).finished():
         spec = spec.following(compose.followed_protocols(config, spec, choices))
     # Imported only here: torch takes seconds to import, and a wrong setting should be told at once.
-    import tasks
-    from tmsgd_bench.engine.runner import run
+    with uncollected():
+        import tasks
+        from tmsgd_bench.engine.runner import run
 
     outcome = run(spec, options, lambda device: compose.make_task(config, device, tasks.build))
     log.info("%s: %s: %s", outcome.run_id, outcome.status, outcome.note)

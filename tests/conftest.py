@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 import os
@@ -54,6 +55,7 @@ LABELS = {"sgd": "SGD", "tmsgd": "TM-SGD", "sgdm": "SGD-M", "tmsgdm": "TM-SGD-M"
 def pytest_configure(config: pytest.Config) -> None:
     """Let pytest-xdist hand out the files in their order, not those with the most tests first."""
     config.option.loadscopereorder = False
+    gc.disable()  # until the tests are collected: all that is imported by then stays
     if missing := [name for name in SLOW if not (TESTS / name).exists()]:
         raise pytest.UsageError(f"SLOW in tests/conftest.py names {', '.join(missing)}, not there: correct it.")
 
@@ -61,6 +63,13 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Do not even import the slow files where no slow test is wanted: that takes seconds, too."""
     return True if config.option.markexpr == "not slow" and _is_slow(collection_path) else None
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector look at what the tests make, not again and again at a million imported objects."""
+    gc.enable()
+    gc.freeze()
+    gc.set_threshold(10_000, 10, 10)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -135,6 +144,24 @@ def real_r8(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with tarfile.open(pack) as archive:
         archive.extractall(folder, filter="data")
     return folder
+
+
+@pytest.fixture(scope="session")
+def charts_drawn_once() -> Iterator[None]:
+    """Reports draw the figures of the numerical experiments once for the same tables: they take seconds."""
+    from tmsgd_bench.results import report
+
+    draw, charts = report._numerics_chart, dict[tuple[str, ...], Any]()
+
+    def draw_once(name: str, tables: dict[str, Any]) -> Any:
+        key = (name, *(f"{stem}\n{table.to_csv()}" for stem, table in tables.items()))
+        if key not in charts:
+            charts[key] = draw(name, tables)
+        return charts[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "_numerics_chart", draw_once)
+        yield
 
 
 @pytest.fixture(scope="session")

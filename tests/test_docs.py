@@ -160,6 +160,7 @@ def test_what_is_saved_can_be_trained(
             assert cli.main(arguments[1:]) == 0, capsys.readouterr()
 
 
+@pytest.mark.usefixtures("charts_drawn_once")
 @pytest.mark.parametrize("arguments", commands("python", "-m", "tmsgd_bench"))
 def test_a_command_runs_on_published_runs_and_all_others_are_accepted(
     arguments: list[str], checkout: Path, capsys: pytest.CaptureFixture[str]

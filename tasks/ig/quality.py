@@ -6,15 +6,18 @@ import logging
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torchmetrics.image.fid import FrechetInceptionDistance
 
 from tasks.ig import inception, stem
 from tasks.ig.features import FeatureNetwork, RandomFeatures
 from tmsgd_bench.data import cache
 from tmsgd_bench.task import Metric, TaskSettings
+
+if TYPE_CHECKING:  # importing it takes as long as importing torch, which looking at the settings should not cost
+    from torchmetrics.image.fid import FrechetInceptionDistance
 
 log = logging.getLogger(__name__)
 
@@ -109,6 +112,8 @@ class _Given(nn.Module):
 
 def _frechet(real: Tensor) -> FrechetInceptionDistance:
     """The Fréchet distance to features (images, size) of photos, in double precision."""
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
     distance = FrechetInceptionDistance(_Given(real.shape[1]), reset_real_features=False).to(real.device)
     distance.update(real.double(), real=True)
     return distance

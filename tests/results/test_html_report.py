@@ -95,7 +95,7 @@ def root(tmp_path_factory: pytest.TempPathFactory, write_run: WriteRun) -> Path:
 
 
 @pytest.fixture(scope="module")
-def written(root: Path) -> Path:
+def written(root: Path, charts_drawn_once: None) -> Path:
     """The folder of its report, with the published numerical experiments in it."""
     return report.write(store.read_runs(root), NUMERICS, root.parent / "out").parent
 

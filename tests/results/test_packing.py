@@ -165,6 +165,7 @@ def test_a_full_disk_while_unpacking_is_told_and_the_same_command_goes_on(
     assert contents(tmp_path / "new") == contents(root)
 
 
+@pytest.mark.usefixtures("charts_drawn_once")
 @pytest.mark.parametrize(
     "command", ["runs", "compare", "claims", "export OUT.csv", "report --out OUT", "table 5 --out OUT"]
 )

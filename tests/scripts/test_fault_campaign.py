@@ -24,6 +24,7 @@ def place(campaign: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Any
     return campaign.Place(tmp_path_factory.mktemp("faults"))
 
 
+@pytest.mark.usefixtures("charts_drawn_once")
 @pytest.mark.parametrize("kind", SHARE)
 def test_faults_are_survived(kind: str, campaign: ModuleType, place: Any) -> None:
     trials = [campaign.KINDS[kind].trial(place, 0, number) for number in range(SHARE[kind])]

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable
 from types import ModuleType
 
-COUNT = 150
+COUNT = 90
 
 
 def test_no_wrong_value_is_accepted_and_none_ends_in_a_traceback(script: Callable[[str], ModuleType]) -> None:

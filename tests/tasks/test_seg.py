@@ -26,7 +26,6 @@ from PIL import Image
 from tiny import EPOCHS, SWITCH, TASKS
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics.functional.classification import multiclass_confusion_matrix, multiclass_jaccard_index
 from torchvision.models import mobilenet_v3_large
 from torchvision.models.segmentation import lraspp_mobilenet_v3_large
 from whole_runs import Killed, outcome
@@ -105,6 +104,8 @@ def maps(seed: int, classes: int, ignored: float) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("ignored", [0.0, 0.3])
 def test_quality_agrees_with_torchmetrics(classes: int, ignored: float) -> None:
     """Which has 0 in place of NaN for a class that is nowhere."""
+    from torchmetrics.functional.classification import multiclass_confusion_matrix, multiclass_jaccard_index
+
     predicted, truth = maps(classes, classes, ignored)
     matrix = quality.confusion(predicted, truth, classes)
     assert matrix.dtype == torch.int64
@@ -310,6 +311,8 @@ def test_evaluation_agrees_with_a_computation_by_hand(task: Segmentation) -> Non
         logits = task.model(normalise(image[None].as_subclass(Tensor)))["out"]
         predicted.append(logits[0].argmax(0).flatten())
         truth.append(mask.as_subclass(Tensor).flatten().long())
+    from torchmetrics.functional.classification import multiclass_confusion_matrix
+
     matrix = multiclass_confusion_matrix(torch.cat(predicted), torch.cat(truth), num_classes=21, ignore_index=255)
     union = matrix.sum(0) + matrix.sum(1) - matrix.diagonal()
     ious = 100 * matrix.diagonal().double() / union

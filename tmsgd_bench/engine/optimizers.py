@@ -17,6 +17,7 @@ from tmsgd_bench.engine.schema import EVERY
 from tmsgd_bench.engine.signatures import check_made, one_line, resolve
 from tmsgd_bench.engine.spec import AUTO, ENGINE_KEYS, EPOCH_KEYS, without
 from tmsgd_bench.errors import ConfigError
+from tmsgd_bench.garbage import uncollected
 
 
 def build_optimizer(spec: Mapping[str, Any], parameters: Iterable[nn.Parameter], steps_per_epoch: int) -> Optimizer:
@@ -36,7 +37,8 @@ def build_optimizer(spec: Mapping[str, Any], parameters: Iterable[nn.Parameter],
             options[in_steps] = epochs if epochs in (None, AUTO) else epochs * steps_per_epoch
     kind = resolve("optimizer", spec["_target_"])
     try:
-        optimizer = kind(parameters, **options)
+        with uncollected():  # torch imports its compiler here
+            optimizer = kind(parameters, **options)
     except Exception as error:  # a class of the user's own may raise anything
         raise ConfigError(f"optimizer {spec['name']!r} refuses its options: {one_line(error)}") from error
     return check_made("optimizer", spec["_target_"], optimizer, Optimizer)

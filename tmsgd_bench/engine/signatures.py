@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from tmsgd_bench.checks import LARGEST, class_name, full_name, is_number, is_whole, shown, unknown_setting
 from tmsgd_bench.errors import ConfigError
+from tmsgd_bench.garbage import uncollected
 
 Made = TypeVar("Made")
 NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
@@ -36,7 +37,8 @@ def resolve(section: str, target: Any) -> Any:
     key = full_name(section, "_target_")
     class_name()(key, target)
     try:
-        kind = pkgutil.resolve_name(target)
+        with uncollected():  # it may import torch
+            kind = pkgutil.resolve_name(target)
     except Exception as error:  # a module may raise anything while it is imported
         raise ConfigError(
             f"{key} names the class {target!r}, which cannot be imported ({one_line(error)}): correct _target_ in its "

@@ -42,6 +42,8 @@ def select(runs: pd.DataFrame, experiment: Experiment, data: str, protocol: str)
     """
     follows = runs["protocols"].map(lambda names: protocol in names).astype(bool)
     chosen = runs[_of(runs, experiment) & (runs["data"] == data) & follows]
+    if chosen.empty:  # most are, where a few tasks were trained
+        return chosen.assign(has_result=False, left_out=False, copy=False, unmeasured=False)
     unmeasured = chosen["metric"].isin(experiment.stand_ins)
     _check_metric(chosen[~unmeasured], experiment)
     others = chosen[unmeasured].assign(has_result=False, left_out=True, copy=False, unmeasured=True)

@@ -134,9 +134,17 @@ def _numerics_tables(folder: Path, name: str) -> dict[str, Any]:
 
 
 def _numerics_charts(folder: Path) -> Iterator[Chart]:
-    """The figures of the numerical experiments, drawn again from their tables so that they follow the scheme."""
+    """The figures of the numerical experiments whose tables are there."""
     if not folder.is_dir():
         return
+    for name in NUMERICS:
+        tables = _numerics_tables(folder, name)
+        if name in tables:
+            yield _numerics_chart(name, tables)
+
+
+def _numerics_chart(name: str, tables: Mapping[str, Any]) -> Chart:
+    """A figure of the numerical experiments, drawn again from its tables so that it follows the page's scheme."""
     from tmsgd_bench.numerics import figures as drawn  # torch, which takes seconds
 
     variables = figures.VARIABLES | {
@@ -145,12 +153,10 @@ def _numerics_charts(folder: Path) -> Iterator[Chart]:
         drawn.START_LOOKS["TM-SGD after the switch"].color: "--series-3",
         drawn.MOMENTUM_LOOKS[0.3].color: "--series-4",
     }  # too dark for a dark page
-    for name, title in NUMERICS.items():
-        read = _numerics_tables(folder, name)
-        if name in read:
-            with rc_context(drawn.STYLE):
-                figure = drawn.DRAW[name](read)
-                figure.patch.set_visible(False)
-                text = f"{title}. The numbers are in {', '.join(f'{stem}.csv' for stem in read)}."
-                svg = figures.inline(figure, f"numerics-{name}", title, text, drawn.STYLE, variables)
-            yield Chart(f"numerics-{name}", title, text, svg)
+    title, stems = NUMERICS[name], ", ".join(f"{stem}.csv" for stem in tables)
+    text = f"{title}. The numbers are in {stems}."
+    with rc_context(drawn.STYLE):
+        figure = drawn.DRAW[name](tables)
+        figure.patch.set_visible(False)
+        svg = figures.inline(figure, f"numerics-{name}", title, text, drawn.STYLE, variables)
+    return Chart(f"numerics-{name}", title, text, svg)
