@@ -26,7 +26,7 @@ SAMPLES = 16
 MOST = 7
 """Columns of the figure, at most."""
 ACROSS, GAP = 4, 2  # images side by side in a cell, and pixels between them
-WIDTH, LABEL, HEAD = 7.0, 0.95, 0.5  # inches: the figure, its row labels, and its title with those of the columns
+WIDTH, LABEL, HEAD = 7.0, 1.1, 0.5  # inches: the figure, its row labels, and its title with those of the columns
 DISTANCES = {
     "fid64": "FID-64: of 64 features of the first layers of FID's network, no FID",
     "random_features_distance": "distance: of a random network's features, no FID",
