@@ -159,10 +159,34 @@ def test_an_optimizer_may_have_a_learning_rate_of_its_own(task: str) -> None:
     assert chosen.optimizer.lr == 0.5
 
 
-@pytest.mark.parametrize("task", REDUCED)
-def test_the_reduced_switch_epoch_keeps_its_share_of_the_run(task: str) -> None:
+def test_a_model_may_have_reduced_settings_of_its_own() -> None:
+    """Each replaces the task's; a model without a block, and a setting that its block lacks, has the task's."""
+    block = config("task=od")["task"]["reduced"]
+    for model in ("rfbnet", "fast_rcnn"):
+        own = {**block, **block[model], "lrs": {**block["lrs"], **block[model].get("lrs", {})}}
+        for optimizer in OPTIMIZERS:
+            values = config("task=od", "protocol=reduced", f"model={model}", f"optimizer={optimizer}")
+            assert {key: values[key] for key in ("epochs", "batch_size", "switch_epoch", "schedule")} == {
+                key: own[key] for key in ("epochs", "batch_size", "switch_epoch", "schedule")
+            }
+            assert values["lr"] == own["lrs"].get(optimizer, own["lr"])
+            assert values["task"]["evaluate_every"] <= values["epochs"]
+    assert block["fast_rcnn"]["lr"] > 0 and "lr" not in block["rfbnet"]
+
+
+@pytest.mark.parametrize("wrong", ["epochs=0", "lrs.adam=-1", "test_proposals=0", "unknown=1"])
+def test_a_models_own_reduced_settings_are_checked(wrong: str, run: Runner, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("task=od", "model=fast_rcnn", "protocol=smoke", f"++task.reduced.fast_rcnn.{wrong}") == 2
+    assert f"task.reduced.fast_rcnn.{wrong.partition('=')[0].partition('.')[0]}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("task", "model"), [(task, "") for task in REDUCED] + [("od", "model=fast_rcnn"), ("od", "model=rfbnet")]
+)
+def test_the_reduced_switch_epoch_keeps_its_share_of_the_run(task: str, model: str) -> None:
     """To the nearest epoch, of the run as corrected; but the last epoch is always trained with the multistep method."""
-    whole, reduced = (config(f"task={task}", f"protocol={protocol}") for protocol in ("corrected", "reduced"))
+    chosen = [f"task={task}", *([model] if model else [])]
+    whole, reduced = (config(*chosen, f"protocol={protocol}") for protocol in ("corrected", "reduced"))
     share = whole["switch_epoch"] / whole["epochs"]
     nearest = min(share * reduced["epochs"], reduced["epochs"] - 1)
     assert abs(reduced["switch_epoch"] - nearest) <= 0.5 and reduced["switch_epoch"] > 0
