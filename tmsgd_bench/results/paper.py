@@ -53,6 +53,7 @@ class Experiment:
         labels: of each optimizer, in the paper's order.
         printed: number of each optimizer that has one.
         stand_ins: metrics that a run reports where it cannot measure ``metric``; such a run is left out.
+        last_epochs: long runs also report their mean over so many last epochs; None if they do not.
     """
 
     key: str
@@ -70,6 +71,7 @@ class Experiment:
     labels: Mapping[str, str]
     printed: Mapping[str, Printed]
     stand_ins: tuple[str, ...] = ()
+    last_epochs: int | None = None
 
     @property
     def better(self) -> str:
@@ -127,6 +129,7 @@ def _experiment(number: str, table: Mapping[str, Any], block: Mapping[str, Any])
         metric_label=table["name"],
         labels={row["optimizer"]: row["label"] for row in rows},
         stand_ins=tuple(table.get("stand_ins", ())),
+        last_epochs=table.get("last_epochs"),
         printed={row["optimizer"]: Printed.parse(row["value"]) for row in rows if "value" in row},
         **{key: table[key] for key in ("place", "task", "metric", "unit", "direction", "digits")},
     )
