@@ -23,13 +23,11 @@ import pandas as pd
 from tmsgd_bench.results import families, numerical, selection
 from tmsgd_bench.results.families import Key, PrintedDifference, Tested
 from tmsgd_bench.results.numerical import Numerics
-from tmsgd_bench.results.paper import Experiment, every_experiment, paper
+from tmsgd_bench.results.paper import OWN_PROTOCOL, Experiment, every_experiment, experiments, paper
 from tmsgd_bench.results.statistics import BOOTSTRAP_FROM, POWER, Comparison
 from tmsgd_bench.results.verdicts import NOT_TESTED, RULE, Judgement, Verdict
 from tmsgd_bench.version import LEVELS
 
-PAPERS_OWN = "table2"
-"""The protocol that a claim is printed for even without a run."""
 NUMERICAL = "numerical"
 """The level of claims about the method as an integrator, which need no training."""
 
@@ -140,15 +138,18 @@ def evaluate(runs: pd.DataFrame, numerics: Numerics, protocol: str | None = None
 def _levels(runs: pd.DataFrame, asked: str | None) -> Iterator[_Level]:
     followed = {name for names in runs.loc[runs["data"] == "real", "protocols"] for name in names}
     for protocol, name in LEVELS.items():
-        own = protocol == (asked or PAPERS_OWN)
+        own = protocol == (asked or OWN_PROTOCOL)
         if own or (asked is None and protocol in followed):
             yield _level(runs, protocol, name, own)
 
 
 def _level(runs: pd.DataFrame, protocol: str, name: str, own: bool) -> _Level:
-    selected = {one.key: selection.select(runs, one, "real", protocol) for one in every_experiment()}
-    tested = {key: one for number in paper()["tables"] for key, one in families.tested(runs, number, selected).items()}
-    untried = [one for one in every_experiment() if own and selected[one.key].empty]
+    selected = {one.key: selection.select(runs, one, "real", protocol) for one in every_experiment(protocol)}
+    tested: dict[Key, Tested] = {}
+    for number in paper()["tables"]:
+        blocks = experiments(number, protocol)
+        tested |= families.tested(runs, blocks, [selected[one.key] for one in blocks])
+    untried = [one for one in every_experiment(protocol) if own and selected[one.key].empty]
     return _Level(name, own, selected, tested, {one.key: _elsewhere(runs, one) for one in untried})
 
 

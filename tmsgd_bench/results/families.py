@@ -68,20 +68,20 @@ class Tested:
     last: Comparison | None = None
 
 
-def tested(runs: pd.DataFrame, number: str, selected: Mapping[str, pd.DataFrame]) -> dict[Key, Tested]:
+def tested(runs: pd.DataFrame, blocks: Sequence[Experiment], selected: Sequence[pd.DataFrame]) -> dict[Key, Tested]:
     """All claimed comparisons of one table of the paper. They are one family.
 
     Args:
         runs: from :func:`tmsgd_bench.results.store.read_runs`.
-        number: the table's key in ``paper.yaml``.
-        selected: the runs of each of its experiments, by key, from :func:`tmsgd_bench.results.selection.select`.
+        blocks: the table's experiments.
+        selected: the runs of each, from :func:`tmsgd_bench.results.selection.select`.
     """
     family = [
-        _compare(experiment, pair, runs, selected[experiment.key])
-        for experiment in experiments(number)
+        _compare(experiment, pair, runs, chosen)
+        for experiment, chosen in zip(blocks, selected, strict=True)
         for pair in claimed_pairs()[experiment.key]
     ]
-    begun = {key for key, of_experiment in selected.items() if of_experiment["status"].isin(FINISHED).any()}
+    begun = {one.key for one, chosen in zip(blocks, selected, strict=True) if chosen["status"].isin(FINISHED).any()}
     size = sum(one.experiment.key in begun for one in family)
     corrected = correct([one.comparison for one in family], size)
     return {
@@ -96,8 +96,8 @@ def of_conditions(runs: pd.DataFrame, number: str, data: str, protocol: str) -> 
     Raises:
         StoreError: such a run reports another metric than the paper's table asks for.
     """
-    every = experiments(number)
-    return tested(runs, number, {one.key: selection.select(runs, one, data, protocol) for one in every})
+    blocks = experiments(number, protocol)
+    return tested(runs, blocks, [selection.select(runs, one, data, protocol) for one in blocks])
 
 
 def complete(comparisons: Sequence[Comparison], claimed: Sequence[Tested | None]) -> list[Comparison]:

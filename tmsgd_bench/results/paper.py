@@ -12,6 +12,9 @@ import yaml
 
 from tmsgd_bench.errors import ConfigError
 
+OWN_PROTOCOL = "table2"
+"""The paper's own settings."""
+
 
 @dataclass(frozen=True)
 class Printed:
@@ -47,11 +50,11 @@ class Experiment:
         dataset: the data set that the paper used; None if the task has only one.
         label: of the model, as the paper names it.
         metric: the task's primary metric.
-        metric_label: as the paper names it.
+        metric_label: as the paper names it; its own name where it is not the paper's.
         unit, direction: of the metric.
         digits: decimals of the printed values.
         labels: of each optimizer, in the paper's order.
-        printed: number of each optimizer that has one.
+        printed: number of each optimizer that has one; empty if ``metric`` is not the paper's.
         stand_ins: metrics that a run reports where it cannot measure ``metric``; such a run is left out.
         last_epochs: long runs also report their mean over so many last epochs; None if they do not.
     """
@@ -91,8 +94,12 @@ def load(name: str) -> dict[str, Any]:
     return values
 
 
-def layout(number: str) -> dict[str, Any]:
-    """A table's entry.
+def layout(number: str, protocol: str = OWN_PROTOCOL) -> dict[str, Any]:
+    """A table's entry, with what a protocol has otherwise.
+
+    Args:
+        number: the table's key.
+        protocol: that the table's runs follow; the paper's own by default.
 
     Raises:
         ConfigError: the paper has no such table here.
@@ -100,36 +107,38 @@ def layout(number: str) -> dict[str, Any]:
     if number not in paper()["tables"]:
         raise ConfigError(f"there is no table {number!r} here: choose one of {', '.join(paper()['tables'])}.")
     entry: dict[str, Any] = paper()["tables"][number]
-    return entry
+    return {**entry, **entry.get("protocols", {}).get(protocol, {})}
 
 
-def experiments(number: str) -> list[Experiment]:
-    """The experiments of a table, one for each of its blocks.
+def experiments(number: str, protocol: str = OWN_PROTOCOL) -> list[Experiment]:
+    """The experiments of a table under a protocol, one for each of its blocks.
 
     Raises:
         ConfigError: the paper has no such table here.
     """
-    return [_experiment(number, layout(number), block) for block in layout(number)["blocks"]]
+    table = layout(number, protocol)
+    return [_experiment(number, table, block) for block in table["blocks"]]
 
 
-def every_experiment() -> Iterator[Experiment]:
-    """All experiments, table by table."""
+def every_experiment(protocol: str = OWN_PROTOCOL) -> Iterator[Experiment]:
+    """All experiments under a protocol, table by table."""
     for number in paper()["tables"]:
-        yield from experiments(number)
+        yield from experiments(number, protocol)
 
 
 def _experiment(number: str, table: Mapping[str, Any], block: Mapping[str, Any]) -> Experiment:
     rows = block["rows"]
+    comparable = table["metric"] == layout(number)["metric"]  # with what the paper prints
     return Experiment(
         key="/".join(filter(None, (table["task"], block["model"], block.get("dataset")))),
         table=number,
         model=block["model"],
         dataset=block.get("dataset", table.get("dataset")),
         label=block["label"],
+        last_epochs=table.get("last_epochs"),
         metric_label=table["name"],
         labels={row["optimizer"]: row["label"] for row in rows},
         stand_ins=tuple(table.get("stand_ins", ())),
-        last_epochs=table.get("last_epochs"),
-        printed={row["optimizer"]: Printed.parse(row["value"]) for row in rows if "value" in row},
+        printed={row["optimizer"]: Printed.parse(row["value"]) for row in rows if comparable and "value" in row},
         **{key: table[key] for key in ("place", "task", "metric", "unit", "direction", "digits")},
     )

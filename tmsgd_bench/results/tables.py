@@ -122,7 +122,7 @@ def build(runs: pd.DataFrame, number: str, data: str = "real", protocol: str = "
         ConfigError: the paper has no such table here.
         StoreError: a run reports another metric than the table asks for.
     """
-    table, blocks = layout(number), experiments(number)
+    table, blocks = layout(number, protocol), experiments(number, protocol)
     rows: list[Row] = []
     versions: set[int] = set()
     selected = [selection.select(runs, experiment, data, protocol) for experiment in blocks]
@@ -130,7 +130,7 @@ def build(runs: pd.DataFrame, number: str, data: str = "real", protocol: str = "
         versions |= {int(version) for version in chosen.loc[~chosen["left_out"], "benchmark_version"]}
         rows += [_row(name, chosen, experiment, table["reference"]) for name in experiment.labels]
         rows += _before_training(chosen, experiment)
-    tested = families.tested(runs, number, {one.key: chosen for one, chosen in zip(blocks, selected, strict=True)})
+    tested = families.tested(runs, blocks, selected)
     return Table(
         number=number,
         title=table["title"] if len(blocks) > 1 else f"{table['title']} with {blocks[0].label}",

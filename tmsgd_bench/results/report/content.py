@@ -144,7 +144,7 @@ def _section(runs: pd.DataFrame, table: tables.Table, data: str, protocol: str, 
     official = (data, protocol) == OFFICIAL
     anchor = f"table-{table.number}" + ("" if official else f"-{data}-{protocol}")
     parts = []
-    for place, experiment in enumerate(experiments(table.number)):
+    for place, experiment in enumerate(experiments(table.number, protocol)):
         selected = selection.select(runs, experiment, data, protocol)
         selected = selected[selected["status"] != Status.DAMAGED]  # the table says so
         rows = tuple(row for row in table.rows if row.experiment.key == experiment.key)
