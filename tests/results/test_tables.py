@@ -493,6 +493,15 @@ def test_a_claim_is_corrected_with_the_claims_and_the_others_among_themselves() 
     assert [row(table, label).judgement is None for label in ("TM-SGD", "Adam", "Apollo")] == [False, True, True]
 
 
+def test_the_evidence_of_a_table_holds_all_runs_that_its_p_depends_on() -> None:
+    """Eq. (8) from the first step is in no row, but one of the claims."""
+    options = '{"name": "tmsgd", "switch_epoch": 0}'
+    from_start = seeds("tmsgd", TMSGD, switch_epoch=0, protocols=(), run_id="from start", options=options)
+    table = build(frame(*seeds("sgd", SGD), *seeds("tmsgd", TMSGD), from_start[0]), "5")
+    assert "from start" in table.run_ids
+    assert all("from start" not in row.run_ids for row in table.rows)
+
+
 def test_an_optimizer_without_runs_has_no_p_and_leaves_the_family_as_it_is() -> None:
     assert comparison(full(), "TM-SGD").p_holm == pytest.approx(6 * comparison(full(), "TM-SGD").p)
     assert math.isnan(comparison(full(), "Apollo").p)

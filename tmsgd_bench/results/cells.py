@@ -87,7 +87,8 @@ def significance(comparison: Comparison | None, digits: int) -> Significance:
     """p, p after Holm, and the detectable difference; dashes without a comparison."""
     if comparison is None:
         return Significance("–", "–", "–")
-    detectable = "–" if math.isnan(comparison.detectable) else f"{comparison.detectable:.{digits}f}"
+    known = not math.isnan(comparison.detectable)
+    detectable = signed(comparison.detectable, digits).removeprefix("+") if known else "–"
     return Significance(p_value(comparison.p), p_value(comparison.p_holm), detectable)
 
 
