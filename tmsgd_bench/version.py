@@ -8,7 +8,9 @@ Runs of different versions are never mixed.
 
 PROTOCOLS = ("table2", "corrected", "reduced", "smoke")
 """The sets of values in a task's YAML: printed in the paper, as read, real data in minutes, a few seconds."""
-OWN_SETTINGS = ("reduced",)
-"""Protocols whose settings are this project's own: each optimizer may have its own learning rate, the data may be
+LEVELS = {"table2": "full", "corrected": "full (corrected)", "reduced": "reduced", "tuned": "tuned"}
+"""The level of evidence of runs on real data, by the protocol that they follow; others are no evidence for a claim."""
+OWN_SETTINGS = ("reduced", "tuned")
+"""Protocols whose settings are this project's own: each optimizer may have its own learning rate, and the data may be
 unverified, because the public copies of some data sets are encoded anew, and the weights that training starts from may
 be those of a file."""

@@ -269,7 +269,7 @@ def test_show_on_an_empty_store_matches_none(capsys: Capture, tmp_path: Path) ->
 
 def test_table_prints_the_papers_numbers_beside_ours(capsys: Capture, runs: Path) -> None:
     text = ask(capsys, "table", "5", "--results", runs)
-    assert "| TM-SGD | 90.9 | 91.00 ± 1.09 (n=3) | +0.58 [+0.00, +1.25] (n=3) |" in text
+    assert "| TM-SGD | 90.9 | 91.00 ± 1.09 (n=3) | +0.58 [−0.98, +2.15] (n=3, better in 2) |" in text
     assert "1 diverged; 1 failed" in text
 
 
@@ -375,7 +375,7 @@ def test_a_damaged_run_is_named_by_every_command_that_would_have_used_it(
 
 def test_table_of_an_empty_store_shows_the_papers_numbers(capsys: Capture, tmp_path: Path) -> None:
     text = ask(capsys, "table", "5", "--results", tmp_path)
-    assert "| SGD | 90.6 | – | – | – | – | – | – |  |" in text
+    assert "| SGD | 90.6 | – | – | – | – | – | – | – | – |  |" in text
 
 
 def test_table_refuses_an_unknown_number(capsys: Capture, runs: Path) -> None:
@@ -421,9 +421,12 @@ def test_a_store_that_is_a_file_is_refused(capsys: Capture, tmp_path: Path, comm
 
 def test_claims_prints_verdicts_and_writes_them(capsys: Capture, runs: Path, tmp_path: Path) -> None:
     text = ask(capsys, "claims", "--results", runs, "--numerics", tmp_path, "--out", tmp_path / "out")
-    counts = text.splitlines()[0]
-    assert re.fullmatch(r"1 supported, 0 contradicted, \d+ undecided, \d+ not yet tested \(real data, .*\)", counts)
-    assert "UNDECIDED: TM-SGD better than SGD, TC LSTM" in text and "few seeds (n=3)" in text
+    full, numerical, conditions = text.splitlines()[:3]
+    words = r"\d+ supported, \d+ contradicted, \d+ no such difference, \d+ undecided, \d+ not yet tested"
+    assert re.fullmatch(f"full: {words}", full) and re.fullmatch(f"numerical: {words}", numerical)
+    assert conditions.startswith("(real data")
+    assert re.search(r"^UNDECIDED \(\d+ seeds .*\), full: TM-SGD better than SGD, TC LSTM", text, re.MULTILINE)
+    assert "few seeds (n=3)" in text
     for form in ("md", "csv", "tex"):
         printed = ask(capsys, "claims", "--results", runs, "--numerics", tmp_path, "--format", form)
         assert (tmp_path / "out" / f"claims.{form}").read_text(encoding="utf-8") == printed

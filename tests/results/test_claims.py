@@ -15,12 +15,14 @@ import pytest
 
 from tmsgd_bench import manifest
 from tmsgd_bench.files import canonical
-from tmsgd_bench.results import claim_forms, claims, numerical
+from tmsgd_bench.results import claim_forms, claims, margins, numerical, store
 from tmsgd_bench.results.claims import Claim, Verdicts
+from tmsgd_bench.results.families import PRINTED_FROM
 from tmsgd_bench.results.numerical import CLAIMED_ORDER, Numerics
-from tmsgd_bench.results.paper import every_experiment
+from tmsgd_bench.results.paper import every_experiment, experiments
 from tmsgd_bench.results.statistics import FEW_SEEDS, holm
 from tmsgd_bench.results.store import COLUMNS
+from tmsgd_bench.version import PROTOCOLS
 
 SGD = [90.1, 90.4, 90.2, 90.7, 90.5]
 BETTER = [91.2, 91.4, 91.3, 91.7, 91.6]
@@ -63,12 +65,12 @@ def seeds(optimizer: str, values: Iterable[float | None], **changes: Any) -> lis
     return [a_run(optimizer, seed, value, **changes) for seed, value in enumerate(values)]
 
 
-def evaluate(*rows: dict[str, Any], numerics: Numerics = NO_NUMERICS, protocol: str = "table2") -> Verdicts:
+def evaluate(*rows: dict[str, Any], numerics: Numerics = NO_NUMERICS, protocol: str | None = None) -> Verdicts:
     return claims.evaluate(pd.DataFrame(list(rows), columns=pd.Index(COLUMNS)), numerics, protocol)
 
 
-def the(verdicts: Verdicts, name: str) -> Claim:
-    (found,) = (claim for claim in verdicts.claims if claim.id == name)
+def the(verdicts: Verdicts, name: str, level: str | None = None) -> Claim:
+    (found,) = (claim for claim in verdicts.claims if claim.id == name and level in (None, claim.level))
     return found
 
 
@@ -139,15 +141,15 @@ def test_where_lower_is_better_lower_supports() -> None:
     assert the(evaluate(*rows), "fkpd/preact_resnet34 tmsgd/sgd").verdict == "supported"
 
 
-def test_p_is_corrected_over_the_claims_of_the_task() -> None:
+def test_p_is_corrected_over_the_claims_of_the_table_tested_or_not() -> None:
     others = {"sgdm": [90.0, 91.5, 90.1, 90.2, 91.0], "adam": [*WORSE[1:], WORSE[0]], "apollo": WORSE[::-1]}
     names = {"sgd": SGD, "tmsgd": BETTER, **others}
     found = evaluate(*(row for name, values in names.items() for row in seeds(name, values)))
     family = [claim.comparison for claim in found.claims if claim.experiment and claim.experiment.task == "tc"]
     tested = [one for one in family if one and not math.isnan(one.p)]
-    assert len(tested) == 4
-    assert [one.p_holm for one in tested] == pytest.approx(holm([one.p for one in tested]))
-    assert {one.family for one in tested} == {4}
+    assert (len(tested), len(family)) == (4, 6)
+    assert [one.p_holm for one in tested] == pytest.approx(holm([one.p for one in tested], 6))
+    assert {one.family for one in tested} == {6}
 
 
 def test_runs_of_another_task_change_no_verdict() -> None:
@@ -164,10 +166,10 @@ def test_runs_of_another_task_change_no_verdict() -> None:
 def test_a_claim_without_evidence_says_that_other_settings_were_tried() -> None:
     own = {"task": "seg", "model": "lraspp", "metric": "miou", "dataset": "voc2007", "protocols": ("corrected",)}
     rows = [*seeds("sgd", SGD, **own), *seeds("tmsgd", BETTER, **own), a_run("sgd", 9, 1.0, **own, data="synthetic")]
-    claim = the(evaluate(*rows), "seg/lraspp tmsgd/sgd")
+    claim = the(evaluate(*rows), "seg/lraspp tmsgd/sgd", "full")
     assert (claim.verdict, claim.marks) == ("not yet tested", ("10 runs of protocol corrected",))
     assert "SEG LRASPP (10 runs of protocol corrected)" in " ".join(claim_forms.to_text(evaluate(*rows)).split())
-    assert the(evaluate(*rows, protocol="corrected"), "seg/lraspp tmsgd/sgd").verdict == "supported"
+    assert the(evaluate(*rows), "seg/lraspp tmsgd/sgd", "full (corrected)").verdict == "supported"
 
 
 def test_the_halves_of_table_3_are_one_family() -> None:
@@ -175,8 +177,9 @@ def test_the_halves_of_table_3_are_one_family() -> None:
     for model in ("fast_rcnn", "rfbnet"):
         own = {"task": "od", "model": model, "dataset": "voc2007", "metric": "map", "group": model}
         rows += [*seeds("sgd", SGD, **own), *seeds("tmsgd", BETTER, **own)]
-    comparison = the(evaluate(*rows), "od/rfbnet tmsgd/sgd").comparison
-    assert comparison is not None and comparison.family == 2
+    both, one = (the(evaluate(*some), "od/rfbnet tmsgd/sgd").comparison for some in (rows, rows[10:]))
+    assert both is not None and one is not None
+    assert (both.family, one.family) == (10, 5)  # a model without a run costs the other nothing
 
 
 def test_differences_that_are_all_equal_decide_nothing_and_are_marked() -> None:
@@ -197,12 +200,12 @@ def diverged(optimizer: str, count: int, **changes: Any) -> list[dict[str, Any]]
     return seeds(optimizer, [None] * count, status="diverged", **changes)
 
 
-def test_divergence_in_six_of_six_pairs_decides() -> None:
-    """The sign test has p = 2/2⁶; with five it would be 2/2⁵ and undecided."""
-    for count, verdict in ((6, "supported"), (5, "undecided")):
+def test_divergence_in_eight_of_eight_pairs_decides() -> None:
+    """The sign test has p = 2/2⁸, and 12/2⁸ after correction for the six claims; with seven pairs it is undecided."""
+    for count, verdict in ((8, "supported"), (7, "undecided (8 seeds would decide)")):
         rows = [*seeds("tmsgd", [90.0 + seed / 8 for seed in range(count)]), *diverged("adam", count)]
         claim = the(evaluate(*rows), "tc/lstm tmsgd/adam")
-        assert claim.verdict == verdict
+        assert claim.judgement.text == verdict
         assert f"Adam: {count} diverged" in claim.marks
         assert f"sign test: {count} pairs above, 0 below" in claim.marks
 
@@ -235,7 +238,38 @@ def test_runs_that_have_not_ended_do_not_count_and_are_told(status: str) -> None
 def test_the_corrected_protocol_has_verdicts_of_its_own() -> None:
     rows = [*seeds("sgd", SGD, protocols=("corrected",)), *seeds("tmsgd", BETTER, protocols=("corrected",))]
     assert the(evaluate(*rows, protocol="corrected"), "tc/lstm tmsgd/sgd").verdict == "supported"
-    assert the(evaluate(*rows), "tc/lstm tmsgd/sgd").verdict == "not yet tested"
+    assert the(evaluate(*rows, protocol="table2"), "tc/lstm tmsgd/sgd").verdict == "not yet tested"
+
+
+def test_a_claim_has_a_verdict_at_each_level_that_has_runs() -> None:
+    """And one at the level of the paper's settings in any case."""
+    reduced = {"protocols": ("reduced",), "conditions": "reduced", "group": "reduced", "epochs": 40}
+    rows = [
+        row for changes in ({}, reduced) for row in (*seeds("sgd", SGD, **changes), *seeds("tmsgd", BETTER, **changes))
+    ]
+    rows[15:] = seeds("tmsgd", WORSE, **reduced)
+    rows = [row | {"run_id": f"{row['run_id']}{row['group']}"} for row in rows]
+    found = evaluate(*rows)
+    verdicts = {claim.level: claim.verdict for claim in found.claims if claim.id == "tc/lstm tmsgd/sgd"}
+    assert verdicts == {"full": "supported", "reduced": "contradicted"}
+    assert [claim.level for claim in found.claims if claim.id == "tc/lstm tmsgd/adam"] == ["full"]
+    assert [claim.level for claim in found.claims if claim.id.startswith("every tmsgd/sgd V ")] == []
+    assert set(found.counts) == {"full", "reduced", "numerical"}
+    only = evaluate(*rows[10:])
+    assert the(only, "tc/lstm tmsgd/sgd", "full").marks == ("10 runs of protocol reduced",)
+    assert the(only, "tc/lstm tmsgd/sgd", "reduced").verdict == "contradicted"
+
+
+def test_runs_of_two_protocols_are_listed_at_one_level() -> None:
+    rows = [*seeds("sgd", SGD), *seeds("tmsgd", BETTER)]
+    found = evaluate(*(row | {"protocols": ("table2", "corrected")} for row in rows))
+    assert the(found, "tc/lstm tmsgd/sgd").level == "full"
+
+
+def test_tuned_optimizers_are_paired_whatever_their_learning_rates() -> None:
+    shared = {"protocols": ("tuned",), "conditions": "the same"}
+    rows = [*seeds("sgd", SGD, group="lr 0.1", **shared), *seeds("tmsgd", BETTER, group="lr 1", **shared)]
+    assert the(evaluate(*rows), "tc/lstm tmsgd/sgd", "tuned").verdict == "supported"
 
 
 def test_the_reduced_protocol_pairs_optimizers_of_different_learning_rates() -> None:
@@ -282,20 +316,20 @@ def test_other_runs_are_not_eq_8_from_the_start(change: dict[str, Any]) -> None:
 def test_a_protocol_that_never_switches_is_told() -> None:
     claim = against_sgd(*seeds("tmsgd", SGD, switch_epoch=200))
     assert claim.verdict == "undecided"
-    assert claim.marks == ("TM-SGD: never switches: eq. (8) is not used",)
+    assert claim.marks == ("TM-SGD: never switches: eq. (8) is not used", "all differences are equal")
 
 
 # --- claims made of several ----------------------------------------------------------------------------------------
 
 FID = {"task": "ig", "model": "dcgan", "metric": "fid"}
-NOISE = [0.001, -0.001, 0.002, -0.002, 0.0, 0.003]
+FID_NOISE = [0.001, -0.001, 0.002, -0.002, 0.0, 0.003]
 
 
 def gan(**means: float) -> list[dict[str, Any]]:
     """Six seeds of each optimizer, with noise of its own."""
     rows = []
     for place, (name, mean) in enumerate(means.items()):
-        rows += seeds(name, [mean + noise * (1 + 0.1 * place) for noise in NOISE], **FID)
+        rows += seeds(name, [mean + noise * (1 + 0.1 * place) for noise in FID_NOISE], **FID)
     return rows
 
 
@@ -313,7 +347,7 @@ def test_an_order_holds_if_each_of_its_steps_does(means: dict[str, float], verdi
     found = evaluate(*gan(**means))
     claim = next(claim for claim in found.claims if claim.place == "IV-B-3" and claim.parts)
     assert claim.verdict == verdict
-    assert len(claim.parts) == 3
+    assert len(claim.parts) == 3 and "seeds" not in claim.judgement.text
     for part in claim.parts:
         assert the(found, part).verdict in ("not yet tested", verdict, "supported")
 
@@ -336,23 +370,90 @@ def test_a_claim_about_all_tasks_says_how_many_were_tested() -> None:
     assert one.marks == ("few seeds",)
 
 
+# --- margins and the last epochs -----------------------------------------------------------------------------------
+
+
+def around(shift: float, n: int = 10) -> list[float]:
+    return [value + shift + noise for value, noise in zip((SGD * 2)[:n], NOISE, strict=False)]
+
+
+def test_a_difference_far_below_the_printed_one_is_no_such_difference() -> None:
+    """The margin is half of +0.3."""
+    claim = the(evaluate(*seeds("sgd", SGD * 2), *seeds("tmsgd", around(0.0))), "tc/lstm tmsgd/sgd")
+    assert claim.verdict == "no such difference"
+    assert claim.judgement.margin == pytest.approx(0.15)
+    assert "margin ±0.15" in " ".join(claim_forms.facts(claim))
+
+
+def test_an_undecided_claim_says_how_many_seeds_would_decide_it() -> None:
+    claim = against_sgd(*seeds("tmsgd", SGD[::-1]))
+    assert re.search(r"undecided \(\d+ seeds would decide\)", claim_forms.cells(claim).verdict)
+
+
+def test_every_metric_has_a_margin_and_a_reason() -> None:
+    rules = margins.rules()["metrics"]
+    assert set(rules) >= {one.metric for protocol in PROTOCOLS for one in every_experiment(protocol)}
+    assert all(set(rule) in ({"points", "reason"}, {"share", "reason"}) for rule in rules.values())
+
+
+def test_where_the_scale_is_its_own_the_printed_difference_is_a_share() -> None:
+    """FID: 0.0925 − 0.081 printed, of 0.0925. Ours are a hundred times as large."""
+    (experiment,) = experiments("ig")
+    assert margins.margin(experiment, "tmsgd", "sgd", 9.25) == pytest.approx(100 * (0.0925 - 0.081) / 2)
+    assert margins.margin(experiment, "tmsgdm", "sgdm", 9.0) == pytest.approx(0.18)
+
+
+@pytest.mark.parametrize(("epochs", "reported"), [(100, True), (99, False)])
+def test_long_runs_also_report_the_mean_of_their_last_epochs(
+    epochs: int, reported: bool, tmp_path: Path, write_run: Callable[..., Path]
+) -> None:
+    """Of 20 epochs, if there are 100 or more. TM-SGD is 4 points worse than SGD in each of them but the last."""
+
+    def late(folder: Path, last: float) -> None:
+        values = [last - 2.0, last + 1.0, *[last - 5.0] * (epochs - 3), last]  # SGD's has last − 1 in place of − 5
+        store.write_history(folder / store.HISTORY, [{"epoch": float(e), "accuracy": v} for e, v in enumerate(values)])
+
+    for seed, (sgd, tmsgd) in enumerate(zip(SGD, BETTER, strict=True)):
+        write_run(tmp_path, "sgd", seed, final=sgd, epochs=epochs)
+        write_run(tmp_path, "tmsgd", seed, final=tmsgd, epochs=epochs, extra=functools.partial(late, last=tmsgd))
+    claim = the(claims.evaluate(store.read_runs(tmp_path), NO_NUMERICS), "tc/lstm tmsgd/sgd")
+    assert claim.verdict == "supported" and claim.comparison is not None
+    assert (claim.last is not None) == reported
+    if claim.last is not None:
+        assert claim.last.difference.mean == pytest.approx(claim.comparison.difference.mean - 4.0 * 19 / 20)
+        assert claim_forms.last(claim).endswith("mean of 20")
+
+
 # --- the printed difference ----------------------------------------------------------------------------------------
 
 
+NOISE = [0.01, -0.01, 0.02, -0.02, 0.0, 0.03, -0.03, 0.0, 0.01, -0.01]
+
+
 @pytest.mark.parametrize(
-    ("shift", "inside"), [(0.3, True), (0.2, True), (0.4, True), (0.19, False), (0.41, False), (-0.3, False)]
+    ("shift", "outside"), [(0.3, False), (0.2, False), (0.4, False), (0.15, True), (0.45, True), (-0.3, True)]
 )
-def test_the_printed_difference_is_known_to_its_rounding(shift: float, inside: bool) -> None:
-    """90.9 − 90.6, each known to ± 0.05."""
-    claim = against_sgd(*seeds("tmsgd", [value + shift for value in SGD]))
-    assert claim.printed is not None
-    assert claim.printed.inside is inside
-    assert (claim.printed.value, claim.printed.tolerance) == (pytest.approx(0.3), pytest.approx(0.1))
+def test_the_printed_difference_is_known_to_its_rounding(shift: float, outside: bool) -> None:
+    """90.9 − 90.6, each known to ± 0.05; it is outside only if all of 0.2 … 0.4 is."""
+    base = SGD * 2
+    ours = [value + shift + noise for value, noise in zip(base, NOISE, strict=True)]
+    printed = the(evaluate(*seeds("sgd", base), *seeds("tmsgd", ours)), "tc/lstm tmsgd/sgd").printed
+    assert printed is not None and printed.outside is outside
+    assert (printed.value, printed.tolerance) == (pytest.approx(0.3), pytest.approx(0.1))
+
+
+@pytest.mark.parametrize("n", [PRINTED_FROM - 1, PRINTED_FROM])
+def test_a_few_seeds_exclude_no_printed_difference(n: int) -> None:
+    base = (SGD * 2)[:n]
+    rows = seeds("tmsgd", [value + 5.0 + noise for value, noise in zip(base, NOISE, strict=False)])
+    claim = the(evaluate(*seeds("sgd", base), *rows), "tc/lstm tmsgd/sgd")
+    assert claim_forms.cells(claim).outside == ("yes" if n == PRINTED_FROM else "too few seeds")
 
 
 def test_without_our_difference_nothing_is_said_of_the_printed_one() -> None:
-    printed = against_sgd().printed
-    assert printed is not None and printed.inside is None
+    claim = against_sgd()
+    assert claim.printed is not None and claim.printed.outside is None
+    assert claim_forms.cells(claim).outside == "–"
 
 
 def test_a_printed_spread_widens_it() -> None:
@@ -465,8 +566,8 @@ def test_every_form_has_every_claim_and_the_conditions(form: str) -> None:
     flat = " ".join(text.replace("$<$", "<").split())
     for claim in found().claims:
         assert claim.statement.replace("&", r"\&" if form == "tex" else "&") in flat
-    assert "real data, protocol table2" in text
-    assert form == "csv" or "after Holm's correction over the claims of its task" in flat.replace(" % ", " ")
+    assert "real data" in flat
+    assert form == "csv" or "Holm's correction over the claims of one table" in flat.replace(" % ", " ")
 
 
 def test_markdown_and_latex_have_a_row_for_each_claim() -> None:
@@ -499,9 +600,10 @@ def test_csv_has_all_numbers_in_full() -> None:
 
 def test_the_counts_are_of_all_claims() -> None:
     verdicts = found()
-    assert sum(verdicts.counts.values()) == len(verdicts.claims)
-    for word, count in verdicts.counts.items():
-        assert f"{count} {word}" in claim_forms.to_text(verdicts).splitlines()[0]
+    assert sum(sum(counts.values()) for counts in verdicts.counts.values()) == len(verdicts.claims)
+    lines = claim_forms.to_text(verdicts).splitlines()
+    for level, counts in verdicts.counts.items():
+        assert f"{level}: {claim_forms.tally(counts)}" in lines
 
 
 PRINTS: dict[str, Callable[[Verdicts], str]] = {name: claim_forms.FORMATS[name] for name in ("text", "md")}

@@ -11,7 +11,8 @@ import pytest
 
 from tmsgd_bench import cli
 from tmsgd_bench.errors import ConfigError
-from tmsgd_bench.results import comparison
+from tmsgd_bench.results import claims, comparison, tables
+from tmsgd_bench.results.numerical import CLAIMED_ORDER, Numerics
 from tmsgd_bench.results.statistics import compare, correct
 from tmsgd_bench.results.store import read_runs
 
@@ -39,8 +40,10 @@ def test_runs_that_differ_in_optimizer_and_seed_alone_are_one_group(root: Path) 
 
 
 def test_the_numbers_are_those_of_the_statistics_module(root: Path) -> None:
+    """Adam against SGD is no claim of the paper. TM-SGD against SGD is one of six, and so is TM-SGD against Adam."""
     (group,) = comparison.build(read_runs(root))
-    expected = correct([compare(series(ADAM), series(SGD)), compare(series(TMSGD), series(SGD))])
+    claims = correct([compare(series(TMSGD), series(SGD)), compare(series(TMSGD), series(ADAM))], 6)
+    expected = [*correct([compare(series(ADAM), series(SGD))]), claims[0]]
     assert [entry.comparison for entry in group.entries[1:]] == expected
     assert group.entries[0].comparison is None
     assert group.entries[0].final.mean == pytest.approx(sum(SGD) / 3, rel=1e-15)
@@ -49,8 +52,35 @@ def test_the_numbers_are_those_of_the_statistics_module(root: Path) -> None:
 def test_another_reference_can_be_chosen(root: Path) -> None:
     (group,) = comparison.build(read_runs(root), "adam")
     assert (group.reference, group.entries[0].label) == ("Adam", "Adam")
-    expected = correct([compare(series(SGD), series(ADAM)), compare(series(TMSGD), series(ADAM))])
+    claims = correct([compare(series(TMSGD), series(SGD)), compare(series(TMSGD), series(ADAM))], 6)
+    expected = [*correct([compare(series(SGD), series(ADAM))]), claims[1]]
     assert [entry.comparison for entry in group.entries[1:]] == expected
+
+
+def test_a_claim_has_the_same_corrected_p_in_tables_claims_and_comparisons(root: Path) -> None:
+    """Whatever else is printed beside it."""
+    runs = read_runs(root)
+    (group,) = comparison.build(runs)
+    table = tables.build(runs, "5")
+    every = claims.evaluate(runs, Numerics(CLAIMED_ORDER, {})).claims
+    printed = [
+        next(entry.comparison for entry in group.entries if entry.label.startswith("TM-SGD")),
+        next(row.comparison for row in table.rows if row.label == "TM-SGD"),
+        next(claim.comparison for claim in every if claim.id == "tc/lstm tmsgd/sgd"),
+    ]
+    assert len({(one.p, one.p_holm, one.family, one.detectable) for one in printed if one}) == 1
+    assert None not in printed
+
+
+def test_own_runs_without_a_claim_are_a_family_of_their_own(root: Path, write_run: WriteRun) -> None:
+    """An optimizer that the paper does not have changes no claim's p."""
+    before = {entry.label: entry.comparison for entry in comparison.build(read_runs(root))[0].entries}
+    for seed in range(3):
+        write_run(root, "apollo", seed, final=70.0 + seed**2, protocols=[])
+    after = {entry.label: entry.comparison for entry in comparison.build(read_runs(root))[0].entries}
+    own, adam = after["Apollo"], after["Adam"]
+    assert own is not None and adam is not None and own.family == adam.family == 2
+    assert after["TM-SGD, switch 2"] == before["TM-SGD, switch 2"]
 
 
 def test_a_reference_without_runs_is_refused_with_those_there_are(root: Path) -> None:

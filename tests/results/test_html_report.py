@@ -26,6 +26,7 @@ NUMERICS = Path(__file__).resolve().parents[2] / "results" / "numerics"
 PICTURE = b"\x89PNG\r\n\x1a\n a picture"
 FINALS = {"sgd": [90.0, 91.0, 90.25], "tmsgd": [90.5, 92.25, 90.25], "sgdm": [91.0, 91.5]}
 ACCURACY = Quantity("accuracy (%)")
+SIGNS = {"supported": "✓", "contradicted": "✗", "no such difference": "=", "undecided": "?", "not yet tested": "–"}
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 
 
@@ -115,8 +116,8 @@ def test_every_tested_claim_is_there_with_its_verdict_and_evidence(root: Path, p
     for claim in tested:
         assert " ".join(claim.statement.split()) in page.text
         assert " ".join(claim_forms.ours(claim).split()) in page.text
-    for word, count in verdicts.counts.items():
-        assert f"{word} {count}" in page.text
+    for level, counts in verdicts.counts.items():
+        assert f"{level}: " + " ".join(f"{SIGNS[word]} {word} {count}" for word, count in counts.items()) in page.text
 
 
 def test_every_table_is_there_with_ours_beside_the_papers(root: Path, page: Page) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from tmsgd_bench.errors import ConfigError, StoreError
 from tmsgd_bench.results import store, table_forms, tables
-from tmsgd_bench.results.cells import p_value
+from tmsgd_bench.results.cells import p_value, signed
 from tmsgd_bench.results.paper import Printed, every_experiment, experiments, paper
 from tmsgd_bench.results.statistics import (
     ALPHA,
@@ -174,7 +174,7 @@ def test_learning_rates_may_differ_between_optimizers_in_the_reduced_protocol_al
     shared = {"protocols": (protocol,), "conditions": "the same"}
     sgd = seeds("sgd", SGD, group="lr 0.1", **shared)
     adam = seeds("adam", TMSGD, group="lr 0.001", started="2026-01-02T00:00:00+00:00", **shared)
-    other_lr = [a_run("adam", 7, 10.0, group="lr 1", options="lr 1", run_id="other lr", **shared)]
+    other_lr = [a_run("adam", 7, 10.0, group="lr 1", options='{"lr": 1}', run_id="other lr", **shared)]
     other_data = [a_run("sgd", 7, 10.0, run_id="other data", **shared | {"conditions": "other data"})]
     table = build(frame(*sgd, *adam, *other_lr, *other_data), "5", protocol=protocol)
     difference = row(table, "Adam").difference
@@ -191,7 +191,7 @@ def test_of_several_benchmark_versions_the_newest_enters() -> None:
 
 def test_runs_of_two_sets_of_options_are_not_pooled() -> None:
     """The options that were started last count, for the reference too, and the row says what was left out."""
-    older = {"options": "older", "started": "2025-01-01T00:00:00+00:00"}
+    older = {"options": '{"name": "older"}', "started": "2025-01-01T00:00:00+00:00"}
     runs = frame(*seeds("sgd", [10.0] * 2, **older), *seeds("sgd", SGD), *seeds("tmsgd", TMSGD))
     table = build(runs, "5")
     assert row(table, "SGD").final.mean == pytest.approx(sum(SGD) / 5)
@@ -203,14 +203,14 @@ def test_runs_of_two_sets_of_options_are_not_pooled() -> None:
 
 def test_a_run_that_has_no_start_time_does_not_count_as_the_newest() -> None:
     """Its environment.json may be lost, or not be written yet."""
-    lost = a_run("sgd", 9, None, options="lost", started=None, status="abandoned")
+    lost = a_run("sgd", 9, None, options='{"name": "lost"}', started=None, status="abandoned")
     table = build(frame(*seeds("sgd", SGD), lost), "5")
     assert row(table, "SGD").final.n == 5
 
 
 def test_runs_of_two_groups_are_neither_pooled_nor_paired() -> None:
     """SGD from before a YAML was changed is no partner for TM-SGD from after it."""
-    before = {"group": "before", "options": "before", "started": "2025-01-01T00:00:00+00:00"}
+    before = {"group": "before", "options": '{"name": "before"}', "started": "2025-01-01T00:00:00+00:00"}
     table = build(frame(*seeds("sgd", SGD, **before), *seeds("tmsgd", TMSGD)), "5")
     difference = row(table, "TM-SGD").difference
     assert difference is not None and difference.n == 0
@@ -219,7 +219,12 @@ def test_runs_of_two_groups_are_neither_pooled_nor_paired() -> None:
 
 @pytest.mark.parametrize("status", ["failed", "running", "abandoned"])
 def test_a_newer_run_without_a_result_hides_no_result(status: str) -> None:
-    newer = {"group": "newer", "options": "newer", "benchmark_version": 2, "started": "2027-01-01T00:00:00+00:00"}
+    newer = {
+        "group": "newer",
+        "options": '{"name": "newer"}',
+        "benchmark_version": 2,
+        "started": "2027-01-01T00:00:00+00:00",
+    }
     table = build(frame(*seeds("sgd", SGD), a_run("sgd", 7, None, status=status, **newer)), "5")
     assert row(table, "SGD").final.n == 5
 
@@ -258,7 +263,7 @@ def test_a_row_of_diverged_runs_has_no_number() -> None:
     assert row(table, "Adam").marks == ("5 diverged",)
     assert row(table, "Adam").final.n == 0
     line = next(line for line in table_forms.to_markdown(table).splitlines() if line.startswith("| Adam"))
-    assert line.startswith("| Adam | 90.1 | – | – | 0.062 | 0.062 | – | – |")  # worse in 5 of 5 pairs: 2/2⁵
+    assert line.startswith("| Adam | 90.1 | – | (n=0, better in 0 of 5) | 0.062 | 0.062 | – | – |")  # 2/2⁵
 
 
 @pytest.mark.parametrize(
@@ -328,7 +333,7 @@ def csv_frame(table: Table) -> pd.DataFrame:
 
 def numbers(cell: str) -> list[float]:
     """The numbers of a printed cell: "90.38 ± 0.24 (n=5)" → [90.38, 0.24, 5]."""
-    count = re.search(r"\(n=(\d+)\)", cell)
+    count = re.search(r"\(n=(\d+)(?:, better in \d+)?\)", cell)
     found = [float(text.replace("−", "-")) for text in re.findall(NUMBER, cell)]
     return [*found, float(count[1])] if count else found
 
@@ -354,7 +359,7 @@ def test_markdown_and_latex_say_the_same(name: str) -> None:
     markdown, latex = markdown_cells(table), latex_cells(table)
     assert markdown[1:] == latex[1:]
     assert [row[0] for row in markdown[1:]] == list(PRINTED)
-    assert {len(row) for row in (*markdown, *latex)} == {9}
+    assert {len(row) for row in (*markdown, *latex)} == {11}
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -385,10 +390,12 @@ def test_markdown_holds_what_csv_holds_to_two_digits(name: str) -> None:
         counts = [float(found["n"])] if found["n"] else []
         assert numbers(cells[2]) == [*printed(found["mean"], found["std"]), *counts]
         pairs = [float(found["pairs"])] if found["pairs"] else []
-        assert numbers(cells[3]) == [*printed(found["difference"], found["low"], found["high"]), *pairs]
+        differences = [found[key] for key in ("difference", "low", "high") if not math.isnan(found[key])]
+        assert numbers(cells[3]) == pytest.approx([*differences, *pairs], abs=0.005)
         assert numbers(cells[6]) == printed(found["detectable"])
         assert [cells[4], cells[5]] == [p_value(found["p"]), p_value(found["p_holm"])]
-        assert cells[8] == _text(found["marks"])
+        assert cells[7].startswith(_text(found["verdict"]) or "–")
+        assert cells[10] == _text(found["marks"])
 
 
 def _text(value: Any) -> str:
@@ -403,26 +410,28 @@ def test_a_row_of_the_markdown_form_by_hand() -> None:
         "TM-SGD",
         "90.9",
         "90.62 ± 0.18 (n=2)",
-        "+0.12 [−0.25, +0.50] (n=2)",
+        "+0.12 [−4.64, +4.89] (n=2, better in 1)",  # ± 12.706 × 0.375
         "0.8",  # t = 0.125/0.375 with 1 degree of freedom: 1 − 2 arctan(t)/π
-        "0.8",
-        "6.13",  # 0.5303 × 11.55
+        "1",
+        "36.71",  # at 0.05/6: the paper makes six claims
+        "undecided (222 seeds would decide)",
+        "too few seeds",
         "91.12 ± 0.18 (n=2)",
         "few seeds (n=2)",
     ]
 
 
 def test_one_pair_is_printed_without_an_interval() -> None:
-    assert markdown_cells(full())[3][2:4] == ["89.25 (n=1)", "−0.85 (n=1)"]
+    assert markdown_cells(full())[3][2:4] == ["89.25 (n=1)", "−0.85 (n=1, better in 0)"]
 
 
 def test_the_forms_name_conditions_and_rules() -> None:
     table = full()
     for text in (table_forms.to_markdown(table), table_forms.to_latex(table)):
-        assert "real data, protocol table2, benchmark version 1" in text
+        assert "real data, protocol table2, level full, benchmark version 1" in text
         assert "accuracy (%" in text
-        assert "95 % percentile bootstrap interval" in text
-        assert f"marked below {FEW_SEEDS}" in text
+        assert "t interval]" in text and "no such difference" in text.lower()
+        assert f"Fewer than {FEW_SEEDS} seeds are marked" in text
         assert "chosen on test data" in text
     assert "higher is better" in table_forms.to_markdown(table)
 
@@ -469,19 +478,32 @@ def comparison(table: Table, label: str) -> Comparison:
     return found
 
 
-def test_the_comparisons_of_a_table_are_one_family() -> None:
-    table = build(
-        frame(*seeds("sgd", SGD), *seeds("tmsgd", TMSGD), *seeds("adam", [85.0, 84.0, 86.0, 85.5, 85.0])), "5"
-    )
-    one, other = comparison(table, "TM-SGD"), comparison(table, "Adam")
-    assert one.p == paired_p_value(pd.Series(TMSGD), pd.Series(SGD))
-    assert [one.p_holm, other.p_holm] == holm([one.p, other.p])
-    assert (one.family, other.family) == (2, 2)
-    assert one.detectable == detectable_difference(one.spread, 5, ALPHA / 2)
+def test_a_claim_is_corrected_with_the_claims_and_the_others_among_themselves() -> None:
+    """TM-SGD better than SGD is one of six claims; that Adam is, or Apollo, is none."""
+    adam, apollo = [85.0, 84.0, 86.0, 85.5, 85.0], [85.0, 88.0, 89.0, 90.5, 90.0]
+    values = {"sgd": SGD, "tmsgd": TMSGD, "adam": adam, "apollo": apollo}
+    table = build(frame(*(run for name, finals in values.items() for run in seeds(name, finals))), "5")
+    claim, *others = (comparison(table, label) for label in ("TM-SGD", "Adam", "Apollo"))
+    claimed = [paired_p_value(pd.Series(TMSGD), pd.Series(other)) for other in (SGD, adam, apollo)]
+    assert claim.p == claimed[0]
+    assert (claim.p_holm, claim.family) == (holm(claimed, 6)[0], 6)
+    assert [other.p_holm for other in others] == holm([other.p for other in others])
+    assert {other.family for other in others} == {2}
+    assert claim.detectable == detectable_difference(claim.spread, 5, ALPHA / 6)
+    assert [row(table, label).judgement is None for label in ("TM-SGD", "Adam", "Apollo")] == [False, True, True]
 
 
-def test_an_optimizer_without_runs_costs_the_others_nothing() -> None:
-    assert comparison(full(), "TM-SGD").p_holm == comparison(full(), "TM-SGD").p
+def test_the_evidence_of_a_table_holds_all_runs_that_its_p_depends_on() -> None:
+    """Eq. (8) from the first step is in no row, but one of the claims."""
+    options = '{"name": "tmsgd", "switch_epoch": 0}'
+    from_start = seeds("tmsgd", TMSGD, switch_epoch=0, protocols=(), run_id="from start", options=options)
+    table = build(frame(*seeds("sgd", SGD), *seeds("tmsgd", TMSGD), from_start[0]), "5")
+    assert "from start" in table.run_ids
+    assert all("from start" not in row.run_ids for row in table.rows)
+
+
+def test_an_optimizer_without_runs_has_no_p_and_leaves_the_family_as_it_is() -> None:
+    assert comparison(full(), "TM-SGD").p_holm == pytest.approx(6 * comparison(full(), "TM-SGD").p)
     assert math.isnan(comparison(full(), "Apollo").p)
 
 
@@ -510,6 +532,23 @@ def test_a_run_that_has_not_ended_is_no_pair(status: str) -> None:
 )
 def test_a_p_value_is_never_rounded_across_the_level(p: float, text: str) -> None:
     assert p_value(p) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "text"),
+    [
+        *[
+            (0.125, 2, "+0.12"),
+            (-3.0, 2, "−3.00"),
+            (-0.004, 2, "−0.004"),
+            (0.00004, 2, "+0.00004"),
+            (0.0, 4, "+0.0000"),
+        ],
+        *[(-0.0, 2, "+0.00"), (-3e-12, 4, "−3e−12"), (-0.00996, 2, "−0.01"), (0.0949, 1, "+0.1"), (0.049, 1, "+0.05")],
+    ],
+)
+def test_a_difference_is_never_printed_as_zero_unless_it_is(value: float, digits: int, text: str) -> None:
+    assert signed(value, digits) == text
 
 
 # --- the paper's numbers -------------------------------------------------------------------------------------------
@@ -545,17 +584,22 @@ def test_the_halves_of_a_table_are_told_apart_and_are_one_family() -> None:
     rows = []
     for model in ("fast_rcnn", "rfbnet"):
         own = {"task": "od", "model": model, "dataset": "voc2007", "group": model, "metric": "map"}
-        rows += [*seeds("sgd", SGD, options=model, **own), *seeds("tmsgd", TMSGD, options=f"tm {model}", **own)]
+        rows += [*seeds("sgd", SGD, **own), *seeds("tmsgd", TMSGD, **own)]
     table = build(frame(*rows), "3")
     cells = [line[0] for line in markdown_cells(table)[1:]]
     assert cells[:2] == ["Fast-RCNN: SGD", "Fast-RCNN: TM-SGD"] and cells[6] == "RFBNet: SGD"
-    assert {row.comparison.family for row in table.rows if row.comparison} == {2}
+    assert {row.comparison.family for row in table.rows if row.comparison and row.optimizer == "tmsgd"} == {10}
 
 
 def test_runs_on_other_data_than_the_papers_do_not_replace_its_table() -> None:
     """data.years=2012 follows Table 2 as well, but is another table."""
     own = {"task": "seg", "model": "lraspp", "metric": "miou"}
-    newer = {"dataset": "voc2007+2012", "group": "newer", "options": "newer", "started": "2027-01-01T00:00:00+00:00"}
+    newer = {
+        "dataset": "voc2007+2012",
+        "group": "newer",
+        "options": '{"name": "newer"}',
+        "started": "2027-01-01T00:00:00+00:00",
+    }
     runs = frame(*seeds("sgd", SGD, **own, dataset="voc2007"), *seeds("sgd", TMSGD, **own, **newer))
     table = build(runs, "seg")
     assert row(table, "SGD").final.mean == pytest.approx(sum(SGD) / 5)

@@ -9,7 +9,7 @@ from typing import Any
 from tmsgd_bench import files, outputs, terminal
 from tmsgd_bench.cli import stores
 from tmsgd_bench.results import claim_forms, claims, numerical, table_forms
-from tmsgd_bench.version import PROTOCOLS
+from tmsgd_bench.version import LEVELS
 
 
 def add(commands: Any) -> None:
@@ -18,15 +18,16 @@ def add(commands: Any) -> None:
         "claims",
         help="the paper's claims, each with our evidence and a verdict",
         description="Each testable claim of the paper with its verdict by a fixed rule: supported, contradicted, "
-        "undecided or not yet tested. Only runs on real data that follow the protocol exactly are used.",
+        "no such difference, undecided or not yet tested. Each level of evidence has a verdict of its own. Only runs "
+        "on real data that follow the protocol exactly are used.",
     )
     stores.add(parser)
     stores.add_numerics(parser)
     parser.add_argument(
         "--protocol",
-        choices=[name for name in PROTOCOLS if name != "smoke"],
-        default="table2",
-        help="the settings as printed (table2, default), as read (corrected), or of short runs on real data (reduced)",
+        choices=tuple(LEVELS),
+        help="only one level: the settings as printed (table2), as read (corrected), of short runs on real data "
+        "(reduced), or with tuned learning rates (tuned) (default: every level that has runs)",
     )
     parser.add_argument(
         "--format", choices=tuple(claim_forms.FORMATS), default="text", help="printed format (default: text)"

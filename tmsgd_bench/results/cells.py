@@ -6,11 +6,12 @@ The paper's tables, its claims and the comparison of any runs are made of these.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from tmsgd_bench import escaping
-from tmsgd_bench.results.statistics import ALPHA, FEW_SEEDS, POWER, Comparison, Difference, Summary
+from tmsgd_bench.results.families import PRINTED_FROM, PrintedDifference
+from tmsgd_bench.results.statistics import ALPHA, BOOTSTRAP_FROM, FEW_SEEDS, POWER, Comparison, Difference, Summary
 
 
 class Significance(NamedTuple):
@@ -32,18 +33,35 @@ def summary(value: Summary, digits: int) -> str:
     return f"{value.mean:.{digits}f}{spread} (n={value.n})"
 
 
-def difference(value: Difference, digits: int) -> str:
-    """Mean [interval] (n), signs always shown."""
-    if value.n == 0:
+def difference(comparison: Comparison, digits: int, direction: str) -> str:
+    """Mean [interval] (n, and in how many pairs ours is better), signs always shown."""
+    value = comparison.difference
+    if not comparison.pairs:
         return "–"
+    better = comparison.above if direction == "max" else comparison.below
+    counts = f"(n={value.n}, better in {better}" + (f" of {comparison.pairs})" if comparison.diverged else ")")
+    if not value.n:
+        return counts
     if math.isnan(value.low):
-        return f"{signed(value.mean, digits)} (n={value.n})"
-    return f"{signed(value.mean, digits)} [{signed(value.low, digits)}, {signed(value.high, digits)}] (n={value.n})"
+        return f"{signed(value.mean, digits)} {counts}"
+    return f"{signed(value.mean, digits)} [{signed(value.low, digits)}, {signed(value.high, digits)}] {counts}"
+
+
+def interval_name(comparisons: Iterable[Comparison | None]) -> str:
+    """Which interval stands in the cells of differences, for their heading."""
+    counts = [comparison.difference.n for comparison in comparisons if comparison and comparison.difference.n > 1]
+    if not counts or max(counts) < BOOTSTRAP_FROM:
+        return "95 % t interval"
+    return "95 % bootstrap interval" if min(counts) >= BOOTSTRAP_FROM else "95 % t or bootstrap interval"
 
 
 def signed(value: float, digits: int) -> str:
-    """A number with its sign."""
-    return f"{value:+.{digits}f}".replace("-", "−")
+    """A number with its sign, to so many decimals, or to the first digit that is not zero if that is further on."""
+    for decimals in range(digits, digits + 7):
+        text = f"{value:+.{decimals}f}"
+        if float(text):
+            return text.replace("-", "−")
+    return (f"{value:+.0e}" if value else f"{0.0:+.{digits}f}").replace("-", "−")
 
 
 def p_value(p: float) -> str:
@@ -56,11 +74,21 @@ def p_value(p: float) -> str:
     return next(text for text in texts if float(text) != ALPHA or p == ALPHA)  # 0.0497 is not 0.05
 
 
+def printed_outside(printed: PrintedDifference | None, comparison: Comparison | None) -> str:
+    """Whether the printed difference lies outside our interval."""
+    if printed is None or comparison is None or not comparison.pairs:
+        return "–"
+    if printed.outside is None:
+        return "too few seeds" if comparison.pairs < PRINTED_FROM else "–"
+    return "yes" if printed.outside else "no"
+
+
 def significance(comparison: Comparison | None, digits: int) -> Significance:
     """p, p after Holm, and the detectable difference; dashes without a comparison."""
     if comparison is None:
         return Significance("–", "–", "–")
-    detectable = "–" if math.isnan(comparison.detectable) else f"{comparison.detectable:.{digits}f}"
+    known = not math.isnan(comparison.detectable)
+    detectable = signed(comparison.detectable, digits).removeprefix("+") if known else "–"
     return Significance(p_value(comparison.p), p_value(comparison.p_holm), detectable)
 
 
@@ -116,6 +144,10 @@ class Result(Protocol):
         """Final, paired by seed, with the reference; None for the reference, or where there is none."""
 
     @property
+    def direction(self) -> str:
+        """Of the metric."""
+
+    @property
     def marks(self) -> tuple[str, ...]:
         """What a reader must know."""
 
@@ -126,7 +158,7 @@ def row(result: Result, digits: int) -> Cells:
     return Cells(
         result.label,
         summary(result.final, digits),
-        "–" if comparison is None else difference(comparison.difference, digits),
+        "–" if comparison is None else difference(comparison, digits, result.direction),
         *significance(comparison, digits),
         summary(result.best, digits),
         "; ".join(result.marks),
@@ -172,6 +204,7 @@ def comparison_record(comparison: Comparison | None) -> dict[str, Any]:
         "spread": known.spread,
         "above": known.above,
         "below": known.below,
+        "base": known.base,
         "diverged_pairs": known.diverged + known.void,
         "p": known.p,
         "p_holm": known.p_holm,
@@ -183,11 +216,13 @@ def comparison_record(comparison: Comparison | None) -> dict[str, Any]:
 def footnote() -> str:
     """The rules that every table of the paper and every comparison is made by."""
     return (
-        "Mean ± sample standard deviation over n seeds; differences are paired by seed, with a 95 % "
-        f"percentile bootstrap interval, which is too narrow below about ten pairs and is marked below {FEW_SEEDS}. "
-        "p: paired t-test, two-sided; where a run diverged the exact sign test, in which it counts as worse than any "
-        "number, and the means are over the other runs. “p, Holm” corrects for the comparisons of this table; a "
-        f"difference is decided below {ALPHA:g}. No p: fewer than two pairs, or differences that are all equal. "
+        "Mean ± sample standard deviation over n seeds. Differences are paired by seed, with a 95 % interval: "
+        f"Student's t below {BOOTSTRAP_FROM} pairs, a percentile bootstrap from there on. Fewer than {FEW_SEEDS} seeds "
+        "are marked. p: paired t-test, two-sided; where a run diverged the exact sign test, in which it counts as "
+        "worse than any number, and the means are over the other runs. “p, Holm” is p after Holm's correction. A "
+        "claim of the paper is corrected over the claims of one table of the paper under one protocol, tested or not; "
+        "all other comparisons are corrected over those that stand here together. A difference is decided below "
+        f"{ALPHA:g}. No p: fewer than two pairs, or differences that are all equal. "
         "¹ The best epoch is chosen on test data: it is shown because papers report it, not as evidence. "
         "² The smallest true difference that as many pairs with this spread would have decided with probability "
         f"{POWER:g}."

@@ -2,28 +2,43 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import pandas as pd
 
 from tmsgd_bench import escaping
-from tmsgd_bench.results.cells import comparison_record, difference, latex_tabular, markdown_row, signed, significance
+from tmsgd_bench.results.cells import (
+    comparison_record,
+    difference,
+    interval_name,
+    latex_tabular,
+    markdown_row,
+    p_value,
+    printed_outside,
+    signed,
+    significance,
+)
 from tmsgd_bench.results.claims import Claim, Verdicts, footnote
 from tmsgd_bench.results.paper import Experiment
+from tmsgd_bench.results.verdicts import Verdict
 
 WIDTH = 110
+OF_LAST = ("difference", "low", "high", "pairs")
+"""What the CSV form has of the means over the last epochs."""
 
 
 class Cells(NamedTuple):
     """What is printed of a claim, as text, in the order of the columns.
 
-    ``ours`` is our difference with its interval, or the evidence in words; ``printed`` is the paper's difference and
-    whether ours agrees with it.
+    ``ours`` is our difference with its interval, or the evidence in words; ``printed`` is the paper's difference,
+    ``outside`` whether it lies outside our interval, and ``last`` our difference of the means over the last epochs.
     """
 
     verdict: str
+    level: str
     statement: str
     subject: str
     place: str
@@ -32,11 +47,14 @@ class Cells(NamedTuple):
     p_holm: str
     detectable: str
     printed: str
+    outside: str
+    last: str
     marks: str
 
 
 HEADS = Cells(
     verdict="Verdict",
+    level="Level",
     statement="Claim",
     subject="On",
     place="Paper",
@@ -45,6 +63,8 @@ HEADS = Cells(
     p_holm="p, Holm",
     detectable="Detectable",
     printed="Printed",
+    outside="Outside",
+    last="Last epochs",
     marks="Marks",
 )
 
@@ -54,47 +74,67 @@ def subject(experiment: Experiment | None) -> str:
     return "" if experiment is None else f"{experiment.task.upper()} {experiment.label}"
 
 
+def heads(verdicts: Verdicts) -> Cells:
+    """The heads of the columns, with the kind of interval."""
+    return HEADS._replace(ours=f"{HEADS.ours} [{interval_name(claim.comparison for claim in verdicts.claims)}]")
+
+
 def ours(claim: Claim) -> str:
     """Our difference with its interval, or the evidence in words."""
     if claim.comparison is None or claim.experiment is None:
         return claim.evidence
-    return difference(claim.comparison.difference, claim.experiment.digits + 1)
+    return difference(claim.comparison, claim.experiment.digits + 1, claim.experiment.direction)
 
 
 def printed(claim: Claim) -> str:
-    """The printed difference, and whether ours agrees with it."""
+    """The printed difference with its tolerance."""
     if claim.printed is None or claim.experiment is None:
         return "–"
-    text = f"{signed(claim.printed.value, claim.experiment.digits)} ± {claim.printed.tolerance:.2g}"
-    agrees = {True: "; ours within", False: "; ours outside", None: ""}
-    return text + agrees[claim.printed.inside]
+    return f"{signed(claim.printed.value, claim.experiment.digits)} ± {claim.printed.tolerance:.2g}"
+
+
+def last(claim: Claim) -> str:
+    """Our difference of the means over the last epochs."""
+    if claim.last is None or claim.experiment is None:
+        return "–"
+    text = difference(claim.last, claim.experiment.digits + 1, claim.experiment.direction)
+    return f"{text}, mean of {claim.experiment.last_epochs}"
 
 
 def cells(claim: Claim) -> Cells:
     """The printed cells of a claim."""
     digits = claim.experiment.digits + 1 if claim.experiment else 0
     return Cells(
-        claim.verdict,
+        claim.judgement.text,
+        claim.level,
         claim.statement,
         subject(claim.experiment),
         claim.place,
         ours(claim),
         *significance(claim.comparison, digits),
         printed(claim),
+        printed_outside(claim.printed, claim.comparison),
+        last(claim),
         "; ".join(claim.marks),
     )
 
 
 def summary(verdicts: Verdicts) -> str:
-    """How many claims have each verdict."""
-    return ", ".join(f"{count} {verdict}" for verdict, count in verdicts.counts.items())
+    """How many claims have each verdict, by level."""
+    return "; ".join(f"{level}: {tally(counts)}" for level, counts in verdicts.counts.items())
+
+
+def tally(counts: Mapping[Verdict, int]) -> str:
+    """How many claims of one level have each verdict."""
+    return ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
 
 
 def to_text(verdicts: Verdicts) -> str:
     """For a terminal: what has been tested in full, then what has not in short."""
     tested = [claim for claim in verdicts.claims if claim.verdict != "not yet tested"]
     others = [claim for claim in verdicts.claims if claim.verdict == "not yet tested"]
-    blocks = [f"{summary(verdicts)} ({verdicts.conditions})", *map(_block, tested)]
+    counts = [f"{level}: {tally(of_level)}" for level, of_level in verdicts.counts.items()]
+    blocks = ["\n".join([*counts, f"({verdicts.conditions})"]), *map(_block, tested)]
     if others:
         blocks.append("\n".join(["NOT YET TESTED", *_in_short(others)]))
     return "\n\n".join([*blocks, textwrap.fill(footnote(), WIDTH)]) + "\n"
@@ -103,16 +143,28 @@ def to_text(verdicts: Verdicts) -> str:
 def _block(claim: Claim) -> str:
     texts = cells(claim)
     about = f", {texts.subject}" if texts.subject else ""
-    lines = [f"{texts.verdict.upper()}: {texts.statement}{about}", quotation(claim), texts.ours]
+    word, rest = claim.verdict, texts.verdict.removeprefix(claim.verdict)
+    lines = [f"{word.upper()}{rest}, {texts.level}: {texts.statement}{about}", quotation(claim), texts.ours]
     if claim.comparison is not None:
-        lines.append(f"p {texts.p}, after Holm {texts.p_holm} ({claim.comparison.family} tests)")
-        lines.append(f"detectable {texts.detectable}; printed {texts.printed}")
+        lines += facts(claim)
     lines.append(texts.marks)
     return "\n".join(
         textwrap.fill(line, WIDTH, initial_indent="  " * bool(i), subsequent_indent="    ")
         for i, line in enumerate(lines)
         if line
     )
+
+
+def facts(claim: Claim) -> list[str]:
+    """What a compared claim's verdict rests on, besides the difference."""
+    texts, family = cells(claim), claim.comparison.family if claim.comparison else 0
+    lines = [f"p {texts.p}, after Holm {texts.p_holm} ({family} tests)", f"detectable {texts.detectable}"]
+    if claim.experiment and not math.isnan(claim.judgement.margin):
+        within = p_value(claim.judgement.p_equivalence)
+        lines.append(f"margin ±{claim.judgement.margin:.2g}, p of the tests of equivalence {within}")
+    if claim.printed:
+        lines.append(f"printed {texts.printed}; outside our interval: {texts.outside}")
+    return [*lines, f"last epochs {texts.last}"] if claim.last else lines
 
 
 def _in_short(claims: Sequence[Claim]) -> list[str]:
@@ -134,7 +186,7 @@ def quotation(claim: Claim) -> str:
 def to_markdown(verdicts: Verdicts) -> str:
     """A table in GitHub's Markdown, with the rule."""
     title = f"**The paper's claims** — {verdicts.conditions}: {summary(verdicts)}"
-    lines = map(markdown_row, (HEADS, ["---"] * len(HEADS), *map(_markdown, verdicts.claims)))
+    lines = map(markdown_row, (heads(verdicts), ["---"] * len(HEADS), *map(_markdown, verdicts.claims)))
     return "\n".join([title, "", *lines, "", footnote()]) + "\n"
 
 
@@ -147,7 +199,7 @@ def _markdown(claim: Claim) -> Cells:
 
 def to_latex(verdicts: Verdicts) -> str:
     """A tabular (needs booktabs)."""
-    lines = latex_tabular(HEADS, [cells(claim) for claim in verdicts.claims], "llllrrrrll")
+    lines = latex_tabular(heads(verdicts), [cells(claim) for claim in verdicts.claims], "lllllrrrrllrl")
     head = escaping.plain(f"% Claims; {verdicts.conditions}: {summary(verdicts)}")
     return "\n".join([head, *lines, f"% {footnote()}"]) + "\n"
 
@@ -168,10 +220,13 @@ FORMATS: dict[str, Callable[[Verdicts], str]] = {
 
 
 def _record(claim: Claim) -> dict[str, object]:
-    experiment, seen = claim.experiment, claim.printed
+    experiment, seen, judged = claim.experiment, claim.printed, claim.judgement
+    last = {f"last_{key}": value for key, value in comparison_record(claim.last).items() if key in OF_LAST}
     return {
         "id": claim.id,
+        "level": claim.level,
         "verdict": claim.verdict,
+        "seeds_to_decide": judged.seeds,
         "claim": claim.statement,
         "place": claim.place,
         "says": claim.says,
@@ -179,9 +234,12 @@ def _record(claim: Claim) -> dict[str, object]:
         **{key: getattr(experiment, key, None) for key in ("task", "model", "dataset", "metric", "unit", "direction")},
         "evidence": claim.evidence,
         **comparison_record(claim.comparison),
+        "margin": judged.margin,
+        "p_equivalence": judged.p_equivalence,
         "printed": None if seen is None else seen.value,
         "printed_tolerance": None if seen is None else seen.tolerance,
-        "within_printed": None if seen is None else seen.inside,
+        "printed_outside": None if seen is None else seen.outside,
+        **last,
         "marks": "; ".join(claim.marks),
         "parts": "; ".join(claim.parts),
         "runs": " ".join(claim.run_ids),

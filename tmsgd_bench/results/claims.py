@@ -1,84 +1,79 @@
-"""The paper's claims, each with the evidence of our runs and a verdict.
+"""The paper's claims, each with the evidence of our runs and a verdict at each level of evidence.
 
 Claims are a pure function of the frame of runs, the numerical experiments and the YAMLs with the paper's sentences and
 numbers. Runs count as they do in the tables: on real data, following the protocol to the letter.
 
-The rule. A claim "A is better than B" is *supported* if the paired test, corrected by Holm over the claims of the same
-task, has p < ALPHA and the difference points to A; *contradicted* if it points to B; *undecided* otherwise. The family
-is the task, because its runs are one study: what arrives for one task changes no verdict on another. In each task, and
-for normal differences, the probability of deciding any claim between equals is at most ALPHA. A claim made of several
-is contradicted if one of them is, supported if all are, and undecided in between.
+The rule is :data:`tmsgd_bench.results.verdicts.RULE`. p is corrected in the family of the claim's table and level
+(:mod:`tmsgd_bench.results.families`), so what arrives for one table changes no verdict on another. In each family, and
+for normal differences, the probability of telling any two equal optimizers apart is at most 5 %. A claim made of
+several is contradicted if one of them is, supported if all are, no such difference if all are that, and undecided in
+between.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from functools import cache
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, get_args
 
 import pandas as pd
 
-from tmsgd_bench.results import numerical, selection
+from tmsgd_bench.results import families, numerical, selection
+from tmsgd_bench.results.families import Key, PrintedDifference, Tested
 from tmsgd_bench.results.numerical import Numerics
-from tmsgd_bench.results.paper import Experiment, every_experiment, load
-from tmsgd_bench.results.statistics import ALPHA, POWER, Comparison, Verdict, compare, correct, verdict
+from tmsgd_bench.results.paper import OWN_PROTOCOL, Experiment, every_experiment, experiments, paper
+from tmsgd_bench.results.statistics import BOOTSTRAP_FROM, POWER, Comparison
+from tmsgd_bench.results.verdicts import NOT_TESTED, RULE, Judgement, Verdict
+from tmsgd_bench.version import LEVELS
 
-Pair = tuple[str, str]
-FROM_START = "@0"
-"""Behind an optimizer's name: with switch epoch 0, everything else as the protocol has it."""
-
-
-@dataclass(frozen=True)
-class PrintedDifference:
-    """Difference of two printed numbers, and whether ours agrees with it.
-
-    Args:
-        value: their difference.
-        tolerance: the sum of their tolerances (last digit and printed spread).
-        inside: whether our mean difference lies within value ± tolerance; None without one.
-    """
-
-    value: float
-    tolerance: float
-    inside: bool | None
+NUMERICAL = "numerical"
+"""The level of claims about the method as an integrator, which need no training."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim with its evidence and verdict.
+    """One claim at one level with its evidence and verdict.
 
     Args:
-        id: unique; names experiment and pair.
+        id: unique at its level; names experiment and pair.
+        level: of evidence, one of LEVELS or NUMERICAL.
         place: where the paper says it.
         says: its words; empty where the claim is two printed numbers.
         note: what to know of it.
         statement: what is tested.
         experiment: on what; None for a claim about several experiments or about none.
-        verdict: by the rule above.
+        judgement: by the rule.
         evidence: in words, for a claim without a comparison of its own.
         comparison: better − than; None for such a claim.
         printed: the difference that the paper prints, if it prints both numbers.
+        last: better − than of the mean over the last epochs; None where it is not reported.
         marks: what a reader must know about the runs behind it.
         run_ids: the evidence.
         parts: ids of the claims that it is made of.
     """
 
     id: str
+    level: str
     place: str
     says: str
     note: str
     statement: str
     experiment: Experiment | None = None
-    verdict: Verdict = "not yet tested"
+    judgement: Judgement = NOT_TESTED
     evidence: str = ""
     comparison: Comparison | None = None
     printed: PrintedDifference | None = None
+    last: Comparison | None = None
     marks: tuple[str, ...] = ()
     run_ids: tuple[str, ...] = ()
     parts: tuple[str, ...] = ()
+
+    @property
+    def verdict(self) -> Verdict:
+        """In a word."""
+        return self.judgement.verdict
 
 
 @dataclass(frozen=True)
@@ -89,10 +84,11 @@ class Verdicts:
     conditions: str
 
     @property
-    def counts(self) -> dict[Verdict, int]:
-        """How many claims have each verdict."""
-        counts = Counter(claim.verdict for claim in self.claims)
-        return {verdict: counts[verdict] for verdict in get_args(Verdict)}
+    def counts(self) -> dict[str, dict[Verdict, int]]:
+        """How many claims have each verdict, by level."""
+        counts = Counter((claim.level, claim.verdict) for claim in self.claims)
+        levels = [level for level in (*LEVELS.values(), NUMERICAL) if any(level == known for known, _ in counts)]
+        return {level: {verdict: counts[level, verdict] for verdict in get_args(Verdict)} for level in levels}
 
     @property
     def run_ids(self) -> set[str]:
@@ -100,81 +96,61 @@ class Verdicts:
         return {run_id for claim in self.claims for run_id in claim.run_ids}
 
 
-def evaluate(runs: pd.DataFrame, numerics: Numerics, protocol: str = "table2") -> Verdicts:
-    """Every claim of ``claims.yaml`` with its verdict.
+@dataclass(frozen=True)
+class _Level:
+    """The claimed comparisons at one level.
+
+    Args:
+        name: of the level.
+        own: whether a claim without a run is listed too.
+        selected: the runs of each experiment, by its key.
+        tested: all comparisons.
+        tried: for each experiment without a run at this level, what there is at others.
+    """
+
+    name: str
+    own: bool
+    selected: Mapping[str, pd.DataFrame]
+    tested: Mapping[Key, Tested]
+    tried: Mapping[str, tuple[str, ...]]
+
+
+def evaluate(runs: pd.DataFrame, numerics: Numerics, protocol: str | None = None) -> Verdicts:
+    """Every claim of ``claims.yaml`` with its verdict at each level that has runs.
+
+    A claim without a run is listed once, at the level of the paper's settings.
 
     Args:
         runs: from :func:`tmsgd_bench.results.store.read_runs`.
         numerics: from :func:`tmsgd_bench.results.numerical.read_numerics`.
-        protocol: the protocol's name; the paper's own settings are "table2".
+        protocol: one of LEVELS, for the verdicts at its level alone; None for all levels.
 
     Raises:
         StoreError: a run reports another metric than the paper's.
     """
-    every = {experiment.key: experiment for experiment in every_experiment(protocol)}
-    chosen = {key: selection.select(runs, experiment, "real", protocol) for key, experiment in every.items()}
-    compared = _correct_holm_families(_compared(runs, every, chosen))
-    claims: list[Claim] = []
-    for entry in entries():
-        if "pairs" in entry:
-            claims += [
-                compared[_id(experiment, pair)]
-                for experiment in _experiments(entry, every)
-                for pair in _pairs(entry["pairs"])
-            ]
-        elif "every" in entry:
-            claims.append(_joined(entry, every, compared))
-        else:
-            rule = entry["numerics"]
-            finding = numerical.RULES[rule](numerics)
-            values = {"verdict": finding.verdict, "evidence": finding.evidence}
-            claims.append(_claim(entry, rule, numerical.STATEMENTS[rule], **values))
-    lost = selection.left_out(runs, chosen.values())
-    return Verdicts(tuple(claims), "; ".join(filter(None, [f"real data, protocol {protocol}", lost])))
+    levels = list(_levels(runs, protocol))
+    claims = [claim for entry in families.entries() for claim in _claims(entry, levels, numerics)]
+    lost = selection.left_out(runs, [chosen for level in levels for chosen in level.selected.values()])
+    asked = "real data" if protocol is None else f"real data, protocol {protocol}"
+    return Verdicts(tuple(_without_repeats(claims)), "; ".join(filter(None, [asked, lost])))
 
 
-@cache
-def entries() -> list[dict[str, Any]]:
-    """The contents of ``claims.yaml``."""
-    claims: list[dict[str, Any]] = load("claims.yaml")["claims"]
-    return claims
+def _levels(runs: pd.DataFrame, asked: str | None) -> Iterator[_Level]:
+    followed = {name for names in runs.loc[runs["data"] == "real", "protocols"] for name in names}
+    for protocol, name in LEVELS.items():
+        own = protocol == (asked or OWN_PROTOCOL)
+        if own or (asked is None and protocol in followed):
+            yield _level(runs, protocol, name, own)
 
 
-def footnote() -> str:
-    """The rule, for a reader of the table."""
-    return (
-        "A claim “A better than B” is supported if the paired test, after Holm's correction over the claims of its "
-        f"task, has p < {ALPHA:g} and the difference points to A; contradicted if it points to B; undecided otherwise. "
-        "A claim made of several is contradicted if one of them is and supported if all are. Primary metric after the "
-        "last epoch; A − B paired by seed, 95 % percentile bootstrap interval. Paired t-test, or the exact sign test "
-        "where a run diverged. Detectable: the smallest true difference that as many pairs with this spread would have "
-        f"decided with probability {POWER:g}. Printed: the paper's difference ± its rounding and printed spread, and "
-        "whether ours lies within."
-    )
-
-
-def _compared(
-    runs: pd.DataFrame, every: Mapping[str, Experiment], chosen: Mapping[str, pd.DataFrame]
-) -> dict[str, Claim]:
-    """All claims about a pair of optimizers, before correction.
-
-    Args:
-        every: all experiments, by their keys.
-        chosen: the runs of each experiment, by its key.
-    """
-    tried = {key: _elsewhere(runs, experiment) for key, experiment in every.items() if chosen[key].empty}
-    return {
-        claim.id: claim
-        for entry in entries()
-        if "pairs" in entry
-        for experiment in _experiments(entry, every)
-        for pair in _pairs(entry["pairs"])
-        for claim in [
-            _untried(entry, experiment, pair, tried[experiment.key])
-            if experiment.key in tried
-            else _compare(entry, experiment, pair, runs, chosen[experiment.key])
-        ]
-    }
+def _level(runs: pd.DataFrame, protocol: str, name: str, own: bool) -> _Level:
+    selected = {one.key: selection.select(runs, one, "real", protocol) for one in every_experiment(protocol)}
+    tested: dict[Key, Tested] = {}
+    for number in paper()["tables"]:
+        blocks = experiments(number, protocol)
+        tested |= families.tested(runs, blocks, [selected[one.key] for one in blocks])
+    untried = [one for one in every_experiment(protocol) if own and selected[one.key].empty]
+    return _Level(name, own, selected, tested, {one.key: _elsewhere(runs, one) for one in untried})
 
 
 def _elsewhere(runs: pd.DataFrame, experiment: Experiment) -> tuple[str, ...]:
@@ -185,116 +161,107 @@ def _elsewhere(runs: pd.DataFrame, experiment: Experiment) -> tuple[str, ...]:
     )
 
 
-def _untried(entry: Mapping[str, Any], experiment: Experiment, pair: Pair, marks: tuple[str, ...]) -> Claim:
-    """The claim of an experiment without a run, which most are where a few tasks were trained."""
-    return _of_pair(entry, experiment, pair, _no_comparison(), marks, ())
+def _claims(entry: Mapping[str, Any], levels: list[_Level], numerics: Numerics) -> Iterator[Claim]:
+    """The claims of one entry of ``claims.yaml``."""
+    if "numerics" in entry:
+        yield _numerical(entry, numerics)
+    elif "every" in entry:
+        yield from (claim for level in levels for claim in _joined(entry, level))
+    else:
+        for experiment in families.experiments_of(entry):
+            for pair in families.pairs_of(entry["pairs"]):
+                yield from (claim for level in levels for claim in _compared(entry, (experiment.key, pair), level))
 
 
-@cache
-def _no_comparison() -> Comparison:
-    nothing = pd.Series(dtype=float)
-    return compare(nothing, nothing)
+def _without_repeats(claims: list[Claim]) -> Iterator[Claim]:
+    """Without the claims whose runs are those of another level: most settings are the same as printed and as read."""
+    seen: set[tuple[str, str, tuple[str, ...]]] = set()
+    for claim in claims:
+        key = claim.id, claim.place, claim.run_ids
+        if key not in seen or not claim.run_ids:
+            yield claim
+        seen.add(key)
 
 
-def _compare(
-    entry: Mapping[str, Any], experiment: Experiment, pair: Pair, runs: pd.DataFrame, chosen: pd.DataFrame
-) -> Claim:
-    sides = [_runs_of(name, runs, chosen) for name in pair]
-    better, than = (selection.outcomes(side, experiment.direction) for side in sides)
-    comparison = compare(better, than)
-    marks = _marks(dict(zip(_labels(pair, experiment), sides, strict=True)), comparison)
-    counts = comparison.pairs + comparison.void
-    run_ids = tuple(run_id for side in sides for run_id in selection.evidence(side)) if counts else ()
-    return _of_pair(entry, experiment, pair, comparison, marks, run_ids)
-
-
-def _of_pair(
-    entry: Mapping[str, Any],
-    experiment: Experiment,
-    pair: Pair,
-    comparison: Comparison,
-    marks: tuple[str, ...],
-    run_ids: tuple[str, ...],
-) -> Claim:
-    return _claim(
-        entry,
-        _id(experiment, pair),
-        " better than ".join(_labels(pair, experiment)),
-        experiment=experiment,
-        comparison=comparison,
-        printed=_printed(pair, experiment, comparison),
-        marks=marks,
-        run_ids=run_ids,
+def footnote() -> str:
+    """What every printed form of the claims must say."""
+    return (
+        "Each verdict is at a level: full (the paper's settings as printed), full (corrected) (the same with misprints "
+        f"read), reduced, or tuned. {RULE} “p, Holm” is p after Holm's correction over the claims of one table of the "
+        "paper at one level, tested or not, about models that have been trained. A claim made of several is "
+        "contradicted if one of them is; it is supported, or no such difference, if all of them are. Primary metric "
+        "after the last epoch; A − B paired by seed, 95 % interval: "
+        f"Student's t below {BOOTSTRAP_FROM} pairs, a percentile bootstrap from there on. Paired t-test, or the exact "
+        "sign test where a run diverged. Detectable: the smallest true difference that as many pairs with this spread "
+        f"would have decided with probability {POWER:g}. Printed: the paper's difference ± its rounding and printed "
+        f"spread. Outside: whether all of that lies outside our interval; from {families.PRINTED_FROM} pairs on."
     )
 
 
-def _labels(pair: Pair, experiment: Experiment) -> list[str]:
-    return [_label(name, experiment) for name in pair]
+def _numerical(entry: Mapping[str, Any], numerics: Numerics) -> Claim:
+    rule = entry["numerics"]
+    finding = numerical.RULES[rule](numerics)
+    values = {"judgement": Judgement(finding.verdict), "evidence": finding.evidence}
+    return _claim(entry, rule, NUMERICAL, numerical.STATEMENTS[rule], **values)
 
 
-def _runs_of(name: str, runs: pd.DataFrame, chosen: pd.DataFrame) -> pd.DataFrame:
-    if not name.endswith(FROM_START):
-        return selection.counted(chosen, name)
-    swept = selection.sweep(runs, chosen, name.removesuffix(FROM_START))
-    return swept[swept["switch_epoch"].astype(float) == 0.0]
+def _compared(entry: Mapping[str, Any], key: Key, level: _Level) -> Iterator[Claim]:
+    """The claim about a pair of optimizers, if it is to be listed at this level."""
+    one = level.tested[key]
+    if not (level.own or one.comparison.pairs or one.comparison.void):
+        return
+    yield _claim(
+        entry,
+        _id(key),
+        level.name,
+        _statement(one),
+        experiment=one.experiment,
+        judgement=one.judgement,
+        comparison=one.comparison,
+        printed=one.printed,
+        last=one.last,
+        marks=level.tried.get(one.experiment.key) or _marks(one.sides, one.comparison),
+        run_ids=families.evidence(one),
+    )
 
 
-def _correct_holm_families(claims: Mapping[str, Claim]) -> dict[str, Claim]:
-    """The claims with p corrected over those of the same task, which are a family, and with their verdicts."""
-    done: dict[str, Claim] = {}
-    for task in dict.fromkeys(_experiment_of(claim).task for claim in claims.values()):
-        holm_family = [claim for claim in claims.values() if _experiment_of(claim).task == task]
-        corrected = correct([_comparison_of(claim) for claim in holm_family])
-        done |= {
-            claim.id: replace(claim, comparison=comparison, verdict=_verdict(comparison, _experiment_of(claim)))
-            for claim, comparison in zip(holm_family, corrected, strict=True)
-        }
-    return done
-
-
-def _verdict(comparison: Comparison, experiment: Experiment) -> Verdict:
-    return verdict(comparison.direction, comparison.p_holm, experiment.direction)
-
-
-def _joined(entry: Mapping[str, Any], every: Mapping[str, Experiment], compared: Mapping[str, Claim]) -> Claim:
-    """A claim that holds if all of its parts do."""
-    where, pairs = _experiments(entry, every), _pairs(entry["every"])
-    parts = [compared[_id(experiment, pair)] for experiment in where for pair in pairs]
-    tested = [claim for claim in parts if claim.verdict != "not yet tested"]
-    counts = Counter(claim.verdict for claim in tested)
+def _joined(entry: Mapping[str, Any], level: _Level) -> Iterator[Claim]:
+    """A claim that holds if all of its parts do, if it is to be listed at this level."""
+    where, pairs = families.experiments_of(entry), families.pairs_of(entry["every"])
+    keys = [(experiment.key, pair) for experiment in where for pair in pairs]
+    parts = [level.tested[key] for key in keys]
+    tested = [part for part in parts if part.judgement.verdict != "not yet tested"]
+    if not (tested or level.own):
+        return
+    counts = Counter(part.judgement.verdict for part in tested)
     words = [f"{len(tested)} of {len(parts)} tested", *(f"{count} {word}" for word, count in counts.items())]
-    few = any(mark.startswith("few seeds") for claim in tested for mark in claim.marks)
-    return _claim(
+    few = any(selection.few_seeds(part.comparison.pairs) for part in tested)
+    run_ids = dict.fromkeys(name for part in tested for name in families.evidence(part))
+    yield _claim(
         entry,
         "every " + " ".join(["/".join(pair) for pair in pairs] + [entry["place"]]),
-        " and ".join(dict.fromkeys(claim.statement for claim in parts)) + ("" if len(where) == 1 else ", everywhere"),
-        verdict=_verdict_of_all({claim.verdict for claim in parts}),
+        level.name,
+        " and ".join(dict.fromkeys(map(_statement, parts))) + ("" if len(where) == 1 else ", everywhere"),
+        judgement=Judgement(_verdict_of_all({part.judgement.verdict for part in parts})),
         evidence=", ".join(words),
         marks=("few seeds",) if few else (),
-        run_ids=tuple(dict.fromkeys(run_id for claim in tested for run_id in claim.run_ids)),
-        parts=tuple(claim.id for claim in parts),
+        run_ids=tuple(run_ids),
+        parts=tuple(map(_id, keys)),
     )
 
 
 def _verdict_of_all(verdicts: set[Verdict]) -> Verdict:
-    for decisive in ("not yet tested", "supported"):
-        if verdicts == {decisive}:
-            return next(iter(verdicts))
+    if len(verdicts) == 1:
+        return next(iter(verdicts))
     return "contradicted" if "contradicted" in verdicts else "undecided"
 
 
-def _claim(entry: Mapping[str, Any], name: str, statement: str, **values: Any) -> Claim:
-    return Claim(name, entry["place"], entry.get("says", ""), entry.get("note", ""), statement, **values)
+def _claim(entry: Mapping[str, Any], name: str, level: str, statement: str, **values: Any) -> Claim:
+    return Claim(name, level, entry["place"], entry.get("says", ""), entry.get("note", ""), statement, **values)
 
 
-def _printed(pair: Pair, experiment: Experiment, comparison: Comparison) -> PrintedDifference | None:
-    numbers = [experiment.printed.get(name) for name in pair]
-    if numbers[0] is None or numbers[1] is None:
-        return None
-    value, tolerance = numbers[0].value - numbers[1].value, numbers[0].tolerance + numbers[1].tolerance
-    ours = comparison.difference.mean
-    near = abs(ours - value) <= tolerance * (1.0 + 1e-9)  # 90.9 − 90.6 is not 0.3 in binary
-    return PrintedDifference(value, tolerance, None if math.isnan(ours) else near)
+def _statement(one: Tested) -> str:
+    return " better than ".join(families.label(name, one.experiment) for name in one.pair)
 
 
 def _marks(sides: Mapping[str, pd.DataFrame], comparison: Comparison) -> tuple[str, ...]:
@@ -307,33 +274,11 @@ def _marks(sides: Mapping[str, pd.DataFrame], comparison: Comparison) -> tuple[s
     ]
     if comparison.diverged:
         marks.append(f"sign test: {comparison.above} pairs above, {comparison.below} below")
-    if comparison.pairs >= 2 and math.isnan(comparison.p):
+    if comparison.pairs >= 2 and math.isnan(comparison.spread) and not comparison.diverged:
         marks.append("all differences are equal")
     return (*marks, *selection.few_seeds(comparison.pairs))
 
 
-def _label(name: str, experiment: Experiment) -> str:
-    label = experiment.labels[name.removesuffix(FROM_START)]
-    return f"{label} from the first epoch" if name.endswith(FROM_START) else label
-
-
-def _experiments(entry: Mapping[str, Any], every: Mapping[str, Experiment]) -> list[Experiment]:
-    return list(every.values()) if entry["experiments"] == "all" else [every[key] for key in entry["experiments"]]
-
-
-def _pairs(values: Iterable[Iterable[str]]) -> list[Pair]:
-    return [(better, than) for better, than in values]
-
-
-def _id(experiment: Experiment, pair: Pair) -> str:
-    return f"{experiment.key} {pair[0]}/{pair[1]}"
-
-
-def _experiment_of(claim: Claim) -> Experiment:
-    assert claim.experiment is not None
-    return claim.experiment
-
-
-def _comparison_of(claim: Claim) -> Comparison:
-    assert claim.comparison is not None
-    return claim.comparison
+def _id(key: Key) -> str:
+    experiment, pair = key
+    return f"{experiment} {pair[0]}/{pair[1]}"

@@ -7,7 +7,7 @@ partial data.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,16 @@ import pandas as pd
 
 from tmsgd_bench import escaping, files
 from tmsgd_bench.errors import ConfigError
-from tmsgd_bench.results import selection, store
-from tmsgd_bench.results.cells import HEADS, comparison_record, footnote, markdown_row, row
-from tmsgd_bench.results.statistics import Comparison, Summary, compare, correct, summarise
+from tmsgd_bench.results import families, selection, store
+from tmsgd_bench.results.cells import HEADS, comparison_record, footnote, interval_name, markdown_row, row
+from tmsgd_bench.results.families import Tested
+from tmsgd_bench.results.paper import layout, paper
+from tmsgd_bench.results.statistics import Comparison, Summary, compare, summarise
 from tmsgd_bench.results.status import FINISHED, Status
 
 SAME = ["task", "model", "dataset", "group", "metric"]
+Behind = frozenset[frozenset[str]]
+"""The names of the runs behind a comparison, from :func:`tmsgd_bench.results.families.runs_behind`."""
 SHOWN = 4
 """Settings at most by which groups are told apart in words."""
 
@@ -34,6 +38,7 @@ class Entry:
         label: its name, and its switch epoch if it has one.
         final, best: the primary metric after the last epoch, and at its best epoch, over seeds.
         comparison: final, paired by seed, with the reference; None for the reference, or where there is none.
+        direction: of the metric.
         marks: what a reader must know.
         run_ids: the evidence.
     """
@@ -42,6 +47,7 @@ class Entry:
     final: Summary
     best: Summary
     comparison: Comparison | None
+    direction: str
     marks: tuple[str, ...]
     run_ids: tuple[str, ...]
 
@@ -64,7 +70,10 @@ class Group:
 
 
 def build(runs: pd.DataFrame, reference: str = "sgd") -> list[Group]:
-    """Every group of runs that differ only in optimizer and seed. The comparisons of a group are one family of tests.
+    """Every group of runs that differ only in optimizer and seed.
+
+    A comparison that is a claim of the paper is corrected with the other claims of its table
+    (:mod:`tmsgd_bench.results.families`); the others of a group are a family of their own.
 
     Args:
         runs: from :func:`tmsgd_bench.results.store.read_runs`.
@@ -72,6 +81,7 @@ def build(runs: pd.DataFrame, reference: str = "sgd") -> list[Group]:
 
     Raises:
         ConfigError: no run has that optimizer.
+        StoreError: a run that follows a protocol reports another metric than the paper's table asks for.
     """
     known = runs[runs["status"].isin((*FINISHED, Status.DAMAGED)) & runs["group"].notna()]
     finished = known[known["status"].isin(FINISHED)]
@@ -83,12 +93,27 @@ def build(runs: pd.DataFrame, reference: str = "sgd") -> list[Group]:
         of_group for _, of_group in known.assign(metric=known["metric"].fillna(metrics)).groupby(SAME, dropna=False)
     ]
     groups = [of_group for of_group in groups if of_group["status"].isin(FINISHED).any()]
-    told = _told_apart([(_group(of_group, reference), _finished(of_group).iloc[0]) for of_group in groups])
+    claimed = _claimed(runs)
+    told = _told_apart([(_group(of_group, reference, claimed), _finished(of_group).iloc[0]) for of_group in groups])
     lost = [selection.left_out(runs, [of_group]) for of_group in groups]
     return [
         replace(group, heading="; ".join(filter(None, [group.heading, left_out])))
         for group, left_out in zip(told, lost, strict=True)
     ]
+
+
+def _claimed(runs: pd.DataFrame) -> dict[Behind, Tested]:
+    """The claims of the paper that the runs test, by the runs behind them."""
+    kinds = {(data, name) for data, names in zip(runs["data"], runs["protocols"], strict=True) for name in names or ()}
+    tasks = set(runs["task"])
+    return {
+        families.runs_behind(*one.sides.values()): one
+        for number in paper()["tables"]
+        if layout(number)["task"] in tasks
+        for data, protocol in sorted(kinds)
+        for one in families.of_conditions(runs, number, data, protocol).values()
+        if one.comparison.pairs
+    }
 
 
 def _finished(runs: pd.DataFrame) -> pd.DataFrame:
@@ -130,25 +155,47 @@ def _differences(runs: Sequence[pd.Series]) -> dict[str, str]:
     }
 
 
-def _group(runs: pd.DataFrame, reference: str) -> Group:
+def _group(runs: pd.DataFrame, reference: str, claimed: Mapping[Behind, Tested]) -> Group:
     settings = [of_options for _, of_options in runs.groupby("options", sort=False)]
     settings.sort(key=lambda of_options: (of_options["optimizer"].iloc[0] != reference, *_order(of_options, reference)))
     base = settings[0] if settings[0]["optimizer"].iloc[0] == reference else None
-    names = [_label(of_options.iloc[0]) for of_options in settings]
     direction = runs["direction"].dropna().iloc[0]
-    entries = [_entry(of_options, None if of_options is base else base, direction) for of_options in settings]
-    entries = [  # options other than the switch epoch differ: told apart by a digest of them
+    entries = _labelled(
+        [_entry(of_options, None if of_options is base else base, direction) for of_options in settings], settings
+    )
+    entries = _corrected(entries, settings, base, claimed)
+    runs = _finished(runs)
+    digits = 2 if runs["final"].abs().max() >= 10 else 4
+    return Group(_heading(runs), digits, "" if base is None else entries[0].label, tuple(entries))
+
+
+def _labelled(entries: Sequence[Entry], settings: Sequence[pd.DataFrame]) -> list[Entry]:
+    """Options other than the switch epoch that differ are told apart by a digest of them."""
+    names = [entry.label for entry in entries]
+    return [
         entry
         if names.count(entry.label) == 1
         else replace(entry, label=f"{entry.label} #{_digest(of_options['options'].iloc[0])}")
         for entry, of_options in zip(entries, settings, strict=True)
     ]
-    holm_family = [entry.comparison for entry in entries if entry.comparison is not None]
-    compared = iter(correct(holm_family))
-    entries = [entry if entry.comparison is None else replace(entry, comparison=next(compared)) for entry in entries]
-    runs = _finished(runs)
-    digits = 2 if runs["final"].abs().max() >= 10 else 4
-    return Group(_heading(runs), digits, "" if base is None else entries[0].label, tuple(entries))
+
+
+def _corrected(
+    entries: Sequence[Entry],
+    settings: Sequence[pd.DataFrame],
+    base: pd.DataFrame | None,
+    claimed: Mapping[Behind, Tested],
+) -> list[Entry]:
+    """The entries with their comparisons corrected."""
+    if base is None:
+        return list(entries)
+    compared = [
+        (entry.comparison, claimed.get(families.runs_behind(of_options, base)))
+        for entry, of_options in zip(entries, settings, strict=True)
+        if entry.comparison is not None
+    ]
+    corrected = iter(families.complete([pair[0] for pair in compared], [pair[1] for pair in compared]))
+    return [entry if entry.comparison is None else replace(entry, comparison=next(corrected)) for entry in entries]
 
 
 def _digest(options: str) -> str:
@@ -175,6 +222,7 @@ def _entry(runs: pd.DataFrame, base: pd.DataFrame | None, direction: str) -> Ent
         final=summarise(done["final"]),
         best=summarise(done["best"]),
         comparison=None if base is None else compare(ours, selection.outcomes(base, direction)),
+        direction=direction,
         marks=tuple(selection.marks(runs)),
         run_ids=selection.evidence(runs),
     )
@@ -209,7 +257,9 @@ def _lines(group: Group) -> Iterator[str]:
     yield f"**{escaping.markdown(group.heading)}**" + (f"; differences to {reference}" if reference else "")
     yield ""
     rows = (row(entry, group.digits).in_markdown() for entry in group.entries)
-    yield from map(markdown_row, (HEADS, ["---"] * len(HEADS), *rows))
+    interval = interval_name(entry.comparison for entry in group.entries)
+    head = HEADS._replace(difference=f"{HEADS.difference} [{interval}]")
+    yield from map(markdown_row, (head, ["---"] * len(head), *rows))
     yield ""
 
 

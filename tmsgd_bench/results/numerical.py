@@ -15,7 +15,7 @@ import pandas as pd
 from tmsgd_bench import manifest
 from tmsgd_bench.errors import StoreError
 from tmsgd_bench.files import os_reason
-from tmsgd_bench.results.statistics import Verdict
+from tmsgd_bench.results.verdicts import Verdict
 
 log = logging.getLogger(__name__)
 

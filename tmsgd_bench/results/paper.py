@@ -56,6 +56,7 @@ class Experiment:
         labels: of each optimizer, in the paper's order.
         printed: number of each optimizer that has one; empty if ``metric`` is not the paper's.
         stand_ins: metrics that a run reports where it cannot measure ``metric``; such a run is left out.
+        last_epochs: long runs also report their mean over so many last epochs; None if they do not.
     """
 
     key: str
@@ -73,6 +74,7 @@ class Experiment:
     labels: Mapping[str, str]
     printed: Mapping[str, Printed]
     stand_ins: tuple[str, ...] = ()
+    last_epochs: int | None = None
 
     @property
     def better(self) -> str:
@@ -133,6 +135,7 @@ def _experiment(number: str, table: Mapping[str, Any], block: Mapping[str, Any])
         model=block["model"],
         dataset=block.get("dataset", table.get("dataset")),
         label=block["label"],
+        last_epochs=table.get("last_epochs"),
         metric_label=table["name"],
         labels={row["optimizer"]: row["label"] for row in rows},
         stand_ins=tuple(table.get("stand_ins", ())),

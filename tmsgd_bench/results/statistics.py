@@ -1,17 +1,18 @@
-"""Means over seeds, paired differences with their intervals and tests, and the rule that makes them a verdict."""
+"""Means over seeds, and paired differences with their intervals and tests."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 import pandas as pd
 
 FEW_SEEDS = 5
 """Below this many seeds a number is marked: its spread and its interval are hardly known."""
+BOOTSTRAP_FROM = 20
+"""From this many pairs on an interval is a bootstrap's, which needs no normal differences; below it is Student's t."""
 RESAMPLES = 10_000
 LEVEL = 0.95
 ALPHA = 0.05
@@ -23,8 +24,6 @@ TIE = 8 * 2.0**-24
 Metrics come in float32, so a difference that is the same for every seed still varies by a few roundings (two in each of
 four values). Without this bound such pairs would pass for a tiny spread, and a t-test for all but certain.
 """
-
-Verdict = Literal["supported", "contradicted", "undecided", "not yet tested"]
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class Summary:
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean of n paired differences with its bootstrap interval (NaN below two pairs)."""
+    """Mean of n paired differences with its 95 % interval (NaN below two pairs, or if they are all equal)."""
 
     mean: float
     low: float
@@ -62,6 +61,7 @@ class Comparison:
         detectable: the smallest true difference that would have been decided with probability POWER; NaN where
             nothing is known of it. In units of the values.
         family: tests in that family.
+        base: mean of the reference over the pairs with two numbers.
     """
 
     difference: Difference
@@ -74,6 +74,7 @@ class Comparison:
     p_holm: float = math.nan
     detectable: float = math.nan
     family: int = 0
+    base: float = math.nan
 
     @property
     def pairs(self) -> int:
@@ -95,24 +96,45 @@ def summarise(values: pd.Series) -> Summary:
     return Summary(float(present.mean()), float(present.std(ddof=1)), len(present))
 
 
-def paired_difference(ours: pd.Series, reference: pd.Series, seed: int = 0) -> Difference:
-    """Mean of ``ours − reference`` over the seeds that both have, with a percentile bootstrap interval.
+def paired_difference(ours: pd.Series, reference: pd.Series) -> Difference:
+    """Mean of ``ours − reference`` over the seeds that both have, with its interval.
 
-    The pairs are resampled with replacement (Efron 1979) by a seeded generator, so tables are reproducible.
-    The interval is too narrow for few pairs: for normal differences it covers the true mean in about 75 % of cases
-    with 3 pairs, 84 % with 5 and 90 % with 10 (tests/results/test_statistics.py simulates it).
+    Differences that are all equal have no interval: their noise was not sampled.
 
     Args:
-        ours, reference: values indexed by seed.
+        ours, reference: finite values indexed by seed.
     """
-    pairs = (ours - reference).dropna().to_numpy(dtype=float)
-    if len(pairs) < 2:
-        mean = float(pairs[0]) if len(pairs) else float("nan")
-        return Difference(mean, float("nan"), float("nan"), len(pairs))
-    rng = np.random.default_rng(seed)
-    means = pairs[rng.integers(len(pairs), size=(RESAMPLES, len(pairs)))].mean(axis=1)
-    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Difference(float(pairs.mean()), float(low), float(high), len(pairs))
+    pairs = _pairs(ours, reference)
+    if not len(pairs):
+        return Difference(math.nan, math.nan, math.nan, 0)
+    unknown = len(pairs) < 2 or _tied(ours, reference)
+    low, high = (math.nan, math.nan) if unknown else interval(pairs)
+    return Difference(float(pairs.mean()), low, high, len(pairs))
+
+
+def interval(differences: np.ndarray) -> tuple[float, float]:
+    """95 % interval of a mean: Student's t below BOOTSTRAP_FROM differences, a percentile bootstrap from there on.
+
+    The t interval excludes zero exactly where the paired t-test has p < 0.05. The bootstrap (Efron 1979) draws its
+    resamples with a fixed seed, so tables are reproducible.
+
+    Args:
+        differences: at least two, not all equal.
+    """
+    from scipy import stats
+
+    if len(differences) < BOOTSTRAP_FROM:
+        low, high = stats.ttest_1samp(differences, 0.0).confidence_interval(LEVEL)
+    else:
+        low, high = stats.bootstrap(
+            (differences,),
+            np.mean,
+            n_resamples=RESAMPLES,
+            confidence_level=LEVEL,
+            method="percentile",
+            random_state=np.random.default_rng(0),
+        ).confidence_interval
+    return float(low), float(high)
 
 
 def compare(ours: pd.Series, reference: pd.Series) -> Comparison:
@@ -139,28 +161,31 @@ def compare(ours: pd.Series, reference: pd.Series) -> Comparison:
         diverged=diverged,
         void=void,
         p=sign_p_value(above, below) if diverged else paired_p_value(numbers, others),
+        base=float(others[others.index.isin(numbers.index)].mean()),
     )
 
 
-def correct(holm_family: Sequence[Comparison]) -> list[Comparison]:
+def correct(holm_family: Sequence[Comparison], tests: int | None = None) -> list[Comparison]:
     """The comparisons of one family with Holm's p and the difference each could have detected.
-
-    There are three kinds of families: the comparisons of one table (:mod:`tmsgd_bench.results.tables`), the claims of
-    one task (:mod:`tmsgd_bench.results.claims`), and the comparisons of one group of ``compare``
-    (:mod:`tmsgd_bench.results.comparison`). The same two optimizers can be in all three, with another p in each.
 
     The detectable difference is taken at Holm's first and strictest level, ALPHA over the number of tests: a true
     difference of that size is decided with at least probability POWER, whatever the other comparisons show.
+
+    Args:
+        holm_family: before correction.
+        tests: size of the family, if it is fixed beforehand; at least the number of those that have a p, which it is
+            by default.
     """
-    tests = sum(not math.isnan(comparison.p) for comparison in holm_family)
-    adjusted = holm([comparison.p for comparison in holm_family])
+    known = sum(not math.isnan(comparison.p) for comparison in holm_family)
+    tests = known if tests is None else tests
+    adjusted = holm([comparison.p for comparison in holm_family], tests)
     return [
         replace(
             comparison,
             p_holm=p,
             family=tests,
             detectable=math.nan
-            if comparison.diverged or not tests
+            if comparison.diverged or not known
             else detectable_difference(comparison.spread, comparison.difference.n, ALPHA / tests),
         )
         for comparison, p in zip(holm_family, adjusted, strict=True)
@@ -194,23 +219,28 @@ def sign_p_value(above: int, below: int) -> float:
 
     NaN without a pair.
     """
-    n = above + below
-    if n == 0:
+    if above + below == 0:
         return math.nan
-    tail = sum(math.comb(n, k) for k in range(max(above, below), n + 1))
-    return min(1.0, 2.0 * tail / 2.0**n)
+    from scipy import stats
+
+    return float(stats.binomtest(above, above + below).pvalue)
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down correction (Holm 1979) of the p-values of one family; a NaN stays, and does not count.
+def holm(p_values: Sequence[float], tests: int | None = None) -> list[float]:
+    """Holm's step-down correction (Holm 1979) of the p-values of one family; a NaN stays.
 
-    Adjusted p_(i) = max over j ≤ i of min(1, (m − j + 1) p_(j)) in ascending order, m the number of tests.
+    Adjusted p_(i) = max over j ≤ i of min(1, (m − j + 1) p_(j)) in ascending order, m the number of tests. Tests that
+    have no p yet count as if their p were 1.
+
+    Args:
+        p_values: NaN where there is none.
+        tests: m; by default the number of p-values that are not NaN.
     """
     order = sorted((p, index) for index, p in enumerate(p_values) if not math.isnan(p))
     adjusted = [math.nan] * len(p_values)
-    largest = 0.0
+    largest, size = 0.0, len(order) if tests is None else tests
     for rank, (p, index) in enumerate(order):
-        largest = max(largest, min(1.0, (len(order) - rank) * p))
+        largest = max(largest, min(1.0, (size - rank) * p))
         adjusted[index] = largest
     return adjusted
 
@@ -249,24 +279,6 @@ def t_test_power(effect: float, pairs: int, alpha: float) -> float:
     z, step = np.linspace(-9.0, 9.0, 4001, retstep=True)
     below = stats.chi2.cdf(degrees * ((z + math.sqrt(pairs) * effect) / critical) ** 2, degrees)
     return float((below * np.exp(-0.5 * z**2)).sum() * step / math.sqrt(2.0 * math.pi))
-
-
-def verdict(direction: float, p_adjusted: float, better: Literal["max", "min"]) -> Verdict:
-    """What the evidence says about "ours is better than the reference".
-
-    ``supported`` if the corrected p is below ALPHA and the difference points to better, ``contradicted`` if it is
-    below ALPHA and points to worse, ``undecided`` otherwise, and ``not yet tested`` without a difference.
-
-    Args:
-        direction: of ours − reference; its sign counts.
-        p_adjusted: after :func:`holm` over the claims of one family; NaN decides nothing.
-        better: the metric's direction.
-    """
-    if math.isnan(direction):
-        return "not yet tested"
-    if math.isnan(p_adjusted) or p_adjusted >= ALPHA or direction == 0.0:
-        return "undecided"
-    return "supported" if (direction > 0.0) == (better == "max") else "contradicted"
 
 
 def _pairs(ours: pd.Series, reference: pd.Series) -> np.ndarray:

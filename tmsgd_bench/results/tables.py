@@ -7,15 +7,18 @@ it has and which runs enter each; :mod:`tmsgd_bench.results.table_forms` prints 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from tmsgd_bench.results import selection
+from tmsgd_bench.results import families, last_epochs, selection
+from tmsgd_bench.results.families import Key, PrintedDifference, Tested
 from tmsgd_bench.results.paper import Experiment, Printed, experiments, layout
-from tmsgd_bench.results.statistics import Comparison, Difference, Summary, compare, correct, summarise
+from tmsgd_bench.results.statistics import Comparison, Difference, Summary, compare, summarise
 from tmsgd_bench.results.status import Status
+from tmsgd_bench.results.verdicts import Judgement
+from tmsgd_bench.version import LEVELS
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,9 @@ class Row:
         comparison: final, paired by seed, with the reference optimizer; None for the reference itself.
         marks: what a reader must know about this row.
         run_ids: the evidence.
+        judgement: on "better than the reference"; None where the paper does not claim that.
+        printed_difference: to the reference; None without both numbers.
+        last: as ``comparison``, for the means over the last epochs; None where they are not reported.
     """
 
     experiment: Experiment
@@ -43,6 +49,14 @@ class Row:
     comparison: Comparison | None
     marks: tuple[str, ...]
     run_ids: tuple[str, ...]
+    judgement: Judgement | None = None
+    printed_difference: PrintedDifference | None = None
+    last: Comparison | None = None
+
+    @property
+    def direction(self) -> str:
+        """Of the metric."""
+        return self.experiment.direction
 
     @property
     def difference(self) -> Difference | None:
@@ -61,6 +75,7 @@ class Table:
         reference: label of the optimizer that differences are taken to.
         conditions: data, protocol and benchmark version of the runs in it, and which damaged ones are not in it.
         rows: one for each model and optimizer.
+        claimed: the runs behind the claims of this table, some of which are in no row.
         note: a footnote of this table alone; empty for most.
     """
 
@@ -74,6 +89,7 @@ class Table:
     reference: str
     conditions: str
     rows: tuple[Row, ...]
+    claimed: frozenset[str] = frozenset()
     note: str = ""
 
     @property
@@ -85,15 +101,16 @@ class Table:
 
     @property
     def run_ids(self) -> set[str]:
-        """The evidence of all rows."""
-        return {run_id for row in self.rows for run_id in row.run_ids}
+        """The evidence of all rows, and of the claims that their p is corrected with."""
+        return {run_id for row in self.rows for run_id in row.run_ids} | self.claimed
 
 
 def build(runs: pd.DataFrame, number: str, data: str = "real", protocol: str = "table2") -> Table:
     """Fill one of the paper's tables.
 
-    Runs enter it if they follow the protocol to the letter, and can be compared. The comparisons with
-    the reference are one family of tests.
+    Runs enter it if they follow the protocol to the letter, and can be compared. A comparison with the reference that
+    is a claim of the paper is corrected with the other claims (:mod:`tmsgd_bench.results.families`); the others are a
+    family of their own.
 
     Args:
         runs: from :func:`tmsgd_bench.results.store.read_runs`.
@@ -113,27 +130,29 @@ def build(runs: pd.DataFrame, number: str, data: str = "real", protocol: str = "
         versions |= {int(version) for version in chosen.loc[~chosen["left_out"], "benchmark_version"]}
         rows += [_row(name, chosen, experiment, table["reference"]) for name in experiment.labels]
         rows += _before_training(chosen, experiment)
-    version = " and ".join(map(str, sorted(versions))) or "none yet"
-    names = {experiment.dataset for experiment in blocks}
-    kind = f"{data} data" + (f" ({names.pop()})" if len(names) == 1 and None not in names else "")
+    tested = families.tested(runs, blocks, selected)
     return Table(
         number=number,
         title=table["title"] if len(blocks) > 1 else f"{table['title']} with {blocks[0].label}",
         metric=table["name"],
         reference=blocks[0].labels[table["reference"]],
         conditions="; ".join(
-            filter(
-                None,
-                [
-                    f"{kind}, protocol {protocol}, benchmark version {version}",
-                    selection.left_out(runs, selected),
-                ],
-            )
+            filter(None, [_conditions(blocks, data, protocol, versions), selection.left_out(runs, selected)])
         ),
-        rows=tuple(_correct_holm_family(rows)),
+        rows=tuple(_with_claims(rows, tested, table["reference"])),
+        claimed=frozenset(name for one in tested.values() for name in families.evidence(one)),
         note=table.get("note", ""),
         **{key: table[key] for key in ("place", "unit", "direction", "digits")},
     )
+
+
+def _conditions(blocks: Sequence[Experiment], data: str, protocol: str, versions: set[int]) -> str:
+    """Which runs enter a table."""
+    version = " and ".join(map(str, sorted(versions))) or "none yet"
+    names = {experiment.dataset for experiment in blocks}
+    kind = f"{data} data" + (f" ({names.pop()})" if len(names) == 1 and None not in names else "")
+    level = f", level {LEVELS[protocol]}" if data == "real" and protocol in LEVELS else ""
+    return f"{kind}, protocol {protocol}{level}, benchmark version {version}"
 
 
 def other_conditions(runs: pd.DataFrame, number: str) -> str:
@@ -159,23 +178,30 @@ def other_conditions(runs: pd.DataFrame, number: str) -> str:
 
 
 def _row(optimizer: str, chosen: pd.DataFrame, experiment: Experiment, reference: str) -> Row:
-    of_optimizer = selection.counted(chosen, optimizer)
+    of_optimizer, of_reference = (selection.counted(chosen, name) for name in (optimizer, reference))
     done = of_optimizer[of_optimizer["status"] == Status.DONE]
-    others = selection.outcomes(selection.counted(chosen, reference), experiment.direction)
-    ours = selection.outcomes(of_optimizer, experiment.direction)
-    return Row(
+    row = Row(
         experiment=experiment,
         optimizer=optimizer,
         label=experiment.labels[optimizer],
         printed=experiment.printed.get(optimizer),
         final=summarise(done["final"]),
         best=summarise(done["best"]),
-        comparison=None if optimizer == reference else compare(ours, others),
+        comparison=None,
         marks=(
             *selection.marks(of_optimizer),
             *_left_out(chosen[chosen["optimizer"] == optimizer], experiment.metric_label),
         ),
         run_ids=selection.evidence(of_optimizer),
+    )
+    if optimizer == reference:
+        return row
+    comparison = compare(*(selection.outcomes(side, experiment.direction) for side in (of_optimizer, of_reference)))
+    return replace(
+        row,
+        comparison=comparison,
+        printed_difference=families.printed_difference(experiment, (optimizer, reference), comparison),
+        last=last_epochs.compared(of_optimizer, of_reference, experiment),
     )
 
 
@@ -199,10 +225,28 @@ def _before_training(chosen: pd.DataFrame, experiment: Experiment) -> list[Row]:
     ]
 
 
-def _correct_holm_family(rows: Sequence[Row]) -> list[Row]:
-    """The rows of one table, whose comparisons are a family."""
-    corrected = iter(correct([row.comparison for row in rows if row.comparison is not None]))
-    return [row if row.comparison is None else replace(row, comparison=next(corrected)) for row in rows]
+def _with_claims(rows: Sequence[Row], tested: Mapping[Key, Tested], reference: str) -> list[Row]:
+    """The rows with their comparisons corrected, and with the verdicts of those that are claims."""
+    compared = [(row, row.comparison) for row in rows if row.comparison is not None]
+    claimed = [_claim(row, tested, reference) for row, _ in compared]
+    corrected = iter(families.complete([comparison for _, comparison in compared], claimed))
+    judged = {
+        (row.experiment.key, row.optimizer): tested[key].judgement
+        for row, _ in compared
+        if (key := (row.experiment.key, (row.optimizer, reference))) in tested
+    }
+    return [
+        row
+        if row.comparison is None
+        else replace(row, comparison=next(corrected), judgement=judged.get((row.experiment.key, row.optimizer)))
+        for row in rows
+    ]
+
+
+def _claim(row: Row, tested: Mapping[Key, Tested], reference: str) -> Tested | None:
+    """The claim that a row's comparison is, in either direction."""
+    pairs = ((row.optimizer, reference), (reference, row.optimizer))
+    return next((tested[key] for pair in pairs if (key := (row.experiment.key, pair)) in tested), None)
 
 
 def _left_out(every: pd.DataFrame, metric: str) -> list[str]:

@@ -21,7 +21,7 @@ from tmsgd_bench.results.report import charts
 from tmsgd_bench.results.report.charts import ExperimentRuns
 from tmsgd_bench.results.report.figures import Chart
 from tmsgd_bench.results.status import Status
-from tmsgd_bench.version import PROTOCOLS
+from tmsgd_bench.version import LEVELS, PROTOCOLS
 
 OFFICIAL = ("real", "table2")
 """The data and protocol of the paper."""
@@ -62,12 +62,14 @@ class Section:
         anchor: unique on the page.
         table: filled.
         official: real data and the paper's own settings; anything else is labelled.
+        level: of the verdicts that its runs lead to; empty if they lead to none.
         parts: one for each experiment that has runs.
     """
 
     anchor: str
     table: tables.Table
     official: bool
+    level: str
     parts: tuple[Part, ...]
 
 
@@ -148,7 +150,8 @@ def _section(runs: pd.DataFrame, table: tables.Table, data: str, protocol: str, 
         rows = tuple(row for row in table.rows if row.experiment.key == experiment.key)
         if any(row.run_ids for row in rows):
             parts.append(_part(ExperimentRuns(experiment, rows, runs, selected), f"{anchor}-{place}", folder))
-    return Section(anchor, table, official, tuple(parts))
+    level = LEVELS.get(protocol, "") if data == "real" else ""
+    return Section(anchor, table, official, level, tuple(parts))
 
 
 def _part(source: ExperimentRuns, name: str, folder: Path) -> Part:

@@ -1,0 +1,41 @@
+"""Differences that are too small to matter (``margins.yaml``)."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from tmsgd_bench.results.paper import Experiment, load
+
+
+@cache
+def rules() -> dict[str, Any]:
+    """The contents of ``margins.yaml``."""
+    return load("margins.yaml")
+
+
+def margin(experiment: Experiment, better: str, than: str, base: float) -> float:
+    """The largest difference between two optimizers that does not matter, in the unit of our metric.
+
+    Args:
+        experiment: what they were trained on.
+        better, than: their names; one without a printed number has the metric's own margin.
+        base: our mean of ``than``.
+    """
+    one, other = (experiment.printed.get(name) for name in (better, than))
+    if one is not None and other is not None:
+        share = float(rules()["printed_share"])
+        return share * abs(one.value - other.value) * scale(experiment, than, base)
+    rule = rules()["metrics"][experiment.metric]
+    return float(rule["points"]) if "points" in rule else float(rule["share"]) * abs(base)
+
+
+def scale(experiment: Experiment, than: str, base: float) -> float:
+    """What a printed difference to ``than`` is multiplied by before it is compared with ours: 1 for most metrics.
+
+    Where the scale of a metric depends on how it is computed, it is our mean of ``than`` over the printed number.
+
+    Args:
+        experiment, than, base: as for :func:`margin`; ``than`` has a printed number.
+    """
+    return base / experiment.printed[than].value if "share" in rules()["metrics"][experiment.metric] else 1.0
