@@ -69,7 +69,8 @@ def _arithmetic(frozen: nn.Module) -> dict[str, Any]:
     """What changes the last bits of a convolution on one machine."""
     strides = [list(weight.stride()) for weight in frozen.parameters()]
     device = next(frozen.parameters()).device.type
-    return {"torch": torch.__version__, "device": device, "tf32": torch.backends.cudnn.allow_tf32, "strides": strides}
+    tf32 = device == "cuda" and torch.backends.cudnn.allow_tf32
+    return {"torch": torch.__version__, "device": device, "tf32": tf32, "strides": strides}
 
 
 @torch.no_grad()
