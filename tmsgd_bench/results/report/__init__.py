@@ -143,7 +143,7 @@ def _numerics_charts(folder: Path) -> Iterator[Chart]:
             yield _numerics_chart(name, tables)
 
 
-def _numerics_chart(name: str, tables: Mapping[str, Any]) -> Chart:
+def _numerics_chart(name: str, tables: dict[str, Any]) -> Chart:
     """A figure of the numerical experiments, drawn again from its tables so that it follows the page's scheme."""
     from tmsgd_bench.numerics import figures as drawn  # torch, which takes seconds
 
