@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tmsgd_bench.results.statistics import ALPHA, POWER, Comparison, t_test_power
+from tmsgd_bench.results.statistics import ALPHA, FEW_SEEDS, POWER, Comparison, t_test_power
 
 Verdict = Literal["supported", "contradicted", "no such difference", "undecided", "not yet tested"]
 MOST_SEEDS = 1000
@@ -27,6 +27,7 @@ RULE = (
     "the 90 % t interval lies within it). The margin is half of the printed difference; where none is printed, it is "
     "0.25 points of accuracy, mAP or mIoU, 0.001 of AUC, 2 % of MSE or FID. Undecided: otherwise, with the "
     f"number of seeds that would decide it with probability {POWER:g} if the true mean and spread are those seen. "
+    f"Fewer than {FEW_SEEDS} seeds decide nothing: so few say little about the spread. "
     "Not yet tested: no seed has both runs."
 )
 
@@ -62,7 +63,8 @@ NOT_TESTED = Judgement("not yet tested")
 def judge(comparison: Comparison, margin: float, better: Literal["max", "min"]) -> Judgement:
     """What a comparison says about "ours is better than the reference".
 
-    Where a run diverged the runs that are left are a selection, so that nothing shows equivalence.
+    Where a run diverged the runs that are left are a selection, so that nothing shows equivalence. Fewer than
+    FEW_SEEDS pairs decide nothing.
 
     Args:
         comparison: after :func:`tmsgd_bench.results.statistics.correct`.
@@ -72,6 +74,8 @@ def judge(comparison: Comparison, margin: float, better: Literal["max", "min"]) 
     difference, selected = comparison.difference, comparison.diverged or comparison.void
     p = math.nan if selected else float(equivalence_p(difference.mean, comparison.spread, difference.n, margin))
     word = verdict(comparison.direction, comparison.p_holm, p, better)
+    if word != "not yet tested" and comparison.pairs < FEW_SEEDS:
+        word = "undecided"
     seeds = seeds_to_decide(comparison, margin) if word == "undecided" else math.nan
     return Judgement(word, margin, p, seeds)
 
@@ -134,8 +138,9 @@ def _critical_and_spreads(pairs: int) -> tuple[float, np.ndarray]:
 def seeds_to_decide(comparison: Comparison, margin: float) -> float:
     """The smallest number of seeds that decides with probability POWER, if the true mean and spread are those seen.
 
-    Decided is: different at Holm's strictest level, ALPHA over the number of tests, or equivalent. Where a run
-    diverged the pairs fall to either side as often as seen. NaN without spread, infinite above MOST_SEEDS.
+    It is at least FEW_SEEDS. Decided is: different at Holm's strictest level, ALPHA over the number of tests, or
+    equivalent. Where a run diverged the pairs fall to either side as often as seen. NaN without spread, infinite above
+    MOST_SEEDS.
 
     Args:
         comparison: after :func:`tmsgd_bench.results.statistics.correct`.
@@ -147,7 +152,7 @@ def seeds_to_decide(comparison: Comparison, margin: float) -> float:
     if math.isnan(comparison.spread):
         return math.nan
     mean, bound = abs(comparison.difference.mean) / comparison.spread, margin / comparison.spread
-    candidates = range(2, MOST_SEEDS + 1)
+    candidates = range(FEW_SEEDS, MOST_SEEDS + 1)
     power = lambda n: max(t_test_power(mean, n, alpha), equivalence_power(mean, bound, n))  # noqa: E731
     place = bisect_left(candidates, POWER, key=power)
     return float(candidates[place]) if place < len(candidates) else math.inf
@@ -160,4 +165,4 @@ def _pairs_to_decide(share: float, alpha: float) -> float:
     pairs = np.arange(1, MOST_SEEDS + 1)
     largest_undecided = stats.binom.isf(alpha / 2.0, pairs, 0.5)
     enough = stats.binom.sf(largest_undecided, pairs, share) >= POWER
-    return float(pairs[enough][0]) if enough.any() else math.inf
+    return float(max(pairs[enough][0], FEW_SEEDS)) if enough.any() else math.inf
