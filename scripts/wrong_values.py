@@ -127,6 +127,11 @@ ACCEPTED = {
     "ctr/model.hidden": "list pair",
     "model.proposals.min_side": "zero",
     "model.frozen_stages": "zero",
+    "model.hidden": "null",
+    "model.head_width": "null",
+    "model.test_proposals": "null billion",
+    "model.flip": "true",
+    "model.feature_scale": "fraction",
     # numbers
     "lr": "fraction",
     "optimizer.lr": "fraction",
@@ -197,6 +202,10 @@ class Verdict:
         return self.outcome == "accepted" or (named and "\n" not in self.message)
 
 
+BY_PROTOCOL = ("epochs", "lr", "batch_size", "switch_epoch", "schedule")
+"""What every protocol has a value for."""
+
+
 def bases() -> Iterator[tuple[tuple[str, ...], str]]:
     """Settings to start from, each with the prefix of the settings that are tried with them."""
     for task in _names("task"):
@@ -242,13 +251,21 @@ def _accepted(config: DictConfig, key: str) -> list[str]:
 def _accepted_of_protocol(config: DictConfig, protocol: str, inner: str, value: str) -> bool:
     """Whether a value of a protocol must be accepted. An entry that the run does not look up may be removed."""
     in_use = config.protocol == protocol
-    if not inner:
+    if inner in ("", config.model.name):
         return value == REMOVED and not in_use
-    if inner in ("epochs", "lr", "batch_size", "switch_epoch", "schedule") or inner.startswith("schedule."):
+    of_model = inner.startswith(f"{config.model.name}.")
+    inner = inner.removeprefix(f"{config.model.name}.")
+    if of_model and value == REMOVED and inner in BY_PROTOCOL:
+        return True  # the task's value is used then
+    if inner in BY_PROTOCOL or inner.startswith("schedule."):
         nullable = inner == "switch_epoch" and value == "null" and not in_use
         return nullable or value in _accepted(config, inner)
     if inner.partition(".")[0] in ("lrs", "models"):
         return value in _accepted(config, f"task.{protocol}.{inner}")
+    if inner == "weights_on_synthetic":
+        return value in (REMOVED, "up", "slash")
+    if inner == "keep_features" and value == "true":
+        return not in_use  # it needs five frozen stages
     looked_up = in_use and (inner in config.model or inner in config.task)
     if value == REMOVED or (inner == "weights" and value in ("up", "slash")):  # the path of a file
         return not looked_up
@@ -261,9 +278,15 @@ def cases() -> Iterator[Case]:
         composed = [(*base, compose_config("config", overrides=[*base[0], SYNTHETIC])) for base in bases()]
     for base, prefix, config in composed:
         for key in settings(config):
-            if key.startswith(prefix):
+            if key.startswith(prefix) and not _of_another_model(config, key):
                 for value in (*VALUES, REMOVED):
                     yield Case(base, key, value, accepted(config, key, value))
+
+
+def _of_another_model(config: DictConfig, key: str) -> bool:
+    """Whether a setting is what a protocol has for a model that the run does not train; it is not looked at."""
+    parts = key.split(".")
+    return parts[0] == "task" and len(parts) > 2 and parts[2] in {*_names("model")} - {config.model.name}
 
 
 class Judge:

@@ -445,7 +445,8 @@ def _known_options(kind: Any, model: Mapping[str, Any]) -> dict[str, Check]:
     """The checks of all options of a task and of its model that have one, and of all other settings."""
     options = declared(resolve("model", model["_target_"]))
     of_model = {} if options is None else options.checks_for(model)
-    return {**_checks_of_task(kind), **of_model, **SIMPLE, "limit": LIMIT, "lrs": LRS, "models": text()}
+    by_data = {"weights_on_synthetic": of_model["weights"]} if "weights" in of_model else {}
+    return {**_checks_of_task(kind), **of_model, **by_data, **SIMPLE, "limit": LIMIT, "lrs": LRS, "models": text()}
 
 
 def _checks_of_task(kind: Any) -> dict[str, Check]:
