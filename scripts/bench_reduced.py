@@ -8,8 +8,9 @@
 - variants   the time of a step with channels_last, torch.compile and bfloat16 autocast, as a ratio to one without
 - pairs      two processes of one thread each against one process of two threads: examples of both per second
 
-In each table, what is compared takes turns in the same process (or, for pairs, at the same time on the same cores), and
-each is judged by its fastest round. Data are the real ones where they are found, otherwise synthetic, which is said.
+The engine, the bare loop and the variants take turns in one process; each is judged by its fastest round. The shares
+are of one epoch, and pairs are measured one after the other, so these two need a quiet machine. Data are the real ones
+where they are found, otherwise synthetic, which is said.
 """
 
 from __future__ import annotations
@@ -50,6 +51,8 @@ CONFIGS: dict[str, list[str]] = {
     "ig": ["task=ig"],
 }
 CPU = torch.device("cpu")
+START_SECONDS = 600
+"""After which a process no longer waits for the other."""
 PHASES = ("input", "forward", "backward", "optimizer", "evaluation", "bookkeeping")
 compose.ignore_version_warning()
 
@@ -87,10 +90,10 @@ def build(name: str, options: argparse.Namespace, *changes: str) -> Trainer:
     """
     settings = [*CONFIGS[name], f"optimizer={options.optimizer}", "protocol=reduced", "workers=0", *options.set]
     try:
-        return _build([*settings, "data=real", *changes])
+        return _build([*settings, *changes])
     except DataError as error:
         print(f"{name}: SYNTHETIC data ({error})", file=sys.stderr)
-        return _build([*settings, "data=synthetic", "model.weights=none", *changes])
+        return _build([*settings, "data=synthetic", *changes])
 
 
 def _build(settings: list[str]) -> Trainer:
@@ -311,7 +314,7 @@ def take_steps(name: str, options: argparse.Namespace, threads: int, barrier: An
     batches = list(itertools.islice(trainer.task.batches(0), options.steps))
     run = steps_of(trainer, batches)
     run()
-    barrier.wait()
+    barrier.wait(timeout=START_SECONDS)  # the other process may have failed
     start = time.perf_counter()
     for _ in range(options.rounds):
         run()

@@ -20,7 +20,7 @@ from tmsgd_bench.results.cells import markdown_row
 from tmsgd_bench.results.statistics import holm
 from tmsgd_bench.results.verdicts import Verdict, equivalence_p, verdict
 
-PAIRS = (3, 5, 10, 20)
+PAIRS = (5, 10, 20)
 MARGIN = 1.0
 TRUTHS = {"none": 0.0, "the margin": MARGIN, "the printed one": 2.0 * MARGIN}
 WORDS: tuple[Verdict, ...] = ("supported", "contradicted", "no such difference", "undecided")
