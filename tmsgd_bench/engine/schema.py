@@ -322,10 +322,11 @@ def check_task(task: Any, model: Any) -> None:
         check_signature("task", kind, options)
     _check_without_test(kind, task.get("without_test", {}), options)
     check_model(kind, task["name"], model)
+    known = _known_options(kind, model)
+    known = {model["name"]: _of_a_model(known), **known}
     for protocol in PROTOCOLS:
         if protocol in task:
-            known = _known_options(kind, model)
-            _check_protocol(f"task.{protocol}", task[protocol], {model["name"]: _of_a_model(known), **known})
+            _check_protocol(f"task.{protocol}", task[protocol], known)
 
 
 def _check_without_test(kind: Any, values: Mapping[str, Any], options: Mapping[str, Any]) -> None:
