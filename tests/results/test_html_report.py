@@ -17,8 +17,8 @@ import pytest
 from tmsgd_bench.errors import StoreError
 from tmsgd_bench.results import claim_forms, claims, numerical, report, selection, store, table_forms, tables
 from tmsgd_bench.results.paper import experiments, paper
-from tmsgd_bench.results.report import content, figures
-from tmsgd_bench.results.report.figures import Chart, Curve, Dots, Quantity
+from tmsgd_bench.results.report import answer, content, figures
+from tmsgd_bench.results.report.figures import Chart, Curve, Dots, Gain, Quantity
 from tmsgd_bench.results.statistics import Difference
 
 WriteRun = Callable[..., Path]
@@ -118,6 +118,23 @@ def test_every_tested_claim_is_there_with_its_verdict_and_evidence(root: Path, p
         assert " ".join(claim_forms.ours(claim).split()) in page.text
     for level, counts in verdicts.counts.items():
         assert f"{level}: " + " ".join(f"{SIGNS[word]} {word} {count}" for word, count in counts.items()) in page.text
+
+
+def test_the_first_screen_answers_at_each_level_with_its_seeds(root: Path, page: Page) -> None:
+    """Before any table: the question, the answer for the paper, a picture, a sentence for each measured experiment."""
+    first = page.text.partition("Verdicts All claims")[0]
+    found = answer.findings(claims.evaluate(store.read_runs(root), numerical.read_numerics(NUMERICS)))
+    assert found
+    for one in found:
+        assert f"{one.claim.verdict} : {one.subject} : {one.meaning}" in first
+        assert f"(n={one.claim.comparison.difference.n}, " in one.words and one.claim.level in one.words
+    assert "In 11 experiments, each at its highest level: " in first
+
+
+def test_the_answer_counts_each_experiment_once(root: Path) -> None:
+    verdicts = claims.evaluate(store.read_runs(root), numerical.read_numerics(NUMERICS))
+    counts = [int(number) for number in re.findall(r"(\d+) (?!experiments)[a-z]", answer.sentence(verdicts))]
+    assert sum(counts) == 11
 
 
 def test_every_table_is_there_with_ours_beside_the_papers(root: Path, page: Page) -> None:
@@ -329,6 +346,9 @@ def charts() -> dict[str, Chart]:
         "learning": figures.learning("a", [sgd, tmsgd, adam], ACCURACY, 1.0, logarithmic=False),
         "logarithmic": figures.learning("b", [sgd], Quantity("loss", "synthetic data"), None, logarithmic=True),
         "gap": figures.gap("c", {"TM-SGD − SGD": (tmsgd, tmsgd.done - sgd.done)}, ACCURACY, 1.0),
+        "gains": figures.gains(
+            "g", [Gain("tc LSTM, full", 0.5, 0.2, 0.8, 12, 0.3), Gain("ic", -9.0, np.nan, np.nan, 1, None)]
+        ),
         "dots": figures.dots("d", [row], "SGD", ACCURACY, "Differences <to> SGD & others"),
         "switch": figures.switch_curve("e", finals, pd.Series([85.0, 86.0]), ACCURACY, labels),
     }
@@ -353,6 +373,7 @@ def test_a_chart_is_a_named_picture_with_text_in_the_pages_colours(name: str) ->
     [
         ("learning", ["SGD ends at 72.00 (n=2)", "2 of Adam diverged", "switch is at epoch 1", "few seeds (n=2)"]),
         ("gap", ["TM-SGD − SGD ends at +3 ± 2.8 (n=2)"]),
+        ("gains", ["tc LSTM, full +0.5 [+0.2, +0.8] %, printed +0.3 %", "ic −9 %", "few seeds (n=1)"]),
         ("dots", ["TM-SGD − SGD is +1, interval +0.5 to +1.5, the paper prints +0.3"]),
         ("switch", ["81.00 (n=2) with switch epoch 0", "90.00 (n=1) with switch epoch 2", "SGD 85.50 (n=2)"]),
     ],

@@ -19,7 +19,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from tmsgd_bench.escaping import mathtext, plain
 from tmsgd_bench.results.selection import few_seeds
@@ -58,6 +58,10 @@ THEME: Any = STYLE | {
     "ytick.labelcolor": INK,
     "grid.color": GRID,
 }
+
+
+FINER = re.compile(r"(?<=\.\d\d)\d+")
+"""What a coordinate has beyond a hundredth of a point: half of a picture's bytes, and nothing to see."""
 
 
 @dataclass(frozen=True)
@@ -159,6 +163,63 @@ class Dots:
     seeds: Sequence[float]
     difference: Difference
     printed: float | None
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What TM-SGD gains over SGD in one experiment, in percent of SGD's metric; positive is better.
+
+    Args:
+        label: of the row.
+        mean, low, high: of the paired differences; NaN ends if there is no interval.
+        n: pairs.
+        printed: the same of the paper's two numbers, if it prints both.
+    """
+
+    label: str
+    mean: float
+    low: float
+    high: float
+    n: int
+    printed: float | None
+
+
+@rc_context(THEME)
+def gains(name: str, rows: Sequence[Gain]) -> Chart:
+    """Measured and printed gains on one axis, which is linear up to ±1 % and logarithmic beyond.
+
+    Args:
+        name: unique on the page.
+        rows: at least one.
+    """
+    figure, axes = _panel(0.9 + 0.42 * len(rows), epochs=False)
+    look = LOOKS["tmsgd"]
+    for height, row in enumerate(rows):
+        if not math.isnan(row.low):
+            axes.plot([row.low, row.high], [height, height], color=look.color, linewidth=2.2)
+        axes.plot([row.mean], [height], marker=look.marker, color=look.color, markersize=7, linestyle="")
+        if row.printed is not None:
+            axes.plot([row.printed], [height - 0.24], marker="d", markersize=6, color=INK, fillstyle="none")
+    axes.axvline(0.0, color=MUTED, linewidth=0.9)
+    ends = [value for row in rows for value in (row.mean, row.low, row.high, row.printed or 0.0)]
+    reach = 1.3 * max(1.0, max(abs(value) for value in ends if not math.isnan(value)))
+    axes.set_xscale("symlog", linthresh=1.0, linscale=1.0)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}".replace("-", "−")))
+    axes.set_yticks(range(len(rows)), [mathtext(f"{row.label} (n={row.n})") for row in rows])
+    axes.set(ylim=(len(rows) - 0.4, -0.6), xlim=(-reach, reach))
+    axes.set_xlabel("TM-SGD is better by, % of SGD’s metric", loc="right")  # wider than the axes beside long names
+    axes.grid(visible=False, axis="y")
+    return _chart(figure, name, "What TM-SGD gains over SGD: measured and printed", _gains_text(rows))
+
+
+def _gains_text(rows: Sequence[Gain]) -> str:
+    texts = []
+    for row in rows:
+        interval = "" if math.isnan(row.low) else f" [{_signed(row.low)}, {_signed(row.high)}]"
+        paper = "" if row.printed is None else f", printed {_signed(row.printed)} %"
+        texts.append(f"{row.label} {_signed(row.mean)}{interval} %{paper}")
+    key = "Squares and bars are our means and 95 % intervals, open diamonds the paper’s numbers"
+    return "; ".join([key, *texts, *_few(row.n for row in rows)]) + "."
 
 
 @rc_context(THEME)
@@ -384,6 +445,7 @@ def inline(
     svg = re.sub(r'\b(id="|href="#|url\(#)', rf"\g<1>{name}-", svg)
     svg = re.sub("|".join(variables), lambda match: f"var({variables[match.group()]})", svg)
     svg = re.sub(r' (?:width|height)="[\d.]+pt"', "", svg, count=2)
+    svg = re.sub(r'\b(?:d|x|y|transform)="[^"]+"', lambda match: FINER.sub("", match.group()), svg)
     named = f'<svg role="img" aria-labelledby="{name}-title {name}-text"'
     words = f'<title id="{name}-title">{_escape(title)}</title><desc id="{name}-text">{_escape(text)}</desc>'
     return re.sub(r"<svg([^>]*)>", lambda match: f"{named}{match[1]}>{words}", svg, count=1)

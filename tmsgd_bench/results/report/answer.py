@@ -1,0 +1,110 @@
+"""What the report's first screen says: is TM-SGD better than SGD, on each task and on all of them."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import get_args
+
+from tmsgd_bench.results import claim_forms
+from tmsgd_bench.results.cells import signed
+from tmsgd_bench.results.claims import Claim, Verdicts
+from tmsgd_bench.results.paper import Experiment, layout
+from tmsgd_bench.results.report.figures import Chart, Gain, gains
+from tmsgd_bench.results.verdicts import Verdict
+from tmsgd_bench.version import LEVELS
+
+PAIR = "tmsgd/sgd"
+"""The end of the names of the claims that the first screen is about."""
+MEANINGS: Mapping[Verdict, str] = {
+    "supported": "TM-SGD is better",
+    "contradicted": "SGD is better",
+    "no such difference": "any difference is too small to matter",
+    "undecided": "too few runs to tell",
+    "not yet tested": "no runs",
+}
+"""What each verdict on "TM-SGD is better than SGD" means."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """TM-SGD against SGD in one experiment at one level: a claim about this pair, as a sentence and as a row."""
+
+    claim: Claim
+
+    @cached_property
+    def experiment(self) -> Experiment:
+        """What they were trained on.
+
+        Raises:
+            ValueError: the claim is about several experiments or about none.
+        """
+        if self.claim.experiment is None:
+            raise ValueError(f"the claim {self.claim.id} is about no single experiment")
+        return self.claim.experiment
+
+    @property
+    def subject(self) -> str:
+        """Task, data set and model, in words."""
+        names = [layout(self.experiment.table)["title"], self.experiment.label]
+        return ", ".join(names)
+
+    @property
+    def meaning(self) -> str:
+        """Of the verdict."""
+        return MEANINGS[self.claim.verdict]
+
+    @property
+    def words(self) -> str:
+        """The difference that was measured, at which level, and what the paper prints."""
+        if self.claim.comparison is None:
+            return ""
+        unit = " points" if self.experiment.unit == "%" else ""
+        ours = f"TM-SGD − SGD is {claim_forms.ours(self.claim)} in {self.experiment.metric_label}{unit}"
+        seen = self.claim.printed
+        paper = "" if seen is None else f"; the paper prints {signed(seen.value, self.experiment.digits)}"
+        return f"{ours}, level {self.claim.level}{paper}"
+
+    @property
+    def gain(self) -> Gain | None:
+        """As a row of the picture; None if there is nothing to draw."""
+        comparison, seen = self.claim.comparison, self.claim.printed
+        if comparison is None or not comparison.difference.n or not comparison.base:
+            return None
+        sign = 1.0 if self.experiment.direction == "max" else -1.0
+        value, unit = comparison.difference, 100.0 * sign / abs(comparison.base)
+        ends = sorted((value.low * unit, value.high * unit))
+        sgd = self.experiment.printed.get("sgd")
+        printed = 100.0 * sign * seen.value / abs(sgd.value) if seen and sgd else None
+        label = f"{self.experiment.task} {self.experiment.label}, {self.claim.level}"
+        return Gain(label, value.mean * unit, ends[0], ends[1], value.n, printed)
+
+
+def findings(verdicts: Verdicts) -> list[Finding]:
+    """TM-SGD against SGD in every experiment and at every level with runs, in the order of the paper."""
+    return [
+        Finding(claim)
+        for claim in verdicts.claims
+        if claim.experiment and claim.id.endswith(PAIR) and claim.verdict != "not yet tested"
+    ]
+
+
+def sentence(verdicts: Verdicts) -> str:
+    """The answer for the whole paper: how many experiments have which verdict, each at its highest level."""
+    every = {claim.experiment.key for claim in verdicts.claims if claim.experiment and claim.id.endswith(PAIR)}
+    highest: dict[str, Finding] = {}
+    for found in sorted(findings(verdicts), key=lambda one: list(LEVELS.values()).index(one.claim.level)):
+        highest.setdefault(found.experiment.key, found)
+    counts = Counter(found.claim.verdict for found in highest.values())
+    counts["not yet tested"] = len(every) - len(highest)
+    words = [f"{counts[word]} {word}" for word in get_args(Verdict) if counts[word]]
+    return f"In {len(every)} experiments, each at its highest level: {', '.join(words)}."
+
+
+def picture(found: Sequence[Finding]) -> Chart | None:
+    """The measured gains beside the printed ones, on one axis; None if there is nothing to draw."""
+    rows = [row for row in (one.gain for one in found) if row is not None and math.isfinite(row.mean)]
+    return gains("gains", rows) if rows else None
