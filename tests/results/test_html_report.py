@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
@@ -15,10 +16,11 @@ import pandas as pd
 import pytest
 
 from tmsgd_bench.errors import StoreError
-from tmsgd_bench.results import claim_forms, claims, numerical, report, selection, store, table_forms, tables
+from tmsgd_bench.results import answer, claim_forms, claims, numerical, report, selection, store, table_forms, tables
+from tmsgd_bench.results.answer import Gain
 from tmsgd_bench.results.paper import experiments, paper
-from tmsgd_bench.results.report import answer, content, figures
-from tmsgd_bench.results.report.figures import Chart, Curve, Dots, Gain, Quantity
+from tmsgd_bench.results.report import content, figures
+from tmsgd_bench.results.report.figures import Chart, Curve, Dots, Quantity
 from tmsgd_bench.results.statistics import Difference
 
 WriteRun = Callable[..., Path]
@@ -347,7 +349,8 @@ def charts() -> dict[str, Chart]:
         "logarithmic": figures.learning("b", [sgd], Quantity("loss", "synthetic data"), None, logarithmic=True),
         "gap": figures.gap("c", {"TM-SGD − SGD": (tmsgd, tmsgd.done - sgd.done)}, ACCURACY, 1.0),
         "gains": figures.gains(
-            "g", [Gain("tc LSTM, full", 0.5, 0.2, 0.8, 12, 0.3), Gain("ic", -9.0, np.nan, np.nan, 1, None)]
+            "g",
+            [Gain("tc LSTM, full", 0.5, 0.2, 0.8, 12, 0.3), Gain("ic", -9.0, math.nan, math.nan, 1, None)],
         ),
         "dots": figures.dots("d", [row], "SGD", ACCURACY, "Differences <to> SGD & others"),
         "switch": figures.switch_curve("e", finals, pd.Series([85.0, 86.0]), ACCURACY, labels),

@@ -18,7 +18,11 @@ FIGURES = {
     "switch": (
         "tmsgd_bench.results.figure_switch",
         "the final metric against the switch epoch (not in the paper; of runs by experiment=switch)",
-    )
+    ),
+    "gains": (
+        "tmsgd_bench.results.figure_gains",
+        "what TM-SGD gains over SGD in every experiment, measured and printed (not in the paper)",
+    ),
 }
 """Figures that do not belong to a task: the module that draws each, and what it shows."""
 

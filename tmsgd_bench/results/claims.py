@@ -115,14 +115,14 @@ class _Level:
     tried: Mapping[str, tuple[str, ...]]
 
 
-def evaluate(runs: pd.DataFrame, numerics: Numerics, protocol: str | None = None) -> Verdicts:
+def evaluate(runs: pd.DataFrame, numerics: Numerics | None, protocol: str | None = None) -> Verdicts:
     """Every claim of ``claims.yaml`` with its verdict at each level that has runs.
 
     A claim without a run is listed once, at the level of the paper's settings.
 
     Args:
         runs: from :func:`tmsgd_bench.results.store.read_runs`.
-        numerics: from :func:`tmsgd_bench.results.numerical.read_numerics`.
+        numerics: from :func:`tmsgd_bench.results.numerical.read_numerics`; None leaves out the claims about them.
         protocol: one of LEVELS, for the verdicts at its level alone; None for all levels.
 
     Raises:
@@ -161,10 +161,11 @@ def _elsewhere(runs: pd.DataFrame, experiment: Experiment) -> tuple[str, ...]:
     )
 
 
-def _claims(entry: Mapping[str, Any], levels: list[_Level], numerics: Numerics) -> Iterator[Claim]:
+def _claims(entry: Mapping[str, Any], levels: list[_Level], numerics: Numerics | None) -> Iterator[Claim]:
     """The claims of one entry of ``claims.yaml``."""
     if "numerics" in entry:
-        yield _numerical(entry, numerics)
+        if numerics is not None:
+            yield _numerical(entry, numerics)
     elif "every" in entry:
         yield from (claim for level in levels for claim in _joined(entry, level))
     else:

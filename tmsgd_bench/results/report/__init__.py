@@ -17,9 +17,9 @@ from matplotlib import rc_context
 
 from tmsgd_bench import __version__, escaping, files, outputs
 from tmsgd_bench.errors import StoreError
-from tmsgd_bench.results import cells, claim_forms, claims, numerical, table_forms
+from tmsgd_bench.results import answer, cells, claim_forms, claims, numerical, table_forms
 from tmsgd_bench.results.claims import Claim, Verdicts
-from tmsgd_bench.results.report import answer, content, figures
+from tmsgd_bench.results.report import content, figures
 from tmsgd_bench.results.report.figures import Chart
 from tmsgd_bench.version import BENCHMARK_VERSION
 
@@ -90,13 +90,14 @@ def render(
     )
     pages.filters["svg"] = Markup
     found = answer.findings(verdicts)
+    rows = answer.measured_gains(found)
     style = Markup(pages.get_template("style.css.jinja").render())
     return pages.get_template("page.html.jinja").render(
         style=style,
         verdicts=verdicts,
         answer=answer.sentence(verdicts),
         findings=found,
-        gains=answer.picture(found),
+        gains=figures.gains("gains", rows) if rows else None,
         tested=[claim for claim in verdicts.claims if claim.verdict != "not yet tested"],
         untested=_grouped(verdicts),
         sections=sections,

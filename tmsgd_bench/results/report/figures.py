@@ -19,9 +19,11 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 
 from tmsgd_bench.escaping import mathtext, plain
+from tmsgd_bench.results.answer import Gain
+from tmsgd_bench.results.figure_gains import draw_gains
 from tmsgd_bench.results.selection import few_seeds
 from tmsgd_bench.results.statistics import Difference, summarise
 
@@ -165,50 +167,16 @@ class Dots:
     printed: float | None
 
 
-@dataclass(frozen=True)
-class Gain:
-    """What TM-SGD gains over SGD in one experiment, in percent of SGD's metric; positive is better.
-
-    Args:
-        label: of the row.
-        mean, low, high: of the paired differences; NaN ends if there is no interval.
-        n: pairs.
-        printed: the same of the paper's two numbers, if it prints both.
-    """
-
-    label: str
-    mean: float
-    low: float
-    high: float
-    n: int
-    printed: float | None
-
-
 @rc_context(THEME)
 def gains(name: str, rows: Sequence[Gain]) -> Chart:
-    """Measured and printed gains on one axis, which is linear up to ±1 % and logarithmic beyond.
+    """Measured and printed gains on one axis.
 
     Args:
         name: unique on the page.
         rows: at least one.
     """
     figure, axes = _panel(0.9 + 0.42 * len(rows), epochs=False)
-    look = LOOKS["tmsgd"]
-    for height, row in enumerate(rows):
-        if not math.isnan(row.low):
-            axes.plot([row.low, row.high], [height, height], color=look.color, linewidth=2.2)
-        axes.plot([row.mean], [height], marker=look.marker, color=look.color, markersize=7, linestyle="")
-        if row.printed is not None:
-            axes.plot([row.printed], [height - 0.24], marker="d", markersize=6, color=INK, fillstyle="none")
-    axes.axvline(0.0, color=MUTED, linewidth=0.9)
-    ends = [value for row in rows for value in (row.mean, row.low, row.high, row.printed or 0.0)]
-    reach = 1.3 * max(1.0, max(abs(value) for value in ends if not math.isnan(value)))
-    axes.set_xscale("symlog", linthresh=1.0, linscale=1.0)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}".replace("-", "−")))
-    axes.set_yticks(range(len(rows)), [mathtext(f"{row.label} (n={row.n})") for row in rows])
-    axes.set(ylim=(len(rows) - 0.4, -0.6), xlim=(-reach, reach))
-    axes.set_xlabel("TM-SGD is better by, % of SGD’s metric", loc="right")  # wider than the axes beside long names
-    axes.grid(visible=False, axis="y")
+    draw_gains(axes, rows, LOOKS["tmsgd"].color, INK, MUTED)
     return _chart(figure, name, "What TM-SGD gains over SGD: measured and printed", _gains_text(rows))
 
 

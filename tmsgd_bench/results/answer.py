@@ -1,10 +1,10 @@
-"""What the report's first screen says: is TM-SGD better than SGD, on each task and on all of them."""
+"""The question of the paper: is TM-SGD better than SGD, on each task and on all of them?"""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import get_args
@@ -13,12 +13,11 @@ from tmsgd_bench.results import claim_forms
 from tmsgd_bench.results.cells import signed
 from tmsgd_bench.results.claims import Claim, Verdicts
 from tmsgd_bench.results.paper import Experiment, layout
-from tmsgd_bench.results.report.figures import Chart, Gain, gains
 from tmsgd_bench.results.verdicts import Verdict
 from tmsgd_bench.version import LEVELS
 
 PAIR = "tmsgd/sgd"
-"""The end of the names of the claims that the first screen is about."""
+"""The end of the names of the claims that it is about."""
 MEANINGS: Mapping[Verdict, str] = {
     "supported": "TM-SGD is better",
     "contradicted": "SGD is better",
@@ -27,6 +26,25 @@ MEANINGS: Mapping[Verdict, str] = {
     "not yet tested": "no runs",
 }
 """What each verdict on "TM-SGD is better than SGD" means."""
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What TM-SGD gains over SGD in one experiment, in percent of SGD's metric; positive is better.
+
+    Args:
+        label: of the experiment and the level.
+        mean, low, high: of the paired differences; NaN ends if there is no interval.
+        n: pairs.
+        printed: the same of the paper's two numbers, if it prints both.
+    """
+
+    label: str
+    mean: float
+    low: float
+    high: float
+    n: int
+    printed: float | None
 
 
 @dataclass(frozen=True)
@@ -104,7 +122,6 @@ def sentence(verdicts: Verdicts) -> str:
     return f"In {len(every)} experiments, each at its highest level: {', '.join(words)}."
 
 
-def picture(found: Sequence[Finding]) -> Chart | None:
-    """The measured gains beside the printed ones, on one axis; None if there is nothing to draw."""
-    rows = [row for row in (one.gain for one in found) if row is not None and math.isfinite(row.mean)]
-    return gains("gains", rows) if rows else None
+def measured_gains(found: Iterable[Finding]) -> list[Gain]:
+    """The rows of a picture of findings; those with nothing to draw are left out."""
+    return [row for row in (one.gain for one in found) if row is not None and math.isfinite(row.mean)]
