@@ -11,7 +11,7 @@ PY := $(VENV)/bin/python
 PARALLEL := hydra/launcher=cores hydra.launcher.n_jobs=$(JOBS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast test-gpu faults table1 table2 table3 table4 table5 ic fig1 fig2 ig seg ctr switch reduced reduced-plan $(TASKS:%=reduced-%) paper claims report numerics bench bench-input bench-step lint clean
+.PHONY: help setup demo test test-fast test-gpu faults table1 table2 table3 table4 table5 ic fig1 fig2 ig seg ctr switch reduced reduced-plan $(TASKS:%=reduced-%) paper claims report numerics bench bench-input bench-step docs lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9 -]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' Makefile
@@ -132,6 +132,10 @@ $(TASKS:%=reduced-%): reduced-%: reduced-plan
 
 claims: setup ## print the paper's claims, each with our evidence and a verdict
 	$(PY) -m tmsgd_bench claims --results $(RESULTS) $(ARGS)
+
+docs: setup ## build the documentation's web site into site/
+	$(VENV)/bin/uv pip install --quiet --python $(PY) -e '.[docs]'
+	$(PY) scripts/build_docs.py
 
 report: setup ## all results as one HTML page, into results/report
 	$(PY) -m tmsgd_bench $(REPORT) $(ARGS)
