@@ -44,7 +44,13 @@ def test_reduced_plans_every_task_first_and_then_makes_a_table_of_each() -> None
         after = lines[lines.index(line) + 1]
         assert f"table {number} " in after and f"--out results/reduced/{task} --protocol reduced" in after
     assert all("plan=true" in line for line in recipe("reduced", "ARGS=plan=true"))
-    assert any("--data synthetic" in line for line in recipe("reduced", "ARGS=data=synthetic"))
+    assert "claims" in lines[-1] and "--protocol reduced" in lines[-1]
+
+
+@needs_make
+def test_reduced_runs_on_synthetic_data_have_their_tables_and_no_claims() -> None:
+    lines = recipe("reduced", "TASKS=tc od", "ARGS=data=synthetic")
+    assert sum("--data synthetic" in line for line in lines) == 2 and not any("claims" in line for line in lines)
 
 
 @needs_make

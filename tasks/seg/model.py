@@ -25,6 +25,11 @@ PUBLISHED = {
 OPTIONS = Section({"weights": weights(*PUBLISHED, "none"), "norm_momentum": number(0, 1, 0.01, above=True)})
 BACKBONE = "features."
 """What the names of a classifier's weights begin with that the backbone takes over."""
+FITS = (
+    "model.weights takes the state_dict of torchvision's lraspp_mobilenet_v3_large for as many classes, or that of a "
+    "mobilenet_v3_large, whose names begin with 'features.'; none starts from nothing"
+)
+"""Which files fit, as the end of a message."""
 
 
 class _HardSigmoid(torch.autograd.Function):
@@ -99,10 +104,10 @@ def build(classes: int, weights_folder: Path, weights: str, norm_momentum: float
         return Segmenter(network, False)
     loaded = published.read(path)
     if not any(name.startswith(BACKBONE) for name in loaded):
-        published.load_into(network, loaded, path)
+        published.load_into(network, loaded, path, FITS)
         return Segmenter(network, True)
     of_backbone = {name.removeprefix(BACKBONE): value for name, value in loaded.items() if name.startswith(BACKBONE)}
-    published.load_into(network.backbone, of_backbone, path)
+    published.load_into(network.backbone, of_backbone, path, FITS)
     return Segmenter(network, False, network.backbone if is_folded(network.backbone) else None)
 
 

@@ -112,6 +112,49 @@ def usage_error(capsys: Capture, *arguments: str) -> str:
     return capsys.readouterr().err
 
 
+@pytest.fixture
+def folder_of_stores(tmp_path: Path, runs: Path) -> Path:
+    """A folder as results/reduced is: it holds packed runs and a folder of runs, and none itself."""
+    root = tmp_path / "several"
+    (root / "text").mkdir(parents=True)
+    assert cli.main(["pack", str(runs), "--out", str(root / "packed" / "runs.parquet")]) == 0
+    assert cli.main(["pack", str(runs), "--out", str(root / "other.parquet")]) == 0
+    runs.rename(root / "store")
+    return root
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["claims", "--results", "ROOT"],
+        ["table", "5", "--results", "ROOT"],
+        ["compare", "--results", "ROOT"],
+        ["runs", "--results", "ROOT"],
+        ["show", "tc-lstm", "--results", "ROOT"],
+        ["report", "--results", "ROOT", "--out", "OUT"],
+        ["figure", "switch", "--results", "ROOT", "--out", "OUT"],
+        ["export", "OUT.csv", "--results", "ROOT"],
+        ["pack", "ROOT", "--out", "OUT.parquet"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_a_folder_of_stores_is_refused_with_their_names(
+    capsys: Capture, folder_of_stores: Path, tmp_path: Path, command: list[str]
+) -> None:
+    """It would pass for an empty store, and every claim for not yet tested."""
+    places = {"ROOT": str(folder_of_stores), "OUT": str(tmp_path / "out")}
+    arguments = [word.replace("OUT", places["OUT"]) if "OUT" in word else places.get(word, word) for word in command]
+    said = refusal(capsys, *arguments)
+    inner = [str(folder_of_stores / name) for name in ("other.parquet", "packed", "store")]
+    assert " ".join(inner) in said and str(folder_of_stores / "text") not in said
+    assert not (tmp_path / "out").exists() and not list(tmp_path.glob("out.*"))
+
+
+def test_stores_inside_a_store_are_left_alone(capsys: Capture, runs: Path, write_run: WriteRun) -> None:
+    write_run(runs / "inner", "sgd", 7)
+    assert len(listed(ask(capsys, "runs", "--results", runs))) == len(store.read_runs(runs))
+
+
 # --- runs ----------------------------------------------------------------------------------------------------------
 
 

@@ -33,7 +33,26 @@ def test_what_is_free_is_what_the_system_and_the_container_leave(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, meminfo: str | None, limit: str | None, expected: int
 ) -> None:
     monkeypatch.setattr(memory, "MEMINFO", write(tmp_path / "meminfo", meminfo))
-    monkeypatch.setattr(memory, "CONTAINER", write(tmp_path / "memory.max", limit))
+    monkeypatch.setattr(memory, "CONTAINER", write(tmp_path / "memory.max", limit).parent)
+    assert memory.available() == expected
+
+
+@pytest.mark.parametrize(
+    ("current", "stat", "expected"),
+    [
+        ("300\n", None, 700),
+        ("300\n", "anon 100\nactive_file 9\ninactive_file 200\n", 900),
+        ("1200\n", None, 0),
+        ("100\n", "inactive_file 200\n", 1000),
+    ],
+)
+def test_of_a_containers_limit_what_is_in_use_is_not_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, current: str, stat: str | None, expected: int
+) -> None:
+    monkeypatch.setattr(memory, "MEMINFO", write(tmp_path / "meminfo", "MemAvailable: 500 kB\n"))
+    monkeypatch.setattr(memory, "CONTAINER", tmp_path)
+    for name, text in (("memory.max", "1000\n"), ("memory.current", current), ("memory.stat", stat)):
+        write(tmp_path / name, text)
     assert memory.available() == expected
 
 

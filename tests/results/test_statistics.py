@@ -424,6 +424,12 @@ def test_the_detectable_difference_of_a_family_is_at_holms_strictest_level() -> 
         assert math.isnan(one.detectable) == (one.difference.n < 2)
 
 
+@pytest.mark.parametrize(("pairs", "known"), [(4, False), (5, True)])
+def test_too_few_pairs_to_decide_anything_detect_nothing(pairs: int, known: bool) -> None:
+    (one,) = correct([compare(by_seed(*range(pairs)), zeros(pairs))])
+    assert math.isnan(one.detectable) != known
+
+
 def test_nothing_is_said_of_what_a_sign_test_could_detect() -> None:
     (found,) = correct([compare(by_seed(1.0, 2.0, 4.0, math.inf), zeros(4))])
     assert math.isnan(found.detectable) and not math.isnan(found.p_holm)

@@ -413,7 +413,7 @@ def test_a_row_of_the_markdown_form_by_hand() -> None:
         "+0.12 [−4.64, +4.89] (n=2, better in 1)",  # ± 12.706 × 0.375
         "0.8",  # t = 0.125/0.375 with 1 degree of freedom: 1 − 2 arctan(t)/π
         "1",
-        "36.71",  # at 0.05/6: the paper makes six claims
+        "–",  # fewer than five pairs decide nothing
         "undecided (222 seeds would decide)",
         "too few seeds",
         "91.12 ± 0.18 (n=2)",
@@ -660,6 +660,16 @@ def test_a_protocol_with_a_metric_of_its_own_shows_no_printed_number() -> None:
     assert any(row.printed for row in build(frame(), "ig").rows)
     with pytest.raises(StoreError, match="reports 'fid'"):
         build(frame(*seeds("sgd", SGD, **{**distance, "metric": "fid"})), "ig", protocol="reduced")
+
+
+@pytest.mark.parametrize(("protocol", "shown"), [("reduced", 6), ("corrected", 24)])
+def test_what_a_protocol_of_our_own_does_not_train_is_named_and_has_no_rows(protocol: str, shown: int) -> None:
+    """The paper's own settings have a row for all that the paper trained."""
+    about = {"task": "ic", "model": "vgg16", "dataset": "cifar10", "metric": "accuracy", "protocols": (protocol,)}
+    table = build(frame(a_run(**about)), "ic", protocol=protocol)
+    assert len(table.rows) == shown
+    assert ("without runs: VGG16 on CIFAR-100, ResNet18" in table.conditions) == (protocol == "reduced")
+    assert len(build(frame(), "ic", protocol=protocol).rows) == 24
 
 
 def test_what_the_first_weights_can_do_is_a_row_of_its_own() -> None:

@@ -481,6 +481,7 @@ def test_weights_of_another_network_are_refused_by_name(
     with pytest.raises(ConfigError, match=f"mine\\.pth:? {message}") as raised:
         make(voc, model=NOTHING | {"weights": str(path)})
     assert str(path) in str(raised.value) and "\n" not in str(raised.value)
+    assert all(word in str(raised.value) for word in ("lraspp_mobilenet_v3_large", "features.", "none"))
 
 
 @pytest.mark.usefixtures("no_network")

@@ -52,6 +52,8 @@ def pack(options: argparse.Namespace) -> int:
     """
     packed.check_name(options.out)
     runs = packing.read([*options.stores, *([options.out] if options.out.exists() else [])])
+    for root in options.stores if not runs else ():
+        stores.check_no_folder_of_stores(root)
     if not runs:
         raise StoreError(f"no run in {stores.listed(options.stores)} has finished: train one first.")
     packed.write(options.out, runs)

@@ -15,6 +15,8 @@ from tmsgd_bench.results import packed, store
 
 RESULTS = Path("results/runs")
 """The store that a command reads by default."""
+SHOWN = 20
+"""Stores at most that a message names."""
 
 
 def add(parser: argparse.ArgumentParser, several: bool = True) -> None:
@@ -49,7 +51,7 @@ def read(roots: Sequence[Path]) -> pd.DataFrame:
     A run that is in two stores counts once.
 
     Raises:
-        StoreError: one of them is not there, or cannot be read.
+        StoreError: one of them is not there, cannot be read, or is a folder of stores that holds no runs itself.
     """
     return store.merge([_read(root) for root in roots])
 
@@ -58,9 +60,29 @@ def _read(root: Path) -> pd.DataFrame:
     if not root.exists():
         raise StoreError(f"there are no results in {root}: train a run first, or name another place with --results.")
     runs = store.read_runs(root)
+    if runs.empty:
+        check_no_folder_of_stores(root)
     for sentence in store.complaints(runs):
         terminal.warn(escaping.plain(f"{sentence}."))
     return runs
+
+
+def check_no_folder_of_stores(root: Path) -> None:
+    """Refuse a folder that holds no runs itself, but whose folders or files do: it would pass for an empty store.
+
+    Args:
+        root: a store without runs.
+
+    Raises:
+        StoreError: there are such places; the message names them as --results takes them.
+    """
+    inner = [path for path in sorted(root.iterdir()) if store.holds_runs(path)] if root.is_dir() else []
+    if inner:
+        more = f" and {len(inner) - SHOWN} more" if len(inner) > SHOWN else ""
+        raise StoreError(
+            f"{root} holds no runs itself, but these do: name them, or some of them, in its place: "
+            f"{shlex.join(map(str, inner[:SHOWN]))}{more}."
+        )
 
 
 def filtered(runs: pd.DataFrame, options: argparse.Namespace, names: Sequence[str]) -> pd.DataFrame:

@@ -8,16 +8,26 @@ from pathlib import Path
 from tmsgd_bench.errors import ConfigError
 
 MEMINFO = Path("/proc/meminfo")
-CONTAINER = Path("/sys/fs/cgroup/memory.max")
+CONTAINER = Path("/sys/fs/cgroup")
+"""The folder of a container's control group (version 2)."""
 GIB = 2**30
 
 
 def available() -> int:
-    """Bytes of memory that processes can still use; at most a container's limit."""
-    limit = _first_number(CONTAINER, "")
+    """Bytes of memory that processes can still use: what the machine has left, and the container if it is in one."""
     free = _first_number(MEMINFO, "MemAvailable:")
     free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if free is None else 1024 * free
-    return free if limit is None else min(free, limit)
+    return min(free, _left_in_container(free))
+
+
+def _left_in_container(otherwise: int) -> int:
+    """A container's limit less what is in use; cached files that nobody has read twice are not: they give way."""
+    limit = _first_number(CONTAINER / "memory.max", "")
+    if limit is None:
+        return otherwise
+    used = _first_number(CONTAINER / "memory.current", "") or 0
+    cached = _first_number(CONTAINER / "memory.stat", "inactive_file ") or 0
+    return max(0, limit - max(0, used - cached))
 
 
 def check(needed: int, what: str, remedy: str) -> None:

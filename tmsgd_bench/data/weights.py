@@ -62,22 +62,24 @@ def read(path: Path) -> Weights:
     return dict(tensors)
 
 
-def load_into(module: nn.Module, weights: Weights, source: Path) -> None:
+def load_into(module: nn.Module, weights: Weights, source: Path, remedy: str = "") -> None:
     """Load weights into a module.
 
     Args:
         source: their file, for messages.
+        remedy: which file would fit, as a clause; empty where a message has none.
 
     Raises:
         ConfigError: the weights are of another network; the message names a tensor that does not fit.
     """
-    expected = module.state_dict()
+    expected, advice = module.state_dict(), f": {remedy}" if remedy else ""
     for name in sorted({*expected, *weights}):
         if name not in weights:
-            raise ConfigError(f"{source} lacks {name!r}: its weights are of another network than this model.")
+            raise ConfigError(f"{source} lacks {name!r}: its weights are of another network than this model{advice}.")
         if name not in expected:
-            raise ConfigError(f"{source} has {name!r} besides: its weights are of another network than this model.")
+            problem = "besides: its weights are of another network than this model"
+            raise ConfigError(f"{source} has {name!r} {problem}{advice}.")
         if weights[name].shape != expected[name].shape:
             shapes = f"{tuple(weights[name].shape)}, not {tuple(expected[name].shape)}"
-            raise ConfigError(f"{source}: {name!r} has the shape {shapes}: its weights are of another network.")
+            raise ConfigError(f"{source}: {name!r} has the shape {shapes}: its weights are of another network{advice}.")
     module.load_state_dict(weights)

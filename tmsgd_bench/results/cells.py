@@ -225,5 +225,5 @@ def footnote() -> str:
         f"{ALPHA:g}. No p: fewer than two pairs, or differences that are all equal. "
         "¹ The best epoch is chosen on test data: it is shown because papers report it, not as evidence. "
         "² The smallest true difference that as many pairs with this spread would have decided with probability "
-        f"{POWER:g}."
+        f"{POWER:g}; none below {FEW_SEEDS} pairs, which decide nothing."
     )

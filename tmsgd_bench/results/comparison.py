@@ -218,7 +218,7 @@ def _entry(runs: pd.DataFrame, base: pd.DataFrame | None, direction: str) -> Ent
     done = runs[runs["status"] == Status.DONE]
     ours = selection.outcomes(runs, direction)
     return Entry(
-        label=_label(runs.iloc[0]),
+        label=label(runs.iloc[0]),
         final=summarise(done["final"]),
         best=summarise(done["best"]),
         comparison=None if base is None else compare(ours, selection.outcomes(base, direction)),
@@ -228,7 +228,8 @@ def _entry(runs: pd.DataFrame, base: pd.DataFrame | None, direction: str) -> Ent
     )
 
 
-def _label(run: pd.Series) -> str:
+def label(run: pd.Series) -> str:
+    """An optimizer's name, and its switch epoch if it has one."""
     if pd.isna(run["switch_epoch"]):
         return str(run["label"])
     return f"{run['label']}, switch {float(run['switch_epoch']):g}"
@@ -236,15 +237,17 @@ def _label(run: pd.Series) -> str:
 
 def _heading(runs: pd.DataFrame) -> str:
     run = runs.iloc[0]
-    examples = run["training_examples"] if pd.isna(run["limit"]) else run["limit"]  # the former is not always recorded
-    size = "" if pd.isna(examples) else f" ({examples:,.0f} training examples)"
     unit = f"{run['unit']}, " if run["unit"] else ""
     better = "larger" if run["direction"] == "max" else "smaller"
+    return f"{about(run)}: {run['metric']} ({unit}{better} is better)"
+
+
+def about(run: pd.Series) -> str:
+    """Task, model, data and settings of a finished run, as a heading."""
+    examples = run["training_examples"] if pd.isna(run["limit"]) else run["limit"]  # the former is not always recorded
+    size = "" if pd.isna(examples) else f" ({examples:,.0f} training examples)"
     settings = f"{run['epochs']:.0f} epochs, batch {run['batch_size']:.0f}, lr {run['lr']:g}"
-    return (
-        f"{run['task']}, {run['model']}, {run['data']} {run['dataset']}{size}; {settings}: "
-        f"{run['metric']} ({unit}{better} is better)"
-    )
+    return f"{run['task']}, {run['model']}, {run['data']} {run['dataset']}{size}; {settings}"
 
 
 def to_markdown(groups: Sequence[Group]) -> str:

@@ -59,7 +59,7 @@ class Comparison:
         p: two-sided; of the paired t-test, or of the sign test if a pair diverged. NaN where neither can be made.
         p_holm: p after Holm's correction over the family of comparisons it belongs to.
         detectable: the smallest true difference that would have been decided with probability POWER; NaN where
-            nothing is known of it. In units of the values.
+            nothing is known of it, and below FEW_SEEDS pairs, which decide nothing. In units of the values.
         family: tests in that family.
         base: mean of the reference over the pairs with two numbers.
     """
@@ -185,7 +185,7 @@ def correct(holm_family: Sequence[Comparison], tests: int | None = None) -> list
             p_holm=p,
             family=tests,
             detectable=math.nan
-            if comparison.diverged or not known
+            if comparison.diverged or not known or comparison.difference.n < FEW_SEEDS
             else detectable_difference(comparison.spread, comparison.difference.n, ALPHA / tests),
         )
         for comparison, p in zip(holm_family, adjusted, strict=True)

@@ -275,6 +275,21 @@ def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
     return frame
 
 
+def holds_runs(place: Path) -> bool:
+    """Whether a place is a store with runs, by its names: a folder of runs, a packed file, or a folder that holds one.
+
+    Hidden folders, such as those inside a store, are none. Nor is a place that cannot be looked into.
+    """
+    if place.name.startswith("."):
+        return False
+    try:
+        if packed.file_at(place) is not None:
+            return True
+        return place.is_dir() and any(_is_run(path) for path in place.iterdir())
+    except OSError:
+        return False
+
+
 def complaints(runs: pd.DataFrame) -> list[str]:
     """A sentence for each damaged run of a frame: which, why, and what to do."""
     lost = runs[runs["status"] == Status.DAMAGED]

@@ -18,7 +18,7 @@ from tmsgd_bench.results.paper import Experiment, Printed, experiments, layout
 from tmsgd_bench.results.statistics import Comparison, Difference, Summary, compare, summarise
 from tmsgd_bench.results.status import Status
 from tmsgd_bench.results.verdicts import Judgement
-from tmsgd_bench.version import LEVELS
+from tmsgd_bench.version import LEVELS, OWN_SETTINGS
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,8 @@ def build(runs: pd.DataFrame, number: str, data: str = "real", protocol: str = "
 
     Runs enter it if they follow the protocol to the letter, and can be compared. A comparison with the reference that
     is a claim of the paper is corrected with the other claims (:mod:`tmsgd_bench.results.families`); the others are a
-    family of their own.
+    family of their own. Under a protocol of ``OWN_SETTINGS`` models and data sets without a run have no rows but are
+    named: such a protocol need not train all that the paper did.
 
     Args:
         runs: from :func:`tmsgd_bench.results.store.read_runs`.
@@ -126,7 +127,10 @@ def build(runs: pd.DataFrame, number: str, data: str = "real", protocol: str = "
     rows: list[Row] = []
     versions: set[int] = set()
     selected = [selection.select(runs, experiment, data, protocol) for experiment in blocks]
+    untried = _untried(blocks, selected, protocol)
     for experiment, chosen in zip(blocks, selected, strict=True):
+        if experiment in untried:
+            continue
         versions |= {int(version) for version in chosen.loc[~chosen["left_out"], "benchmark_version"]}
         rows += [_row(name, chosen, experiment, table["reference"]) for name in experiment.labels]
         rows += _before_training(chosen, experiment)
@@ -137,7 +141,10 @@ def build(runs: pd.DataFrame, number: str, data: str = "real", protocol: str = "
         metric=table["name"],
         reference=blocks[0].labels[table["reference"]],
         conditions="; ".join(
-            filter(None, [_conditions(blocks, data, protocol, versions), selection.left_out(runs, selected)])
+            filter(
+                None,
+                [_conditions(blocks, data, protocol, versions), _named(untried), selection.left_out(runs, selected)],
+            )
         ),
         rows=tuple(_with_claims(rows, tested, table["reference"])),
         claimed=frozenset(name for one in tested.values() for name in families.evidence(one)),
@@ -153,6 +160,16 @@ def _conditions(blocks: Sequence[Experiment], data: str, protocol: str, versions
     kind = f"{data} data" + (f" ({names.pop()})" if len(names) == 1 and None not in names else "")
     level = f", level {LEVELS[protocol]}" if data == "real" and protocol in LEVELS else ""
     return f"{kind}, protocol {protocol}{level}, benchmark version {version}"
+
+
+def _untried(blocks: Sequence[Experiment], selected: Sequence[pd.DataFrame], protocol: str) -> list[Experiment]:
+    """The experiments that have no row: those without a run, if the protocol is our own and others have runs."""
+    without = [one for one, chosen in zip(blocks, selected, strict=True) if chosen.empty]
+    return without if protocol in OWN_SETTINGS and len(without) < len(blocks) else []
+
+
+def _named(untried: Sequence[Experiment]) -> str:
+    return f"without runs: {', '.join(one.label for one in untried)}" if untried else ""
 
 
 def other_conditions(runs: pd.DataFrame, number: str) -> str:

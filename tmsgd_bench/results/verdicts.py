@@ -25,8 +25,9 @@ RULE = (
     f"{ALPHA:g} and the difference points to A. Contradicted: the same, and it points to B. No such difference: "
     "otherwise, if two one-sided paired t-tests at 5 % show that the true difference is within ± the margin (that is, "
     "the 90 % t interval lies within it). The margin is half of the printed difference; where none is printed, it is "
-    "0.25 points of accuracy, mAP or mIoU, 0.001 of AUC, 2 % of MSE or FID. Undecided: otherwise, with the "
-    f"number of seeds that would decide it with probability {POWER:g} if the true mean and spread are those seen. "
+    "0.25 points of accuracy, mAP or mIoU, 0.001 of AUC, 2 % of MSE, FID or random-features distance. Undecided: "
+    f"otherwise, with the number of seeds that would decide it with probability {POWER:g} if the true mean and spread "
+    "are those seen. "
     f"Fewer than {FEW_SEEDS} seeds decide nothing: so few say little about the spread. "
     "Not yet tested: no seed has both runs."
 )
