@@ -75,7 +75,6 @@ def edit(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new, 1), encoding="utf-8")
 
 
-@pytest.mark.slow
 def test_everything_published_is_what_its_evidence_gives(capsys: Capture) -> None:
     code = cli.main(["verify", str(ROOT / "results")])
     lines = capsys.readouterr().out.splitlines()
@@ -169,6 +168,11 @@ def test_a_file_that_nothing_makes_is_said(results: Path, capsys: Capture) -> No
     assert said in capsys.readouterr().out.splitlines()
 
 
+def test_a_page_that_quotes_what_is_not_printed_is_named(results: Path, capsys: Capture) -> None:
+    edit(results / "published.yaml", "[compare --results results/*5]", "[compare --results results/*5 --format csv]")
+    assert "results/README.md: 'compare --results results/*5 --format csv' prints no table" in verified(capsys)[1][0]
+
+
 def test_a_folder_of_another_name_is_compared_but_not_written(results: Path, capsys: Capture) -> None:
     results.rename(results.with_name("copy"))
     assert verified(capsys, "copy") == (0, [])
@@ -187,6 +191,7 @@ def test_a_folder_of_another_name_is_compared_but_not_written(results: Path, cap
         "table 5 --results results/table5/runs.parquet --out ..",
         "compare --results results/table5 > ../x",
         "compare --results results/table5 > results",
+        "compare --results results/table5",
         "'",
         "",
         "5",

@@ -100,6 +100,7 @@ def runs(tmp_path: Path, write_run: WriteRun) -> Path:
     write_run(root, "adam", 0, final=95.0, extra=timed(1.0))
     write_run(root, "adam", 1, status="diverged", final=80.0, extra=timed(1.0))
     write_run(root, "apollo", 0, final=80.0, extra=timed(1.0))
+    write_run(root, "apollo", 1, status="failed")
     write_run(root, "sgdm", 0, final=99.0, protocols=[])
     write_run(root, "sgdm", 1, final=99.0, protocols=["smoke"], data={"kind": "synthetic", "limit": 9})
     return root
@@ -119,7 +120,7 @@ def test_runs_that_never_reach_it_are_counted_and_medians_are_over_the_others(ru
     assert tmsgd.reached == {0: Reached(2, 30.0), 2: Reached(1, 10.0)}
     assert (tmsgd.pairs, tmsgd.epochs_ratio, tmsgd.seconds_ratio) == (1, 1.0, 1.5)
     assert (adam.pairs, adam.epochs_ratio, adam.seconds_ratio) == (1, 0.5, 0.05)
-    assert "1 diverged" in adam.marks and math.isnan(rows["Apollo"].epochs)
+    assert "1 diverged" in adam.marks and "1 failed" in rows["Apollo"].marks and math.isnan(rows["Apollo"].epochs)
 
 
 @pytest.mark.usefixtures("one_target")

@@ -69,8 +69,8 @@ def _print_new(runs: pd.DataFrame, options: argparse.Namespace) -> int:
     entries = {protocol: of_protocol for protocol, of_protocol in entries.items() if of_protocol}
     if not entries:
         raise StoreError(
-            f"no finished run of SGD in {stores.listed(options.results)} gives a new target: those that it gives are in "
-            "targets.yaml already."
+            f"no finished run of SGD in {stores.listed(options.results)} gives a new target: those that they give are "
+            "in targets.yaml already."
         )
     terminal.say(files.yaml_text(entries), end="")
     return 0

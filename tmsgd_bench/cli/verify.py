@@ -31,9 +31,9 @@ def add(commands: Any) -> None:
     parser = commands.add_parser(
         "verify",
         help="make published tables, figures' numbers, claims and the report again from their evidence, and compare",
-        description="Runs every command of RESULTS/published.yaml in a copy of the evidence, and compares what it makes "
-        "with what is published there. Prints a line for each file that differs, with the first difference, and then "
-        "returns 1. Nothing published is changed without --write.",
+        description="Runs every command of RESULTS/published.yaml in a copy of the evidence, and compares what it "
+        "makes with what is published there. Prints a line for each file that differs, with the first difference, and "
+        "then returns 1. Nothing published is changed without --write.",
     )
     parser.add_argument(
         "results",
@@ -94,25 +94,24 @@ def _write(parsers: Parsers, results: Path, commands: tuple[Command, ...]) -> in
         raise ConfigError(f"the commands write into {FOLDER}, not into {results}: give the folder that name first.")
     with chdir(root.parent):
         for command in commands:
-            text = _run(parsers, command, Path())
+            text = _run(parsers, command)
             if command.file:
                 files.write_text(Path(command.file), text)
             terminal.say(f"Written: {command.target}.")
     return 0
 
 
-def _run(parsers: Parsers, command: Command, place: Path, force: bool = False) -> str:
+def _run(parsers: Parsers, command: Command, force: bool = False) -> str:
     """What a command prints. It runs in the current folder.
 
     Args:
-        place: where its patterns are looked for.
         force: delete runs that are in no other folder.
 
     Raises:
         BenchError: the command refuses.
         ConfigError: its options are not those that it has.
     """
-    name, *words = [word for pattern in command.words for word in _matching(pattern, place)]
+    name, *words = [word for pattern in command.words for word in _matching(pattern)]
     try:
         options = parsers[name].parse_args(words)
     except SystemExit:
@@ -124,11 +123,11 @@ def _run(parsers: Parsers, command: Command, place: Path, force: bool = False) -
     return printed.getvalue()
 
 
-def _matching(word: str, place: Path) -> list[str]:
+def _matching(word: str) -> list[str]:
     """The paths that a pattern stands for, as a shell has them; the word itself if it is none."""
     if "*" not in word:
         return [word]
-    return sorted(path.relative_to(place).as_posix() for path in place.glob(word)) or [word]
+    return sorted(path.as_posix() for path in Path().glob(word)) or [word]
 
 
 @dataclass
@@ -208,7 +207,7 @@ class Check:
         """What a command prints in the copy; None if it fails, which counts as a difference."""
         try:
             with chdir(self.place):
-                return _run(self.parsers, command, Path(), force=True)
+                return _run(self.parsers, command, force=True)
         except (BenchError, OSError, ValueError) as error:
             self.differing[target] = f"'{command.line}' fails: {error}"
             return None
@@ -243,9 +242,12 @@ class Check:
         lines = _text(path).splitlines() if path.is_file() else []
         self.compared.add(page)
         for command in commands:
-            text = self._printed(command, page) or ""
-            missing = [line for line in text.splitlines() if line.startswith("|") and line not in lines]
-            if missing:
+            text = self._printed(command, page)
+            rows = [] if text is None else [line for line in text.splitlines() if line.startswith("|")]
+            missing = [row for row in rows if row not in lines]
+            if text is not None and not rows:
+                self.differing[page] = f"'{command.line}' prints no table"
+            elif missing:
                 self.differing[page] = f"it lacks a row that '{command.line}' prints: {missing[0]}"
 
     def rest(self, reasons: Mapping[str, str]) -> dict[str, str]:

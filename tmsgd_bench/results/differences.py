@@ -20,8 +20,8 @@ Rows = list[list[str]]
 def first_difference(name: str, published: str, derived: str) -> str | None:
     """The first place where two texts differ, as a phrase; None if they do not.
 
-    In a CSV file numbers may differ by :data:`CLOSE`. In an HTML file drawings are left out: their coordinates are those
-    of one version of the drawing library. All else must be the same, letter by letter.
+    In a CSV file numbers may differ by :data:`CLOSE`. In an HTML file drawings are left out: their coordinates are
+    those of one version of the drawing library. All else must be the same, letter by letter.
 
     Args:
         name: of the file; its ending tells how the text is divided into cells.

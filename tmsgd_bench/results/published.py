@@ -49,7 +49,7 @@ class Command:
     @property
     def target(self) -> str:
         """The file or folder that it makes."""
-        return self.file or self.folder or FOLDER
+        return self.file or self.folder or "nothing"
 
     @property
     def places(self) -> tuple[str, ...]:
@@ -98,15 +98,24 @@ def _published(values: Any) -> Published:
     if not isinstance(values, dict) or set(values) != set(KEYS):
         raise ValueError(f"it must have the keys {', '.join(KEYS)}")
     return Published(
-        commands=_commands(values["commands"]),
+        commands=_makers(values["commands"]),
         quoted=_quoted(values["quoted"]),
-        slow=_commands(values["slow"]),
+        slow=_makers(values["slow"]),
         not_derived=_reasons(values["not_derived"]),
     )
 
 
 def _commands(lines: Any) -> tuple[Command, ...]:
     return tuple(map(command, _kind([] if lines is None else lines, list)))
+
+
+def _makers(lines: Any) -> tuple[Command, ...]:
+    """Commands that write files."""
+    made = _commands(lines)
+    for one in made:
+        if one.folder is None and one.file is None:
+            raise ValueError(f"{shown(one.line)} writes nothing: it needs --out FOLDER, or > FILE")
+    return made
 
 
 def _quoted(pages: Any) -> dict[str, tuple[Command, ...]]:

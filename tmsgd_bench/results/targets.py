@@ -1,6 +1,6 @@
 """Time to target: how many epochs and seconds of training it takes to reach a fixed value of the metric.
 
-A target is what SGD reaches at 75 % of its run. It is fixed in ``targets.yaml``, so runs that come later do not move it.
+A target is what SGD reaches at 75 % of its run. It is fixed in ``targets.yaml``, so later runs do not move it.
 """
 
 from __future__ import annotations
@@ -147,29 +147,29 @@ def build(runs: pd.DataFrame, protocol: str | None = None) -> list[TargetTable]:
     """
     protocols = list(rules()["targets"]) if protocol is None else [protocol]
     targets = [target for name in protocols for target in frozen(name)]
-    tables = (_table(target, _selected(runs, target.experiment, target.protocol)) for target in targets)
+    tables = (_table(target, runs) for target in targets)
     return [table for table in tables if any(row.runs for row in table.rows)]
 
 
-def _selected(runs: pd.DataFrame, experiment: Experiment, protocol: str) -> pd.DataFrame:
-    chosen = selection.select(runs, experiment, "real", protocol)
-    return chosen[chosen["status"].isin(FINISHED)]
-
-
-def _table(target: Target, chosen: pd.DataFrame) -> TargetTable:
+def _table(target: Target, runs: pd.DataFrame) -> TargetTable:
+    chosen = selection.select(runs, target.experiment, "real", target.protocol)
     of_optimizer = {name: selection.counted(chosen, name) for name in target.experiment.labels}
-    reached = {name: _reached(runs, target) for name, runs in of_optimizer.items()}
+    reached = {name: _reached(_finished(own), target) for name, own in of_optimizer.items()}
     rows = (_row(name, runs, reached, target) for name, runs in of_optimizer.items())
     return TargetTable(target, tuple(rows))
+
+
+def _finished(runs: pd.DataFrame) -> pd.DataFrame:
+    return runs[runs["status"].isin(FINISHED)]
 
 
 def _row(name: str, runs: pd.DataFrame, reached: Mapping[str, Mapping[int, Reached]], target: Target) -> Row:
     pairs = [(one, reached[REFERENCE][seed]) for seed, one in reached[name].items() if seed in reached[REFERENCE]]
     return Row(
         label=target.experiment.labels[name],
-        runs=len(runs),
+        runs=len(_finished(runs)),
         reached=reached[name],
-        marks=(*(selection.marks(runs) if len(runs) else ()), *_before_switch(runs, reached[name])),
+        marks=(*(selection.marks(runs) if len(runs) else ()), *_before_switch(_finished(runs), reached[name])),
         run_ids=selection.evidence(runs),
         pairs=len(pairs),
         epochs_ratio=_median([one.epochs / base.epochs for one, base in pairs]),
@@ -231,7 +231,7 @@ def from_reference(runs: pd.DataFrame, experiment: Experiment, protocol: str) ->
     Raises:
         StoreError: a history cannot be read, or has neither the metric nor a training loss.
     """
-    chosen = selection.counted(_selected(runs, experiment, protocol), REFERENCE)
+    chosen = selection.counted(selection.select(runs, experiment, "real", protocol), REFERENCE)
     done = chosen[chosen["status"] == Status.DONE].sort_values("seed")
     histories = {
         int(run["seed"]): _history(run).iloc[: int(rules()["share"] * float(run["epochs"]))]
