@@ -184,8 +184,8 @@ def test_a_folder_of_another_name_is_compared_but_not_written(results: Path, cap
     "line",
     [
         "pack results/table5 --out results/x.parquet",
-        "table 5 --results results/table5/runs.parquet --out /tmp/x",
-        "table 5 --results results/table5/runs.parquet --out=/tmp/x",
+        "table 5 --results results/table5/runs.parquet --out /elsewhere/x",
+        "table 5 --results results/table5/runs.parquet --out=/elsewhere/x",
         "table 5 --results results/../../x --out results/x",
         "table 5 --results results/table5/runs.parquet --out results",
         "table 5 --results results/table5/runs.parquet --out ..",

@@ -193,8 +193,9 @@ class Check:
     def _say(self, target: str, names: list[str]) -> None:
         texts = [name for name in names if name in self.compared]
         same = sum(name not in self.differing for name in texts)
-        pictures = f"; {len(names) - len(texts)} pictures are not compared" if len(names) > len(texts) else ""
-        terminal.say(escaping.plain(f"{target}: {same} of {len(texts)} files are as published{pictures}"))
+        phrases = [f"{same} of {len(texts)} files are as published"] if texts else []
+        phrases += [f"{len(names) - len(texts)} pictures are not compared"] if len(names) > len(texts) else []
+        terminal.say(escaping.plain(f"{target}: {'; '.join(phrases) or 'no file is made'}"))
 
     def _clear(self, command: Command) -> None:
         """Delete from the copy what the command is to make, but no evidence."""
@@ -249,6 +250,8 @@ class Check:
                 self.differing[page] = f"'{command.line}' prints no table"
             elif missing:
                 self.differing[page] = f"it lacks a row that '{command.line}' prints: {missing[0]}"
+        if page not in self.differing:
+            terminal.say(f"{page}: it has every row that its {len(commands)} commands print")
 
     def rest(self, reasons: Mapping[str, str]) -> dict[str, str]:
         """Look at the published files that no command has made.
