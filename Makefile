@@ -11,7 +11,7 @@ PY := $(VENV)/bin/python
 PARALLEL := hydra/launcher=cores hydra.launcher.n_jobs=$(JOBS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast test-gpu faults table1 table2 table3 table4 table5 ic fig1 fig2 ig seg ctr switch reduced reduced-plan $(TASKS:%=reduced-%) paper claims report numerics bench bench-input bench-step docs lint clean
+.PHONY: help setup demo test test-fast test-gpu faults table1 table2 table3 table4 table5 ic fig1 fig2 ig seg ctr switch reduced reduced-plan $(TASKS:%=reduced-%) paper claims report verify numerics bench bench-input bench-step docs lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9 -]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' Makefile
@@ -139,6 +139,9 @@ docs: setup ## build the documentation's web site into site/
 
 report: setup ## all results as one HTML page, into results/report
 	$(PY) -m tmsgd_bench $(REPORT) $(ARGS)
+
+verify: setup ## make all that is published in results again from its evidence, and compare (half a minute)
+	$(PY) -m tmsgd_bench verify $(ARGS)
 
 numerics: setup ## the method as an integrator: order, stability, noise, into results/numerics (half a minute)
 	$(PY) -m tmsgd_bench numerics $(ARGS)

@@ -18,6 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from hydra import compose as hydra_compose
@@ -275,3 +276,19 @@ def test_the_readmes_numbers_are_those_of_the_published_table() -> None:
     ours = {name: row for name, row in rows(PAGES["README.md"]).items() if name in published and name != "Optimizer"}
     assert len(ours) == 6 + 1  # the line below the header counts, too
     assert all(set(row) <= set(published[name]) for name, row in ours.items())
+
+
+def test_the_reduced_pages_numbers_are_those_of_the_published_tables() -> None:
+    page = PAGES["docs/reduced.md"].partition("## Results")[2]
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line[:1] == "|"]
+    head, *body = [line for line in lines if len(line) == 11]
+    body = [line for line in body if "](../results/reduced/" in line[0]]
+    assert len(body) >= 9
+    for line in body:
+        (table,) = re.findall(r"\]\(\.\./(\S+)\.md\)", line[0])
+        (model,) = re.findall(r"`(\w+)`$", line[0])
+        rows = pd.read_csv(ROOT / f"{table}.csv").query("model == @model and n > 0").set_index("optimizer")
+        for optimizer, cell in list(zip(head, line, strict=True))[3:9]:
+            number = cell.split()[0]
+            decimals = len(number.partition(".")[2])
+            assert f"{rows.loc[optimizer, 'mean']:.{decimals}f}" == number, (model, optimizer)

@@ -176,7 +176,13 @@ def results(tmp_path: Path, write_run: WriteRun) -> Path:
     return root
 
 
-OUT = [["table", "5", "--out"], ["claims", "--out"], ["report", "--out"], ["figure", "switch", "--out"]]
+OUT = [
+    ["table", "5", "--out"],
+    ["claims", "--out"],
+    ["targets", "--out"],
+    ["report", "--out"],
+    ["figure", "switch", "--out"],
+]
 
 
 @pytest.mark.parametrize("place", [".", "..", "sub", "../../results"])
@@ -192,12 +198,12 @@ def test_no_command_writes_over_its_results(
     assert snapshot(tmp_path) == before
 
 
-@pytest.mark.parametrize("command", OUT[:3], ids=lambda command: command[0])
+@pytest.mark.parametrize("command", OUT[:4], ids=lambda command: command[0])
 def test_no_command_writes_over_foreign_files(
     capsys: Capture, results: Path, tmp_path: Path, command: list[str]
 ) -> None:
     out = tmp_path / "out"
-    numerics = [] if command[0] == "table" else ["--numerics", str(tmp_path)]
+    numerics = ["--numerics", str(tmp_path)] if command[0] in ("claims", "report") else []
     arguments = [*command, str(out), "--results", str(results), *numerics]
     assert cli.main(arguments) == 0
     assert cli.main(arguments) == 0  # its own files, it does

@@ -623,7 +623,7 @@ def parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser
 
 def test_every_command_and_option_has_a_help_text() -> None:
     found = list(parsers(cli._parser()))
-    assert len(found) == 14
+    assert len(found) == 16
     for parser in found:
         assert parser.description
         for action in parser._actions:
@@ -633,8 +633,8 @@ def test_every_command_and_option_has_a_help_text() -> None:
                 assert action.help, (parser.prog, action.dest)
 
 
-COMMANDS = ["runs", "show", "table", "compare", "claims", "report", "figure", "export", "voc-eval", "data"]
-HELPED = [[], *([name] for name in COMMANDS)]
+COMMANDS = ["runs", "show", "table", "compare", "claims", "targets", "report", "figure", "export", "verify", "data"]
+HELPED = [[], ["voc-eval"], *([name] for name in COMMANDS)]
 
 
 @pytest.mark.parametrize("command", HELPED, ids=lambda c: " ".join(c) or "all")
@@ -649,7 +649,7 @@ def test_help_is_printed_with_exit_code_0(capsys: Capture, command: list[str]) -
 
 def test_the_examples_in_the_help_can_be_parsed() -> None:
     examples = re.findall(r"python -m tmsgd_bench (.*?)(?:  |\n)", cli.EPILOG)
-    assert len(examples) == 12
+    assert len(examples) == 14
     for example in examples:
         assert callable(cli._parser().parse_args(shlex.split(example)).action)
 

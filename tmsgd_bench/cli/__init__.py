@@ -11,7 +11,21 @@ import argparse
 from collections.abc import Callable, Sequence
 
 from tmsgd_bench import __version__, escaping, files, terminal
-from tmsgd_bench.cli import claims, comparison, data, export, figure, numerics, packing, report, runs, table, voc
+from tmsgd_bench.cli import (
+    claims,
+    comparison,
+    data,
+    export,
+    figure,
+    numerics,
+    packing,
+    report,
+    runs,
+    table,
+    targets,
+    verify,
+    voc,
+)
 from tmsgd_bench.errors import BenchError
 
 EPILOG = """\
@@ -25,15 +39,17 @@ Examples of this command:
   python -m tmsgd_bench table 5                    the paper's Table 5 with our numbers
   python -m tmsgd_bench compare                    runs that differ only in optimizer and seed
   python -m tmsgd_bench claims                     the paper's claims, judged by our runs
+  python -m tmsgd_bench targets                    epochs and seconds until a fixed target is reached
   python -m tmsgd_bench report                     everything on one page
   python -m tmsgd_bench figure 1                   the paper's figures, drawn from the runs
   python -m tmsgd_bench export runs.parquet        all runs as tidy rows
   python -m tmsgd_bench pack results/runs --out runs.parquet  finished runs in one file, to publish
+  python -m tmsgd_bench verify                     whether what is published is what its evidence gives
   python -m tmsgd_bench data                       which data sets are present
   python -m tmsgd_bench numerics                   the methods as integrators: order, stability, noise
   python -m tmsgd_bench voc-eval . --devkit FOLDER  PASCAL VOC's average precision of files of detections
 """
-NOUNS = (runs, table, comparison, claims, report, figure, export, packing, data, numerics, voc)
+NOUNS = (runs, table, comparison, claims, targets, report, figure, export, packing, verify, data, numerics, voc)
 """The modules that add commands, in the order of the help."""
 
 
