@@ -16,6 +16,7 @@ import os
 import pickle
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -912,7 +913,7 @@ def test_where_foreach_would_be_the_choice_but_cannot_be_had_the_loop_steps_and_
     with pytest.warns(
         RuntimeWarning, match=r"steps with a loop, more slowly: .* has no torch\._foreach_mul\."
     ) as caught:
-        visited = drive(TMSGD([ours], 0.1, fused=False), ours, gradient, 5)
+        visited = drive(TMSGD([ours], 0.1, switch_step=0, fused=False), ours, gradient, 5)
     assert len(caught) == 1
     assert torch.equal(visited, expected)
 
@@ -939,6 +940,23 @@ def test_an_unknown_keyword_is_refused(option: str) -> None:
     options: dict[str, Any] = {"lr": 0.1, option: 1}
     with pytest.raises(TypeError, match=option):
         TMSGD([Parameter(torch.ones(2))], **options)
+
+
+def test_a_forgotten_switch_step_starts_at_once_with_a_warning_that_points_to_the_call() -> None:
+    with pytest.warns(UserWarning, match="no switch_step was given") as caught:
+        optimizer = TMSGD([Parameter(torch.ones(2))], lr=0.1)
+    assert optimizer.param_groups[0]["switch_step"] == 0
+    assert caught[0].filename == __file__
+
+
+@pytest.mark.parametrize("switch_step", [0, 5, "auto"])
+def test_a_switch_step_that_is_given_causes_no_warning(switch_step: Any) -> None:
+    one, other = Parameter(torch.ones(2)), Parameter(torch.ones(2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        copy.deepcopy(TMSGD([one], lr=0.1, switch_step=switch_step))
+        if switch_step:
+            TMSGD([{"params": [one], "switch_step": switch_step}, {"params": [other], "switch_step": 3}], lr=0.1)
 
 
 def test_the_limits_of_the_ranges_belong_to_them() -> None:
