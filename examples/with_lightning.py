@@ -7,7 +7,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from tmsgd_bench import TMSGD
 
-EPOCHS, SWITCH_EPOCH = 6, 4
+EPOCHS, SWITCH_EPOCH = 15, 10
 
 
 class Regression(lightning.LightningModule):
@@ -27,12 +27,13 @@ class Regression(lightning.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         method = "SGD" if self.current_epoch < SWITCH_EPOCH else "TM-SGD"
-        print(f"epoch {self.current_epoch}  {method:6}  loss {self.trainer.callback_metrics['loss']:.4f}")
+        print(f"epoch {self.current_epoch:2}  {method:6}  loss {self.trainer.callback_metrics['loss']:.4f}")
 
 
 lightning.seed_everything(0, verbose=False)
 inputs = torch.randn(512, 8)
 loader = DataLoader(TensorDataset(inputs, inputs.sum(dim=1, keepdim=True).tanh()), batch_size=32, shuffle=True)
-trainer = lightning.Trainer(max_epochs=EPOCHS, accelerator="cpu", logger=False, enable_checkpointing=False)
+quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+trainer = lightning.Trainer(max_epochs=EPOCHS, accelerator="cpu", **quiet)
 trainer.fit(Regression(), loader)
 optimizer = trainer.optimizers[0]

@@ -79,7 +79,7 @@ def without_all_but_torch(code: str, *arguments: str, **options: Any) -> subproc
     ]
     assert {"numpy", "pandas", "hydra", "yaml"} <= set(blocked)
     command = [sys.executable, "-c", TEMPLATE.format(blocked=blocked, code=code), *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, **options)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, **options)
 
 
 def test_the_optimizer_needs_torch_alone() -> None:
