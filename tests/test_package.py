@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import subprocess
 import sys
@@ -47,6 +48,12 @@ def normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
+@functools.cache
+def origins() -> dict[str, set[str]]:
+    """Of each name that can be imported here, the distributions that bring it."""
+    return {name: set(map(normal, brought)) for name, brought in packages_distributions().items()}
+
+
 def names(requirements: Iterable[str]) -> set[str]:
     """The distributions that requirements ask for in any environment, without those of extras."""
     asked = [requirement for requirement in requirements if "extra ==" not in requirement]
@@ -74,8 +81,8 @@ def without_all_but_torch(code: str, *arguments: str, **options: Any) -> subproc
     allowed = with_requirements("torch") | {PROJECT["name"]}
     blocked = [
         name
-        for name, distributions in packages_distributions().items()
-        if not allowed & set(map(normal, distributions)) and name not in sys.stdlib_module_names
+        for name, distributions in origins().items()
+        if not allowed & distributions and name not in sys.stdlib_module_names
     ]
     assert {"numpy", "pandas", "hydra", "yaml"} <= set(blocked)
     command = [sys.executable, "-c", TEMPLATE.format(blocked=blocked, code=code), *arguments]
@@ -114,8 +121,7 @@ def test_torch_is_the_only_dependency() -> None:
 
 
 def test_the_extra_is_known_by_the_names_of_its_imports() -> None:
-    imported_from = {name: set(map(normal, given)) for name, given in packages_distributions().items()}
-    found = {name for imported in extras.IMPORTS for name in imported_from[imported]}
+    found = {distribution for name in extras.IMPORTS for distribution in origins()[name]}
     assert found == names(EXTRAS["bench"]) - {"torch"}
     assert len(extras.IMPORTS) == len(found)
 
