@@ -852,7 +852,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     *(({"weight_decay": value}, "Invalid weight_decay value") for value in (-1e-4, math.nan, math.inf)),
     *(
         ({"switch_step": value}, "Invalid switch_step value: .*, must be an integer >= 0")
-        for value in (-1, 1.5, 2.0, True, None, "3", math.nan)
+        for value in (-1, 1.5, 2.0, True, "3", math.nan)
     ),
     *(
         ({"restart_every": value}, "Invalid restart_every value: .*, must be an integer >= 1 or None")
@@ -887,6 +887,12 @@ def test_an_option_of_a_group_out_of_its_range_is_refused_alike(options: dict[st
     optimizer = TMSGD([first], lr=0.1)
     with pytest.raises(ValueError, match=message):
         optimizer.add_param_group({"params": [second], **options})
+
+
+def test_only_the_optimizer_itself_may_leave_the_switch_step_open() -> None:
+    first, second = Parameter(torch.ones(2)), Parameter(torch.ones(2))
+    with pytest.raises(ValueError, match="Invalid switch_step value: None, must be an integer >= 0"):
+        TMSGD([{"params": [first]}, {"params": [second], "switch_step": None}], lr=0.1)
 
 
 def test_foreach_is_refused_by_name_where_torch_lacks_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
