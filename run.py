@@ -12,18 +12,20 @@ from typing import Any
 # Without this, Hydra prints errors itself; main() tells them in one sentence.
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")
 
+from tmsgd_bench import extras
 
-import hydra
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+with extras.explained():
+    import hydra
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import DictConfig
 
-from tmsgd_bench import interrupt
-from tmsgd_bench.engine import command_line, compose, explanations, plan, progress, sweep
-from tmsgd_bench.engine.outcome import Outcome
-from tmsgd_bench.errors import BenchError, RunIsBusy
-from tmsgd_bench.garbage import uncollected
-from tmsgd_bench.results.status import Status
-from tmsgd_bench.results.store import RunFolder
+    from tmsgd_bench import interrupt
+    from tmsgd_bench.engine import command_line, compose, explanations, plan, progress, sweep
+    from tmsgd_bench.engine.outcome import Outcome
+    from tmsgd_bench.errors import BenchError, RunIsBusy
+    from tmsgd_bench.garbage import uncollected
+    from tmsgd_bench.results.status import Status
+    from tmsgd_bench.results.store import RunFolder
 
 log = logging.getLogger("run")
 raised: list[Exception] = []

@@ -38,9 +38,9 @@ BATCH, MIN_COUNT, WARM_UP = 256, 4, 5
 PREPARATION = "preparation"
 OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
     "SGD": lambda weights: torch.optim.SGD(weights, lr=1e-3),
-    "TM-SGD, loop": lambda weights: TMSGD(weights, lr=1e-3, foreach=False, fused=False),
-    "TM-SGD, foreach": lambda weights: TMSGD(weights, lr=1e-3, foreach=True),
-    "TM-SGD, fused": lambda weights: TMSGD(weights, lr=1e-3, fused=True),
+    "TM-SGD, loop": lambda weights: TMSGD(weights, lr=1e-3, switch_step=0, foreach=False, fused=False),
+    "TM-SGD, foreach": lambda weights: TMSGD(weights, lr=1e-3, switch_step=0, foreach=True),
+    "TM-SGD, fused": lambda weights: TMSGD(weights, lr=1e-3, switch_step=0, fused=True),
     "Adam, fused": lambda weights: torch.optim.Adam(weights, lr=1e-3, fused=True),
 }
 

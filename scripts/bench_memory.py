@@ -61,7 +61,7 @@ def main() -> int:
 
 def measure(task: Task, device: torch.device) -> str:
     """One line with batch size, number of weights, and memory before the step and at its peak."""
-    optimizers = {name: TMSGD(module.parameters(), lr=1e-6) for name, module in task.modules.items()}
+    optimizers = {name: TMSGD(module.parameters(), lr=1e-6, switch_step=0) for name, module in task.modules.items()}
     weights = sum(p.numel() for module in task.modules.values() for p in module.parameters())
     for _ in range(2):
         _step_without_gradient(optimizers)

@@ -160,10 +160,10 @@ def make_subjects(shapes: list[tuple[int, ...]], device: torch.device, compiled:
         STREAMS[0]: Subject(lambda: a.add_(b), 12),
         STREAMS[1]: Subject(lambda: torch.add(a, b, out=c), 12),
         "eq. (8) written down": Subject(literal(weights()), 24),
-        "TM-SGD, loop": of(TMSGD(weights(), LR, fused=False, foreach=False), 24),
-        "TM-SGD, foreach": of(TMSGD(weights(), LR, foreach=True), 24),
-        "TM-SGD, fused": of(TMSGD(weights(), LR, fused=True), 24),
-        "TM-SGD-M, fused": of(TMSGD(weights(), LR, momentum=0.9, fused=True), 32),
+        "TM-SGD, loop": of(TMSGD(weights(), LR, switch_step=0, fused=False, foreach=False), 24),
+        "TM-SGD, foreach": of(TMSGD(weights(), LR, switch_step=0, foreach=True), 24),
+        "TM-SGD, fused": of(TMSGD(weights(), LR, switch_step=0, fused=True), 24),
+        "TM-SGD-M, fused": of(TMSGD(weights(), LR, momentum=0.9, switch_step=0, fused=True), 32),
         "TM-SGD, fused, before the switch": of(TMSGD(weights(), LR, fused=True, switch_step=10**9), 12),
         "SGD, torch fused": of(torch.optim.SGD(weights(), LR, fused=True), 12),
         "SGD-M, torch loop": of(torch.optim.SGD(weights(), LR, momentum=0.9, foreach=False), 20),
@@ -171,7 +171,7 @@ def make_subjects(shapes: list[tuple[int, ...]], device: torch.device, compiled:
         "Adam, torch fused": of(torch.optim.Adam(weights(), LR, fused=True), 28),
     }
     if compiled:
-        optimizer = TMSGD(weights(), LR)
+        optimizer = TMSGD(weights(), LR, switch_step=0)
         subjects["TM-SGD, torch.compile"] = Subject(torch.compile(optimizer.step), 24, optimizer)
     return subjects
 

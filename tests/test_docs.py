@@ -33,7 +33,8 @@ ROOT = Path(__file__).resolve().parents[1]
 CONF = ROOT / "conf"
 PAGES = {
     str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
-    for path in (ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md")), *sorted(ROOT.glob("results/**/README.md")))
+    for pattern in ("README.md", "C*.md", "docs/**/*.md", "examples/README.md", "results/**/README.md")
+    for path in sorted(ROOT.glob(pattern))
 }
 
 PYTHON = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -98,7 +99,7 @@ def test_an_example_runs_and_prints_what_its_comments_say(code: str) -> None:
 
 
 def test_the_pages_with_examples_have_them() -> None:
-    assert {"README.md", "docs/optimizer.md", "docs/extending.md", "docs/voc.md"} <= {
+    assert {"README.md", "docs/optimizer.md", "docs/package.md", "docs/extending.md", "docs/voc.md"} <= {
         page for page, text in PAGES.items() if PYTHON.search(text)
     }
 
@@ -242,7 +243,7 @@ def test_the_extras_exist(arguments: list[str]) -> None:
 def test_scripts_and_modules_exist_with_their_options(arguments: list[str]) -> None:
     if arguments[0] == "-m":
         assert find_spec(arguments[1])
-    elif arguments[0].startswith("scripts/"):
+    elif arguments[0].startswith(("examples/", "scripts/")):
         code = (ROOT / arguments[0]).read_text(encoding="utf-8")
         assert all(argument in code for argument in arguments if argument.startswith("--"))
     else:

@@ -643,12 +643,12 @@ def test_help_is_printed_with_exit_code_0(capsys: Capture, command: list[str]) -
         cli.main([*command, "--help"])
     assert raised.value.code == 0
     text = capsys.readouterr().out
-    assert text.startswith("usage: " + " ".join(["python -m tmsgd_bench", *command]))
+    assert text.startswith("usage: " + " ".join(["tmsgd-bench", *command]))
     assert command or all(name in text for (name,) in HELPED[1:])
 
 
 def test_the_examples_in_the_help_can_be_parsed() -> None:
-    examples = re.findall(r"python -m tmsgd_bench (.*?)(?:  |\n)", cli.EPILOG)
+    examples = re.findall(r"tmsgd-bench (.*?)(?:  |\n)", cli.EPILOG)
     assert len(examples) == 14
     for example in examples:
         assert callable(cli._parser().parse_args(shlex.split(example)).action)

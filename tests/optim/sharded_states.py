@@ -62,7 +62,7 @@ WAYS: dict[str, dict[str, Any]] = {
 def make(wrap: str, **options: Any) -> tuple[nn.Module, TMSGD]:
     torch.manual_seed(0)
     model = WRAPS[wrap](nn.Sequential(nn.Linear(3, 16), nn.Tanh(), nn.Linear(16, 1)).double())
-    return model, TMSGD(model.parameters(), **{"lr": 0.2, **options})
+    return model, TMSGD(model.parameters(), **{"lr": 0.2, "switch_step": 0, **options})
 
 
 def train(model: nn.Module, optimizer: TMSGD, steps: range) -> None:

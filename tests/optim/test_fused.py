@@ -843,7 +843,7 @@ def calls():
 def step(fused):
     weight = torch.nn.Parameter(torch.ones(3))
     weight.grad = torch.ones(3)
-    tmsgd_bench.optim.TMSGD([weight], 0.25, fused=fused).step()
+    tmsgd_bench.optim.TMSGD([weight], 0.25, switch_step=0, fused=fused).step()
     assert weight.tolist() == [0.75] * 3
 
 def start():

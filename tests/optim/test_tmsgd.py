@@ -16,6 +16,7 @@ import os
 import pickle
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -851,7 +852,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     *(({"weight_decay": value}, "Invalid weight_decay value") for value in (-1e-4, math.nan, math.inf)),
     *(
         ({"switch_step": value}, "Invalid switch_step value: .*, must be an integer >= 0")
-        for value in (-1, 1.5, 2.0, True, None, "3", math.nan)
+        for value in (-1, 1.5, 2.0, True, "3", math.nan)
     ),
     *(
         ({"restart_every": value}, "Invalid restart_every value: .*, must be an integer >= 1 or None")
@@ -888,6 +889,12 @@ def test_an_option_of_a_group_out_of_its_range_is_refused_alike(options: dict[st
         optimizer.add_param_group({"params": [second], **options})
 
 
+def test_only_the_optimizer_itself_may_leave_the_switch_step_open() -> None:
+    first, second = Parameter(torch.ones(2)), Parameter(torch.ones(2))
+    with pytest.raises(ValueError, match="Invalid switch_step value: None, must be an integer >= 0"):
+        TMSGD([{"params": [first]}, {"params": [second], "switch_step": None}], lr=0.1)
+
+
 def test_foreach_is_refused_by_name_where_torch_lacks_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     param = Parameter(torch.ones(2))
     made_before = TMSGD([param], 0.1, foreach=True)
@@ -912,7 +919,7 @@ def test_where_foreach_would_be_the_choice_but_cannot_be_had_the_loop_steps_and_
     with pytest.warns(
         RuntimeWarning, match=r"steps with a loop, more slowly: .* has no torch\._foreach_mul\."
     ) as caught:
-        visited = drive(TMSGD([ours], 0.1, fused=False), ours, gradient, 5)
+        visited = drive(TMSGD([ours], 0.1, switch_step=0, fused=False), ours, gradient, 5)
     assert len(caught) == 1
     assert torch.equal(visited, expected)
 
@@ -939,6 +946,23 @@ def test_an_unknown_keyword_is_refused(option: str) -> None:
     options: dict[str, Any] = {"lr": 0.1, option: 1}
     with pytest.raises(TypeError, match=option):
         TMSGD([Parameter(torch.ones(2))], **options)
+
+
+def test_a_forgotten_switch_step_starts_at_once_with_a_warning_that_points_to_the_call() -> None:
+    with pytest.warns(UserWarning, match="no switch_step was given") as caught:
+        optimizer = TMSGD([Parameter(torch.ones(2))], lr=0.1)
+    assert optimizer.param_groups[0]["switch_step"] == 0
+    assert caught[0].filename == __file__
+
+
+@pytest.mark.parametrize("switch_step", [0, 5, "auto"])
+def test_a_switch_step_that_is_given_causes_no_warning(switch_step: Any) -> None:
+    one, other = Parameter(torch.ones(2)), Parameter(torch.ones(2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        copy.deepcopy(TMSGD([one], lr=0.1, switch_step=switch_step))
+        if switch_step:
+            TMSGD([{"params": [one], "switch_step": switch_step}, {"params": [other], "switch_step": 3}], lr=0.1)
 
 
 def test_the_limits_of_the_ranges_belong_to_them() -> None:

@@ -1,4 +1,4 @@
-"""``python -m tmsgd_bench``: shows runs, makes tables, judges the paper's claims, prepares data sets, runs numerics.
+"""The command ``tmsgd-bench``: shows runs, makes tables, judges the paper's claims, prepares data sets, runs numerics.
 
 Each module is a command: ``add`` adds its options to the parser, and its action gets the parsed options and returns the
 exit code. To add a command, write such a module and name it in ``NOUNS``. Packages that are slow to import (torch,
@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 
-from tmsgd_bench import __version__, escaping, files, terminal
+from tmsgd_bench import __version__, escaping, extras, files, terminal
 from tmsgd_bench.cli import (
     claims,
     comparison,
@@ -34,20 +34,20 @@ Training is done by run.py, in a checkout:
   python run.py -m task=tc optimizer=sgd,tmsgd     a sweep
 
 Examples of this command:
-  python -m tmsgd_bench runs --status failed       what went wrong
-  python -m tmsgd_bench show tc-lstm-tmsgd         one run in full (the start of its name will do)
-  python -m tmsgd_bench table 5                    the paper's Table 5 with our numbers
-  python -m tmsgd_bench compare                    runs that differ only in optimizer and seed
-  python -m tmsgd_bench claims                     the paper's claims, judged by our runs
-  python -m tmsgd_bench targets                    epochs and seconds until a fixed target is reached
-  python -m tmsgd_bench report                     everything on one page
-  python -m tmsgd_bench figure 1                   the paper's figures, drawn from the runs
-  python -m tmsgd_bench export runs.parquet        all runs as tidy rows
-  python -m tmsgd_bench pack results/runs --out runs.parquet  finished runs in one file, to publish
-  python -m tmsgd_bench verify                     whether what is published is what its evidence gives
-  python -m tmsgd_bench data                       which data sets are present
-  python -m tmsgd_bench numerics                   the methods as integrators: order, stability, noise
-  python -m tmsgd_bench voc-eval . --devkit FOLDER  PASCAL VOC's average precision of files of detections
+  tmsgd-bench runs --status failed   what went wrong
+  tmsgd-bench show tc-lstm-tmsgd     one run in full (the start of its name will do)
+  tmsgd-bench table 5                the paper's Table 5 with our numbers
+  tmsgd-bench compare                runs that differ only in optimizer and seed
+  tmsgd-bench claims                 the paper's claims, judged by our runs
+  tmsgd-bench targets              epochs and seconds until a fixed target is reached
+  tmsgd-bench report                 everything on one page
+  tmsgd-bench figure 1               the paper's figures, drawn from the runs
+  tmsgd-bench export runs.parquet    all runs as tidy rows
+  tmsgd-bench pack results/runs --out runs.parquet  finished runs in one file, to publish
+  tmsgd-bench verify               whether what is published is what its evidence gives
+  tmsgd-bench data                   which data sets are present
+  tmsgd-bench numerics               the methods as integrators: order, stability, noise
+  tmsgd-bench voc-eval . --devkit FOLDER  PASCAL VOC's average precision of files of detections
 """
 NOUNS = (runs, table, comparison, claims, targets, report, figure, export, packing, verify, data, numerics, voc)
 """The modules that add commands, in the order of the help."""
@@ -76,7 +76,8 @@ def _act(arguments: Sequence[str] | None) -> int:
     try:
         options = _parser().parse_args(arguments)
         action: Callable[[argparse.Namespace], int] = options.action
-        return action(options)
+        with extras.explained():
+            return action(options)
     finally:
         terminal.finish()
 
@@ -89,7 +90,7 @@ def _refused(sentence: str) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m tmsgd_bench",
+        prog="tmsgd-bench",
         description="Show the runs of the TM-SGD benchmark, make its tables, prepare its data sets.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import traceback
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from tmsgd_bench import extras
 from tmsgd_bench.engine import schema
 from tmsgd_bench.engine.signatures import one_line
 from tmsgd_bench.errors import BenchError, ConfigError
@@ -30,12 +32,10 @@ def explain(error: BaseException, conf: Path) -> str | None:
     """One sentence for an error that the user can correct; None for one that needs a traceback."""
     if isinstance(error, BenchError):
         return str(error)
+    if isinstance(error, ImportError) and (lacking := extras.lacking()):
+        return lacking
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        group, _, name = error.missing_cfg_file.rpartition("/")
-        known = sorted({*(error.options or ()), *(path.stem for path in (conf / group).glob("*.yaml"))})
-        if group == "hydra/launcher" and (extra := EXTRAS.get(name.partition("_")[0])):
-            return f"{group}={name} is not installed: pip install -e '.[{extra}]'."
-        return f"unknown {group or 'configuration'} {name!r}: choose one of {', '.join(known)}."
+        return _unknown_choice(error.missing_cfg_file, error.options or (), conf)
     if sentence := _unreadable(error):
         return sentence
     if isinstance(error, HydraException | OmegaConfBaseException):
@@ -48,6 +48,15 @@ def explain(error: BaseException, conf: Path) -> str | None:
             "results.root=PATH or data.root=PATH."
         )
     return None
+
+
+def _unknown_choice(missing: str, options: Iterable[str], conf: Path) -> str:
+    """A sentence for a group's YAML that is not there."""
+    group, _, name = missing.rpartition("/")
+    known = sorted({*options, *(path.stem for path in (conf / group).glob("*.yaml"))})
+    if group == "hydra/launcher" and (extra := EXTRAS.get(name.partition("_")[0])):
+        return f"{group}={name} is not installed: pip install -e '.[{extra}]'."
+    return f"unknown {group or 'configuration'} {name!r}: choose one of {', '.join(known)}."
 
 
 def _unreadable(error: BaseException) -> str:

@@ -41,10 +41,10 @@ def descend(start: Tensor, gradient: Field, lr: float, steps: int, **options: An
         gradient: x ↦ gradient, of x's shape.
         lr: learning rate ε.
         steps: how many to take.
-        options: for :class:`tmsgd_bench.TMSGD`.
+        options: for :class:`tmsgd_bench.TMSGD`; without ``switch_step`` it starts with the method at once.
     """
     param = torch.nn.Parameter(start.clone())
-    optimizer = TMSGD([param], lr, **options)
+    optimizer = TMSGD([param], lr, **({"switch_step": 0} | options))
     for _ in range(steps):
         param.grad = gradient(param.detach())
         optimizer.step()
@@ -116,7 +116,7 @@ def regions(angles: int = 720, momenta: tuple[float, ...] = (0.0, 0.9)) -> Table
     frames = []
     for momentum in momenta:
         for name, scheme in METHODS.items():
-            steps = scheme.stability_boundary(theta, momentum)
+            steps = scheme.stability_boundary(theta, momentum).numpy()
             largest = np.array([max(map(abs, scheme.roots(step, momentum))) for step in steps])
             values = {"rule": name, "momentum": momentum, "theta": theta, "re": steps.real, "im": steps.imag}
             # The root on the circle itself is found up to rounding.
@@ -211,7 +211,7 @@ def frequency(length: int = 512, momenta: tuple[float, ...] = (0.0, 0.9)) -> Tab
     frames = []
     for momentum in momenta:
         for name, scheme in METHODS.items():
-            predicted = scheme.frequency_response(omega, momentum)
+            predicted = scheme.frequency_response(omega, momentum).numpy()
             measured = np.fft.rfft(impulse_response(scheme, momentum, length))
             values = {"rule": name, "momentum": momentum, "omega": omega, "gain": np.abs(predicted)}
             phase = np.unwrap(np.angle(predicted))

@@ -10,10 +10,9 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
+from torch import Tensor
 
 from tmsgd_bench.optim import theory
-from tmsgd_bench.optim.theory import Vector
 
 TOLERANCE = 1e-12
 """A condition on the coefficients holds within this; a spurious root must be at least so far inside the unit circle."""
@@ -130,8 +129,7 @@ class MultistepScheme:
     @property
     def spurious_roots(self) -> tuple[complex, ...]:
         """The k − 1 roots of ρ(z) / (z − 1) = z^{k−1} − Σ α_j z^{k−2−j}: its modes at step 0 besides z = 1."""
-        alphas = np.array(self.displacement[: self.instants - 1])
-        return tuple(complex(root) for root in np.roots(np.concatenate([[1.0], -alphas])))
+        return theory.roots(theory.first_polynomial(self.displacement[: self.instants - 1]))
 
     @property
     def spurious_modulus(self) -> float:
@@ -162,8 +160,7 @@ class MultistepScheme:
         Raises:
             ValueError: momentum is outside [0, 1).
         """
-        polynomial = theory.characteristic_polynomial(*self._stripped(), step, _checked(momentum))
-        return tuple(complex(root) for root in np.roots(polynomial))
+        return theory.roots(theory.characteristic_polynomial(*self._stripped(), step, _checked(momentum)))
 
     def stability_limit(self, momentum: float = 0.0) -> float:
         """The largest h such that no root lies outside the unit circle for any real step between 0 and h.
@@ -183,14 +180,17 @@ class MultistepScheme:
         """
         return theory.stability_limit(*self._stripped(), _checked(momentum))
 
-    def stability_boundary(self, theta: Any, momentum: float = 0.0) -> Vector:
-        """The boundary locus: the complex steps h with a characteristic root at e^{iθ} (an array of θ's shape).
+    def stability_boundary(self, theta: Any, momentum: float = 0.0) -> Tensor:
+        """The boundary locus: the complex steps h with a characteristic root at e^{iθ}.
 
         The boundary of the stability region is part of it.
 
         Args:
-            theta: angle of the root, in radians.
+            theta: angle of the root, in radians: a number, or numbers in any shape.
             momentum: as in :meth:`roots`.
+
+        Returns:
+            A complex tensor of theta's shape.
 
         Raises:
             ValueError: momentum is outside [0, 1).
@@ -225,28 +225,28 @@ class MultistepScheme:
             )
         # ξ enters as b h z^k over the characteristic polynomial, which is a delay: x is an autoregression.
         polynomial = theory.characteristic_polynomial(*self._stripped(), step, momentum)
-        return (self.gain * step) ** 2 * theory.autoregression_variance(-polynomial[1:])
+        return (self.gain * step) ** 2 * theory.autoregression_variance((-polynomial[1:]).tolist())
 
-    def frequency_response(self, omega: Any, momentum: float = 0.0) -> Vector:
+    def frequency_response(self, omega: Any, momentum: float = 0.0) -> Tensor:
         """Complex gain from −lr·gradient to displacement, b / [(1 − Σ α_j e^{−i(j+1)ω}) (1 − μ e^{−iω})].
 
         It is 1 / (1 − μ) at ω = 0 for every consistent method: on a constant gradient all have the same effective
         learning rate.
 
         Args:
-            omega: angular frequency in radians per step; π is a gradient that changes sign at every step.
+            omega: angular frequency in radians per step, a number or numbers in any shape; π is a gradient that
+                changes sign at every step.
             momentum: as in :meth:`roots`.
 
         Returns:
-            An array of omega's shape.
+            A complex tensor of omega's shape.
 
         Raises:
             ValueError: momentum is outside [0, 1).
         """
-        delay = np.exp(-1j * np.asarray(omega, dtype=float))
-        alphas = np.array(self.displacement[: self.instants - 1])
-        feedback = np.polyval(np.concatenate([-alphas[::-1], [1.0]]), delay)
-        return np.asarray(self.gain / (feedback * (1.0 - _checked(momentum) * delay)))
+        delay = theory.on_circle(-theory.vector(omega))
+        feedback = theory.evaluated(theory.first_polynomial(self.displacement[: self.instants - 1]).flip(0), delay)
+        return self.gain / (feedback * (1.0 - _checked(momentum) * delay))
 
     def _stripped(self) -> tuple[tuple[float, ...], float]:
         """Weights and gain without trailing zeros, which would add roots at 0."""

@@ -12,11 +12,11 @@ import warnings
 from collections.abc import Callable, Iterable
 from itertools import compress
 from numbers import Integral
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
-from torch.optim.optimizer import Optimizer
+from torch.optim.optimizer import Optimizer, ParamsT
 
 from tmsgd_bench.optim import fused as one_pass
 from tmsgd_bench.optim import portable
@@ -41,6 +41,10 @@ LARGE = 1 << 24
 _LOST = (
     "The loaded state of TMSGD is that of step {step}, but holds no {lost}, so training does not go on exactly as it "
     "would have: load into what get_optimizer_state_dict gives for an optimizer with the same momentum."
+)
+_AT_ONCE = (
+    "TMSGD starts with the multistep method, because no switch_step was given. That is the phase in which it is least "
+    "stable: give the number of steps of plain SGD before it, or switch_step=0 to start with it and silence this."
 )
 COUNTS = ("switch_step", "restart_every", "step")
 REALS = ("lr", "momentum", "weight_decay")
@@ -70,7 +74,7 @@ class TMSGD(Optimizer):
         momentum: μ of the heavy ball v⁺ = μ v + g, used in place of g (TM-SGD-M); 0 for none.
         weight_decay: adds weight_decay · W to the gradient.
         switch_step: optimizer steps of plain SGD before the multistep method; 0 starts with it at once, and "auto"
-            (experimental) waits for :meth:`switch`.
+            (experimental) waits for :meth:`switch`. None is 0 with a warning, unless every group has a later one.
         scheme: a name from :data:`SCHEMES`, a :class:`MultistepScheme`, or coefficients (a₀, a₁, a₂, b).
         restart_every: forget the history at every multiple of so many steps; None never does.
         foreach: one call for many tensors, instead of a loop. None uses it for plain tensors on GPUs, as torch does.
@@ -98,11 +102,11 @@ class TMSGD(Optimizer):
 
     def __init__(
         self,
-        params: Any,
+        params: ParamsT,
         lr: float | Tensor,
         momentum: float = 0.0,
         weight_decay: float = 0.0,
-        switch_step: int | Literal["auto"] = 0,
+        switch_step: int | Literal["auto"] | None = None,
         *,
         scheme: str | MultistepScheme | Iterable[float] = "taylor3",
         restart_every: int | None = None,
@@ -114,7 +118,7 @@ class TMSGD(Optimizer):
             "lr": lr,
             "momentum": momentum,
             "weight_decay": weight_decay,
-            "switch_step": switch_step,
+            "switch_step": 0 if switch_step is None else switch_step,
             "scheme": _coefficients(scheme),
             "restart_every": restart_every,
             "foreach": foreach,
@@ -124,6 +128,8 @@ class TMSGD(Optimizer):
         }
         _check_options(defaults)
         super().__init__(params, _plain(defaults))
+        if switch_step is None and any(group["switch_step"] == 0 for group in self.param_groups):
+            warnings.warn(_AT_ONCE, UserWarning, stacklevel=2)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group. Its options are checked, and it starts at the step count of the other groups."""
@@ -187,8 +193,14 @@ class TMSGD(Optimizer):
                 )
                 return
 
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """Take one step; returns the value of ``closure``, if there is one.
 
         Raises:
