@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import traceback
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,8 @@ from tmsgd_bench.version import PROTOCOLS
 
 DETAIL = re.compile(r"\s*(full_key|object_type|reference_type)[:=]")
 """Lines of OmegaConf's messages that are of no use to a user."""
-EXTRAS = {"joblib": "parallel", "ray": "ray", "submitit": "slurm"}
-"""The extra that a launcher comes with, by the first word of its name."""
+EXTRAS = {"joblib": "parallel", "ray": "ray", "submitit": "slurm", "optuna": "optuna"}
+"""The extra that a launcher or a sweeper comes with, by the first word of its name."""
 
 
 def explain(error: BaseException, conf: Path) -> str | None:
@@ -31,15 +32,13 @@ def explain(error: BaseException, conf: Path) -> str | None:
     if isinstance(error, BenchError):
         return str(error)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        group, _, name = error.missing_cfg_file.rpartition("/")
-        known = sorted({*(error.options or ()), *(path.stem for path in (conf / group).glob("*.yaml"))})
-        if group == "hydra/launcher" and (extra := EXTRAS.get(name.partition("_")[0])):
-            return f"{group}={name} is not installed: pip install -e '.[{extra}]'."
-        return f"unknown {group or 'configuration'} {name!r}: choose one of {', '.join(known)}."
+        return _missing(error.missing_cfg_file, error.options or (), conf)
     if sentence := _unreadable(error):
         return sentence
     if isinstance(error, HydraException | OmegaConfBaseException):
         return _explain_override(error, conf)
+    if isinstance(error, ValueError) and "No trials are completed" in str(error):
+        return "no run of the sweep has a result, so there are no best settings: correct what its summary says."
     if _is_hydras(error):
         return f"Hydra cannot use these settings ({one_line(error)}): 'python run.py --cfg job' shows what there is."
     if isinstance(error, OSError) and error.filename:
@@ -48,6 +47,15 @@ def explain(error: BaseException, conf: Path) -> str | None:
             "results.root=PATH or data.root=PATH."
         )
     return None
+
+
+def _missing(file: str, options: Iterable[str], conf: Path) -> str:
+    """A sentence for a group's file that is not there."""
+    group, _, name = file.rpartition("/")
+    known = sorted({*options, *(path.stem for path in (conf / group).glob("*.yaml"))})
+    if group in ("hydra/launcher", "hydra/sweeper") and (extra := EXTRAS.get(name.partition("_")[0])):
+        return f"{group}={name} is not installed: pip install -e '.[{extra}]'."
+    return f"unknown {group or 'configuration'} {name!r}: choose one of {', '.join(known)}."
 
 
 def _unreadable(error: BaseException) -> str:

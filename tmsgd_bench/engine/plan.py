@@ -74,6 +74,21 @@ def wanted(config: DictConfig) -> bool:
     return bool(plan)
 
 
+def is_known(config: DictConfig) -> bool:
+    """Whether a sweep's runs are known before it starts: other sweepers than Hydra's own choose them one by one.
+
+    Raises:
+        ConfigError: they are not, and their plan is asked for.
+    """
+    known = str(config.hydra.sweeper.get("_target_")).endswith(".BasicSweeper")
+    if not known and wanted(config):
+        raise ConfigError(
+            "plan=true needs runs that are known beforehand, and this hydra/sweeper chooses each by the results before "
+            "it: leave plan=true away, or name the values with commas and without hydra/sweeper."
+        )
+    return known
+
+
 def of_sweep(config: DictConfig) -> tuple[list[PlannedRun], list[Exception]]:
     """The different runs of a sweep, in the order in which they start, and the errors of those that cannot start.
 
