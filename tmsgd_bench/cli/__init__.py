@@ -11,7 +11,7 @@ import argparse
 from collections.abc import Callable, Sequence
 
 from tmsgd_bench import __version__, escaping, files, terminal
-from tmsgd_bench.cli import claims, comparison, data, export, figure, numerics, packing, report, runs, table, voc
+from tmsgd_bench.cli import claims, comparison, data, export, figure, new, numerics, packing, report, runs, table, voc
 from tmsgd_bench.errors import BenchError
 
 EPILOG = """\
@@ -30,10 +30,11 @@ Examples of this command:
   python -m tmsgd_bench export runs.parquet        all runs as tidy rows
   python -m tmsgd_bench pack results/runs --out runs.parquet  finished runs in one file, to publish
   python -m tmsgd_bench data                       which data sets are present
+  python -m tmsgd_bench new task birds             the files of your own task, which work as they are
   python -m tmsgd_bench numerics                   the methods as integrators: order, stability, noise
   python -m tmsgd_bench voc-eval . --devkit FOLDER  PASCAL VOC's average precision of files of detections
 """
-NOUNS = (runs, table, comparison, claims, report, figure, export, packing, data, numerics, voc)
+NOUNS = (runs, table, comparison, claims, report, figure, export, packing, data, new, numerics, voc)
 """The modules that add commands, in the order of the help."""
 
 

@@ -115,11 +115,34 @@ def setting_names(values: Any, prefix: str = "") -> list[str]:
     return [name for key, value in nested for name in (key, *setting_names(value, f"{key}."))]
 
 
+def _of_a_protocol(task: dict[str, Any], protocol: str, key: str) -> ConfigError:
+    """The error for a task that lacks a protocol's values, or one of them.
+
+    Args:
+        task: its settings.
+        protocol: the one that is chosen.
+        key: the value that was asked for.
+    """
+    block, others = task.get(protocol), [name for name in PROTOCOLS if task.get(name)]
+    if isinstance(block, dict):
+        return ConfigError(
+            f"setting 'task.{protocol}.{key}' is missing: add {key} to the block {protocol} of the task's YAML."
+        )
+    keys = ", ".join(f"{name}: …" for name in schema.OF_A_PROTOCOL)
+    choice = f", or choose protocol={' or protocol='.join(others)}" if others else ""
+    return ConfigError(
+        f"task={task.get('name')} has no values for protocol={protocol}: add a line '{protocol}: {{{keys}}}' to its "
+        f"YAML{choice}."
+    )
+
+
 def unusable(error: OmegaConfBaseException, config: DictConfig) -> ConfigError:
     """The error for a setting that refers to one that does not exist, or whose value cannot be computed."""
     raw: Any = OmegaConf.to_container(config, resolve=False)
     task, model = ({} if not isinstance(raw.get(group), dict) else raw[group] for group in ("task", "model"))
     missing = re.search(r"'task\.\w+\.(\w+)[\w.]*'", str(error))
+    if missing and (missing[1] in (*schema.OF_A_PROTOCOL, "limit")):
+        return _of_a_protocol(task, str(raw.get("protocol")), missing[1])
     # A model's YAML refers to options in the protocols of its task; other tasks' protocols lack them.
     if missing and not any(missing[1] in (task.get(name) or ()) for name in PROTOCOLS):
         return schema.other_model(model.get("name"), task.get("name"))
