@@ -35,6 +35,7 @@ SLOW = (
     "test_docs.py",
     "test_escaping.py",
     "test_outputs.py",
+    "test_own_task.py",
     "data/test_loading.py",
     "engine/test_monitor.py",
     "engine/test_prefix.py",

@@ -1,8 +1,7 @@
 """The data-set catalog: source, checksum and licence of each data set, and how to verify and prepare it.
 
-``entries/<name>.yaml`` describes a data set; a user's own entries are in ``data_entries/`` of the user's own folder. The
-files of a data set are in ``ROOT/<name>``; synthetic data with the same file names and formats are in
-``ROOT/synthetic/<name>``.
+``entries/<name>.yaml`` describes a data set. The user's own are in ``data_entries/`` of a folder that the user names. The
+files are in ``ROOT/<name>``; synthetic data with the same file names and formats are in ``ROOT/synthetic/<name>``.
 """
 
 from __future__ import annotations
@@ -328,7 +327,7 @@ def read_entry(name: str, path: Path) -> Dataset:
     except (OSError, ValueError, TypeError, LookupError, AttributeError, yaml.YAMLError) as error:
         reason = " ".join(os_reason(error).split())
         raise ConfigError(
-            f"{path} describes no data set ({reason}): README.md in tmsgd_bench/data/entries explains the keys."
+            f"{path} describes no data set ({reason}): see README.md in tmsgd_bench/data/entries."
         ) from error
 
 
@@ -383,6 +382,8 @@ def _dataset(name: str, entry: Any) -> Dataset:
             raise TypeError(f"fields: each must have a name and a description, not {column!r}")
     if not (dataset.files or dataset.folders):
         raise TypeError("it needs files or folders")
+    if not (dataset.obtain or dataset.archives or (dataset.files and all(file.url for file in dataset.files))):
+        raise TypeError("the key obtain is missing, which says how to get files without a url")
     return dataset
 
 
