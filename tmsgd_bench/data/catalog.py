@@ -1,7 +1,7 @@
 """The data-set catalog: source, checksum and licence of each data set, and how to verify and prepare it.
 
-``entries/<name>.yaml`` describes a data set. The user's own are in ``data_entries/`` of a folder that the user names. The
-files are in ``ROOT/<name>``; synthetic data with the same file names and formats are in ``ROOT/synthetic/<name>``.
+``entries/<name>.yaml`` describes a data set; the user's own are in ``data_entries/`` of a folder that the user names.
+Its files are in ``ROOT/<name>``; synthetic data with the same file names and formats are in ``ROOT/synthetic/<name>``.
 """
 
 from __future__ import annotations
