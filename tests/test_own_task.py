@@ -36,7 +36,9 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     def call(*arguments: str) -> int:
         monkeypatch.setattr(sweep.SweepCallback, "folder", None)
         base = ["task=birds", "data=synthetic", "data.root=data", "results.root=runs", "device=cpu", "progress=log"]
-        monkeypatch.setattr(sys, "argv", ["run.py", "--config-dir", "my", *base, *arguments])
+        flags = [argument for argument in arguments if argument.startswith("-")]
+        settings = [argument for argument in arguments if argument not in flags]
+        monkeypatch.setattr(sys, "argv", ["run.py", "--config-dir", "my", *flags, *base, *settings])
         return module.main()
 
     return call

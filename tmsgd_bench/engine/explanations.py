@@ -23,6 +23,8 @@ from tmsgd_bench.version import PROTOCOLS
 
 DETAIL = re.compile(r"\s*(full_key|object_type|reference_type)[:=]")
 """Lines of OmegaConf's messages that are of no use to a user."""
+LIMITED = ("reduced", "smoke")
+"""The protocols that limit the training examples."""
 EXTRAS = {"joblib": "parallel", "ray": "ray", "submitit": "slurm", "optuna": "optuna"}
 """The extra that a launcher or a sweeper comes with, by the first word of its name."""
 
@@ -128,7 +130,8 @@ def _of_a_protocol(task: dict[str, Any], protocol: str, key: str) -> ConfigError
         return ConfigError(
             f"setting 'task.{protocol}.{key}' is missing: add {key} to the block {protocol} of the task's YAML."
         )
-    keys = ", ".join(f"{name}: …" for name in schema.OF_A_PROTOCOL)
+    limited = ("limit",) if protocol in LIMITED else ()
+    keys = ", ".join(f"{name}: …" for name in (*schema.OF_A_PROTOCOL, *limited))
     choice = f", or choose protocol={' or protocol='.join(others)}" if others else ""
     return ConfigError(
         f"task={task.get('name')} has no values for protocol={protocol}: add a line '{protocol}: {{{keys}}}' to its "
