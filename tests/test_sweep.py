@@ -333,6 +333,7 @@ def test_the_plan_says_which_runs_never_switch(run: Runner, capsys: pytest.Captu
         (("-m", "lr=0.1,-1"), "lr must be a finite number > 0 and <= 1,000,000, not -1"),
         (("-m", "optimizer=sgd,nope"), "unknown optimizer 'nope'"),
         (("-m", "seed=range(0,"), "range(0,"),
+        (("-m", "lr=tag(log,interval(0.01,1))"), "an interval needs a sweeper that draws from it"),
         (("optimizer=nope",), "unknown optimizer 'nope'"),
     ],
 )

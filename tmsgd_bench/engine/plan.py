@@ -116,11 +116,20 @@ def of_config(config: DictConfig, in_sweep: bool) -> PlannedRun:
 
 
 def expand(overrides: Iterable[str]) -> list[list[str]]:
-    """Every combination of the overrides' choices, in the order of Hydra's sweeper: the last one varies fastest."""
+    """Every combination of the overrides' choices, in the order of Hydra's sweeper: the last one varies fastest.
+
+    Raises:
+        ConfigError: one is an interval, which has no list of values.
+    """
     hydra = GlobalHydra.instance()
     loader = hydra.config_loader() if hydra.is_initialized() else None  # resolves glob(*)
     choices: dict[str, list[str]] = {}  # a later override replaces an earlier one of the same key
     for override in OverridesParser.create(config_loader=loader).parse_overrides(list(overrides)):
+        if override.is_interval_sweep():
+            raise ConfigError(
+                f"{override.input_line}: an interval needs a sweeper that draws from it: add hydra/sweeper=optuna, or "
+                "name the values with commas."
+            )
         if override.is_sweep_override():
             values = [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
         else:
