@@ -33,12 +33,12 @@ CONF = Path(__file__).resolve().parent / "conf"
 compose.ignore_version_warning()
 
 
-def train(config: DictConfig) -> str:
-    """Train the run that a composed configuration describes; returns its status."""
+def train(config: DictConfig) -> float | None:
+    """Train the run that a composed configuration describes; returns its score (tmsgd_bench/engine/outcome.py)."""
     command_line.check_verbose(HydraConfig.get().verbose)
     if plan.wanted(config):
         print(plan.describe([plan.of_config(config, in_sweep=False)]))
-        return "planned"
+        return None
     choices = HydraConfig.get().runtime.choices
     options = compose.run_options(config, in_sweep=sweep.in_sweep())  # checked before run_spec, which may download data
     command_line.check_names(config, choices)
@@ -54,11 +54,11 @@ def train(config: DictConfig) -> str:
     log.info("%s: %s: %s", outcome.run_id, outcome.status, outcome.note)
     if sweep.in_sweep():
         sweep.record(outcome)
-    return outcome.status
+    return outcome.score
 
 
-def train_in_sweep(config: DictConfig) -> str:
-    """Train one run of a sweep. An error is recorded, and the other runs go on."""
+def train_in_sweep(config: DictConfig) -> float | None:
+    """Train one run of a sweep; returns its score. An error is recorded, and the other runs go on."""
     try:
         sweep.record_start()
         return train(config)
@@ -74,19 +74,24 @@ def train_in_sweep(config: DictConfig) -> str:
         status, note = Status.FAILED, f"{type(error).__name__}: {error}"
     log.error("%s: %s", status, note)
     sweep.record(Outcome("", status, note))
-    return status
+    return None
 
 
 @hydra.main(config_path=str(CONF), config_name="config")
-def entry(config: DictConfig) -> str:
-    """Hydra calls this once for each run."""
+def entry(config: DictConfig) -> float | None:
+    """Hydra calls this once for each run, and gives what it returns to the sweeper; each run's status is in its store.
+
+    Returns:
+        The run's primary metric after the last epoch, with its sign changed if larger is better: smaller is better.
+        Infinity if the run diverged, None if it has no result.
+    """
     if sweep.in_sweep():
         return train_in_sweep(config)
     try:
         return train(config)
     except Exception as error:
         raised.append(error)  # raised again in _run(): Hydra would print a message of its own
-        return Status.FAILED
+        return None
 
 
 def main() -> int:

@@ -56,7 +56,7 @@ class SurvivingLauncher(Launcher):
         self.inner.setup(hydra_context=hydra_context, task_function=task_function, config=config)
 
     def launch(self, job_overrides: Overrides, initial_job_idx: int) -> Sequence[JobReturn]:
-        """Train the runs; returns the outcomes of those that ended."""
+        """Train the runs; returns an answer for each, in their order, because a sweeper may learn from them."""
         self.record_waiting(job_overrides, initial_job_idx)
         try:
             returns: Sequence[JobReturn] = self.inner.launch(job_overrides, initial_job_idx)
@@ -68,7 +68,7 @@ class SurvivingLauncher(Launcher):
                 "if the machine's memory was short",
                 reason,
             )
-            return []
+            return [sweep.returned(number) for number, _ in enumerate(job_overrides, initial_job_idx)]
 
     def record_waiting(self, job_overrides: Overrides, initial_job_idx: int) -> None:
         """Give every run a line in the sweep's summary, also one that never starts."""
@@ -152,15 +152,16 @@ class Slurm(SurvivingLauncher):
             ConfigError: there is no Slurm on this machine.
         """
         self.record_waiting(job_overrides, initial_job_idx)
-        numbered = enumerate(job_overrides, initial_job_idx)
+        numbered = dict(enumerate(job_overrides, initial_job_idx))
+        answers = {number: self._skip_finished(number, overrides) for number, overrides in numbered.items()}
         calls = [
-            (list(overrides), "hydra.sweep.dir", number, f"job_id_for_{number}", Singleton.get_state())
-            for number, overrides in numbered
-            if not self._skip_finished(number, overrides)
+            (list(numbered[number]), "hydra.sweep.dir", number, f"job_id_for_{number}", Singleton.get_state())
+            for number, answer in answers.items()
+            if answer is None
         ]
         jobs = self.submit(self._executor(), calls) if calls else []
-        returns = [self._outcome(job, call[2]) for job, call in zip(jobs, calls, strict=True)]
-        return [returned for returned in returns if returned is not None]
+        answers |= {call[2]: self._outcome(job, call[2]) for job, call in zip(jobs, calls, strict=True)}
+        return [answer for answer in answers.values() if answer is not None]
 
     def submit(self, executor: Any, calls: list[Any]) -> list[Any]:
         """Submit the calls; returns submitit's jobs."""
@@ -173,9 +174,11 @@ class Slurm(SurvivingLauncher):
 
         return (UncompletedJobError,)
 
-    def _skip_finished(self, number: int, overrides: Sequence[str]) -> bool:
+    def _skip_finished(self, number: int, overrides: Sequence[str]) -> JobReturn | None:
+        """The answer of a job that has nothing to do; None for the others."""
         loader, config = self.inner.hydra_context.config_loader, self.inner.config
-        return sweep.skip_finished(number, loader.load_sweep_config(config, list(overrides)))
+        outcome = sweep.skip_finished(number, loader.load_sweep_config(config, list(overrides)))
+        return None if outcome is None else sweep.job_return(overrides, outcome.score)
 
     def _executor(self) -> Any:
         import submitit
@@ -194,13 +197,13 @@ class Slurm(SurvivingLauncher):
         executor.update_parameters(**{k if k in shared else f"slurm_{k}": v for k, v in options.items()})
         return executor
 
-    def _outcome(self, job: Any, number: int) -> JobReturn | None:
-        """Wait for a job, and log how it ended; returns None if it was lost."""
+    def _outcome(self, job: Any, number: int) -> JobReturn:
+        """Wait for a job, log how it ended, and return its answer, or that of the outcome that a lost one left."""
         try:
             returned = self.result(job)
         except self.loss_errors():
             log.error("run %d of the sweep was lost: its log is %s", number, job.paths.stderr)
-            return None
+            return sweep.returned(number)
         log.info("%s", sweep.line(number))
         return returned
 

@@ -36,6 +36,7 @@ SLOW = (
     "test_escaping.py",
     "test_outputs.py",
     "cli/test_verify.py",
+    "test_own_task.py",
     "data/test_loading.py",
     "engine/test_monitor.py",
     "engine/test_prefix.py",

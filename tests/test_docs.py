@@ -24,6 +24,7 @@ import torch
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep, Override
 from torch.utils.data import DataLoader, TensorDataset
 
 from tmsgd_bench import cli
@@ -183,7 +184,7 @@ def jobs(overrides: list[str]) -> Iterator[list[str]]:
     """Jobs of a sweep in which every value occurs, but of seeds and optimizers the first two."""
     parsed = OverridesParser.create().parse_overrides(overrides)
     choices = [
-        [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+        [f"{override.get_key_element()}={value}" for value in values_of(override)]
         if override.is_sweep_override()
         else [override.input_line or ""]
         for override in parsed
@@ -202,11 +203,19 @@ def test_every_setting_of_a_run_is_accepted(arguments: list[str]) -> None:
         check_settings(arguments)
 
 
+def values_of(override: Override) -> list[Any]:
+    """The values of a sweep; of an interval, which a sweeper draws from, its ends."""
+    interval = override.value()
+    if isinstance(interval, IntervalSweep):
+        return [interval.start, interval.end]
+    return list(override.sweep_string_iterator())
+
+
 def check_settings(arguments: list[str]) -> None:
     """Compose the jobs of a command, and check them as a run does before it loads data."""
     overrides = [argument for argument in arguments if "=" in argument]
     command_line.check_groups(overrides, CONF)
-    launchers = [override for override in overrides if re.match(r"hydra[/.]launcher", override)]
+    launchers = [override for override in overrides if re.match(r"hydra[/.](launcher|sweeper)", override)]
     check_launcher(launchers)
     with initialize_config_dir(str(CONF), version_base=None):
         for job in jobs([override for override in overrides if override not in launchers]):
@@ -214,7 +223,12 @@ def check_settings(arguments: list[str]) -> None:
 
 
 def check_launcher(overrides: list[str]) -> None:
-    """Compose a launcher's settings, where its plugin is installed."""
+    """Compose a launcher's and a sweeper's settings, where their plugins are installed."""
+    if any(override.startswith("hydra/sweeper=optuna") for override in overrides):
+        if find_spec("hydra_plugins.hydra_optuna_sweeper"):
+            with initialize_config_dir(str(CONF), version_base=None):
+                hydra_compose("config", overrides=overrides, return_hydra_config=True)
+        return
     for name in (override.partition("=")[2] for override in overrides if override.startswith("hydra/launcher=")):
         text = (CONF / "hydra/launcher" / f"{name}.yaml").read_text(encoding="utf-8")
         plugin = next(known for known in ("joblib", "ray", "submitit", "slurm") if f"- {known}" in text)

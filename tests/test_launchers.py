@@ -366,6 +366,12 @@ def test_slurm_gets_one_array_and_queues_a_preempted_job_again(
 # Settings and errors
 
 
+def test_a_sweeper_that_is_not_installed_is_named_with_its_extra() -> None:
+    missing = MissingConfigException("missing", missing_cfg_file="hydra/sweeper/optuna", options=["basic"])
+    said = explanations.explain(missing, ROOT / "conf")
+    assert said == "hydra/sweeper=optuna is not installed: pip install -e '.[optuna]'."
+
+
 @pytest.mark.parametrize(
     ("launcher", "plugin", "extra"),
     [
@@ -513,3 +519,36 @@ def test_a_job_that_never_started_is_in_the_summary(tmp_path: Path, monkeypatch:
     text, complete = sweep.summarise(tmp_path)
     assert text == "sweep: 1 unfinished\n  unfinished: seed=0: it was not started; the same command starts it"
     assert not complete
+
+
+@needs("hydra_joblib_launcher")
+def test_a_sweep_that_loses_a_worker_still_gives_an_answer_for_every_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In their order: a sweeper that learns from them must not take one run's metric for another's."""
+    from joblib.externals.loky.process_executor import BrokenProcessPool
+
+    def lose(*_: Any) -> None:
+        files.write_json(tmp_path / "job-00006.json", {"overrides": ["seed=1"], "status": "done", "score": -90.5})
+        raise BrokenProcessPool("A worker process was unexpectedly terminated: SIGKILL(-9)")
+
+    monkeypatch.setattr(sweep.SweepCallback, "folder", tmp_path)
+    monkeypatch.setattr(tmsgd_launchers.shared_memory, "check", lambda *_: None)
+    cores = tmsgd_launchers.Cores(n_jobs=2)
+    monkeypatch.setattr(cores.inner, "launch", lose)
+    assert [answer.return_value for answer in cores.launch([["seed=0"], ["seed=1"]], 5)] == [None, -90.5]
+
+
+@needs("hydra_submitit_launcher")
+def test_a_run_that_slurm_need_not_train_keeps_its_place_among_the_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep.SweepCallback, "folder", tmp_path)
+    slurm = tmsgd_launchers.SlurmLocal(submitit_folder=str(tmp_path))
+    skipped = {0: None, 1: sweep.job_return(["seed=1"], -2.0), 2: None}
+    monkeypatch.setattr(slurm, "_skip_finished", lambda number, _: skipped[number])
+    monkeypatch.setattr(slurm, "_executor", lambda: None)
+    monkeypatch.setattr(slurm, "submit", lambda _, calls: [call[2] for call in calls])
+    monkeypatch.setattr(slurm, "_outcome", lambda job, number: sweep.job_return([], -1.0 - 10 * job))
+    answers = slurm.launch([["seed=0"], ["seed=1"], ["seed=2"]], 0)
+    assert [answer.return_value for answer in answers] == [-1.0, -2.0, -21.0]

@@ -13,10 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 
 from tmsgd_bench import files
 from tmsgd_bench.engine import plan, sweep, workers
+from tmsgd_bench.engine.outcome import Outcome, score
+from tmsgd_bench.errors import ConfigError
 from tmsgd_bench.results import store
+from tmsgd_bench.results.status import Status
 
 ROOT = Path(__file__).parents[1]
 SHORT = ("protocol=smoke", "data.limit=20", "epochs=4")
@@ -329,6 +333,7 @@ def test_the_plan_says_which_runs_never_switch(run: Runner, capsys: pytest.Captu
         (("-m", "lr=0.1,-1"), "lr must be a finite number > 0 and <= 1,000,000, not -1"),
         (("-m", "optimizer=sgd,nope"), "unknown optimizer 'nope'"),
         (("-m", "seed=range(0,"), "range(0,"),
+        (("-m", "lr=tag(log,interval(0.01,1))"), "an interval needs a sweeper that draws from it"),
         (("optimizer=nope",), "unknown optimizer 'nope'"),
     ],
 )
@@ -350,3 +355,89 @@ def test_plan_is_true_or_false(
     assert run(*mode, *SHORT, "optimizer=sgd", f"plan={word}") == 2
     assert "plan must be true or false" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+# What a sweeper learns
+
+
+@pytest.fixture
+def answers(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What run.py gives to Hydra's sweeper for each run."""
+    from hydra.core.utils import JobReturn
+
+    found: list[Any] = []
+    setter = JobReturn.return_value.fset
+
+    def noted(answer: JobReturn, value: Any) -> None:
+        found.append(value)
+        setter(answer, value)
+
+    monkeypatch.setattr(JobReturn, "return_value", JobReturn.return_value.setter(noted))
+    return found
+
+
+def test_a_run_gives_its_metric_to_the_sweeper_smaller_is_better(
+    run: Runner, answers: list[Any], tmp_path: Path
+) -> None:
+    """Also one that was trained before; and a run without a result has none."""
+    assert run("-m", *SHORT, "epochs=1", "optimizer=sgd,adam", "optimizer.lr=0.1,-1") == 1
+    finals = {name.split("-")[2]: result["final"] for name, result in results(tmp_path / "runs").items()}
+    assert answers == [-finals["sgd"], None, -finals["adam"], None]
+    before = answers.copy()
+    answers.clear()
+    assert run("-m", *SHORT, "epochs=1", "optimizer=sgd,adam", "optimizer.lr=0.1,-1") == 1
+    assert answers == before
+
+
+@pytest.mark.parametrize(
+    ("result", "expected"),
+    [
+        ({"status": "done", "direction": "max", "final": 90.5}, -90.5),
+        ({"status": "done", "direction": "min", "final": 0.25}, 0.25),
+        ({"status": "done", "direction": "max", "final": None}, float("inf")),
+        ({"status": "diverged", "direction": "max", "final": None}, float("inf")),
+    ],
+)
+def test_a_score_is_the_smaller_the_better_the_run(result: dict[str, Any], expected: float) -> None:
+    assert score(result) == expected
+
+
+@pytest.mark.parametrize(
+    ("outcome", "expected"),
+    [
+        (Outcome("a", Status.DONE, "", score=-90.5), -90.5),
+        (Outcome("a", Status.DIVERGED, "", score=float("inf")), float("inf")),
+        (Outcome("", Status.UNFINISHED, "its process ended"), None),
+        (None, None),
+    ],
+)
+def test_a_lost_jobs_answer_is_what_it_left_behind(
+    outcome: Outcome | None, expected: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So a sweeper gets an answer for every run, in their order, whatever became of a worker."""
+    monkeypatch.setattr(sweep.SweepCallback, "folder", tmp_path)
+    if outcome is not None:
+        sweep._write(tmp_path, 3, ["seed=0"], outcome)
+    assert sweep.returned(3).return_value == expected
+
+
+def test_a_sweeper_that_chooses_the_runs_itself_has_no_plan() -> None:
+    config = OmegaConf.create({"plan": True, "hydra": {"sweeper": {"_target_": "hydra_plugins.Optuna"}}})
+    with pytest.raises(ConfigError, match="plan=true needs runs that are known beforehand"):
+        plan.is_known(config)
+    config.plan = False
+    assert not plan.is_known(config)
+
+
+def test_a_search_with_optuna_learns_from_each_run(run: Runner, tmp_path: Path) -> None:
+    """Even though one of its runs fails. The same command later finds its runs done, and the same best settings."""
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="needs the extra optuna")
+    search = (
+        *("-m", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=3", "hydra.sweeper.n_jobs=1"),
+        *("hydra.sweeper.sampler.seed=0", *SHORT, "epochs=1", "optimizer=sgd", "task.evaluate_on=validation"),
+        "lr=choice(0.1,-1)",
+    )
+    assert run(*search) == 1
+    (best,) = tmp_path.glob("runs/.sweeps/*/*/optimization_results.yaml")
+    (result,) = results(tmp_path / "runs").values()
+    assert f"best_value: {-result['final']}" in best.read_text(encoding="utf-8")

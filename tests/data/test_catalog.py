@@ -7,6 +7,7 @@ import hashlib
 import os
 import re
 import shlex
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -544,3 +545,95 @@ def test_the_real_r8_is_the_published_one(real_r8: Path) -> None:
     assert dataset.fingerprint(real_r8, "real", verify=False) == dataset.fingerprint(Path(), "real", verify=True)
     lines = {file.split: len((real_r8 / file.name).read_bytes().splitlines()) for file in dataset.files}
     assert lines == {"train": 5485, "test": 2189} == {file.split: file.examples for file in dataset.files}
+
+
+# --- a user's own entries ------------------------------------------------------------------------------------------
+
+PLAIN_KEYS = ("title", "description", "homepage", "version", "published", "licence", "licence_url", "citation")
+OWN_ENTRY = """\
+title: Days
+description: Some days
+homepage: ""
+version: "1"
+published: ""
+licence: none
+licence_url: ""
+citation: ""
+obtain: put days.csv into {folder}
+synthetic: own_days
+files:
+  - {name: days.csv, split: train, examples: 1}
+fields:
+  - {name: day, description: its number}
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder for --config-dir with an entry, and a module that writes synthetic data."""
+    (tmp_path / "my/data_entries").mkdir(parents=True)
+    (tmp_path / "my/data_entries/days.yaml").write_text(OWN_ENTRY, encoding="utf-8")
+    code = "VERSION = 7\n\ndef write(folder):\n    (folder / 'days.csv').write_text('day 1')\n"
+    (tmp_path / "own_days.py").write_text(code, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield tmp_path / "my"
+    sys.modules.pop("own_days", None)
+
+
+def test_an_own_entry_is_found_and_used(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    days, root = find("days", [own / "data_entries"]), own / "data"
+    assert days.prepare(root, "synthetic") == root / "synthetic/days"
+    assert (root / "synthetic/days/days.csv").read_text() == "day 1"
+    assert days.fingerprint(root, "synthetic", verify=True) == "synthetic-7"
+    assert cli.main(["data", "list", "--config-dir", str(own), "--root", str(root)]) == 0
+    listed = capsys.readouterr().out
+    assert f"put days.csv into {root / 'days'}" in listed and "r8: " in listed
+    assert cli.main(["data", "list", "days", "--root", str(root)]) == 2
+    assert "describe it in data_entries/days.yaml in the folder of --config-dir" in capsys.readouterr().err
+    assert cli.main(["data", "list", "--config-dir", str(root)]) == 2
+    assert "put your entries there" in capsys.readouterr().err
+
+
+def test_an_entry_of_the_package_comes_before_an_own_one(own: Path) -> None:
+    (own / "data_entries/r8.yaml").write_text(OWN_ENTRY, encoding="utf-8")
+    assert find("r8", [own / "data_entries"]) is catalog()["r8"]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        *((lambda text, key=key: re.sub(rf"^{key}:.*\n", "", text, flags=re.M), f"the key {key} is missing")
+          for key in PLAIN_KEYS),
+        (lambda text: text[: text.index("fields:")], "the key fields is missing"),
+        (lambda text: text.replace("name: days.csv, ", ""), "files: the key name is missing"),
+        (lambda text: text.replace("examples: 1", "examples: one"), "files: examples must be int, not 'one'"),
+        (lambda text: text.replace("{name: days.csv, split: train, examples: 1}", "days.csv"), "files: each must have"),
+        (lambda text: text.replace("examples: 1", "rows: 1"), "files: the key rows is unknown: there are name, url"),
+        (lambda text: text.replace("description: its number", "unit: 1"), "fields: each must have a name and a desc"),
+        (lambda text: re.sub(r"files:\n.*\n", "", text), "it needs files or folders"),
+        (lambda text: text + "whole: false\n", "the key whole is unknown"),
+        (lambda text: re.sub(r"obtain:.*\n", "", text), "the key obtain is missing"),
+        (lambda text: "", "it must have the keys name, title"),
+    ],
+)  # fmt: skip
+def test_each_key_that_an_own_entry_lacks_is_named(change: Callable[[str], str], reason: str, own: Path) -> None:
+    path = own / "data_entries/days.yaml"
+    path.write_text(change(OWN_ENTRY), encoding="utf-8")
+    with pytest.raises(ConfigError) as raised:
+        find("days", [path.parent])
+    assert str(raised.value).startswith(f"{path} describes no data set ({reason}")
+
+
+@pytest.mark.parametrize(
+    ("code", "sentence"),
+    [
+        (None, "names the module 'own_days', which cannot be imported"),
+        ("VERSION = 1\n", "needs a whole number VERSION and a function write"),
+    ],
+)
+def test_a_module_that_writes_no_synthetic_data_is_refused(code: str | None, sentence: str, own: Path) -> None:
+    (own.parent / "own_days.py").unlink()
+    if code is not None:
+        (own.parent / "own_days.py").write_text(code, encoding="utf-8")
+    with pytest.raises(ConfigError, match=sentence):
+        find("days", [own / "data_entries"]).prepare(own / "data", "synthetic")

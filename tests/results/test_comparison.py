@@ -129,12 +129,12 @@ def test_the_command_prints_every_group(root: Path, capsys: pytest.CaptureFixtur
 
 
 def test_optimizers_of_one_name_with_other_options_are_told_apart(root: Path, write_run: WriteRun) -> None:
-    """And the one that follows a protocol is the reference, whatever its digest."""
+    """And the one that follows a protocol is the reference, although the other has more runs."""
     for seed in range(4):
         write_run(root, "sgd", seed, final=50.0, options={"momentum": 0.5}, protocols=[])
     (group,) = comparison.build(read_runs(root))
     labels = [entry.label for entry in group.entries]
-    assert len(set(labels)) == 4 and sum(label.startswith("SGD #") for label in labels) == 2
+    assert labels == ["SGD, without momentum", "Adam", "SGD, momentum 0.5", "TM-SGD, switch 2"]
     assert group.entries[0].comparison is None and group.entries[0].final.mean == pytest.approx(sum(SGD) / 3)
 
 
@@ -183,3 +183,80 @@ def test_a_metric_that_is_not_finite_counts_as_worse_than_any_number(root: Path,
     adam = next(entry for entry in group.entries if entry.label == "Adam")
     assert {"1 with a metric that is not finite", "few seeds (n=3)"} <= set(adam.marks)
     assert adam.comparison is not None and adam.comparison.diverged == 1
+
+
+@pytest.fixture
+def rates(tmp_path: Path, write_run: WriteRun) -> Path:
+    """SGD at 0.1 and 0.01, Adam at 0.001, three seeds each; none follows a protocol."""
+    for seed in range(3):
+        for name, lr, final in (("sgd", 0.1, 91.0), ("sgd", 0.01, 90.0), ("adam", 0.001, 92.0)):
+            write_run(tmp_path, name, seed, final=final + seed**2, options={"lr": lr}, protocols=[])
+    return tmp_path
+
+
+def test_learning_rates_are_part_of_what_is_compared(rates: Path) -> None:
+    (group,) = comparison.build(read_runs(rates))
+    assert [entry.label for entry in group.entries] == ["SGD, lr 0.01", "Adam, lr 0.001", "SGD, lr 0.1"]
+    assert [entry.lr for entry in group.entries] == [0.01, 0.001, 0.1]
+    assert [entry.comparison and entry.comparison.difference.mean for entry in group.entries] == [None, 2.0, 1.0]
+    assert "batch 5: accuracy" in group.heading and "lr" not in group.heading
+
+
+def test_the_table_says_which_of_several_rows_is_the_reference(
+    rates: Path, write_run: WriteRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With as many runs the smallest learning rate, else the one with the most runs, or the one that is asked for."""
+    said = "differences to {}, one of 2 rows of sgd: --reference sgd,SETTING=VALUE chooses another"
+    assert cli.main(["compare", "--results", str(rates)]) == 0
+    assert said.format("SGD, lr 0.01") in capsys.readouterr().out
+    assert cli.main(["compare", "--results", str(rates), "--reference", "sgd,lr=1e-1"]) == 0
+    assert "differences to SGD, lr 0.1\n" in capsys.readouterr().out
+    write_run(rates, "sgd", 3, final=91.0, options={"lr": 0.1}, protocols=[])
+    (group,) = comparison.build(read_runs(rates))
+    assert group.reference == group.entries[0].label == "SGD, lr 0.1"
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--reference", "sgd,lr=0.5"], "no finished run is --reference sgd,lr=0.5: there are sgd,lr=0.01, sgd,lr=0.1"),
+        (["--reference", "sgd,0.1"], "write NAME or NAME,SETTING=VALUE"),
+        (["--group-by", "batch"], "no optimizer has such a setting: choose from lr"),
+    ],
+)
+def test_a_reference_or_group_that_is_not_there_is_refused(
+    options: list[str], sentence: str, rates: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["compare", "--results", str(rates), *options]) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_a_table_for_each_learning_rate_can_be_asked_for(rates: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    groups = comparison.build(read_runs(rates), group_by=["lr"])
+    assert [len(group.entries) for group in groups] == [1, 1, 1]
+    rates_of = {group.heading.split("lr ")[1].split(":")[0]: group.reference for group in groups}
+    assert rates_of == {"0.001": "", "0.01": "SGD", "0.1": "SGD"}
+    assert cli.main(["compare", "--results", str(rates), "--group-by", "lr"]) == 0
+    assert capsys.readouterr().out.count("differences to SGD\n") == 2
+
+
+def test_tables_for_each_value_of_another_setting_name_it(root: Path, write_run: WriteRun) -> None:
+    for seed in range(3):
+        write_run(root, "sgd", seed, final=50.0, options={"momentum": 0.5}, protocols=[])
+    groups = comparison.build(read_runs(root), group_by=["momentum"])
+    assert sorted(group.heading.partition("is better); ")[2] for group in groups) == ["momentum=0.5", "momentum=null"]
+    assert sorted(len(group.entries) for group in groups) == [1, 3]
+
+
+def test_many_differing_options_are_told_apart_by_a_digest(root: Path, write_run: WriteRun) -> None:
+    write_run(root, "sgd", 0, final=50.0, options=dict.fromkeys("abcde", 1), protocols=[])
+    (group,) = comparison.build(read_runs(root))
+    assert sum(entry.label.startswith("SGD #") for entry in group.entries) == len(group.entries) - 2 == 2
+
+
+def test_close_learning_rates_have_different_labels(tmp_path: Path, write_run: WriteRun) -> None:
+    """As a search draws them."""
+    for lr in (0.012345678, 0.012345679):
+        write_run(tmp_path, "sgd", options={"lr": lr})
+    (group,) = comparison.build(read_runs(tmp_path))
+    assert [entry.label for entry in group.entries] == ["SGD, lr 0.012345678", "SGD, lr 0.012345679"]

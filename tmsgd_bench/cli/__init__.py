@@ -17,6 +17,7 @@ from tmsgd_bench.cli import (
     data,
     export,
     figure,
+    new,
     numerics,
     packing,
     report,
@@ -46,10 +47,11 @@ Examples of this command:
   tmsgd-bench pack results/runs --out runs.parquet  finished runs in one file, to publish
   tmsgd-bench verify               whether what is published is what its evidence gives
   tmsgd-bench data                   which data sets are present
+  tmsgd-bench new task birds         the files of your own task, which work as they are
   tmsgd-bench numerics               the methods as integrators: order, stability, noise
   tmsgd-bench voc-eval . --devkit FOLDER  PASCAL VOC's average precision of files of detections
 """
-NOUNS = (runs, table, comparison, claims, targets, report, figure, export, packing, verify, data, numerics, voc)
+NOUNS = (runs, table, comparison, claims, targets, report, figure, export, packing, verify, data, new, numerics, voc)
 """The modules that add commands, in the order of the help."""
 
 

@@ -16,19 +16,34 @@ def add(commands: Any) -> None:
     parser = commands.add_parser(
         "compare",
         help="optimizers side by side, with any settings",
-        description="Groups of finished runs that differ only in optimizer and seed: mean ± standard deviation, and "
-        "the difference to a reference, paired by seed. For your own optimizer, other settings, partial data.",
+        description="Groups of finished runs that differ only in optimizer, its settings (such as the learning rate) "
+        "and seed: mean ± standard deviation, and the difference to a reference, paired by seed. For your own "
+        "optimizer, other settings, partial data.",
     )
     stores.add(parser)
     parser.add_argument("--task", help="only runs of this task")
-    parser.add_argument("--reference", default="sgd", help="the optimizer to compare with (default: sgd)")
+    parser.add_argument(
+        "--reference",
+        default="sgd",
+        metavar="NAME[,SETTING=VALUE]",
+        help="the optimizer to compare with, such as adam; sgd,lr=0.1 is one of several rows (default: sgd; of several "
+        "rows the one that follows a protocol, then the one with the most runs, then the smallest learning rate)",
+    )
+    parser.add_argument(
+        "--group-by",
+        nargs="+",
+        default=[],
+        metavar="SETTING",
+        help="a table for each value of an optimizer's setting, such as lr (default: all values in one table)",
+    )
     parser.add_argument("--format", choices=tuple(comparison.FORMATS), default="md", help="default: md")
     parser.set_defaults(action=print_comparison)
 
 
 def print_comparison(options: argparse.Namespace) -> int:
     """Print every group of runs that can be compared."""
-    groups = comparison.build(stores.filtered(stores.read(options.results), options, ["task"]), options.reference)
+    runs = stores.filtered(stores.read(options.results), options, ["task"])
+    groups = comparison.build(runs, options.reference, options.group_by)
     if not groups:
         raise StoreError(f"no run in {stores.listed(options.results)} has finished: there is nothing to compare yet.")
     terminal.say(comparison.FORMATS[options.format](groups), end="")

@@ -9,7 +9,7 @@ from typing import Any
 
 from tmsgd_bench import terminal
 from tmsgd_bench.data import synthetic
-from tmsgd_bench.data.catalog import Dataset, catalog, data_root, find
+from tmsgd_bench.data.catalog import OWN, Dataset, catalog, data_root, find, own_entries
 from tmsgd_bench.errors import ConfigError
 
 
@@ -29,6 +29,12 @@ def add(commands: Any) -> None:
         "data; card: print the Croissant JSON-LD description",
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(catalog())} (default: all)")
+    parser.add_argument(
+        "--config-dir",
+        type=Path,
+        metavar="FOLDER",
+        help=f"your folder, for your own data sets, which are described in {OWN}/ there",
+    )
     parser.add_argument("--root", help="folder of the data sets (default: $TMSGD_DATA or the user's cache folder)")
     parser.add_argument("--synthetic", action="store_true", help="synthetic data in place of the real data")
     parser.set_defaults(action=manage_data)
@@ -36,7 +42,9 @@ def add(commands: Any) -> None:
 
 def manage_data(options: argparse.Namespace) -> int:
     """List, verify, prepare or describe data sets."""
-    chosen = [find(name) for name in options.names] or list(catalog().values())
+    folders = _entry_folders(options.config_dir)
+    names = options.names or [*catalog(), *(name for name in own_entries(folders) if name not in catalog())]
+    chosen = [find(name, folders) for name in names]
     root, kind = data_root(options.root), "synthetic" if options.synthetic else "real"
     if options.do == "card":
         return _print_cards(chosen)
@@ -53,6 +61,20 @@ def manage_data(options: argparse.Namespace) -> int:
         raise ConfigError("--synthetic is for 'prepare', which also checks synthetic data that are there already.")
     states = [_describe(dataset, root, verify_only=options.do == "verify") for dataset in chosen]
     return 0 if options.do == "list" or all(states) else 1
+
+
+def _entry_folders(config_dir: Path | None) -> list[Path]:
+    """The folder of the user's own entries, in a list; empty without ``--config-dir``.
+
+    Raises:
+        ConfigError: it is not there.
+    """
+    if config_dir is None:
+        return []
+    folder = (config_dir / OWN).absolute()
+    if not folder.is_dir():
+        raise ConfigError(f"--config-dir: there is no folder {folder}: put your entries there, NAME.yaml each.")
+    return [folder]
 
 
 def _print_cards(chosen: list[Dataset]) -> int:

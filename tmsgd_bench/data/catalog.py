@@ -1,7 +1,7 @@
 """The data-set catalog: source, checksum and licence of each data set, and how to verify and prepare it.
 
-``entries/<name>.yaml`` describes a data set. Its files are in ``ROOT/<name>``; synthetic data with the same file names
-and formats are in ``ROOT/synthetic/<name>``.
+``entries/<name>.yaml`` describes a data set; the user's own are in ``data_entries/`` of a folder that the user names.
+Its files are in ``ROOT/<name>``; synthetic data with the same file names and formats are in ``ROOT/synthetic/<name>``.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 import logging
 import os
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from functools import cache
-from importlib.resources import files
+from importlib.resources import files as resources
 from pathlib import Path
 from types import UnionType
 from typing import Any, get_origin, get_type_hints
@@ -29,6 +29,10 @@ from tmsgd_bench.errors import ConfigError, DataError, StoreError
 from tmsgd_bench.files import os_reason
 
 log = logging.getLogger(__name__)
+OWN = "data_entries"
+"""The folder of a user's own entries, within that of ``--config-dir``."""
+OF_NO_ENTRY = ("whole", "entries")
+"""What no entry says of itself."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,9 @@ class Dataset:
         files, folders: its files, and its folders of many files.
         archives: from which files and folders without a URL are unpacked.
         obtain: how to get files that cannot be downloaded, as the end of a sentence.
+        synthetic: the module that writes synthetic data, with ``VERSION`` and ``write(folder)``; by default that of the
+            data set's name in :mod:`tmsgd_bench.data.synthetic`.
+        entries: the folder of a user's own entry; None for one of this package.
         whole: False for the data set that :meth:`without_test` returns.
     """
 
@@ -60,6 +67,8 @@ class Dataset:
     archives: tuple[Archive, ...] = ()
     obtain: str = ""
     whole: bool = True
+    synthetic: str = ""
+    entries: Path | None = None
 
     def without_test(self) -> Dataset:
         """The data set without the files that only the test split uses, for evaluation on a validation split.
@@ -131,7 +140,8 @@ class Dataset:
         by_hand += [f"what {archive.url} holds into {folder}" for archive in self.archives]
         if not by_hand:
             return f"{self.obtain.format(folder=folder)}."
-        command = f"run 'python -m tmsgd_bench data prepare {self.name} --root {shlex.quote(str(folder.parent))}'"
+        command = f"run 'python -m tmsgd_bench data prepare {self.name} --root {shlex.quote(str(folder.parent))}"
+        command += "'" if self.entries is None else f" --config-dir {shlex.quote(str(self.entries.parent))}'"
         again = command if self.whole else "start again"  # the command would download the test split too
         return f"{again} (delete a damaged file first), or put {' and '.join(by_hand)}."
 
@@ -145,7 +155,7 @@ class Dataset:
             DataError: a file must be read for it and cannot be.
         """
         if kind == "synthetic":
-            return f"synthetic-{synthetic.version(self.name)}"
+            return f"synthetic-{synthetic.version(self.name, self.synthetic)}"
         if verify and self.pinned:
             return join(file.digest for file in self.files)
         if verify:
@@ -191,7 +201,7 @@ class Dataset:
     def _write_synthetic(self, folder: Path) -> None:
         """Write synthetic data, unless this version of them is there and undamaged."""
         try:
-            synthetic.write(self.name, folder)
+            synthetic.write(self.name, folder, self.synthetic)
         except (OSError, StoreError) as error:
             raise DataError(
                 f"cannot write synthetic data in place of {self.name} into {folder} ({os_reason(error)}): free some "
@@ -298,7 +308,7 @@ def catalog() -> dict[str, Dataset]:
     Raises:
         ConfigError: a file of ``entries`` cannot be read, or is no entry; the message names it.
     """
-    entries = sorted((files("tmsgd_bench.data") / "entries").iterdir(), key=lambda entry: entry.name)
+    entries = sorted((resources("tmsgd_bench.data") / "entries").iterdir(), key=lambda entry: entry.name)
     return {
         name: read_entry(name, Path(str(entry)))
         for entry in entries
@@ -316,50 +326,93 @@ def read_entry(name: str, path: Path) -> Dataset:
         return _dataset(name, yaml.safe_load(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, LookupError, AttributeError, yaml.YAMLError) as error:
         reason = " ".join(os_reason(error).split())
-        raise ConfigError(f"{path} describes no data set ({reason}): see README.md beside it.") from error
+        raise ConfigError(
+            f"{path} describes no data set ({reason}): see README.md in tmsgd_bench/data/entries."
+        ) from error
 
 
-def find(name: str) -> Dataset:
-    """A data set by name.
+def own_entries(folders: Sequence[Path]) -> dict[str, Path]:
+    """The files of a user's own entries by name; of two with one name, that in the first folder."""
+    return {path.stem: path for folder in reversed(folders) for path in sorted(folder.glob("*.yaml"))}
+
+
+def find(name: str, folders: Sequence[Path] = ()) -> Dataset:
+    """A data set by name; this package's comes before a user's own one of the same name.
+
+    Args:
+        folders: of the user's own entries.
 
     Raises:
-        ConfigError: there is none of that name.
+        ConfigError: there is none of that name, or its entry cannot be used.
     """
-    if name not in catalog():
-        raise ConfigError(f"unknown data set {name!r}: choose one of {', '.join(catalog())}.")
-    return catalog()[name]
+    if name in catalog():
+        return catalog()[name]
+    own = own_entries(folders)
+    if name not in own:
+        raise ConfigError(
+            f"unknown data set {name!r}: choose one of {', '.join([*catalog(), *own])}, or describe it in "
+            f"{OWN}/{name}.yaml in the folder of --config-dir."
+        )
+    return replace(read_entry(name, own[name]), entries=own[name].parent)
 
 
-def find_all(names: str) -> Dataset | Combined:
+def find_all(names: str, folders: Sequence[Path] = ()) -> Dataset | Combined:
     """A data set by name, or several with "+" between their names.
+
+    Args:
+        folders: of the user's own entries.
 
     Raises:
         ConfigError: there is none of a name.
     """
-    datasets = tuple(find(name) for name in names.split("+"))
+    datasets = tuple(find(name, folders) for name in names.split("+"))
     return datasets[0] if len(datasets) == 1 else Combined(datasets)
 
 
-def _dataset(name: str, entry: dict[str, Any]) -> Dataset:
+def _dataset(name: str, entry: Any) -> Dataset:
+    if not isinstance(entry, Mapping):
+        raise TypeError(f"it must have the keys {', '.join(_required(Dataset))}")
     lists = {
-        key: tuple(_instance(kind, values) for values in entry.get(key, ()))
+        key: tuple(_instance(kind, values, f"{key}: ") for values in entry.get(key) or ())
         for key, kind in (("files", DataFile), ("folders", DataFolder), ("archives", Archive))
     }
     dataset: Dataset = _instance(Dataset, {"name": name, **entry, **lists})
+    for column in dataset.fields:
+        if not isinstance(column, Mapping) or {"name", "description"} - set(column):
+            raise TypeError(f"fields: each must have a name and a description, not {column!r}")
+    if not (dataset.files or dataset.folders):
+        raise TypeError("it needs files or folders")
+    if not (dataset.obtain or dataset.archives or (dataset.files and all(file.url for file in dataset.files))):
+        raise TypeError("the key obtain is missing, which says how to get files without a url")
     return dataset
 
 
-def _instance(kind: type[Any], values: Mapping[str, Any]) -> Any:
+def _required(kind: type[Any]) -> list[str]:
+    """The fields of a dataclass that have no default."""
+    return [one.name for one in fields(kind) if one.default is MISSING and one.default_factory is MISSING]
+
+
+def _instance(kind: type[Any], values: Mapping[str, Any], place: str = "") -> Any:
     """An instance of a dataclass from plain values.
+
+    Args:
+        place: where they stand, for messages.
 
     Raises:
         TypeError: a value is missing, unknown, or of another type than its field.
     """
-    fields = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    if not isinstance(values, Mapping):
+        raise TypeError(f"{place}each must have the keys {', '.join(_required(kind))}, not {values!r}")
+    if missing := [key for key in _required(kind) if key not in values]:
+        raise TypeError(f"{place}the key {missing[0]} is missing")
+    known = [one.name for one in fields(kind) if one.name not in OF_NO_ENTRY]
+    if unknown := [key for key in values if key not in known]:
+        raise TypeError(f"{place}the key {unknown[0]} is unknown: there are {', '.join(known)}")
+    arguments = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
     hints = get_type_hints(kind)
-    for key, value in fields.items():
+    for key, value in arguments.items():
         hint = hints.get(key, object)
         plain = hint if isinstance(hint, UnionType) else get_origin(hint) or hint
         if not isinstance(value, plain):
-            raise TypeError(f"{key} must be {getattr(plain, '__name__', plain)}, not {value!r}")
-    return kind(**fields)
+            raise TypeError(f"{place}{key} must be {getattr(plain, '__name__', plain)}, not {value!r}")
+    return kind(**arguments)

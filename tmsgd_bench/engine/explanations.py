@@ -24,8 +24,10 @@ from tmsgd_bench.version import PROTOCOLS
 
 DETAIL = re.compile(r"\s*(full_key|object_type|reference_type)[:=]")
 """Lines of OmegaConf's messages that are of no use to a user."""
-EXTRAS = {"joblib": "parallel", "ray": "ray", "submitit": "slurm"}
-"""The extra that a launcher comes with, by the first word of its name."""
+LIMITED = ("reduced", "smoke")
+"""The protocols that limit the training examples."""
+EXTRAS = {"joblib": "parallel", "ray": "ray", "submitit": "slurm", "optuna": "optuna"}
+"""The extra that a launcher or a sweeper comes with, by the first word of its name."""
 
 
 def explain(error: BaseException, conf: Path) -> str | None:
@@ -35,11 +37,13 @@ def explain(error: BaseException, conf: Path) -> str | None:
     if isinstance(error, ImportError) and (lacking := extras.lacking()):
         return lacking
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        return _unknown_choice(error.missing_cfg_file, error.options or (), conf)
+        return _missing(error.missing_cfg_file, error.options or (), conf)
     if sentence := _unreadable(error):
         return sentence
     if isinstance(error, HydraException | OmegaConfBaseException):
         return _explain_override(error, conf)
+    if isinstance(error, ValueError) and "No trials are completed" in str(error):
+        return "no run of the sweep has a result, so there are no best settings: correct what its summary says."
     if _is_hydras(error):
         return f"Hydra cannot use these settings ({one_line(error)}): 'python run.py --cfg job' shows what there is."
     if isinstance(error, OSError) and error.filename:
@@ -50,11 +54,11 @@ def explain(error: BaseException, conf: Path) -> str | None:
     return None
 
 
-def _unknown_choice(missing: str, options: Iterable[str], conf: Path) -> str:
-    """A sentence for a group's YAML that is not there."""
-    group, _, name = missing.rpartition("/")
+def _missing(file: str, options: Iterable[str], conf: Path) -> str:
+    """A sentence for a group's file that is not there."""
+    group, _, name = file.rpartition("/")
     known = sorted({*options, *(path.stem for path in (conf / group).glob("*.yaml"))})
-    if group == "hydra/launcher" and (extra := EXTRAS.get(name.partition("_")[0])):
+    if group in ("hydra/launcher", "hydra/sweeper") and (extra := EXTRAS.get(name.partition("_")[0])):
         return f"{group}={name} is not installed: pip install -e '.[{extra}]'."
     return f"unknown {group or 'configuration'} {name!r}: choose one of {', '.join(known)}."
 
@@ -116,11 +120,35 @@ def setting_names(values: Any, prefix: str = "") -> list[str]:
     return [name for key, value in nested for name in (key, *setting_names(value, f"{key}."))]
 
 
+def _of_a_protocol(task: dict[str, Any], protocol: str, key: str) -> ConfigError:
+    """The error for a task that lacks a protocol's values, or one of them.
+
+    Args:
+        task: its settings.
+        protocol: the one that is chosen.
+        key: the value that was asked for.
+    """
+    block, others = task.get(protocol), [name for name in PROTOCOLS if task.get(name)]
+    if isinstance(block, dict):
+        return ConfigError(
+            f"setting 'task.{protocol}.{key}' is missing: add {key} to the block {protocol} of the task's YAML."
+        )
+    limited = ("limit",) if protocol in LIMITED else ()
+    keys = ", ".join(f"{name}: …" for name in (*schema.OF_A_PROTOCOL, *limited))
+    choice = f", or choose protocol={' or protocol='.join(others)}" if others else ""
+    return ConfigError(
+        f"task={task.get('name')} has no values for protocol={protocol}: add a line '{protocol}: {{{keys}}}' to its "
+        f"YAML{choice}."
+    )
+
+
 def unusable(error: OmegaConfBaseException, config: DictConfig) -> ConfigError:
     """The error for a setting that refers to one that does not exist, or whose value cannot be computed."""
     raw: Any = OmegaConf.to_container(config, resolve=False)
     task, model = ({} if not isinstance(raw.get(group), dict) else raw[group] for group in ("task", "model"))
     missing = re.search(r"'task\.\w+\.(\w+)[\w.]*'", str(error))
+    if missing and (missing[1] in (*schema.OF_A_PROTOCOL, "limit")):
+        return _of_a_protocol(task, str(raw.get("protocol")), missing[1])
     # A model's YAML refers to options in the protocols of its task; other tasks' protocols lack them.
     if missing and not any(missing[1] in (task.get(name) or ()) for name in PROTOCOLS):
         return schema.other_model(model.get("name"), task.get("name"))

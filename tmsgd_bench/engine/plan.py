@@ -74,6 +74,21 @@ def wanted(config: DictConfig) -> bool:
     return bool(plan)
 
 
+def is_known(config: DictConfig) -> bool:
+    """Whether a sweep's runs are known before it starts: other sweepers than Hydra's own choose them one by one.
+
+    Raises:
+        ConfigError: they are not, and their plan is asked for.
+    """
+    known = str(config.hydra.sweeper.get("_target_")).endswith(".BasicSweeper")
+    if not known and wanted(config):
+        raise ConfigError(
+            "plan=true needs runs that are known beforehand, and this hydra/sweeper chooses each by the results before "
+            "it: leave plan=true away, or name the values with commas and without hydra/sweeper."
+        )
+    return known
+
+
 def of_sweep(config: DictConfig) -> tuple[list[PlannedRun], list[Exception]]:
     """The different runs of a sweep, in the order in which they start, and the errors of those that cannot start.
 
@@ -101,11 +116,20 @@ def of_config(config: DictConfig, in_sweep: bool) -> PlannedRun:
 
 
 def expand(overrides: Iterable[str]) -> list[list[str]]:
-    """Every combination of the overrides' choices, in the order of Hydra's sweeper: the last one varies fastest."""
+    """Every combination of the overrides' choices, in the order of Hydra's sweeper: the last one varies fastest.
+
+    Raises:
+        ConfigError: one is an interval, which has no list of values.
+    """
     hydra = GlobalHydra.instance()
     loader = hydra.config_loader() if hydra.is_initialized() else None  # resolves glob(*)
     choices: dict[str, list[str]] = {}  # a later override replaces an earlier one of the same key
     for override in OverridesParser.create(config_loader=loader).parse_overrides(list(overrides)):
+        if override.is_interval_sweep():
+            raise ConfigError(
+                f"{override.input_line}: an interval needs a sweeper that draws from it: add hydra/sweeper=optuna, or "
+                "name the values with commas."
+            )
         if override.is_sweep_override():
             values = [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
         else:

@@ -17,7 +17,7 @@ from tmsgd_bench.engine.checkpoint import Checkpointer
 from tmsgd_bench.engine.loop import Trainer
 from tmsgd_bench.engine.monitor import SharpnessMonitor
 from tmsgd_bench.engine.observers import Grace, Observer, observing
-from tmsgd_bench.engine.outcome import Outcome
+from tmsgd_bench.engine.outcome import Outcome, score
 from tmsgd_bench.engine.prefix import SharedEpochs, release, shared_epochs, trunk_of
 from tmsgd_bench.engine.progress import make_reporter
 from tmsgd_bench.engine.signs_of_life import Heartbeat
@@ -121,7 +121,7 @@ class _Run:
 
     def _outcome(self, result: dict[str, Any]) -> Outcome:
         saved = (result.get("prefix") or {}).get("saved", 0)
-        return Outcome(self.spec.run_id, Status(result["status"]), result["note"], saved)
+        return Outcome(self.spec.run_id, Status(result["status"]), result["note"], saved, score(result))
 
     def _move_to_store(self) -> None:
         """Publish a complete work folder, without its checkpoints."""

@@ -224,6 +224,11 @@ def check_present(values: Mapping[str, Any]) -> None:
 
     Other names may be added, because an experiment's YAML may define variables.
     """
+    if "model" not in values and "task" in values:
+        raise ConfigError(
+            "the task has no model: add '- override /model@_global_.model: NAME' and '- _self_' under 'defaults:' at "
+            "the top of its YAML, or choose one with model=NAME."
+        )
     check_group("", values, GROUPS)
     for key in set(values) - {*GROUPS, *VARIABLES, "hydra"}:
         if difflib.get_close_matches(str(key), GROUPS, n=1):

@@ -6,6 +6,7 @@ file in the sweep's folder, and the main process reads these files.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections import Counter
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -63,7 +65,7 @@ class SweepCallback(Callback):
             plan.check_root(config)
             folder = _folder(config)
             plan_only = plan.wanted(config)
-            runs, errors = plan.of_sweep(config)
+            runs, errors = plan.of_sweep(config) if plan.is_known(config) else ([], [])
         except Exception as error:  # Hydra would make a warning of it
             raise plan.PlanShown(error) from error
         type(self).folder = folder
@@ -156,18 +158,18 @@ def record_waiting(number: int, overrides: Sequence[str]) -> None:
     _write(SweepCallback.folder, number, overrides, Outcome("", Status.UNFINISHED, note))
 
 
-def skip_finished(number: int, config: DictConfig) -> bool:
-    """Whether a job has nothing to do because its run has its result; if so, write that outcome."""
+def skip_finished(number: int, config: DictConfig) -> Outcome | None:
+    """The outcome of a job that has nothing to do because its run has its result, which is written; None for others."""
     try:
         run = plan.of_config(config, in_sweep=True)
     except Exception:  # the job will say what is wrong
-        return False
+        return None
     result = run.folder.finished()
     if result is None or run.options.force or run.options.sharpness:
-        return False
+        return None
     outcome = Outcome.skipped(run.spec.run_id, result)
     _write(Path(config.hydra.sweep.dir), number, config.hydra.overrides.task, outcome)
-    return True
+    return outcome
 
 
 def record_start() -> None:
@@ -219,6 +221,29 @@ def line(number: int) -> str:
     """The outcome of a job in one line, for the log of the main process."""
     outcome = files.read_json(_path(SweepCallback.folder, number)) if SweepCallback.folder else None
     return _line(outcome) if outcome else f"run {number} of the sweep left no outcome"
+
+
+def returned(number: int) -> JobReturn:
+    """What a job gives to the sweeper by the outcome that it left, for a launcher that got no answer from it."""
+    folder = SweepCallback.folder
+    outcome = (files.read_json(_path(folder, number)) if folder else None) or {}
+    has_result = outcome.get("status") in (Status.DONE, Status.SKIPPED, Status.DIVERGED)
+    score = outcome.get("score")
+    if has_result and score is None:
+        score = math.inf  # which files.write_json() writes as null
+    return job_return(outcome.get("overrides", []), score)
+
+
+def job_return(overrides: Sequence[str], score: float | None) -> JobReturn:
+    """A job's answer to the sweeper.
+
+    Args:
+        overrides: of the job.
+        score: see :func:`tmsgd_bench.engine.outcome.score`; None if its run has no result.
+    """
+    answer = JobReturn(overrides=overrides, status=JobStatus.COMPLETED)
+    answer.return_value = score
+    return answer
 
 
 def _line(outcome: dict[str, Any]) -> str:

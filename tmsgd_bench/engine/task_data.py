@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+
 from tmsgd_bench.checks import shown
-from tmsgd_bench.data.catalog import Combined, Dataset, data_root, find_all
+from tmsgd_bench.data.catalog import OWN, Combined, Dataset, data_root, find_all
 from tmsgd_bench.errors import ConfigError
 
 if TYPE_CHECKING:  # importing torch takes seconds, which looking at the settings should not cost
@@ -30,6 +33,7 @@ class TaskData:
         root: the folder of all data sets; None for the usual one.
         verify: whether real files must be the published ones.
         needs_test: whether the files that only the test split uses are needed.
+        entries: the folders of the user's own entries.
     """
 
     name: str
@@ -37,6 +41,7 @@ class TaskData:
     root: str | None = None
     verify: bool = True
     needs_test: bool = True
+    entries: tuple[Path, ...] = ()
 
     @property
     def dataset(self) -> Dataset | Combined:
@@ -45,7 +50,7 @@ class TaskData:
         Raises:
             ConfigError: there is none of that name.
         """
-        dataset = find_all(self.name)
+        dataset = find_all(self.name, self.entries)
         return dataset if self.needs_test else dataset.without_test()
 
     @property
@@ -100,7 +105,29 @@ def chosen(values: dict[str, Any]) -> TaskData:
         ConfigError: the task has no such data set.
     """
     task, data = values["task"], values["data"]
-    return TaskData(_chosen_dataset(values), data["kind"], data["root"], data["verify"], _needs_test(task, data))
+    return TaskData(
+        _chosen_dataset(values),
+        data["kind"],
+        data["root"],
+        data["verify"],
+        _needs_test(task, data),
+        entry_folders(),
+    )
+
+
+def entry_folders() -> tuple[Path, ...]:
+    """The folders of the user's own entries: ``data_entries`` in each folder that Hydra reads settings from.
+
+    Like Hydra's compose(), this always sees the folder of ``--config-dir``, and those of ``hydra.searchpath`` in a run.
+    """
+    places = []
+    if HydraConfig.initialized():
+        places += [(source.schema, source.path) for source in HydraConfig.get().runtime.config_sources]
+    if GlobalHydra.instance().is_initialized():
+        sources = GlobalHydra.instance().config_loader().get_sources()
+        places += [(source.scheme(), source.path) for source in sources]
+    folders = dict.fromkeys(Path(path) / OWN for scheme, path in places if scheme == "file")
+    return tuple(folder for folder in folders if folder.is_dir())
 
 
 def _needs_test(task: Mapping[str, Any], data: Mapping[str, Any]) -> bool:

@@ -1,13 +1,13 @@
 """Any runs side by side: those that differ only in optimizer and seed are compared, paired by seed.
 
-The paper's tables take only runs at the paper's settings. This is for all others: your own optimizer, other settings,
-partial data.
+All of an optimizer's settings belong to it, its learning rate as well. So two learning rates are two rows of one table,
+and each optimizer may stand there with the rate that suits it. The paper's tables take only runs at the paper's
+settings. This is for all others: your own optimizer, other settings, partial data.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,18 +16,16 @@ import pandas as pd
 
 from tmsgd_bench import escaping, files
 from tmsgd_bench.errors import ConfigError
-from tmsgd_bench.results import families, selection, store
+from tmsgd_bench.results import families, rows, selection, store
 from tmsgd_bench.results.cells import HEADS, comparison_record, footnote, interval_name, markdown_row, row
 from tmsgd_bench.results.families import Tested
 from tmsgd_bench.results.paper import layout, paper
 from tmsgd_bench.results.statistics import Comparison, Summary, compare, summarise
 from tmsgd_bench.results.status import FINISHED, Status
 
-SAME = ["task", "model", "dataset", "group", "metric"]
+SAME = ["task", "model", "dataset", "table", "metric"]
 Behind = frozenset[frozenset[str]]
 """The names of the runs behind a comparison, from :func:`tmsgd_bench.results.families.runs_behind`."""
-SHOWN = 4
-"""Settings at most by which groups are told apart in words."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +33,9 @@ class Entry:
     """One optimizer with one set of options.
 
     Args:
-        label: its name, and its switch epoch if it has one.
+        label: its name; its learning rate, if the group has several; its switch epoch, if it has one; and what else
+            tells it from the other rows of its name.
+        lr: its learning rate; None if it has none.
         final, best: the primary metric after the last epoch, and at its best epoch, over seeds.
         comparison: final, paired by seed, with the reference; None for the reference, or where there is none.
         direction: of the metric.
@@ -44,6 +44,7 @@ class Entry:
     """
 
     label: str
+    lr: float | None
     final: Summary
     best: Summary
     comparison: Comparison | None
@@ -57,49 +58,82 @@ class Group:
     """Runs that may be compared.
 
     Args:
-        heading: task, model, data, settings and metric.
+        heading: task, model, data, the settings that all its runs share, and metric.
         digits: decimals of a printed number.
         reference: label of what differences are taken to; empty if no run has it.
         entries: one for each optimizer and its options.
+        note: of how many rows the reference is one, and how to choose another; empty if there was no choice.
     """
 
     heading: str
     digits: int
     reference: str
     entries: tuple[Entry, ...]
+    note: str = ""
 
 
-def build(runs: pd.DataFrame, reference: str = "sgd") -> list[Group]:
-    """Every group of runs that differ only in optimizer and seed.
+def build(runs: pd.DataFrame, reference: str = "sgd", group_by: Collection[str] = ()) -> list[Group]:
+    """Every group of runs that differ only in optimizer, its settings and seed.
 
     A comparison that is a claim of the paper is corrected with the other claims of its table
     (:mod:`tmsgd_bench.results.families`); the others of a group are a family of their own.
 
     Args:
         runs: from :func:`tmsgd_bench.results.store.read_runs`.
-        reference: the optimizer that others are compared with.
+        reference: the optimizer that others are compared with: its name or, to choose one of several rows of that
+            name, with settings (``sgd,lr=0.1``). Otherwise the row of runs that follow a protocol is chosen, then the
+            one with the most runs, then the one with the smallest learning rate.
+        group_by: settings of optimizers that the runs of a group must have in common, too: ``lr`` makes a group for
+            each learning rate.
 
     Raises:
-        ConfigError: no run has that optimizer.
+        ConfigError: no run has that optimizer, or that setting.
         StoreError: a run that follows a protocol reports another metric than the paper's table asks for.
     """
-    known = runs[runs["status"].isin((*FINISHED, Status.DAMAGED)) & runs["group"].notna()]
-    finished = known[known["status"].isin(FINISHED)]
-    if len(finished) and reference not in set(finished["optimizer"]):
-        names = ", ".join(sorted(set(finished["optimizer"])))
-        raise ConfigError(f"no finished run has the optimizer {reference!r}: choose --reference from {names}.")
-    metrics = known.groupby("group")["metric"].transform("first")  # a diverged run's is its task's as well
+    known = runs[runs["status"].isin((*FINISHED, Status.DAMAGED)) & runs["conditions"].notna()]
+    chosen = rows.Reference.parse(reference)
+    _check_reference(_finished(known), chosen)
+    known = known.assign(table=_tables(known, group_by))
+    metrics = known.groupby("table")["metric"].transform("first")  # a diverged run's is its task's as well
     groups = [
         of_group for _, of_group in known.assign(metric=known["metric"].fillna(metrics)).groupby(SAME, dropna=False)
     ]
     groups = [of_group for of_group in groups if of_group["status"].isin(FINISHED).any()]
     claimed = _claimed(runs)
-    told = _told_apart([(_group(of_group, reference, claimed), _finished(of_group).iloc[0]) for of_group in groups])
+    made = [(_group(of_group, chosen, claimed), _finished(of_group).iloc[0]) for of_group in groups]
     lost = [selection.left_out(runs, [of_group]) for of_group in groups]
     return [
         replace(group, heading="; ".join(filter(None, [group.heading, left_out])))
-        for group, left_out in zip(told, lost, strict=True)
+        for group, left_out in zip(_told_apart(made, group_by), lost, strict=True)
     ]
+
+
+def _check_reference(finished: pd.DataFrame, reference: rows.Reference) -> None:
+    """Refuse a reference that no finished run is."""
+    named = finished[finished["optimizer"] == reference.name]
+    if len(finished) and named.empty:
+        names = ", ".join(sorted(set(finished["optimizer"])))
+        raise ConfigError(f"no finished run has the optimizer {reference.name!r}: choose --reference from {names}.")
+    if len(finished) and not any(reference.fits(run) for _, run in named.iterrows()):
+        rates = ", ".join(f"{reference.name},lr={lr:g}" for lr in sorted(set(named["lr"].dropna())))
+        raise ConfigError(f"no finished run is --reference {reference}: there are {rates}.")
+
+
+def _tables(runs: pd.DataFrame, group_by: Collection[str]) -> pd.Series:
+    """What the runs of one table have in common, as text.
+
+    Raises:
+        ConfigError: no run has a setting of ``group_by``.
+    """
+    if not group_by:
+        return runs["conditions"].astype(str)
+    every = [rows.settings_of(run) for _, run in runs.iterrows()]
+    known = sorted(set().union(*every))
+    for key in group_by:
+        if every and key not in known:
+            raise ConfigError(f"--group-by {key}: no optimizer has such a setting: choose from {', '.join(known)}.")
+    shared = [files.canonical({key: settings.get(key) for key in group_by}) for settings in every]
+    return runs["conditions"].astype(str) + pd.Series(shared, index=runs.index, dtype=str)
 
 
 def _claimed(runs: pd.DataFrame) -> dict[Behind, Tested]:
@@ -120,64 +154,56 @@ def _finished(runs: pd.DataFrame) -> pd.DataFrame:
     return runs[runs["status"].isin(FINISHED)]
 
 
-def _told_apart(groups: Sequence[tuple[Group, pd.Series]]) -> list[Group]:
+def _told_apart(groups: Sequence[tuple[Group, pd.Series]], group_by: Collection[str]) -> list[Group]:
     """Groups whose headings are the same differ in settings that no heading shows: they are added.
 
     Args:
         groups: each with one of its runs.
+        group_by: see :func:`build`.
     """
     alike: dict[str, list[pd.Series]] = {}
     for group, run in groups:
         alike.setdefault(group.heading, []).append(run)
-    differences = {heading: _differences(runs) for heading, runs in alike.items() if len(runs) > 1}
+    differences = {heading: _differences(runs, group_by) for heading, runs in alike.items() if len(runs) > 1}
     return [
-        replace(group, heading=f"{group.heading}; {differences[group.heading][run['group']]}")
+        replace(group, heading=f"{group.heading}; {differences[group.heading][run['table']]}")
         if group.heading in differences
         else group
         for group, run in groups
     ]
 
 
-def _differences(runs: Sequence[pd.Series]) -> dict[str, str]:
+def _differences(runs: Sequence[pd.Series], group_by: Collection[str]) -> dict[str, str]:
     """The settings that tell each group from the others; a digest if they are many, or cannot be read."""
-    settings = {str(run["group"]): store.shared_settings(Path(str(run["folder"]))) for run in runs}
-    keys = sorted(set().union(*settings.values()))
-    differing = [
-        key
-        for key in keys
-        if any(of_group.get(key) != settings[runs[0]["group"]].get(key) for of_group in settings.values())
-    ]
-    if not 0 < len(differing) <= SHOWN or not all(settings.values()):
-        return {group: f"#{group[:4]}" for group in settings}
-    return {
-        group: ", ".join(f"{key}={of_group[key]}" if key in of_group else f"without {key}" for key in differing)
-        for group, of_group in settings.items()
-    }
+    shared = {str(run["table"]): store.shared_settings(Path(str(run["folder"]))) for run in runs}
+    by_option = {str(run["table"]): {key: rows.settings_of(run).get(key) for key in group_by} for run in runs}
+    every = [{**settings, **by_option[table]} for table, settings in shared.items()]
+    words = rows.in_words(every, "=") if all(shared.values()) else None
+    return dict(zip(shared, words or [f"#{files.digest({'table': table})[:4]}" for table in shared], strict=True))
 
 
-def _group(runs: pd.DataFrame, reference: str, claimed: Mapping[Behind, Tested]) -> Group:
+def _group(runs: pd.DataFrame, reference: rows.Reference, claimed: Mapping[Behind, Tested]) -> Group:
     settings = [of_options for _, of_options in runs.groupby("options", sort=False)]
-    settings.sort(key=lambda of_options: (of_options["optimizer"].iloc[0] != reference, *_order(of_options, reference)))
-    base = settings[0] if settings[0]["optimizer"].iloc[0] == reference else None
+    candidates = [of_options for of_options in settings if reference.fits(of_options.iloc[0])]
+    base = min(candidates, key=rows.precedence) if candidates else None
+    settings.sort(key=lambda of_options: (of_options is not base, *rows.order(of_options)))
     direction = runs["direction"].dropna().iloc[0]
-    entries = _labelled(
-        [_entry(of_options, None if of_options is base else base, direction) for of_options in settings], settings
-    )
-    entries = _corrected(entries, settings, base, claimed)
-    runs = _finished(runs)
-    digits = 2 if runs["final"].abs().max() >= 10 else 4
-    return Group(_heading(runs), digits, "" if base is None else entries[0].label, tuple(entries))
-
-
-def _labelled(entries: Sequence[Entry], settings: Sequence[pd.DataFrame]) -> list[Entry]:
-    """Options other than the switch epoch that differ are told apart by a digest of them."""
-    names = [entry.label for entry in entries]
-    return [
-        entry
-        if names.count(entry.label) == 1
-        else replace(entry, label=f"{entry.label} #{_digest(of_options['options'].iloc[0])}")
-        for entry, of_options in zip(entries, settings, strict=True)
+    labels = rows.labels(settings)
+    entries = [
+        _entry(of_options, None if of_options is base else base, direction, label)
+        for of_options, label in zip(settings, labels, strict=True)
     ]
+    entries = _corrected(entries, settings, base, claimed)
+    finished = _finished(runs)
+    digits = 2 if finished["final"].abs().max() >= 10 else 4
+    label, note = ("", "") if base is None else (labels[0], _note(reference, len(candidates)))
+    return Group(_heading(runs), digits, label, tuple(entries), note)
+
+
+def _note(reference: rows.Reference, candidates: int) -> str:
+    if candidates == 1:
+        return ""
+    return f"one of {candidates} rows of {reference}: --reference {reference.name},SETTING=VALUE chooses another"
 
 
 def _corrected(
@@ -198,27 +224,12 @@ def _corrected(
     return [entry if entry.comparison is None else replace(entry, comparison=next(corrected)) for entry in entries]
 
 
-def _digest(options: str) -> str:
-    return files.digest(json.loads(options))[:4]
-
-
-def _order(runs: pd.DataFrame, reference: str) -> tuple[str, bool, int, float, str]:
-    """The place of runs of one optimizer with the same options: by name, then by switch epoch.
-
-    Of several that have the reference's name, those that follow a protocol come first, then those with the most runs.
-    """
-    first = runs.iloc[0]
-    switch = -1.0 if pd.isna(first["switch_epoch"]) else float(first["switch_epoch"])
-    is_reference = first["optimizer"] == reference
-    free = is_reference and not any(runs["protocols"].map(len))
-    return str(first["optimizer"]), free, -len(runs) if is_reference else 0, switch, str(first["options"])
-
-
-def _entry(runs: pd.DataFrame, base: pd.DataFrame | None, direction: str) -> Entry:
+def _entry(runs: pd.DataFrame, base: pd.DataFrame | None, direction: str, label: str) -> Entry:
     done = runs[runs["status"] == Status.DONE]
     ours = selection.outcomes(runs, direction)
     return Entry(
-        label=label(runs.iloc[0]),
+        label=label,
+        lr=rows.learning_rate(runs.iloc[0]),
         final=summarise(done["final"]),
         best=summarise(done["best"]),
         comparison=None if base is None else compare(ours, selection.outcomes(base, direction)),
@@ -228,26 +239,24 @@ def _entry(runs: pd.DataFrame, base: pd.DataFrame | None, direction: str) -> Ent
     )
 
 
-def label(run: pd.Series) -> str:
-    """An optimizer's name, and its switch epoch if it has one."""
-    if pd.isna(run["switch_epoch"]):
-        return str(run["label"])
-    return f"{run['label']}, switch {float(run['switch_epoch']):g}"
-
-
 def _heading(runs: pd.DataFrame) -> str:
-    run = runs.iloc[0]
-    unit = f"{run['unit']}, " if run["unit"] else ""
-    better = "larger" if run["direction"] == "max" else "smaller"
-    return f"{about(run)}: {run['metric']} ({unit}{better} is better)"
+    """Task, model, data, metric, and the settings of all rows; the learning rate stands beside them if they differ.
 
-
-def about(run: pd.Series) -> str:
-    """Task, model, data and settings of a finished run, as a heading."""
+    Args:
+        runs: of a group; the first finished one says what all have in common.
+    """
+    run = _finished(runs).iloc[0]
     examples = run["training_examples"] if pd.isna(run["limit"]) else run["limit"]  # the former is not always recorded
     size = "" if pd.isna(examples) else f" ({examples:,.0f} training examples)"
-    settings = f"{run['epochs']:.0f} epochs, batch {run['batch_size']:.0f}, lr {run['lr']:g}"
-    return f"{run['task']}, {run['model']}, {run['data']} {run['dataset']}{size}; {settings}"
+    unit = f"{run['unit']}, " if run["unit"] else ""
+    better = "larger" if run["direction"] == "max" else "smaller"
+    settings = f"{run['epochs']:.0f} epochs, batch {run['batch_size']:.0f}"
+    if runs["lr"].nunique(dropna=False) == 1 and (rate := rows.learning_rate(run)) is not None:
+        settings += f", lr {rows.shown(rate)}"
+    return (
+        f"{run['task']}, {run['model']}, {run['data']} {run['dataset']}{size}; {settings}: "
+        f"{run['metric']} ({unit}{better} is better)"
+    )
 
 
 def to_markdown(groups: Sequence[Group]) -> str:
@@ -256,14 +265,21 @@ def to_markdown(groups: Sequence[Group]) -> str:
 
 
 def _lines(group: Group) -> Iterator[str]:
-    reference = escaping.markdown(group.reference)
-    yield f"**{escaping.markdown(group.heading)}**" + (f"; differences to {reference}" if reference else "")
+    yield f"**{escaping.markdown(group.heading)}**{_in_words(group)}"
     yield ""
-    rows = (row(entry, group.digits).in_markdown() for entry in group.entries)
+    cells = (row(entry, group.digits).in_markdown() for entry in group.entries)
     interval = interval_name(entry.comparison for entry in group.entries)
     head = HEADS._replace(difference=f"{HEADS.difference} [{interval}]")
-    yield from map(markdown_row, (head, ["---"] * len(head), *rows))
+    yield from map(markdown_row, (head, ["---"] * len(head), *cells))
     yield ""
+
+
+def _in_words(group: Group) -> str:
+    """To what the differences are taken, after the heading."""
+    if not group.reference:
+        return ""
+    note = f", {group.note}" if group.note else ""
+    return f"; differences to {escaping.markdown(group.reference + note)}"
 
 
 def to_csv(groups: Sequence[Group]) -> str:
@@ -275,6 +291,7 @@ def _record(group: Group, entry: Entry) -> dict[str, Any]:
     return {
         "group": group.heading,
         "optimizer": entry.label,
+        "lr": entry.lr,
         "mean": entry.final.mean,
         "std": entry.final.std,
         "n": entry.final.n,

@@ -357,12 +357,22 @@ def settings(folder: Path) -> dict[str, Any]:
 def shared_settings(folder: Path) -> dict[str, Any]:
     """What runs must share with a run to be compared, by dotted key; empty if its settings cannot be read."""
     try:
-        return dict(_leaves(_shared_with_lr(settings(folder))))
+        return leaves(_shared(settings(folder)))
     except StoreError:
         return {}
 
 
-def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(values: dict[str, Any]) -> dict[str, Any]:
+    """Nested settings by dotted key.
+
+    Example:
+        >>> leaves({"lr": 0.1, "warmup": {"updates": 500}})
+        {'lr': 0.1, 'warmup.updates': 500}
+    """
+    return dict(_leaves(values, ""))
+
+
+def _leaves(values: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
     for key, value in values.items():
         if isinstance(value, dict):
             yield from _leaves(value, f"{prefix}{key}.")

@@ -22,35 +22,62 @@ MARK = "synthetic.json"
 """A file in a folder of synthetic data that records their version and the digests of the other files."""
 
 
-def version(name: str) -> int:
+def version(name: str, module: str = "") -> int:
     """The version of the synthetic data for a data set.
+
+    Args:
+        module: that writes them; by default the one of the data set's name here.
 
     Raises:
         ConfigError: there are none for it.
     """
-    return int(_module(name).VERSION)
+    return int(_module(name, module).VERSION)
 
 
-def write(name: str, folder: Path) -> None:
+def write(name: str, folder: Path, module: str = "") -> None:
     """Write synthetic data for a data set into a folder, unless this version is there and undamaged.
+
+    Args:
+        module: that writes them; by default the one of the data set's name here.
 
     Raises:
         ConfigError: there are none for it.
         OSError, StoreError: the folder cannot be written.
     """
-    module, mark = _module(name), folder / MARK
-    if _is_current(mark, folder, module.VERSION):
+    writer, mark = _module(name, module), folder / MARK
+    if _is_current(mark, folder, writer.VERSION):
         return
     mark.unlink(missing_ok=True)
-    module.write(folder)
-    sealed.write_record(mark, {"version": module.VERSION, "sha256": _digests(folder)})
+    writer.write(folder)
+    sealed.write_record(mark, {"version": writer.VERSION, "sha256": _digests(folder)})
 
 
-def _module(name: str) -> ModuleType:
+def _module(name: str, module: str) -> ModuleType:
+    if module:
+        return _own(name, module)
     try:
         return importlib.import_module(f"{__name__}.{name}")
     except ModuleNotFoundError as error:
-        raise ConfigError(f"there are no synthetic data for {name}: use data=real.") from error
+        raise ConfigError(
+            f"there are no synthetic data for {name}: use data=real, or name the module that writes them as "
+            "'synthetic' in the data set's own entry."
+        ) from error
+
+
+def _own(name: str, module: str) -> ModuleType:
+    """The module that a user's own entry names."""
+    try:
+        writer = importlib.import_module(module)
+    except Exception as error:  # a module may raise anything while it is imported
+        raise ConfigError(
+            f"'synthetic' in the entry of {name} names the module {module!r}, which cannot be imported ({error}): "
+            "correct it, or say where it is, with PYTHONPATH=. for the current folder."
+        ) from error
+    if not isinstance(getattr(writer, "VERSION", None), int) or not callable(getattr(writer, "write", None)):
+        raise ConfigError(
+            f"{writer.__file__} needs a whole number VERSION and a function write(folder) to write synthetic data."
+        )
+    return writer
 
 
 def _is_current(mark: Path, folder: Path, version: int) -> bool:
