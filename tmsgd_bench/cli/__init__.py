@@ -11,7 +11,21 @@ import argparse
 from collections.abc import Callable, Sequence
 
 from tmsgd_bench import __version__, escaping, files, terminal
-from tmsgd_bench.cli import claims, comparison, data, export, figure, numerics, packing, report, runs, table, voc
+from tmsgd_bench.cli import (
+    best,
+    claims,
+    comparison,
+    data,
+    export,
+    figure,
+    numerics,
+    packing,
+    report,
+    runs,
+    table,
+    tuned,
+    voc,
+)
 from tmsgd_bench.errors import BenchError
 
 EPILOG = """\
@@ -24,6 +38,8 @@ Examples of this command:
   python -m tmsgd_bench show tc-lstm-tmsgd         one run in full (the start of its name will do)
   python -m tmsgd_bench table 5                    the paper's Table 5 with our numbers
   python -m tmsgd_bench compare                    runs that differ only in optimizer and seed
+  python -m tmsgd_bench best                       the best learning rate of each optimizer
+  python -m tmsgd_bench tuned                      the optimizers with their best learning rates
   python -m tmsgd_bench claims                     the paper's claims, judged by our runs
   python -m tmsgd_bench report                     everything on one page
   python -m tmsgd_bench figure 1                   the paper's figures, drawn from the runs
@@ -33,7 +49,7 @@ Examples of this command:
   python -m tmsgd_bench numerics                   the methods as integrators: order, stability, noise
   python -m tmsgd_bench voc-eval . --devkit FOLDER  PASCAL VOC's average precision of files of detections
 """
-NOUNS = (runs, table, comparison, claims, report, figure, export, packing, data, numerics, voc)
+NOUNS = (runs, table, comparison, best, tuned, claims, report, figure, export, packing, data, numerics, voc)
 """The modules that add commands, in the order of the help."""
 
 

@@ -39,7 +39,8 @@ def explain(error: BaseException, conf: Path) -> str | None:
     if sentence := _unreadable(error):
         return sentence
     if isinstance(error, HydraException | OmegaConfBaseException):
-        return _explain_override(error, conf)
+        refused = _refusal(error)
+        return str(refused) if refused else _explain_override(error, conf)
     if _is_hydras(error):
         return f"Hydra cannot use these settings ({one_line(error)}): 'python run.py --cfg job' shows what there is."
     if isinstance(error, OSError) and error.filename:
@@ -107,10 +108,25 @@ def setting_names(values: Any, prefix: str = "") -> list[str]:
     return [name for key, value in nested for name in (key, *setting_names(value, f"{key}."))]
 
 
+def _refusal(error: BaseException | None) -> ConfigError | None:
+    """What one of this project's resolvers said of its arguments, where OmegaConf made another error of it."""
+    while error is not None and not isinstance(error, ConfigError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
 def unusable(error: OmegaConfBaseException, config: DictConfig) -> ConfigError:
     """The error for a setting that refers to one that does not exist, or whose value cannot be computed."""
     raw: Any = OmegaConf.to_container(config, resolve=False)
     task, model = ({} if not isinstance(raw.get(group), dict) else raw[group] for group in ("task", "model"))
+    schema.check_protocol(raw.get("protocol"), task)
+    if refused := _refusal(error):
+        return refused
+    if unknown := re.search(r"(?:'|access )lrs\.(\w+)", str(error)):
+        return ConfigError(
+            f"experiment=tuned has no learning rate for optimizer={unknown[1]}: take the command with the best rates "
+            f"from 'python -m tmsgd_bench best --task {task.get('name')}', or add one with lrs.{unknown[1]}=0.1, say."
+        )
     missing = re.search(r"'task\.\w+\.(\w+)[\w.]*'", str(error))
     # A model's YAML refers to options in the protocols of its task; other tasks' protocols lack them.
     if missing and not any(missing[1] in (task.get(name) or ()) for name in PROTOCOLS):
