@@ -137,12 +137,12 @@ def _curve(axes: Axes, search: Search, colour: str, ends: tuple[float, float], w
     axes.fill_between(rates, list(map(min, finite)), list(map(max, finite)), color=colour, alpha=0.18, linewidth=0)
     diverged = [trial.lr for trial in search.trials if trial.diverged]
     outside = rates[(means < ends[0]) | (means > ends[1])]
-    at_edge = {"color": colour, "linestyle": "none", "clip_on": False, "zorder": 5}
+    at_edge: Any = {"color": colour, "linestyle": "none", "clip_on": False, "zorder": 5}
     axes.plot(diverged, [worst] * len(diverged), marker="x", markersize=7, **at_edge)
     sign = "v" if worst == ends[0] else "^"
     axes.plot(outside, [worst] * len(outside), marker=sign, markersize=5, markerfacecolor="white", **at_edge)
     if search.best:
-        ring = {"marker": "o", "markersize": 10, "markerfacecolor": "none", "linestyle": "none", "color": colour}
+        ring: Any = {"marker": "o", "markersize": 10, "markerfacecolor": "none", "linestyle": "none", "color": colour}
         axes.plot([search.best.lr], [search.best.mean], clip_on=False, **ring)
 
 
@@ -191,7 +191,7 @@ def _bracket(search: Search) -> tuple[float, float] | None:
 
 def _signs(searches: Sequence[Search]) -> list[Line2D]:
     """What the signs mean, for those that are in the figure."""
-    plain = {"color": "0.3", "linestyle": "none"}
+    plain: Any = {"color": "0.3", "linestyle": "none"}
     signs = [Line2D([], [], marker="o", markersize=9, markerfacecolor="none", label="best rate (mean)", **plain)]
     if any(trial.diverged for search in searches for trial in search.trials):
         signs.append(Line2D([], [], marker="x", markersize=7, label="a run diverged", **plain))

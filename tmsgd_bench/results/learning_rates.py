@@ -217,11 +217,13 @@ def _command(found: Sequence[Search], lacking: Sequence[Search]) -> str:
 
 def command_to_test(found: Sequence[Search]) -> str:
     """The command that tests the best rates of the searches of one place with fresh seeds."""
-    return " ".join(["python run.py experiment=tuned", *_settings(found[0]), *rates_as_settings(found)])
+    return " ".join(
+        ["python run.py experiment=tuned", *_settings(found[0]), *map(shlex.quote, rates_as_settings(found))]
+    )
 
 
 def rates_as_settings(found: Sequence[Search]) -> list[str]:
-    """The settings of ``experiment=tuned`` that name optimizers and their best rates.
+    """The settings of ``experiment=tuned`` that name optimizers and their best rates, not quoted for a shell.
 
     Args:
         found: complete searches of one place.
