@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -82,13 +83,13 @@ def draw(searches: Sequence[Search]) -> Figure:
         searches: each with at least one finished run.
     """
     panels = list(_panels(searches))
-    figure = Figure(figsize=(1.0 + 2.9 * len(panels), 3.9), layout="constrained")
-    FigureCanvasAgg(figure)
-    cells = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    title = _wrapped(_about(searches), 55 * len(panels))
+    figure, cells = _grid(len(panels), title.count("\n") + 1)
     low, high, worst = _range(searches)
     for axes, panel in zip(cells, panels, strict=True):
-        for search, colour in zip(panel, COLOURS, strict=False):
-            _curve(axes, search, colour, (low, high), worst)
+        for place, (search, colour) in enumerate(zip(panel, COLOURS, strict=False)):
+            _curve(axes, search, colour, (low, high))
+            _at_edge(axes, search, colour, (low, high), worst, place)
         axes.set(xscale="log", xlabel="learning rate")
         axes.set_ylim(low, high)
         _limit(axes, panel)
@@ -96,9 +97,20 @@ def draw(searches: Sequence[Search]) -> Figure:
     first = searches[0]
     unit = f" ({first.unit})" if first.unit else ""
     cells[0].set_ylabel(mathtext(f"{first.metric or 'metric'}{unit}, validation split"))
-    figure.legend(handles=_signs(searches), loc="outside lower center", ncols=3, frameon=False, fontsize=7.5)
-    figure.suptitle(mathtext(_about(searches)), fontsize=8.0)
+    figure.legend(handles=_signs(searches), loc="lower center", ncols=3, frameon=False, fontsize=7.5)
+    figure.suptitle(title, fontsize=8.0, y=0.99)
     return figure
+
+
+def _grid(panels: int, title_lines: int) -> tuple[Figure, np.ndarray]:
+    """A figure and its axes, in a row; all around is room for words of a known size. Lengths are in inches."""
+    left, right, between, bottom, top = 0.8, 0.2, 0.35, 1.3, 0.55 + 0.16 * title_lines
+    width, height = left + right + 3.0 * panels, 2.7 + bottom + top
+    figure = Figure(figsize=(width, height))
+    FigureCanvasAgg(figure)
+    cells = figure.subplots(1, panels, sharey=True, squeeze=False)[0]
+    figure.subplots_adjust(left / width, bottom / height, 1.0 - right / width, 1.0 - top / height, between / 3.0)
+    return figure, cells
 
 
 def _panels(searches: Sequence[Search]) -> Iterator[list[Search]]:
@@ -128,22 +140,33 @@ def _range(searches: Sequence[Search]) -> tuple[float, float, float]:
     return low, high, low if largest else high
 
 
-def _curve(axes: Axes, search: Search, colour: str, ends: tuple[float, float], worst: float) -> None:
-    """The means with their band; rates that diverged, or lie outside, at the worse edge; the best rate in a ring."""
+def _wrapped(text: str, width: int) -> str:
+    """Text whose lines have at most so many letters."""
+    lines = (line for part in text.splitlines() for line in textwrap.wrap(part, width))
+    return "\n".join(map(mathtext, lines))
+
+
+def _curve(axes: Axes, search: Search, colour: str, ends: tuple[float, float]) -> None:
+    """The means with their band, and the best rate in a ring."""
     rates = np.array([trial.lr for trial in search.trials])
     means = np.array([trial.mean if math.isfinite(trial.mean) else math.nan for trial in search.trials])
     finite = [[final for final in trial.finals if math.isfinite(final)] or [math.nan] for trial in search.trials]
     axes.plot(rates, means, "o-", color=colour, markersize=3.5, label=mathtext(search.label))
     axes.fill_between(rates, list(map(min, finite)), list(map(max, finite)), color=colour, alpha=0.18, linewidth=0)
-    diverged = [trial.lr for trial in search.trials if trial.diverged]
-    outside = rates[(means < ends[0]) | (means > ends[1])]
-    at_edge: Any = {"color": colour, "linestyle": "none", "clip_on": False, "zorder": 5}
-    axes.plot(diverged, [worst] * len(diverged), marker="x", markersize=7, **at_edge)
-    sign = "v" if worst == ends[0] else "^"
-    axes.plot(outside, [worst] * len(outside), marker=sign, markersize=5, markerfacecolor="white", **at_edge)
-    if search.best:
+    if search.best and ends[0] <= search.best.mean <= ends[1]:
         ring: Any = {"marker": "o", "markersize": 10, "markerfacecolor": "none", "linestyle": "none", "color": colour}
         axes.plot([search.best.lr], [search.best.mean], clip_on=False, **ring)
+
+
+def _at_edge(axes: Axes, search: Search, colour: str, ends: tuple[float, float], worst: float, place: int) -> None:
+    """Signs at the worse edge for the rates that diverged or lie outside, in a row for each curve of the panel."""
+    diverged = [trial.lr for trial in search.trials if trial.diverged]
+    outside = [trial.lr for trial in search.trials if not trial.diverged and not ends[0] <= trial.mean <= ends[1]]
+    height = worst + place * 0.045 * (ends[1] - ends[0]) * (1.0 if worst == ends[0] else -1.0)
+    style: Any = {"color": colour, "linestyle": "none", "clip_on": False, "zorder": 5}
+    axes.plot(diverged, [height] * len(diverged), marker="x", markersize=6, **style)
+    sign = "v" if worst == ends[0] else "^"
+    axes.plot(outside, [height] * len(outside), marker=sign, markersize=5, markerfacecolor="white", **style)
 
 
 def _limit(axes: Axes, panel: Sequence[Search]) -> None:
@@ -160,14 +183,14 @@ def _limit(axes: Axes, panel: Sequence[Search]) -> None:
         limit = largest_stable_lr(sharpness, "euler", momentum)
         axes.axvline(limit, color=COLOURS[0], linestyle="--", linewidth=1)
         axes.axvline(share * limit, color=LATE, linestyle="--", linewidth=1)
-        note = f"- -  predicted limits, λ = {sharpness:.3g}\n{words}"
+        note = f"dashed: predicted limits for λ = {sharpness:.3g}; {words}"
     elif bracket := _bracket(base):
         axes.axvspan(*bracket, color=COLOURS[0], alpha=0.10, linewidth=0)
         axes.axvspan(share * bracket[0], share * bracket[1], color=LATE, alpha=0.10, linewidth=0)
-        note = f"shaded: {base.label} begins to diverge, and\nwhere {by_name[late].label} should: {words}"
+        note = f"shaded: where {base.label} begins to diverge, and where {by_name[late].label} should; {words}"
     else:
-        note = f"in theory {words};\nno rate reached {base.label}'s"
-    axes.set_xlabel(mathtext(f"learning rate\n{note}"), fontsize=7.5)
+        note = f"in theory {words}; {base.label} diverged with no rate"
+    axes.set_xlabel("learning rate\n" + _wrapped(note, 42), fontsize=7.5)
 
 
 def _sharpness(search: Search) -> float | None:
@@ -214,6 +237,7 @@ def _about(searches: Sequence[Search]) -> str:
     marks = [mark for mark in selection.marks(runs) if not mark.startswith(skipped) and "diverged" not in mark]
     incomplete = [search.label for search in searches if search.missing]
     marks += [f"search incomplete: {', '.join(incomplete)}"] if incomplete else []
-    facts = [f"{task}, {model}, {data} data", settings, f"line: mean, band: range of {seeds} seeds", *marks]
+    band = f"line: mean, band: range of {seeds} seed{'s' * (seeds > 1)}"
+    facts = [f"{task}, {model}, {data} data", settings, band, *marks]
     edges = [f"{search.label}: {search.edge}" for search in searches if search.edge]
     return "\n".join([" · ".join(facts), *edges])
