@@ -20,6 +20,7 @@ from tmsgd_bench.errors import ConfigError, StoreError
 from tmsgd_bench.results import claims, figure_lr, learning_rates, store, tables, tuned
 from tmsgd_bench.results.learning_rates import Search, Trial, choose
 from tmsgd_bench.results.numerical import CLAIMED_ORDER, Numerics
+from tmsgd_bench.results.report import content
 
 CENTRES = {"sgd": 0.1, "tmsgd": 0.1, "sgdm": 0.02, "tmsgdm": 0.02, "adam": 0.001}
 PEAK = [70.0, 80.0, 88.0, 91.0, 92.0, 85.0, 60.0]
@@ -310,3 +311,10 @@ def test_far_worse_rates_do_not_hide_the_others(tmp_path: Path, search: Callable
     assert 0.0 < low < 90.0 and 92.0 < high < 100.0
     (outside,) = (line for line in axes.get_lines() if line.get_marker() == "v" and xs(line))
     assert xs(outside) == [tuning.rate(0.1, 2)]
+
+
+def test_the_report_names_the_command_of_a_run_with_its_rate_and_split(complete: Path) -> None:
+    _, listed = content.evidence(store.read_runs(complete), complete)
+    commands = {one.run["run_id"]: one.command for one in listed if one.run["optimizer"] == "sgd"}
+    assert any("seed=2000 lr=0.3162 task.evaluate_on=test" in command for command in commands.values())
+    assert any("seed=1000 lr=0.03162 task.evaluate_on=validation" in command for command in commands.values())

@@ -77,7 +77,11 @@ def _lines(found: Sequence[Search]) -> Iterator[str]:
         yield cells.markdown_row((escaping.markdown(search.label), trials, best, remark))
     yield ""
     reason = learning_rates.reason_without_best(found)
-    yield f"{reason}." if reason else f"Test the best rates: {learning_rates.command_to_test(found)}"
+    yield (
+        f"{reason[0].upper()}{reason[1:]}."
+        if reason
+        else f"Test the best rates: {learning_rates.command_to_test(found)}"
+    )
     yield ""
 
 

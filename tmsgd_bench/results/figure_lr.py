@@ -90,7 +90,8 @@ def draw(searches: Sequence[Search]) -> Figure:
         for place, (search, colour) in enumerate(zip(panel, COLOURS, strict=False)):
             _curve(axes, search, colour, (low, high))
             _at_edge(axes, search, colour, (low, high), worst, place)
-        axes.set(xscale="log", xlabel="learning rate")
+        axes.set_xscale("log")
+        axes.set_xlabel("learning rate", fontsize=7.5)
         axes.set_ylim(low, high)
         _limit(axes, panel)
         axes.legend(frameon=False, fontsize=7.5, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=1)
@@ -142,7 +143,7 @@ def _range(searches: Sequence[Search]) -> tuple[float, float, float]:
 
 def _wrapped(text: str, width: int) -> str:
     """Text whose lines have at most so many letters."""
-    lines = (line for part in text.splitlines() for line in textwrap.wrap(part, width))
+    lines = (line for part in text.splitlines() for line in textwrap.wrap(part, width, break_on_hyphens=False))
     return "\n".join(map(mathtext, lines))
 
 
@@ -215,7 +216,11 @@ def _bracket(search: Search) -> tuple[float, float] | None:
 def _signs(searches: Sequence[Search]) -> list[Line2D]:
     """What the signs mean, for those that are in the figure."""
     plain: Any = {"color": "0.3", "linestyle": "none"}
-    signs = [Line2D([], [], marker="o", markersize=9, markerfacecolor="none", label="best rate (mean)", **plain)]
+    signs: list[Line2D] = []
+    if any(search.best for search in searches):
+        signs.append(
+            Line2D([], [], marker="o", markersize=9, markerfacecolor="none", label="best rate (mean)", **plain)
+        )
     if any(trial.diverged for search in searches for trial in search.trials):
         signs.append(Line2D([], [], marker="x", markersize=7, label="a run diverged", **plain))
     low, high, worst = _range(searches)

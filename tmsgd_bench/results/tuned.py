@@ -99,7 +99,8 @@ def build(runs: pd.DataFrame, data: str = "real") -> Tuned:
             continue
         chosen = selection.select(runs, experiment, data, PROTOCOL)
         selected.append(chosen)
-        rows += [_row(experiment, name, found[name], chosen) for name in experiment.labels if name in found]
+        in_order = [*(name for name in experiment.labels if name in found), *sorted(found.keys() - experiment.labels)]
+        rows += [_row(experiment, name, found[name], chosen) for name in in_order]
         tested = families.of_conditions(runs, experiment.table, data, PROTOCOL)
         answers = [_answer(experiment, pair, chosen) for pair in PAIRS if set(pair) <= set(found)]
         pairs += [(answer, families.claim(tested, experiment, answer.pair)) for answer in answers]
@@ -205,7 +206,7 @@ def _row_cells(row: Row) -> tuple[str, ...]:
     validation = "–" if best is None else cells.summary(summarise(pd.Series(best.finals)), digits)
     return (
         _name(row.experiment),
-        row.experiment.labels[row.optimizer],
+        row.search.label,
         "–" if best is None else f"{best.lr:g}",
         validation,
         cells.summary(row.final, digits),
