@@ -51,9 +51,12 @@ def run_spec(config: DictConfig, fetch: bool = False) -> RunSpec:
 
     Raises:
         DataError: such data are missing, and ``fetch`` is off or does not help.
-        ConfigError: a value is of the wrong type, out of range, or refers to a setting that does not exist.
+        ConfigError: a value is of the wrong type, out of range, or refers to a setting that does not exist; or the
+            seed is kept for the other half of a comparison with tuned learning rates.
     """
     values = checked(config)
+    if values["protocol"] == tuning.PROTOCOL:
+        tuning.check_seed(values["seed"], values["task"].get("evaluate_on", "test"))
     data, model = task_data.chosen(values), values["model"]
     task = {**schema.task_identity(values["task"]), "dataset": data.name}
     if fetch and data.kind == "real" and data.verify and not data.dataset.pinned:

@@ -12,7 +12,6 @@ import inspect
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, TypeVar
 
-from tmsgd_bench import tuning
 from tmsgd_bench.checks import (
     Check,
     Section,
@@ -219,8 +218,6 @@ def check(values: Mapping[str, Any]) -> None:
     check_tracker(values["tracker"])
     check_task(values["task"], values["model"])
     check_protocol(values["protocol"], values["task"])
-    if values["protocol"] == tuning.PROTOCOL:
-        tuning.check_seed(values["seed"], values["task"].get("evaluate_on", "test"))
 
 
 def check_protocol(protocol: Any, task: Mapping[str, Any]) -> None:
