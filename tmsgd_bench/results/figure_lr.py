@@ -98,14 +98,17 @@ def draw(searches: Sequence[Search]) -> Figure:
     first = searches[0]
     unit = f" ({first.unit})" if first.unit else ""
     cells[0].set_ylabel(mathtext(f"{first.metric or 'metric'}{unit}, validation split"))
-    figure.legend(handles=_signs(searches), loc="lower center", ncols=3, frameon=False, fontsize=7.5)
+    figure.legend(
+        handles=_signs(searches), loc="lower center", ncols=3 if len(panels) > 1 else 1, frameon=False, fontsize=7.5
+    )
     figure.suptitle(title, fontsize=8.0, y=0.99)
     return figure
 
 
 def _grid(panels: int, title_lines: int) -> tuple[Figure, np.ndarray]:
     """A figure and its axes, in a row; all around is room for words of a known size. Lengths are in inches."""
-    left, right, between, bottom, top = 0.8, 0.2, 0.35, 1.3, 0.55 + 0.16 * title_lines
+    left, right, between = 0.8, 0.2, 0.35
+    bottom, top = 1.3 if panels > 1 else 1.75, 0.55 + 0.16 * title_lines
     width, height = left + right + 3.0 * panels, 2.7 + bottom + top
     figure = Figure(figsize=(width, height))
     FigureCanvasAgg(figure)
@@ -151,9 +154,9 @@ def _curve(axes: Axes, search: Search, colour: str, ends: tuple[float, float]) -
     """The means with their band, and the best rate in a ring."""
     rates = np.array([trial.lr for trial in search.trials])
     means = np.array([trial.mean if math.isfinite(trial.mean) else math.nan for trial in search.trials])
-    finite = [[final for final in trial.finals if math.isfinite(final)] or [math.nan] for trial in search.trials]
+    banded = [[math.nan] if trial.diverged else trial.finals for trial in search.trials]
     axes.plot(rates, means, "o-", color=colour, markersize=3.5, label=mathtext(search.label))
-    axes.fill_between(rates, list(map(min, finite)), list(map(max, finite)), color=colour, alpha=0.18, linewidth=0)
+    axes.fill_between(rates, list(map(min, banded)), list(map(max, banded)), color=colour, alpha=0.18, linewidth=0)
     if search.best and ends[0] <= search.best.mean <= ends[1]:
         ring: Any = {"marker": "o", "markersize": 10, "markerfacecolor": "none", "linestyle": "none", "color": colour}
         axes.plot([search.best.lr], [search.best.mean], clip_on=False, **ring)
