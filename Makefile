@@ -5,13 +5,16 @@ JOBS ?= $(shell nproc 2>/dev/null || echo 1)
 SEEDS ?= 0,1,2
 SECONDS ?= 600
 TASKS ?= tc ctr fkpd ig seg od ic
+# Those that make tuned takes without TASKS: where it is cheap. Its seeds are its own, unless SEEDS is given.
+TUNED_TASKS := $(if $(filter file default undefined,$(origin TASKS)),tc ctr fkpd ic,$(TASKS))
+TUNED_SEEDS := $(if $(filter file default undefined,$(origin SEEDS)),,seed=$(SEEDS))
 ARGS ?=
 RESULTS ?= results/runs
 PY := $(VENV)/bin/python
 PARALLEL := hydra/launcher=cores hydra.launcher.n_jobs=$(JOBS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast test-gpu faults table1 table2 table3 table4 table5 ic fig1 fig2 ig seg ctr switch reduced reduced-plan $(TASKS:%=reduced-%) paper claims report verify numerics bench bench-input bench-step docs lint clean
+.PHONY: help setup demo test test-fast test-gpu faults table1 table2 table3 table4 table5 ic fig1 fig2 ig seg ctr switch reduced reduced-plan $(TASKS:%=reduced-%) search search-plan tuned $(TUNED_TASKS:%=search-%) $(TUNED_TASKS:%=tuned-%) paper claims report verify numerics bench bench-input bench-step docs lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9 -]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' Makefile
@@ -129,6 +132,28 @@ reduced-plan: setup
 $(TASKS:%=reduced-%): reduced-%: reduced-plan
 	$(call REDUCED,$*)
 	$(PY) -m tmsgd_bench table $(or $(TABLE_OF_$*),$*) --results $(RESULTS) --out $(OUT)/reduced/$* --protocol reduced $(REDUCED_DATA)
+
+# The best learning rates of TUNED_TASKS, in two steps: experiment=search on the validation split, then experiment=tuned
+# with the rates that 'best' finds in the store, in a sweep of its own for each task. The plans of the searches come first.
+SEARCH = $(PY) run.py -m experiment=search task=$(1) results.root=$(RESULTS) $(PARALLEL) $(ARGS)
+BEST = $(PY) -m tmsgd_bench best --results $(RESULTS) --task $(1) $(REDUCED_DATA) --settings
+TESTED = best=$$($(BEST)) && $(PY) run.py -m experiment=tuned task=$(1) $$best $(TUNED_SEEDS) results.root=$(RESULTS) $(PARALLEL) $(ARGS)
+
+search: $(if $(PLAN),search-plan,$(TUNED_TASKS:%=search-%)) ## the first half of make tuned: every learning rate, on the validation split
+
+search-plan: setup
+	$(foreach task,$(TUNED_TASKS),$(call SEARCH,$(task)) plan=true$(LINE))
+
+$(TUNED_TASKS:%=search-%): search-%: search-plan
+	$(call SEARCH,$*)
+
+tuned: $(if $(PLAN),search-plan,$(TUNED_TASKS:%=tuned-%)) ## each optimizer with its best learning rate, on TASKS' reduced real data (5.5 hours on two cores)
+	$(call AFTER,tuned --results $(RESULTS) $(REDUCED_DATA) --out $(OUT)/tuned)
+	$(call AFTER,figure lr --results $(RESULTS) $(REDUCED_DATA) --out $(OUT)/tuned/figures)
+	$(call AFTER,claims --results $(RESULTS) --out $(OUT)/tuned/claims --protocol tuned)
+
+$(TUNED_TASKS:%=tuned-%): tuned-%: search-%
+	$(call TESTED,$*)
 
 claims: setup ## print the paper's claims, each with our evidence and a verdict
 	$(PY) -m tmsgd_bench claims --results $(RESULTS) $(ARGS)

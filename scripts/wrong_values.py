@@ -252,7 +252,8 @@ def _accepted_of_protocol(config: DictConfig, protocol: str, inner: str, value: 
     """Whether a value of a protocol must be accepted. An entry that the run does not look up may be removed."""
     in_use = config.protocol == protocol
     if inner in ("", config.model.name):
-        return value == REMOVED and not in_use
+        copied = protocol == "reduced" and inner == "" and "tuned" in config.task  # whose settings are these
+        return value == REMOVED and not in_use and not copied
     of_model = inner.startswith(f"{config.model.name}.")
     inner = inner.removeprefix(f"{config.model.name}.")
     if of_model and value == REMOVED and inner in BY_PROTOCOL:

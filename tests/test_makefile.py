@@ -10,6 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+TUNED = ("tc", "ctr", "fkpd", "ic")
 SWEEPS = ("demo", "table3", "table4", "table5", "ic", "seg", "ig", "ctr", "fig1", "fig2", "switch", "paper")
 
 
@@ -51,6 +52,29 @@ def test_reduced_plans_every_task_first_and_then_makes_a_table_of_each() -> None
 def test_reduced_runs_on_synthetic_data_have_their_tables_and_no_claims() -> None:
     lines = recipe("reduced", "TASKS=tc od", "ARGS=data=synthetic")
     assert sum("--data synthetic" in line for line in lines) == 2 and not any("claims" in line for line in lines)
+
+
+@needs_make
+def test_tuned_plans_and_makes_every_search_before_its_test() -> None:
+    lines = recipe("tuned", "TASKS=tc ctr", "ARGS=data=synthetic")
+    assert all("experiment=search" in line and "plan=true" in line for line in lines[:2])
+    for task in ("tc", "ctr"):
+        search, test = (line for line in lines[2:] if f"task={task} " in line)
+        assert "experiment=search" in search and "plan=true" not in search
+        assert f"--task {task} --data synthetic --settings" in test and "experiment=tuned" in test
+    last = lines[-3:]
+    assert "tuned --results" in last[0] and "figure lr" in last[1] and "--protocol tuned" in last[2]
+    assert all("experiment=search" in line for line in recipe("tuned", "ARGS=plan=true"))
+    assert not any("experiment=tuned" in line for line in recipe("search"))
+
+
+@needs_make
+def test_tuned_has_tasks_and_seeds_of_its_own_unless_they_are_given() -> None:
+    lines = recipe("tuned")
+    assert {task for line in lines for task in TUNED if f"task={task} " in line} == set(TUNED)
+    assert not any("seed=" in line or "task=seg" in line for line in lines)
+    given = [line for line in recipe("tuned", "SEEDS=2010,2011") if "seed=2010,2011" in line]
+    assert given and all("experiment=tuned" in line for line in given)
 
 
 @needs_make

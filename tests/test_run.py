@@ -24,14 +24,14 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 
-from tmsgd_bench import files
+from tmsgd_bench import cli, files, tuning
 from tmsgd_bench.data.catalog import catalog, find
 from tmsgd_bench.engine import compose, explanations, schema, sweep
 from tmsgd_bench.engine.optimizers import build_optimizer, build_schedulers
 from tmsgd_bench.engine.signatures import resolve
 from tmsgd_bench.engine.spec import RunSpec
 from tmsgd_bench.errors import ConfigError, DataError
-from tmsgd_bench.results import store, tables
+from tmsgd_bench.results import store, tables, tuned
 from tmsgd_bench.task import Task
 from tmsgd_bench.version import OWN_SETTINGS, PROTOCOLS
 
@@ -128,8 +128,10 @@ def test_every_experiment_composes_and_has_a_make_target(experiment: str) -> Non
         composed = hydra_compose("config", overrides=[f"experiment={experiment}"], return_hydra_config=True)
     sweeps = composed.hydra.sweeper.params
     assert str(composed.hydra.mode) == "RunMode.MULTIRUN" and composed.data.kind == "real"
-    assert composed.protocol in ("table2", "corrected", "reduced")
-    assert {"tmsgd", "sgd"} <= set(sweeps.optimizer.split(",")) and sweeps.seed == "range(0,3)"
+    assert composed.protocol in ("table2", "corrected", "reduced", "tuned")
+    assert {"tmsgd", "sgd"} <= set(sweeps.optimizer.split(","))
+    if composed.protocol != "tuned":
+        assert sweeps.seed == "range(0,3)"
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert re.search(rf"^{experiment}: .* ## ", makefile, re.MULTILINE)
     if composed.protocol == "corrected":  # what is trained is what is shown
@@ -209,6 +211,79 @@ def test_experiment_reduced_fills_a_table_of_a_protocol_of_its_own(
     assert "protocol reduced" in table.conditions
     assert rows["adam"].difference is not None and rows["adam"].difference.n == rows["sgd"].final.n == 2
     assert not tables.build(found, number, "synthetic", "table2").run_ids
+
+
+@pytest.fixture
+def two_rates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A grid of two learning rates, and one seed to search with."""
+    monkeypatch.setattr(tuning, "half_decades", lambda: (0, 1))
+    monkeypatch.setattr(tuning, "search_seeds", lambda: (1000,))
+
+
+@pytest.mark.usefixtures("few_steps", "two_rates")
+def test_a_search_chooses_the_rates_that_are_tested_with_fresh_seeds(
+    run: Runner, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """SGD and TM-SGD share the epochs before the switch for each rate. What is trained is what the table compares."""
+    two, root = ("task=ctr", "optimizer=sgd,tmsgd"), tmp_path / "runs"
+    assert run("experiment=search", *two) == 0
+    assert "30 epochs saved" in capsys.readouterr().out
+    searched = store.read_runs(root)
+    assert len(searched) == 4 and set(searched["lr"]) == set(tuning.grid(0.3))
+    assert set(searched["protocols"]) == {("tuned",)} and set(searched["split"]) == {"validation"}
+    assert cli.main(["best", "--results", str(root), "--data", "synthetic", "--settings"]) == 0
+    settings = capsys.readouterr().out.split()
+    assert run("experiment=tuned", "task=ctr", *settings, "n_seeds=1") == 0
+    runs = store.read_runs(root)
+    tested = runs[runs["split"] == "test"]
+    assert set(tested["seed"]) == {2000} and set(tested["protocols"]) == {("tuned",)}
+    table = tuned.build(runs, "synthetic")
+    assert [row.final.n for row in table.rows] == [1, 1] and [one.comparison.pairs for one in table.answers] == [1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "followed"),
+    [
+        (("seed=2000", "lr_step=0"), ("tuned",)),  # the rate of reduced
+        (("seed=2000", "lr_step=-3"), ("tuned",)),
+        (("seed=2000", "lr=0.2"), ()),  # no rate of the grid
+        (("seed=1000", "lr_step=1", "task.evaluate_on=validation"), ("tuned",)),
+        (("seed=1000", "lr_step=1", "task.evaluate_on=validation", "task.validation_share=0.2"), ()),
+        (("seed=2000", "protocol=reduced"), ("tuned",)),  # the same run
+        (("seed=3", "protocol=reduced"), ("reduced",)),
+        (("seed=3", "protocol=reduced", "lr=0.3162"), ()),
+    ],
+    ids=" ".join,
+)
+def test_a_run_is_tuned_by_its_settings_alone(settings: tuple[str, ...], followed: tuple[str, ...]) -> None:
+    """And never follows ``reduced`` as well, so that their numbers do not mix."""
+    chosen = {"task": "tc", "model": "lstm", "optimizer": "sgd", "data": "synthetic", "protocol": "tuned"}
+    given = [f"{group}={name}" for group, name in chosen.items()]
+    with initialize_config_dir(str(CONF)):
+        config = hydra_compose("config", overrides=[*given, *settings])
+        assert compose.followed_protocols(config, compose.run_spec(config), chosen) == followed
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ("task=tc protocol=tuned", "cannot have seed=0"),
+        ("task=tc protocol=tuned seed=1000", "seeds that choose a learning rate never test it"),
+        ("task=tc protocol=tuned seed=2000 task.evaluate_on=validation", "take one of 1000, 1001"),
+        ("task=tc protocol=tuned seed=2000 lr_step=4", "lr_step must be one of -3, -2, -1, 0, 1, 2, 3"),
+        ("task=seg protocol=tuned seed=2000", "task=seg has no protocol=tuned"),
+        ("task=od protocol=tuned seed=2000", "task=od has no protocol=tuned"),
+        ("experiment=tuned optimizer=sgd n_seeds=1001", "n_seeds must be a whole number"),
+        ("experiment=tuned optimizer=sgd lrs={adam:0.1}", "python -m tmsgd_bench best --task tc"),
+        ("experiment=tuned optimizer=sgd", "python -m tmsgd_bench best --task tc"),
+    ],
+)
+def test_wrong_settings_of_tuned_are_refused_in_a_sentence(
+    settings: str, sentence: str, run: Runner, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*settings.split(), "plan=true") == 2
+    said = capsys.readouterr().err
+    assert sentence in said and said.startswith("error: ") and said.count("\n") == 1
 
 
 def test_top_level_settings_override_table_2() -> None:
@@ -675,7 +750,7 @@ def test_a_protocol_is_composed_once_for_the_runs_of_all_seeds(monkeypatch: pyte
         for seed in (0, 3):
             config = hydra_compose("config", overrides=[*given, f"seed={seed}"])
             assert compose.followed_protocols(config, compose.run_spec(config), chosen) == ("smoke",)
-    own = [f"protocol={name}" for name in PROTOCOLS if name in OWN_SETTINGS]
+    own = [f"protocol={name}" for name in PROTOCOLS if name in OWN_SETTINGS and name != "tuned"]  # by its seeds
     assert sorted(overrides[-1] for overrides in composed) == sorted(["protocol=smoke", *own])
 
 

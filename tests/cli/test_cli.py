@@ -649,7 +649,7 @@ def test_help_is_printed_with_exit_code_0(capsys: Capture, command: list[str]) -
 
 def test_the_examples_in_the_help_can_be_parsed() -> None:
     examples = re.findall(r"tmsgd-bench (.*?)(?:  |\n)", cli.EPILOG)
-    assert len(examples) == 15
+    assert len(examples) == 17
     for example in examples:
         assert callable(cli._parser().parse_args(shlex.split(example)).action)
 

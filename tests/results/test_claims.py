@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from tmsgd_bench import manifest
+from tmsgd_bench import manifest, tuning
 from tmsgd_bench.files import canonical
 from tmsgd_bench.results import claim_forms, claims, margins, numerical, store
 from tmsgd_bench.results.claims import Claim, Verdicts
@@ -267,9 +267,27 @@ def test_runs_of_two_protocols_are_listed_at_one_level() -> None:
 
 
 def test_tuned_optimizers_are_paired_whatever_their_learning_rates() -> None:
-    shared = {"protocols": ("tuned",), "conditions": "the same"}
-    rows = [*seeds("sgd", SGD, group="lr 0.1", **shared), *seeds("tmsgd", BETTER, group="lr 1", **shared)]
-    assert the(evaluate(*rows), "tc/lstm tmsgd/sgd", "tuned").verdict == "supported"
+    """But only at the rates that their searches chose."""
+    shared = {"protocols": ("tuned",), "conditions": "the same", "split": "test"}
+    rows = [
+        *seeds("sgd", SGD, group="lr 0.1", lr=0.1, **shared),
+        *seeds("tmsgd", BETTER, group="lr 1", lr=1.0, **shared),
+    ]
+    of_sgd, of_tmsgd = search_of("sgd", 0.1), search_of("tmsgd", 1.0)
+    verdict = lambda *rows: the(evaluate(*rows, protocol="tuned"), "tc/lstm tmsgd/sgd").verdict  # noqa: E731
+    assert verdict(*rows) == verdict(*rows, *of_sgd) == "not yet tested"
+    assert verdict(*rows, *of_sgd, *of_tmsgd) == "supported"
+    assert verdict(*rows, *of_sgd, *search_of("tmsgd", 0.1)) == "not yet tested"
+
+
+def search_of(optimizer: str, best: float) -> list[dict[str, Any]]:
+    """A search for a learning rate, which finds that one."""
+    shared = {"protocols": ("tuned",), "conditions": "validated", "split": "validation", "direction": "max"}
+    return [
+        a_run(optimizer, seed, 90.0 - abs(place), run_id=f"{optimizer} {seed} {place}", lr=lr, verified=True, **shared)
+        for place, lr in zip(tuning.half_decades(), tuning.grid(best), strict=True)
+        for seed in tuning.search_seeds()
+    ]
 
 
 def test_the_reduced_protocol_pairs_optimizers_of_different_learning_rates() -> None:

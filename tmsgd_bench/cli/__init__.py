@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 from tmsgd_bench import __version__, escaping, extras, files, terminal
 from tmsgd_bench.cli import (
+    best,
     claims,
     comparison,
     data,
@@ -24,6 +25,7 @@ from tmsgd_bench.cli import (
     runs,
     table,
     targets,
+    tuned,
     verify,
     voc,
 )
@@ -39,19 +41,38 @@ Examples of this command:
   tmsgd-bench show tc-lstm-tmsgd     one run in full (the start of its name will do)
   tmsgd-bench table 5                the paper's Table 5 with our numbers
   tmsgd-bench compare                runs that differ only in optimizer and seed
+  tmsgd-bench best                   the best learning rate of each optimizer
+  tmsgd-bench tuned                  the optimizers with their best learning rates
   tmsgd-bench claims                 the paper's claims, judged by our runs
-  tmsgd-bench targets              epochs and seconds until a fixed target is reached
+  tmsgd-bench targets                epochs and seconds until a fixed target is reached
   tmsgd-bench report                 everything on one page
   tmsgd-bench figure 1               the paper's figures, drawn from the runs
   tmsgd-bench export runs.parquet    all runs as tidy rows
   tmsgd-bench pack results/runs --out runs.parquet  finished runs in one file, to publish
-  tmsgd-bench verify               whether what is published is what its evidence gives
+  tmsgd-bench verify                 whether what is published is what its evidence gives
   tmsgd-bench data                   which data sets are present
   tmsgd-bench new task birds         the files of your own task, which work as they are
   tmsgd-bench numerics               the methods as integrators: order, stability, noise
   tmsgd-bench voc-eval . --devkit FOLDER  PASCAL VOC's average precision of files of detections
 """
-NOUNS = (runs, table, comparison, claims, targets, report, figure, export, packing, verify, data, new, numerics, voc)
+NOUNS = (
+    runs,
+    table,
+    comparison,
+    best,
+    tuned,
+    claims,
+    targets,
+    report,
+    figure,
+    export,
+    packing,
+    verify,
+    data,
+    new,
+    numerics,
+    voc,
+)
 """The modules that add commands, in the order of the help."""
 
 

@@ -12,6 +12,7 @@ from tmsgd_bench import terminal
 from tmsgd_bench.checks import shown
 from tmsgd_bench.cli import stores
 from tmsgd_bench.errors import ConfigError
+from tmsgd_bench.results.paper import OWN_PROTOCOL
 from tmsgd_bench.version import PROTOCOLS
 
 FIGURES = {
@@ -22,6 +23,10 @@ FIGURES = {
     "gains": (
         "tmsgd_bench.results.figure_gains",
         "what TM-SGD gains over SGD in every experiment, measured and printed (not in the paper)",
+    ),
+    "lr": (
+        "tmsgd_bench.results.figure_lr",
+        "the metric against the learning rate of each optimizer (not in the paper; of runs by experiment=search)",
     ),
 }
 """Figures that do not belong to a task: the module that draws each, and what it shows."""
@@ -39,8 +44,11 @@ def add(commands: Any) -> None:
     stores.add(parser)
     parser.add_argument("--data", choices=("real", "synthetic"), default="real", help="which runs (default: real)")
     parser.add_argument(
-        "--protocol", choices=(*PROTOCOLS, "any"), default="table2", help="which settings (default: table2)"
+        "--protocol",
+        choices=(*PROTOCOLS, "any"),
+        help="which settings (default: table2; of figure lr: tuned, which alone has it)",
     )
+    parser.add_argument("--task", help="only runs of this task")
     parser.add_argument("--seed", type=int, help="of the runs (default: the one that most optimizers have)")
     parser.add_argument(
         "--out",
@@ -56,8 +64,9 @@ def draw_figure(options: argparse.Namespace) -> int:
     import importlib  # the module imports matplotlib, which most other commands do not need
 
     module = importlib.import_module(_drawn_by(options.number))
-    protocol = None if options.protocol == "any" else options.protocol
-    runs = stores.read(options.results)
+    asked = options.protocol or getattr(module, "PROTOCOL", OWN_PROTOCOL)
+    protocol = None if asked == "any" else asked
+    runs = stores.filtered(stores.read(options.results), options, ["task"])
     written = module.write(runs, stores.target(options, "figures"), options.data, protocol, options.seed)
     terminal.say(f"Written: {', '.join(map(str, written))}.")
     return 0

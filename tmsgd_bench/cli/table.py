@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +54,9 @@ def print_table(options: argparse.Namespace) -> int:
         stores.check_apart(options.out, options)
         _check_target(table, options.out, others)
         if not options.force:
-            _check_nothing_lost(table, runs, options.out / packed.NAME)
-        _write_table(table, runs, options.out)
+            check_nothing_lost(table.run_ids, runs, options.out / packed.NAME)
+        texts = {f"table{table.number}.{suffix}": render(table) for suffix, render in table_forms.FORMATS.items()}
+        write_with_runs(options.out, texts, table.run_ids, runs)
     terminal.say(table_forms.FORMATS[options.format](table), end="")
     if others:
         terminal.warn(f"no run has these conditions; finished runs of this table here: {others}")
@@ -73,12 +75,21 @@ def _check_target(table: tables.Table, folder: Path, others: str) -> None:
             )
 
 
-def _check_nothing_lost(table: tables.Table, runs: pd.DataFrame, path: Path) -> None:
-    """Refuse to lose runs of an earlier table: each must be written again, or be in another store as well."""
+def check_nothing_lost(run_ids: set[str], runs: pd.DataFrame, path: Path) -> None:
+    """Refuse to lose runs of an earlier table: each must be written again, or be in another store as well.
+
+    Args:
+        run_ids: that are written.
+        runs: of the stores.
+        path: of the packed runs of the earlier table.
+
+    Raises:
+        StoreError: a run would be lost.
+    """
     if not path.exists():
         return
     elsewhere = [run["run_id"] for _, run in runs.iterrows() if Path(run["folder"]).parent.resolve() != path.resolve()]
-    lost = sorted(set(packed.read(path)) - table.run_ids - set(elsewhere))
+    lost = sorted(set(packed.read(path)) - run_ids - set(elsewhere))
     if lost:
         raise StoreError(
             f"{path} holds {len(lost)} runs that the results lack, {lost[0]} for one: add them to the results with "
@@ -86,11 +97,20 @@ def _check_nothing_lost(table: tables.Table, runs: pd.DataFrame, path: Path) -> 
         )
 
 
-def _write_table(table: tables.Table, runs: pd.DataFrame, folder: Path) -> None:
-    name = f"table{table.number}"
-    evidence = runs[runs["status"].isin(FINISHED) & runs["run_id"].isin(table.run_ids)]
+def write_with_runs(folder: Path, texts: Mapping[str, str], run_ids: set[str], runs: pd.DataFrame) -> None:
+    """Write texts into a folder, and the finished runs behind them, packed.
+
+    Args:
+        folder: made if missing.
+        texts: by the names of their files.
+        run_ids: of the runs behind them.
+        runs: of the stores.
+
+    Raises:
+        StoreError: see :func:`tmsgd_bench.outputs.renew`.
+    """
+    evidence = runs[runs["status"].isin(FINISHED) & runs["run_id"].isin(run_ids)]
     packed_runs = {run["run_id"]: packing.files_of(Path(run["folder"])) for _, run in evidence.iterrows()}
-    texts = {f"{name}.{suffix}": render(table) for suffix, render in table_forms.FORMATS.items()}
 
     def fill(place: Path) -> None:
         files.write_texts(place, texts)

@@ -17,6 +17,7 @@ from hydra.core.object_type import ObjectType
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from tmsgd_bench import tuning
 from tmsgd_bench.checks import names_weights_file
 from tmsgd_bench.engine import command_line, explanations, schema, task_data
 from tmsgd_bench.engine.spec import RunOptions, RunSpec, validate, without
@@ -50,9 +51,12 @@ def run_spec(config: DictConfig, fetch: bool = False) -> RunSpec:
 
     Raises:
         DataError: such data are missing, and ``fetch`` is off or does not help.
-        ConfigError: a value is of the wrong type, out of range, or refers to a setting that does not exist.
+        ConfigError: a value is of the wrong type, out of range, or refers to a setting that does not exist; or the
+            seed is kept for the other half of a comparison with tuned learning rates.
     """
     values = checked(config)
+    if values["protocol"] == tuning.PROTOCOL:
+        tuning.check_seed(values["seed"], values["task"].get("evaluate_on", "test"))
     data, model = task_data.chosen(values), values["model"]
     task = {**schema.task_identity(values["task"]), "dataset": data.name}
     if fetch and data.kind == "real" and data.verify and not data.dataset.pinned:
@@ -115,7 +119,8 @@ def followed_protocols(config: DictConfig, spec: RunSpec, choices: Mapping[str, 
     """The protocols that a run follows exactly: with the protocol's values it has the same identity.
 
     For a protocol of ``OWN_SETTINGS`` the data may be unverified, and training may start from a file's weights. Both
-    are marked wherever the numbers stand.
+    are marked wherever the numbers stand. A run of ``tuned`` has a learning rate of its grid, and a seed that is kept
+    for it. It does not follow ``reduced`` as well, whose numbers it would be mixed with.
 
     Args:
         config: the run's configuration.
@@ -128,12 +133,25 @@ def followed_protocols(config: DictConfig, spec: RunSpec, choices: Mapping[str, 
         canonical = _composed((*overrides, *weights, f"protocol={protocol}"))
         canonical.seed = spec.seed
         canonical.data.verify = config.data.verify or protocol not in OWN_SETTINGS
+        if protocol == tuning.PROTOCOL:
+            _take_choices(canonical, spec)
         try:
             follows = run_spec(canonical).identity == spec.identity
         except DataError:  # the run has data.verify=false, and its data are not the published ones
             follows = False
         followed += [protocol] if follows else []
-    return tuple(followed)
+    return (tuning.PROTOCOL,) if tuning.PROTOCOL in followed else tuple(followed)
+
+
+def _take_choices(canonical: DictConfig, spec: RunSpec) -> None:
+    """Give a configuration of ``tuned`` what its runs may choose: the split, and a learning rate of the grid."""
+    canonical.task.evaluate_on = _split(spec)
+    rate = spec.optimizer["lr"]
+    canonical.lr = rate if rate in tuning.grid(canonical.reduced_lr) else canonical.reduced_lr
+
+
+def _split(spec: RunSpec) -> str:
+    return str(spec.task.get("evaluate_on", "test"))
 
 
 def _canonical_overrides(config: DictConfig, spec: RunSpec, choices: Mapping[str, str | None]) -> tuple[str, ...]:
@@ -153,9 +171,12 @@ def _canonical_overrides(config: DictConfig, spec: RunSpec, choices: Mapping[str
 def _candidates(config: DictConfig, spec: RunSpec, chosen: str | None, overrides: tuple[str, ...]) -> list[str]:
     """The protocols whose epochs and batch size are the run's: to compose one takes a tenth of a second.
 
-    A task need not have all protocols. In those of ``OWN_SETTINGS`` a model may have its own epochs and batch size.
+    A task need not have all protocols. In those of ``OWN_SETTINGS`` a model may have its own epochs and batch size. The
+    seed tells whether a run can follow ``tuned``.
     """
     protocols = [protocol for protocol in PROTOCOLS if protocol in config.task]
+    if spec.seed not in tuning.seeds_of(_split(spec)):
+        protocols = [protocol for protocol in protocols if protocol != tuning.PROTOCOL]
     if not protocols:
         return []
     first = chosen if chosen in protocols else protocols[0]

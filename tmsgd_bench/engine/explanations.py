@@ -41,7 +41,7 @@ def explain(error: BaseException, conf: Path) -> str | None:
     if sentence := _unreadable(error):
         return sentence
     if isinstance(error, HydraException | OmegaConfBaseException):
-        return _explain_override(error, conf)
+        return _refused(error) or _explain_override(error, conf)
     if isinstance(error, ValueError) and "No trials are completed" in str(error):
         return "no run of the sweep has a result, so there are no best settings: correct what its summary says."
     if _is_hydras(error):
@@ -142,10 +142,25 @@ def _of_a_protocol(task: dict[str, Any], protocol: str, key: str) -> ConfigError
     )
 
 
+def _refused(error: BaseException | None) -> str | None:
+    """What one of this project's resolvers said of its arguments, where OmegaConf made another error of it."""
+    while error is not None and not isinstance(error, ConfigError):
+        error = error.__cause__ or error.__context__
+    return None if error is None else str(error)
+
+
 def unusable(error: OmegaConfBaseException, config: DictConfig) -> ConfigError:
     """The error for a setting that refers to one that does not exist, or whose value cannot be computed."""
     raw: Any = OmegaConf.to_container(config, resolve=False)
     task, model = ({} if not isinstance(raw.get(group), dict) else raw[group] for group in ("task", "model"))
+    schema.check_protocol(raw.get("protocol"), task)
+    if refused := _refusal(error):
+        return refused
+    if unknown := re.search(r"(?:'|access )lrs\.(\w+)", str(error)):
+        return ConfigError(
+            f"experiment=tuned has no learning rate for optimizer={unknown[1]}: take the command with the best rates "
+            f"from 'python -m tmsgd_bench best --task {task.get('name')}', or add one with lrs.{unknown[1]}=0.1, say."
+        )
     missing = re.search(r"'task\.\w+\.(\w+)[\w.]*'", str(error))
     if missing and (missing[1] in (*schema.OF_A_PROTOCOL, "limit")):
         return _of_a_protocol(task, str(raw.get("protocol")), missing[1])

@@ -111,8 +111,8 @@ OF_A_PROTOCOL = ("epochs", "lr", "batch_size", "switch_epoch", "schedule")
 LRS = keyed(LR)
 """``lrs`` of a protocol: the learning rates of the optimizers that do not have its ``lr``, by their names."""
 GROUPS = (*SIMPLE, "schedule", "optimizer", "tracker", "task", "model")
-VARIABLES = ("switch_epochs",)
-"""Variables of the YAMLs in conf/experiment/."""
+VARIABLES = ("switch_epochs", "reduced_lr", "lr_step", "lrs")
+"""Variables of the YAMLs in conf/experiment/ and conf/protocol/."""
 
 EVERY_OPTIMIZER = Section(
     {"_target_": class_name(), "name": name(), "label": text(60), "lr": LR},
@@ -217,6 +217,14 @@ def check(values: Mapping[str, Any]) -> None:
     check_schedule("schedule", values["schedule"])
     check_tracker(values["tracker"])
     check_task(values["task"], values["model"])
+    check_protocol(values["protocol"], values["task"])
+
+
+def check_protocol(protocol: Any, task: Mapping[str, Any]) -> None:
+    """Raise ConfigError if a task has no settings of a protocol, although it has those of another."""
+    known = [name for name in PROTOCOLS if name in task]
+    if known and protocol in PROTOCOLS and protocol not in known:
+        raise ConfigError(f"task={task.get('name')} has no protocol={protocol}: choose one of {', '.join(known)}.")
 
 
 def check_present(values: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ import math
 import os
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
@@ -23,7 +23,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from tmsgd_bench import files, interrupt
+from tmsgd_bench import files, interrupt, tuning
 from tmsgd_bench.engine import command_line, plan, progress, workers
 from tmsgd_bench.engine.outcome import Outcome
 from tmsgd_bench.errors import BenchError, ConfigError, StoreError
@@ -49,10 +49,19 @@ def switch_study(epochs: int) -> str:
         >>> switch_study(120), switch_study(20)
         ('0,5,25,50,75,100', '0,1,4,8,12,17')
     """
-    return ",".join(map(str, sorted({round(share * epochs) for share in SWITCH_SHARES})))
+    return _listed(sorted({round(share * epochs) for share in SWITCH_SHARES}))
+
+
+def _listed(values: Iterable[int]) -> str:
+    """Values of a setting, as a sweep has them."""
+    return ",".join(map(str, values))
 
 
 OmegaConf.register_new_resolver("switch_study", switch_study, replace=True)
+OmegaConf.register_new_resolver("grid_rate", tuning.rate_of_step, replace=True)
+OmegaConf.register_new_resolver("half_decades", lambda: _listed(tuning.half_decades()), replace=True)
+OmegaConf.register_new_resolver("search_seeds", lambda: _listed(tuning.search_seeds()), replace=True)
+OmegaConf.register_new_resolver("fresh_seeds", lambda count: _listed(tuning.first_fresh_seeds(count)), replace=True)
 
 
 class SweepCallback(Callback):

@@ -100,6 +100,11 @@ def of_conditions(runs: pd.DataFrame, number: str, data: str, protocol: str) -> 
     return tested(runs, blocks, [selection.select(runs, one, data, protocol) for one in blocks])
 
 
+def claim(tested: Mapping[Key, Tested], experiment: Experiment, pair: Pair) -> Tested | None:
+    """The claim that a comparison of two optimizers is, in either direction; None if it is none."""
+    return tested.get((experiment.key, pair)) or tested.get((experiment.key, (pair[1], pair[0])))
+
+
 def complete(comparisons: Sequence[Comparison], claimed: Sequence[Tested | None]) -> list[Comparison]:
     """Comparisons printed together, corrected: each claim as in its family, all others as one family of their own.
 

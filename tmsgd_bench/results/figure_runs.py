@@ -17,6 +17,7 @@ from tmsgd_bench import files, outputs
 from tmsgd_bench.errors import StoreError
 from tmsgd_bench.results import selection, store
 from tmsgd_bench.results.status import FINISHED, Status
+from tmsgd_bench.tuning import PROTOCOL as TUNED
 
 OPTIMIZERS = ("sgd", "tmsgd", "sgdm", "tmsgdm", "adam", "apollo")
 """Rows of a figure, in the paper's order; other optimizers follow."""
@@ -74,6 +75,8 @@ def choose(runs: pd.DataFrame, wanted: Wanted) -> pd.DataFrame:
     fitting = (runs["task"] == wanted.task) & (runs["data"] == wanted.data) & runs["status"].isin(FINISHED)
     if wanted.protocol is not None:
         fitting &= runs["protocols"].map(lambda names: wanted.protocol in names).astype(bool)
+    if wanted.protocol == TUNED:  # the runs of its searches follow it, too
+        fitting &= runs["split"] == "test"
     if wanted.seed is not None:
         fitting &= runs["seed"] == wanted.seed
     candidates = runs[fitting].assign(drawn=[wanted.has_file(row) for _, row in runs[fitting].iterrows()])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Iterable
 
@@ -11,9 +10,12 @@ import pandas as pd
 
 from tmsgd_bench.errors import StoreError
 from tmsgd_bench.files import canonical
+from tmsgd_bench.results import learning_rates
+from tmsgd_bench.results.outcomes import outcomes as outcomes
 from tmsgd_bench.results.paper import Experiment
 from tmsgd_bench.results.statistics import FEW_SEEDS
 from tmsgd_bench.results.status import FINISHED, OF_RUNS, Status
+from tmsgd_bench.tuning import PROTOCOL as TUNED
 from tmsgd_bench.version import OWN_SETTINGS
 
 BASES = {"tmsgd": "sgd", "tmsgdm": "sgdm"}
@@ -26,6 +28,9 @@ NAMED = 5
 
 def select(runs: pd.DataFrame, experiment: Experiment, data: str, protocol: str) -> pd.DataFrame:
     """The runs of an experiment that follow a protocol to the letter.
+
+    Of ``tuned`` these are the runs on the test split with each optimizer's best learning rate
+    (:mod:`tmsgd_bench.results.learning_rates`).
 
     Three columns are added. ``left_out``: the run cannot be compared with the newest result: its settings or its
     benchmark version are older, or it reports another metric (``unmeasured``). ``copy``: the same run is there under
@@ -42,6 +47,9 @@ def select(runs: pd.DataFrame, experiment: Experiment, data: str, protocol: str)
     """
     follows = runs["protocols"].map(lambda names: protocol in names).astype(bool)
     chosen = runs[_of(runs, experiment) & (runs["data"] == data) & follows]
+    if protocol == TUNED:
+        place = (experiment.task, experiment.model, experiment.dataset, data)
+        chosen = learning_rates.tested(runs, chosen, place)
     if chosen.empty:  # most are, where a few tasks were trained
         return chosen.assign(has_result=False, left_out=False, copy=False, unmeasured=False)
     unmeasured = chosen["metric"].isin(experiment.stand_ins)
@@ -130,18 +138,6 @@ def left_out(runs: pd.DataFrame, selected: Iterable[pd.DataFrame]) -> str:
     return f"{count}: {', '.join([*named, *more])}" if reasons else ""
 
 
-def outcomes(runs: pd.DataFrame, direction: str) -> pd.Series:
-    """The final metric by seed; a diverged run is infinitely bad, and so is one whose metric is not finite.
-
-    Runs without a result are not in it.
-    """
-    finished = runs[runs["status"].isin(FINISHED)]
-    worst = -math.inf if direction == "max" else math.inf
-    usable = (finished["status"] == Status.DONE) & finished["final"].notna()  # a metric that is not finite is no number
-    finals = finished["final"].astype(float).where(usable, worst)
-    return finals.set_axis(finished["seed"].astype(int))
-
-
 def marks(runs: pd.DataFrame) -> list[str]:
     """What a reader must know about the runs behind a number."""
     texts = _data_marks(runs[runs["status"] != Status.DAMAGED])
@@ -163,7 +159,7 @@ def _data_marks(runs: pd.DataFrame) -> list[str]:
     texts += [f"starts from the weights of a file (SHA-256 {digits}…)" for digits in files_of(runs)]
     if runs["limit"].notna().any():
         texts.append(f"partial data ({int(runs['limit'].max())} training examples)")
-    return texts + split_marks(runs)
+    return [*texts, *split_marks(runs), *(sorted(set(runs["remark"].dropna())) if "remark" in runs else [])]
 
 
 def files_of(runs: pd.DataFrame) -> list[str]:

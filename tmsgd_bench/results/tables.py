@@ -245,7 +245,7 @@ def _before_training(chosen: pd.DataFrame, experiment: Experiment) -> list[Row]:
 def _with_claims(rows: Sequence[Row], tested: Mapping[Key, Tested], reference: str) -> list[Row]:
     """The rows with their comparisons corrected, and with the verdicts of those that are claims."""
     compared = [(row, row.comparison) for row in rows if row.comparison is not None]
-    claimed = [_claim(row, tested, reference) for row, _ in compared]
+    claimed = [families.claim(tested, row.experiment, (row.optimizer, reference)) for row, _ in compared]
     corrected = iter(families.complete([comparison for _, comparison in compared], claimed))
     judged = {
         (row.experiment.key, row.optimizer): tested[key].judgement
@@ -258,12 +258,6 @@ def _with_claims(rows: Sequence[Row], tested: Mapping[Key, Tested], reference: s
         else replace(row, comparison=next(corrected), judgement=judged.get((row.experiment.key, row.optimizer)))
         for row in rows
     ]
-
-
-def _claim(row: Row, tested: Mapping[Key, Tested], reference: str) -> Tested | None:
-    """The claim that a row's comparison is, in either direction."""
-    pairs = ((row.optimizer, reference), (reference, row.optimizer))
-    return next((tested[key] for pair in pairs if (key := (row.experiment.key, pair)) in tested), None)
 
 
 def _left_out(every: pd.DataFrame, metric: str) -> list[str]:

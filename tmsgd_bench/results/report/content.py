@@ -21,6 +21,7 @@ from tmsgd_bench.results.report import charts
 from tmsgd_bench.results.report.charts import ExperimentRuns
 from tmsgd_bench.results.report.figures import Chart
 from tmsgd_bench.results.status import Status
+from tmsgd_bench.tuning import PROTOCOL as TUNED
 from tmsgd_bench.version import LEVELS, PROTOCOLS
 
 OFFICIAL = ("real", "table2")
@@ -250,6 +251,7 @@ def _command(run: pd.Series) -> str:
     if not run["protocols"]:
         return ""
     settings = {key: run[key] for key in ("task", "model", "optimizer", "data", "seed")}
+    settings |= {} if run["protocols"][0] != TUNED else {"lr": f"{run['lr']:.10g}", "task.evaluate_on": run["split"]}
     settings |= {} if run["verified"] else {"data.verify": "false"}
     settings |= {} if pd.isna(run["weights_file"]) else {"model.weights": "PATH"}
     return shlex.join(
