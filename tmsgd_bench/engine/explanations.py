@@ -41,7 +41,7 @@ def explain(error: BaseException, conf: Path) -> str | None:
     if sentence := _unreadable(error):
         return sentence
     if isinstance(error, HydraException | OmegaConfBaseException):
-        return _refused(error) or _explain_override(error, conf)
+        return _explain_override(error, conf)
     if isinstance(error, ValueError) and "No trials are completed" in str(error):
         return "no run of the sweep has a result, so there are no best settings: correct what its summary says."
     if _is_hydras(error):
@@ -85,7 +85,9 @@ def _is_hydras(error: BaseException) -> bool:
 
 
 def _explain_override(error: BaseException, conf: Path) -> str:
-    """Hydra's message on one line; for a misspelt key, the key that it resembles."""
+    """This project's own sentence, or Hydra's message on one line; for a misspelt key, the key that it resembles."""
+    if refused := _refusal(error):
+        return str(refused)
     cause = error.__cause__ or error
     key = getattr(cause, "full_key", None) or getattr(cause, "key", None)
     lines = f"{error}\n{error.__cause__ or ''}".splitlines()
@@ -142,11 +144,11 @@ def _of_a_protocol(task: dict[str, Any], protocol: str, key: str) -> ConfigError
     )
 
 
-def _refused(error: BaseException | None) -> str | None:
+def _refusal(error: BaseException | None) -> ConfigError | None:
     """What one of this project's resolvers said of its arguments, where OmegaConf made another error of it."""
     while error is not None and not isinstance(error, ConfigError):
         error = error.__cause__ or error.__context__
-    return None if error is None else str(error)
+    return error
 
 
 def unusable(error: OmegaConfBaseException, config: DictConfig) -> ConfigError:
