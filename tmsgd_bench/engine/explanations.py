@@ -38,12 +38,10 @@ def explain(error: BaseException, conf: Path) -> str | None:
         return lacking
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         return _missing(error.missing_cfg_file, error.options or (), conf)
-    if sentence := _unreadable(error):
+    if sentence := _unreadable(error) or _of_a_sweeper(error):
         return sentence
     if isinstance(error, HydraException | OmegaConfBaseException):
         return _explain_override(error, conf)
-    if isinstance(error, ValueError) and "No trials are completed" in str(error):
-        return "no run of the sweep has a result, so there are no best settings: correct what its summary says."
     if _is_hydras(error):
         return f"Hydra cannot use these settings ({one_line(error)}): 'python run.py --cfg job' shows what there is."
     if isinstance(error, OSError) and error.filename:
@@ -82,6 +80,13 @@ def _is_hydras(error: BaseException) -> bool:
     modules = [frame.f_globals.get("__name__", "").partition(".")[0] for frame in frames]
     sets_up_logging = any(frame.f_code.co_name == "configure_log" for frame in frames)
     return bool(modules) and (modules[-1] in ("hydra", "omegaconf", "antlr4") or sets_up_logging)
+
+
+def _of_a_sweeper(error: BaseException) -> str | None:
+    """A sentence for Optuna's error at the end of a sweep without a result."""
+    if isinstance(error, ValueError) and "No trials are completed" in str(error):
+        return "no run of the sweep has a result, so there are no best settings: correct what its summary says."
+    return None
 
 
 def _explain_override(error: BaseException, conf: Path) -> str:
