@@ -127,7 +127,7 @@ ACCEPTED = {
     "ctr/model.hidden": "list pair",
     "model.proposals.min_side": "zero",
     "model.frozen_stages": "zero",
-    "model.hidden": "null",
+    "od/model.hidden": "null",
     "model.head_width": "null",
     "model.test_proposals": "null billion",
     "model.flip": "true",
