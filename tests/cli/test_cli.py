@@ -580,7 +580,7 @@ def parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser
 
 def test_every_command_and_option_has_a_help_text() -> None:
     found = list(parsers(cli._parser()))
-    assert len(found) == 14
+    assert len(found) == 16
     for parser in found:
         assert parser.description
         for action in parser._actions:
