@@ -49,6 +49,7 @@ SLOW = (
     "results/test_evidence.py",
     "results/test_html_report.py",
     "results/test_statistics.py",
+    "results/test_tuned.py",
 )
 """Files and folders whose tests start processes, train, draw or simulate for long; single tests are marked slow."""
 LABELS = {"sgd": "SGD", "tmsgd": "TM-SGD", "sgdm": "SGD-M", "tmsgdm": "TM-SGD-M", "adam": "Adam", "apollo": "Apollo"}

@@ -176,7 +176,8 @@ def to_markdown(tuned: Tuned) -> str:
     lines += [f"- {escaping.markdown(sentence)}" for sentence in sentences(tuned)]
     lines += ["", *_table(heads, [_answer_cells(answer) for answer in tuned.answers])]
     lines += ["", *_table(ROW_HEADS, [_row_cells(row) for row in tuned.rows])]
-    return "\n".join([*lines, "", f"{learning_rates.RULE} {RULE} {cells.footnote()}"]) + "\n"
+    general = cells.footnote().partition(" ¹")[0]  # the rest is about columns that are not here
+    return "\n".join([*lines, "", f"{learning_rates.RULE} {RULE} {general}"]) + "\n"
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
