@@ -633,7 +633,22 @@ def test_every_command_and_option_has_a_help_text() -> None:
                 assert action.help, (parser.prog, action.dest)
 
 
-COMMANDS = ["runs", "show", "table", "compare", "claims", "targets", "report", "figure", "export", "verify", "data", "new", "best", "tuned"]
+COMMANDS = [
+    "runs",
+    "show",
+    "table",
+    "compare",
+    "claims",
+    "targets",
+    "report",
+    "figure",
+    "export",
+    "verify",
+    "data",
+    "new",
+    "best",
+    "tuned",
+]
 HELPED = [[], ["voc-eval"], *([name] for name in COMMANDS)]
 
 
@@ -656,7 +671,8 @@ def test_the_examples_in_the_help_can_be_parsed() -> None:
 
 def test_a_figure_that_there_is_not_is_named_with_those_that_there_are(capsys: Capture) -> None:
     assert cli.main(["figure", "7"]) == 2
-    assert capsys.readouterr().err == "error: there is no figure '7' here: name one of 1, 2, switch.\n"
+    names = ", ".join(figure.figures())
+    assert capsys.readouterr().err == f"error: there is no figure '7' here: name one of {names}.\n"
 
 
 @pytest.mark.parametrize("module", [module for module, _ in figure.figures().values()])
@@ -672,7 +688,10 @@ def test_without_the_tasks_the_command_says_that_their_figures_need_the_checkout
     monkeypatch.setattr(figure, "find_spec", lambda name: elsewhere)
     assert cli.main(["figure", "1"]) == 2
     said = capsys.readouterr().err
-    assert said.count("\n") == 1 and "switch, or start 'python -m tmsgd_bench figure' in the checkout's" in said
+    assert (
+        said.count("\n") == 1
+        and f"{list(figure.FIGURES)[-1]}, or start 'python -m tmsgd_bench figure' in the checkout's" in said
+    )
     with pytest.raises(SystemExit) as raised:
         cli.main(["figure", "--help"])
     assert raised.value.code == 0 and "switch epoch" in capsys.readouterr().out
