@@ -62,8 +62,8 @@ THEME: Any = STYLE | {
 }
 
 
-FINER = re.compile(r"(?<=\.\d\d)\d+")
-"""What a coordinate has beyond a hundredth of a point: half of a picture's bytes, and nothing to see."""
+FINER = re.compile(r"(?<=\.\d)\d+")
+"""What a coordinate has beyond a tenth of a point: a third of a picture's bytes, and nothing to see."""
 
 
 @dataclass(frozen=True)
