@@ -1,5 +1,7 @@
 """Accelerate: prepare the loader first, because several processes share its batches; then count the steps."""
 
+import math
+
 import torch
 from accelerate import Accelerator
 from torch import nn
@@ -18,7 +20,7 @@ loader = accelerator.prepare(data)
 net = nn.Sequential(nn.Linear(8, 32), nn.Tanh(), nn.Linear(32, 1))
 
 # switch_step counts optimizer steps: one for each two batches here.
-tmsgd = TMSGD(net.parameters(), lr=0.05, switch_step=SWITCH_EPOCH * len(loader) // ACCUMULATED)
+tmsgd = TMSGD(net.parameters(), lr=0.05, switch_step=SWITCH_EPOCH * math.ceil(len(loader) / ACCUMULATED))
 model, optimizer = accelerator.prepare(net, tmsgd)
 
 for epoch in range(EPOCHS):

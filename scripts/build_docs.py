@@ -16,8 +16,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 GATHERED = ROOT / "build" / "docs"
-PUBLISHED = {".md", ".png", ".csv", ".tex", ".html", ".json"}
+PUBLISHED = {".md", ".png", ".csv", ".tex", ".html", ".json", ".yaml"}
 """Kinds of files in results that pages link to or show; packed runs are not among them."""
+ENTRIES = "tmsgd_bench/data/entries/README.md"
 REFERENCE = {
     "optim": ("The optimizer", ["tmsgd_bench.optim.tmsgd", "tmsgd_bench.optim.schemes", "tmsgd_bench.optim.curvature"]),
     "task": ("Tasks", ["tmsgd_bench.task", "tmsgd_bench.seeding"]),
@@ -37,7 +38,9 @@ def gather(folder: Path) -> None:
     """Put all pages, and what they show, into one folder, which is made anew."""
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(ROOT / "docs", folder / "docs")
-    for name in ("README.md", "LICENSE"):
+    shutil.copytree(ROOT / "examples", folder / "examples", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("README.md", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md", "CITATION.cff", ENTRIES):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
     for path in sorted((ROOT / "results").rglob("*")):
         if path.suffix in PUBLISHED and "runs" not in path.relative_to(ROOT / "results").parts:

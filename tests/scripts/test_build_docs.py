@@ -40,11 +40,11 @@ def test_every_page_of_the_site_is_there_and_every_page_of_the_docs_is_in_the_si
     assert docs - set(listed) == set()
 
 
-def test_links_to_folders_lead_to_their_pages(site: Path, script: Callable[[str], ModuleType]) -> None:
+def test_links_lead_to_pages_and_files_of_the_site(site: Path, script: Callable[[str], ModuleType]) -> None:
     link = script("build_docs").LINK
     for page in site.rglob("*.md"):
-        links = link.findall(page.read_text(encoding="utf-8"))
-        assert [target for target in links if (page.parent / target).is_dir()] == []
+        targets = [target for target in link.findall(page.read_text(encoding="utf-8")) if "://" not in target]
+        assert [target for target in targets if not (page.parent / target).is_file()] == [], page
 
 
 def test_runs_are_not_in_the_site(site: Path) -> None:

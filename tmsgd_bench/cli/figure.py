@@ -46,7 +46,7 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--protocol",
         choices=(*PROTOCOLS, "any"),
-        help="which settings (default: table2; of figure lr: tuned, which alone has it)",
+        help="which settings (default: table2; of figure lr: tuned, which alone has it; of figure gains: any)",
     )
     parser.add_argument("--task", help="only runs of this task")
     parser.add_argument("--seed", type=int, help="of the runs (default: the one that most optimizers have)")

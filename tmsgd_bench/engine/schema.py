@@ -221,10 +221,15 @@ def check(values: Mapping[str, Any]) -> None:
 
 
 def check_protocol(protocol: Any, task: Mapping[str, Any]) -> None:
-    """Raise ConfigError if a task is not among those whose learning rates are searched."""
+    """Raise ConfigError if a task's learning rates cannot be searched: it has no such protocol, or one of its own."""
     known = [name for name in PROTOCOLS if name in task]
     if known and protocol == "tuned" and protocol not in known:
         raise ConfigError(f"task={task.get('name')} has no protocol={protocol}: choose one of {', '.join(known)}.")
+    if protocol == "tuned" and task["tuned"] != task.get("reduced"):
+        raise ConfigError(
+            f"task={task.get('name')} has settings of its own for protocol=tuned: write a block reduced, and the line "
+            "'tuned: ${.reduced}', because only the learning rate is searched."
+        )
 
 
 def check_present(values: Mapping[str, Any]) -> None:

@@ -21,6 +21,8 @@ from tmsgd_bench.results.figure_runs import save
 from tmsgd_bench.results.figure_switch import COLOUR, STYLE
 from tmsgd_bench.results.statistics import FEW_SEEDS
 
+PROTOCOL = "any"
+"""Of the runs, unless another is asked for: a gain is drawn at every level."""
 LINEAR = 1.0
 """Percent up to which the axis is linear; it is logarithmic beyond."""
 
@@ -48,7 +50,10 @@ def write(
         raise ConfigError("the figure gains is of real data and over all seeds: leave out --data and --seed.")
     rows = answer.measured_gains(answer.findings(claims.evaluate(runs, None, protocol)))
     if not rows:
-        raise StoreError("no seed has runs of both SGD and TM-SGD on real data: train some, or name another --results.")
+        level = "" if protocol is None else f" by protocol {protocol}"
+        raise StoreError(
+            f"no seed has runs of both SGD and TM-SGD on real data{level}: train some, or name another --results."
+        )
     with rc_context(STYLE):
         return save(draw(rows), folder, "gains")
 
@@ -59,7 +64,8 @@ def draw(rows: Sequence[Gain]) -> Figure:
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     draw_gains(axes, rows, COLOUR, "#000000", "#666666")
-    axes.set_title("squares: ours, mean and 95 % interval · diamonds: printed in the paper", fontsize=8.0, loc="right")
+    key = f"squares: ours, mean and 95 % interval (open: fewer than {FEW_SEEDS} seeds) · diamonds: printed in the paper"
+    axes.set_title(f"{key}\nlinear up to ±1 %, logarithmic beyond", fontsize=7.5, loc="right")
     return figure
 
 
