@@ -225,7 +225,7 @@ def check_protocol(protocol: Any, task: Mapping[str, Any]) -> None:
     known = [name for name in PROTOCOLS if name in task]
     if known and protocol == "tuned" and protocol not in known:
         raise ConfigError(f"task={task.get('name')} has no protocol={protocol}: choose one of {', '.join(known)}.")
-    if protocol == "tuned" and task["tuned"] != task.get("reduced"):
+    if protocol == "tuned" and task["tuned"] not in (task.get("reduced"), "${.reduced}"):  # the latter where unresolved
         raise ConfigError(
             f"task={task.get('name')} has settings of its own for protocol=tuned: write a block reduced, and the line "
             "'tuned: ${.reduced}', because only the learning rate is searched."
