@@ -41,7 +41,7 @@ from tmsgd_bench.checks import is_number, is_whole
 from tmsgd_bench.cli import stores
 from tmsgd_bench.errors import BenchError, StoreError
 from tmsgd_bench.optim import MultistepScheme
-from tmsgd_bench.results import store
+from tmsgd_bench.results import comparison, rows, store
 from tmsgd_bench.results.cells import markdown_row, p_value
 from tmsgd_bench.results.selection import BASES
 from tmsgd_bench.results.statistics import ALPHA, LEVEL, holm, sign_p_value, summarise
@@ -189,29 +189,18 @@ def grouped(traces: Sequence[Trace], rule: Rule) -> list[Group]:
     for trace in traces:
         groups.setdefault(str(trace.run["group"]), {}).setdefault(str(trace.run["options"]), []).append(trace)
     return [
-        recounted(Group(_about(options[0][0].run), tuple(_entries(options))), rule)
+        recounted(Group(_heading(options[0][0].run), tuple(_entries(options))), rule)
         for options in (list(of_group.values()) for of_group in groups.values())
     ]
 
 
-def _label(run: pd.Series) -> str:
-    """An optimizer's name, and its switch epoch if it has one."""
-    if pd.isna(run["switch_epoch"]):
-        return str(run["label"])
-    return f"{run['label']}, switch {float(run['switch_epoch']):g}"
-
-
-def _about(run: pd.Series) -> str:
-    """Task, model, data and settings of a finished run, as a heading."""
-    examples = run["training_examples"] if pd.isna(run["limit"]) else run["limit"]  # the former is not always recorded
-    size = "" if pd.isna(examples) else f" ({examples:,.0f} training examples)"
-    settings = f"{run['epochs']:.0f} epochs, batch {run['batch_size']:.0f}, lr {run['lr']:g}"
-    return f"{run['task']}, {run['model']}, {run['data']} {run['dataset']}{size}; {settings}"
+def _heading(run: pd.Series) -> str:
+    return f"{comparison.about(run)}, lr {run['lr']:g}"
 
 
 def _entries(settings: list[list[Trace]]) -> Iterator[Entry]:
     settings.sort(key=lambda traces: (str(traces[0].run["optimizer"]), _switch(traces[0].run)))
-    labels = [_label(traces[0].run) for traces in settings]
+    labels = [rows.label(traces[0].run) for traces in settings]
     for label, traces in zip(labels, settings, strict=True):
         digest = files.digest(json.loads(str(traces[0].run["options"])))[:4]
         yield Entry(label if labels.count(label) == 1 else f"{label} #{digest}", tuple(traces))

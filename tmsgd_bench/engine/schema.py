@@ -218,14 +218,19 @@ def check(values: Mapping[str, Any]) -> None:
     check_tracker(values["tracker"])
     check_task(values["task"], values["model"])
     check_protocol(values["protocol"], values["task"])
+    check_searched(values["protocol"], values["task"])
 
 
 def check_protocol(protocol: Any, task: Mapping[str, Any]) -> None:
-    """Raise ConfigError if a task's learning rates cannot be searched: it has no such protocol, or one of its own."""
+    """Raise ConfigError if a task is not among those whose learning rates are searched."""
     known = [name for name in PROTOCOLS if name in task]
     if known and protocol == "tuned" and protocol not in known:
         raise ConfigError(f"task={task.get('name')} has no protocol={protocol}: choose one of {', '.join(known)}.")
-    if protocol == "tuned" and task["tuned"] not in (task.get("reduced"), "${.reduced}"):  # the latter where unresolved
+
+
+def check_searched(protocol: Any, task: Mapping[str, Any]) -> None:
+    """Raise ConfigError if the settings of a search are a task's own, and not those of reduced; both are resolved."""
+    if protocol == "tuned" and task["tuned"] != task.get("reduced"):
         raise ConfigError(
             f"task={task.get('name')} has settings of its own for protocol=tuned: write a block reduced, and the line "
             "'tuned: ${.reduced}', because only the learning rate is searched."

@@ -67,8 +67,7 @@ class Finding:
     @property
     def subject(self) -> str:
         """Task, data set and model, in words."""
-        names = [layout(self.experiment.table)["title"], self.experiment.label]
-        return ", ".join(names)
+        return f"{layout(self.experiment.table)['title']}, {self.experiment.label}"
 
     @property
     def meaning(self) -> str:

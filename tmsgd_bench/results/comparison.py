@@ -246,17 +246,20 @@ def _heading(runs: pd.DataFrame) -> str:
         runs: of a group; the first finished one says what all have in common.
     """
     run = _finished(runs).iloc[0]
-    examples = run["training_examples"] if pd.isna(run["limit"]) else run["limit"]  # the former is not always recorded
-    size = "" if pd.isna(examples) else f" ({examples:,.0f} training examples)"
     unit = f"{run['unit']}, " if run["unit"] else ""
     better = "larger" if run["direction"] == "max" else "smaller"
-    settings = f"{run['epochs']:.0f} epochs, batch {run['batch_size']:.0f}"
+    settings = about(run)
     if runs["lr"].nunique(dropna=False) == 1 and (rate := rows.learning_rate(run)) is not None:
         settings += f", lr {rows.shown(rate)}"
-    return (
-        f"{run['task']}, {run['model']}, {run['data']} {run['dataset']}{size}; {settings}: "
-        f"{run['metric']} ({unit}{better} is better)"
-    )
+    return f"{settings}: {run['metric']} ({unit}{better} is better)"
+
+
+def about(run: pd.Series) -> str:
+    """Task, model, data, epochs and batch of a finished run, as a heading."""
+    examples = run["training_examples"] if pd.isna(run["limit"]) else run["limit"]  # the former is not always recorded
+    size = "" if pd.isna(examples) else f" ({examples:,.0f} training examples)"
+    settings = f"{run['epochs']:.0f} epochs, batch {run['batch_size']:.0f}"
+    return f"{run['task']}, {run['model']}, {run['data']} {run['dataset']}{size}; {settings}"
 
 
 def to_markdown(groups: Sequence[Group]) -> str:

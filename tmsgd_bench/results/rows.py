@@ -103,15 +103,15 @@ def labels(every: Sequence[pd.DataFrame]) -> list[str]:
     """
     first = [of_options.iloc[0] for of_options in every]
     several = len({learning_rate(run) for run in first}) > 1
-    names = [_label(run, several) for run in first]
+    names = [label(run, several) for run in first]
     return [
         name if names.count(name) == 1 else f"{name}{_distinction(run, name, first, names)}"
         for run, name in zip(first, names, strict=True)
     ]
 
 
-def _label(run: pd.Series, with_lr: bool) -> str:
-    """Its name, its learning rate if the group has several, and its switch epoch if it has one."""
+def label(run: pd.Series, with_lr: bool = False) -> str:
+    """Its optimizer's name, its learning rate if that is wanted, and its switch epoch if it has one."""
     lr = f", lr {shown(learning_rate(run))}" if with_lr else ""
     switch = "" if pd.isna(run["switch_epoch"]) else f", switch {float(run['switch_epoch']):g}"
     return f"{run['label']}{lr}{switch}"
