@@ -226,16 +226,21 @@ def test_a_parallel_sweep_killed_in_the_middle_goes_on_with_the_same_command(
     start: Sweep, tmp_path: Path, modules: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its main process, by kill -9, while one worker trains the trunk and the other waits: both end soon, with what
-    they have trained, and the same command goes on."""
+    they have trained, and the same command goes on.
+
+    The two jobs of SGD are one run, for which the other worker waits. Workers look every half second whether their
+    sweep lives; so it may get to finish that run before it looks.
+    """
     settings = (*EACH, "task._target_=counted.Counted", "optimizer=sgd,tmsgd", "switch_epoch=1,3")
     command = (*settings, "results.root=runs", "checkpoint_seconds=1000", "hydra/launcher=joblib")
     code, _ = start(*command, "hydra.launcher.n_jobs=2")
     assert code == -signal.SIGKILL
     root = tmp_path / "elsewhere/runs"
-    assert results(root) == {} and len(list(root.glob(".trunks/*/pending/*"))) == 3
+    finished = len(results(root))
+    assert finished <= 1 and len(list(root.glob(".trunks/*/pending/*"))) == 3 - finished
     code, said = start(*command, "hydra.launcher.n_jobs=1")
     assert code == 0, said
-    assert summary(said).startswith("sweep: 3 done, 1 skipped\n  4 epochs saved")
+    assert summary(said).startswith(f"sweep: {3 - finished} done, {1 + finished} skipped\n  4 epochs saved")
     assert len((modules / "counted-epochs").read_text().splitlines()) == 4 + 3 + 1
     assert sum(4 - result["prefix"]["saved"] for result in results(root).values()) == 4 + 3 + 1
     assert not (root / ".trunks").exists()
