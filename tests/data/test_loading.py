@@ -197,6 +197,18 @@ def test_an_exception_in_the_making_reaches_the_caller(workers: int) -> None:
     )
 
 
+@pytest.mark.parametrize("workers", [1, 3])
+def test_no_worker_outlives_its_loader_while_an_error_is_held(workers: int) -> None:
+    """Else they would be waited for, 5 s each, when the garbage collector finds the error: in another run, perhaps."""
+    made = loader(workers, failing)
+    with pytest.raises(ValueError, match="number two is bad") as held:
+        list(made.batches(torch.arange(4), 2))
+    assert len(multiprocessing.active_children()) >= workers
+    made.close()
+    assert not multiprocessing.active_children() and held.value
+    made.close()
+
+
 SENTENCE = "photo 2 is damaged: delete it."
 
 
@@ -241,6 +253,7 @@ def test_workers_without_room_for_their_batches_end_the_run_with_the_remedy(
 
     monkeypatch.setattr(Tensor, "share_memory_", full)
     made = Loader(noisy, FORMS[form], settings(1))
+    OPEN.append(made)
     with pytest.raises(ConfigError, match=r"/dev/shm.*No space left on device.*workers=0"):
         list(made.batches(torch.arange(4), 2, 0))
     monkeypatch.undo()

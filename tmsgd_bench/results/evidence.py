@@ -6,12 +6,14 @@ those of its settings, or if its final or best metric is not that of its history
 
 from __future__ import annotations
 
+import copy
 import errno
 import io
 import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +29,8 @@ from tmsgd_bench.results.status import Status
 from tmsgd_bench.version import BENCHMARK_VERSION
 
 Fault = Literal["damaged", "unsealed", "unreadable", "outdated"]
+PARSED = 2048
+"""So many runs are kept as they were parsed: a report, or a check of all that is published, reads each several times."""
 AGAIN = "restore it from a copy, or train it again with the same command and force=true"
 REMEDIES: dict[Fault, str] = {
     "damaged": AGAIN,
@@ -108,7 +112,11 @@ def read_settings(folder: Path) -> dict[str, Any]:
         Damaged: they cannot be read as settings.
         OSError: the file cannot be read.
     """
-    data = read_bytes(folder, CONFIG)
+    return copy.deepcopy(_parsed_settings(read_bytes(folder, CONFIG)))
+
+
+@lru_cache(maxsize=PARSED)
+def _parsed_settings(data: bytes) -> dict[str, Any]:
     try:
         values = yaml.load(data, Loader=_PlainLoader)
     except (ValueError, TypeError, KeyError, yaml.YAMLError, RecursionError) as error:
@@ -140,7 +148,11 @@ def read_history(folder: Path) -> pd.DataFrame:
         Damaged: it cannot be read as such.
         OSError: the file cannot be read.
     """
-    data = read_bytes(folder, HISTORY)
+    return _parsed_history(read_bytes(folder, HISTORY)).copy()
+
+
+@lru_cache(maxsize=PARSED)
+def _parsed_history(data: bytes) -> pd.DataFrame:
     try:
         history = pd.read_parquet(io.BytesIO(data))
     except Exception as error:  # pyarrow has many kinds for a damaged file
