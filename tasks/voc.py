@@ -152,7 +152,8 @@ def image_splits(settings: TaskSettings, lists: Lists, splits: str) -> tuple[Ima
     if validation is not None:
         return trained, ImageSplit(settings, _of_numbers(listed, validation, "validation"))
     assert tested is not None
-    return trained, ImageSplit(settings, (tested,))
+    evaluated = settings.evaluated_of(len(tested.chosen))
+    return trained, ImageSplit(settings, _of_numbers((tested,), evaluated, "subset"))
 
 
 def _without_twins(listed: Sequence[Images], tested: Images | None) -> list[Images]:

@@ -75,6 +75,7 @@ class TaskSettings:
         save_predictions: save the trained modules' predictions on the evaluated split beside the result.
         validation_share: share of the training split to evaluate on instead of the test split, which must then not be
             read; None to evaluate on the test split.
+        evaluation_limit: evaluate on this many examples, the same for every seed; None for all of them.
     """
 
     data_folder: Path
@@ -88,6 +89,7 @@ class TaskSettings:
     workers: int = 0
     save_predictions: bool = False
     validation_share: float | None = None
+    evaluation_limit: int | None = None
 
     @property
     def validates(self) -> bool:
@@ -97,7 +99,7 @@ class TaskSettings:
     def split(self, size: int) -> Split:
         """Which examples to train on and which to validate on; it depends on no run's seed.
 
-        ``data_limit`` leaves a subset of those to train on.
+        ``data_limit`` leaves a subset of those to train on, ``evaluation_limit`` one of those to validate on.
 
         Args:
             size: examples of the training split.
@@ -113,7 +115,11 @@ class TaskSettings:
                 "task.evaluate_on=test, or use more data."
             )
         rest, validation = validation_split(size, self.validation_share)
-        return Split(rest[subset(len(rest), self.data_limit)], validation)
+        return Split(rest[subset(len(rest), self.data_limit)], validation[self.evaluated_of(len(validation))])
+
+    def evaluated_of(self, size: int) -> Tensor:
+        """Which of ``size`` examples of the evaluated split to evaluate on: int64, sorted; all without a limit."""
+        return subset(size, self.evaluation_limit)
 
     def evaluated(self, options: Mapping[str, Any]) -> tuple[TaskSettings, dict[str, Any]]:
         """The settings of a run on the split that a task's options ask for, and the options without that.

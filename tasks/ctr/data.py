@@ -47,8 +47,8 @@ class Clicks:
 
 
 def load(settings: TaskSettings, min_count: int, hour: str, evaluate_on: str) -> tuple[Clicks, Clicks, list[int]]:
-    """The training split, or the subset of it that ``data_limit`` leaves; the split to evaluate on; and how many values
-    each field has, its rare one included.
+    """The training split and the split to evaluate on, or what ``data_limit`` and ``evaluation_limit`` leave of them; and
+    how many values each field has, its rare one included.
 
     Args:
         settings: the run's.
@@ -59,20 +59,21 @@ def load(settings: TaskSettings, min_count: int, hour: str, evaluate_on: str) ->
         DataError: the data are missing or damaged, or so few that a split has no clicks or nothing else.
     """
     tensors = {name: tensor.to(settings.device) for name, tensor in prepared(settings, min_count, hour).items()}
-    train, evaluation = (_split(tensors, name, settings) for name in ("train", evaluate_on))
-    if settings.data_limit is not None:
-        train = replace(train, rows=train.rows[subset(len(train), settings.data_limit).to(settings.device)])
-    return train, evaluation, tensors["sizes"].tolist()
+    train = _split(tensors, "train", None, settings)
+    train = replace(train, rows=train.rows[subset(len(train), settings.data_limit).to(settings.device)])
+    return train, _split(tensors, evaluate_on, settings.evaluation_limit, settings), tensors["sizes"].tolist()
 
 
-def _split(tensors: Tensors, name: str, settings: TaskSettings) -> Clicks:
+def _split(tensors: Tensors, name: str, limit: int | None, settings: TaskSettings) -> Clicks:
     columns = tuple(tensor for key, tensor in tensors.items() if key.startswith("field "))
     starts = (tensors["sizes"].cumsum(0) - tensors["sizes"]).int()
-    split = Clicks(columns, starts, tensors["click"], tensors[f"rows {name}"])
+    rows = tensors[f"rows {name}"]
+    rows = rows[subset(len(rows), limit).to(rows.device)]
+    split = Clicks(columns, starts, tensors["click"], rows)
     clicks = split.clicks[split.rows.long()]
     if int(clicks.amin()) == int(clicks.amax()):
         raise DataError(
             f"the {name} split of {settings.data_folder} has only clicks or none among {len(split):,} rows, too few to "
-            "learn or judge from: use more rows."
+            "learn or judge from: use more rows, or a larger data.evaluation_limit."
         )
     return split

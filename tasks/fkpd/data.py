@@ -96,7 +96,8 @@ class Frames(Packed):
 def load(settings: TaskSettings, short_side: int = SHORT_SIDE) -> tuple[Frames, Frames]:
     """The frames to train on and those to evaluate on, rescaled, on the run's device.
 
-    They are decoded once and then kept on disk. Under ``data_limit`` those to evaluate on stay whole.
+    Of each split the frames that are used are decoded once and then kept on disk. Under ``data_limit`` those to
+    evaluate on stay whole; ``evaluation_limit`` leaves a part of them.
 
     Args:
         settings: the run's.
@@ -105,8 +106,15 @@ def load(settings: TaskSettings, short_side: int = SHORT_SIDE) -> tuple[Frames, 
     Raises:
         DataError: a list or a frame is missing or damaged; names it.
     """
-    splits = ("train",) if settings.validates else tuple(SPLITS)
     options = {"version": VERSION, "short_side": short_side}
+    if settings.evaluation_limit is not None:
+        limits = [settings.data_limit, settings.evaluation_limit, settings.validation_share]
+        few = cache.tensors(
+            settings, "frames-subset", {**options, "limits": limits}, lambda: _decode_used(settings, short_side)
+        )
+        to_train, evaluated = (Frames.of_tensors(few, name) for name in ("train", "evaluated"))
+        return to_train.to(settings.device), evaluated.to(settings.device)
+    splits = ("train",) if settings.validates else tuple(SPLITS)
     name = "frames-train" if settings.validates else "frames"
     tensors = cache.tensors(settings, name, options, lambda: decode(settings.data_folder, splits, short_side))
     frames = {split: Frames.of_tensors(tensors, split) for split in splits}
@@ -123,10 +131,27 @@ def decode(folder: Path, splits: Iterable[str] = tuple(SPLITS), short_side: int 
     """
     tensors: dict[str, Tensor] = {}
     for split in splits:
-        labels, frames = SPLITS[split]
-        names, points = read_points(folder / labels)
-        tensors |= _frames([folder / frames / name for name in names], points, short_side).tensors(split)
+        tensors |= _frames(*_listed(folder, split), short_side).tensors(split)
     return tensors
+
+
+def _decode_used(settings: TaskSettings, short_side: int) -> dict[str, Tensor]:
+    """The tensors of the frames that a run with limits trains on ("train_pixels" and so on) and of the "evaluated"."""
+    paths, points = _listed(settings.data_folder, "train")
+    train, validation = settings.split(len(paths))
+    to_train = _frames([paths[number] for number in train], points[train], short_side)
+    if validation is None:
+        paths, points = _listed(settings.data_folder, "test")
+        validation = settings.evaluated_of(len(paths))
+    evaluated = _frames([paths[number] for number in validation], points[validation], short_side)
+    return {**to_train.tensors("train"), **evaluated.tensors("evaluated")}
+
+
+def _listed(folder: Path, split: str) -> tuple[list[Path], Tensor]:
+    """The files of a split's frames, and their points."""
+    labels, frames = SPLITS[split]
+    names, points = read_points(folder / labels)
+    return [folder / frames / name for name in names], points
 
 
 def _frames(paths: list[Path], points: Tensor, short_side: int) -> Frames:

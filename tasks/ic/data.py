@@ -68,7 +68,7 @@ def load(settings: TaskSettings) -> Cifar:
     """Read a data set from the folder of its name, cifar10 or cifar100, as the catalog has it.
 
     All of it is put on the run's device, once for the whole training: 180 MB. Under ``data_limit`` what is evaluated
-    stays whole.
+    stays whole; ``evaluation_limit`` leaves a part of it.
 
     Raises:
         DataError: a file is missing or is no batch of images; see :func:`read_batch`.
@@ -82,7 +82,9 @@ def load(settings: TaskSettings) -> Cifar:
     images, labels = _split(folder, layout.train, layout, fix)
     train, validation = settings.split(len(labels))
     if validation is None:
-        test_images, test_labels = _split(folder, layout.test, layout, fix)
+        all_images, all_labels = _split(folder, layout.test, layout, fix)
+        evaluated = settings.evaluated_of(len(all_labels))
+        test_images, test_labels = all_images[evaluated], all_labels[evaluated]
     else:
         test_images, test_labels = images[validation], labels[validation]
     return Cifar(

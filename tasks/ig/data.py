@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,11 +30,23 @@ def load(settings: TaskSettings) -> tuple[Tensor, Tensor]:
     Raises:
         DataError: there is no photo, or one cannot be decoded; names it.
     """
-    options = {"version": VERSION, "side": SIDE}
+    options: dict[str, Any] = {"version": VERSION, "side": SIDE}
+    if settings.evaluation_limit is not None:  # a short trial: the others are not even decoded
+        limits = [settings.data_limit, settings.evaluation_limit, settings.validation_share]
+        few = cache.tensors(settings, "photos-subset", {**options, "limits": limits}, lambda: _decode_used(settings))
+        to_train, compared = few["train"].to(settings.device), few.get("compared")
+        return to_train, to_train if compared is None else compared.to(settings.device)
     photos = cache.tensors(settings, "photos", options, lambda: {"photos": decode(settings.data_folder)})["photos"]
     train, validation = settings.split(len(photos))
     to_train = photos[train].to(settings.device)
     return to_train, to_train if validation is None else photos[validation].to(settings.device)
+
+
+def _decode_used(settings: TaskSettings) -> dict[str, Tensor]:
+    paths = _photos(settings.data_folder)
+    train, validation = settings.split(len(paths))
+    used = {"train": train} if validation is None else {"train": train, "compared": validation}
+    return {name: _decoded([paths[number] for number in numbers]) for name, numbers in used.items()}
 
 
 def decode(folder: Path) -> Tensor:
@@ -42,12 +55,20 @@ def decode(folder: Path) -> Tensor:
     Raises:
         DataError: see :func:`load`.
     """
+    return _decoded(_photos(folder))
+
+
+def _photos(folder: Path) -> list[Path]:
     try:
         paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in ENDINGS and path.name[0] != ".")
     except OSError as error:
         raise DataError(f"cannot read {folder} ({error.strerror}): {FIX}") from error
     if not paths:
         raise DataError(f"{folder} holds no image ({', '.join(ENDINGS)}): {FIX}")
+    return paths
+
+
+def _decoded(paths: list[Path]) -> Tensor:
     pixels = np.stack([read_photo(path) for path in paths])
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
 

@@ -51,7 +51,7 @@ def load(settings: TaskSettings, tokens: int, padding: str) -> R8:
 
     The vocabulary is taken from all words of the training and of the test split, as in the paper's recipe, also under
     ``data_limit``; for a run that validates from those of the training split. Words that training shows to the network
-    are numbered first. Under ``data_limit`` what is evaluated stays whole.
+    are numbered first. Under ``data_limit`` what is evaluated stays whole; ``evaluation_limit`` leaves a part of it.
 
     Args:
         settings: the run's.
@@ -68,6 +68,7 @@ def load(settings: TaskSettings, tokens: int, padding: str) -> R8:
     else:
         test = [documents[number] for number in validation]
     vocabulary = {word for _, words in (*documents, *test) for word in words}
+    test = test if settings.validates else [test[number] for number in settings.evaluated_of(len(test))]
     train = [documents[number] for number in to_train]
     reached = {word for _, words in train for word in words[:tokens]}
     ordered = [*sorted(reached), *sorted(vocabulary - reached)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -52,7 +53,7 @@ def composed(root: Path) -> Iterator[Callable[..., DictConfig]]:
             "config",
             overrides=[
                 *(f"task={task}", "data=synthetic", "protocol=smoke", "data.limit=null", f"data.root={root}"),
-                *("workers=0", *SMALL.get(task, ()), *given),
+                *("data.evaluation_limit=null", "workers=0", *SMALL.get(task, ()), *given),
             ],
         )
 
@@ -129,7 +130,7 @@ def examples(task: Any) -> tuple[Examples, Examples]:
             data = task.data
             return [data.train_words > 0, data.train_labels], [data.test_words > 0, data.test_labels]
         case "FacialKeyPoints":
-            return [task.train.starts, task.train.points], [task.test.starts, task.test.points]
+            return [task.train.sizes, task.train.points], [task.test.sizes, task.test.points]
         case "ImageGeneration":
             return [task.photos], [task.reference]
     return [task.train.names], [task.test.names]
@@ -151,6 +152,41 @@ def test_a_run_that_validates_divides_what_the_other_trains_on(composed: Callabl
     assert validation is not None and made.train_size == len(train)
     for side, numbers in zip(examples(made), (train, validation), strict=True):
         assert all(same(part, chosen(of_whole, numbers)) for part, of_whole in zip(side, whole, strict=True))
+
+
+@pytest.mark.parametrize("split", ["test", "validation"])
+@pytest.mark.parametrize("task", SMALL)
+def test_a_limit_leaves_so_many_examples_to_evaluate_on(
+    composed: Callable[..., DictConfig], task: str, split: str
+) -> None:
+    """The same for every seed, and trains on what it would train on without. The photos of ig have no test split."""
+    on = ("task.validation_share=0.3", f"task.evaluate_on={split}")
+    trained, evaluated = examples(make(composed(task, *on, "seed=1")))
+    some = make(composed(task, *on, "seed=2", "data.evaluation_limit=3"))
+    if task == "ig" and split == "test":
+        assert all(same(part, whole) for part, whole in zip(examples(some)[1], evaluated, strict=True))
+        return
+    numbers = seeding.subset(len(evaluated[0]), 3)
+    assert all(same(part, whole) for part, whole in zip(examples(some)[0], trained, strict=True))
+    assert all(same(part, chosen(whole, numbers)) for part, whole in zip(examples(some)[1], evaluated, strict=True))
+
+
+DECODERS = {"fkpd": "tasks.fkpd.data.read_frame", "ig": "tasks.ig.data.read_photo", "seg": "tasks.voc._photo"}
+
+
+@pytest.mark.parametrize("task", DECODERS)
+def test_with_both_limits_no_other_example_is_even_decoded(
+    composed: Callable[..., DictConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str
+) -> None:
+    """So that a smoke run on real data takes seconds. The second time nothing is decoded."""
+    module, name = DECODERS[task].rsplit(".", 1)
+    real, calls = getattr(importlib.import_module(module), name), []
+    monkeypatch.setattr(DECODERS[task], lambda *given, **named: (calls.append(given), real(*given, **named))[1])
+    for _ in range(2):
+        made = make(composed(task, f"data.root={tmp_path}", "data.limit=4", "data.evaluation_limit=3"))
+        if task == "seg":
+            assert len(made.train.photos) + len(made.test.photos) == 7
+        assert len(calls) == (4 if task == "ig" else 7)
 
 
 @pytest.mark.parametrize("splits", ["train/val", "trainval/test"])
@@ -233,9 +269,20 @@ def test_the_validation_split_and_its_share_are(composed: Callable[..., DictConf
     assert [spec.task.get("evaluate_on") for spec in specs] == [None, "validation", "validation"]
 
 
+def test_a_limit_of_the_evaluation_is_part_of_the_identity_where_there_is_one(
+    composed: Callable[..., DictConfig],
+) -> None:
+    assert "evaluation_limit" not in compose.run_spec(composed("tc")).data
+    limited = compose.run_spec(composed("tc", "data.evaluation_limit=7"))
+    assert limited.data["evaluation_limit"] == 7 and limited.identity != compose.run_spec(composed("tc")).identity
+    with pytest.raises(ConfigError, match=r"data\.evaluation_limit"):
+        compose.run_spec(composed("tc", "data.evaluation_limit=0"))
+
+
 @pytest.mark.parametrize("task", SMALL)
 def test_a_run_that_validates_follows_no_protocol(composed: Callable[..., DictConfig], task: str) -> None:
-    config = composed(task, "task.evaluate_on=validation", "data.limit=${task.smoke.limit}")
+    limits = [f"data.{name}=${{task.smoke.limit}}" for name in ("limit", "evaluation_limit")]
+    config = composed(task, "task.evaluate_on=validation", *limits)
     choices = {"task": task, "model": str(config.model.name), "optimizer": "tmsgd", "data": "synthetic"}
     assert compose.followed_protocols(config, compose.run_spec(config), choices) == ()
 

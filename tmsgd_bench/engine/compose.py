@@ -65,7 +65,7 @@ def run_spec(config: DictConfig, fetch: bool = False) -> RunSpec:
         RunSpec(
             task=task,
             model={**schema.model_identity(model), **_weights_identity(model)},
-            data={"kind": data.kind, "limit": values["data"]["limit"], "fingerprint": data.fingerprint()},
+            data=_data_identity(data, values["data"]),
             optimizer=values["optimizer"],
             epochs=values["epochs"],
             batch_size=values["batch_size"],
@@ -74,6 +74,14 @@ def run_spec(config: DictConfig, fetch: bool = False) -> RunSpec:
             tf32=values["tf32"],
         )
     )
+
+
+def _data_identity(data: task_data.TaskData, values: Mapping[str, Any]) -> dict[str, Any]:
+    """What of the data belongs to a run's identity; the limit of the evaluation only where there is one."""
+    known = {"kind": data.kind, "limit": values["limit"], "fingerprint": data.fingerprint()}
+    if values["evaluation_limit"] is not None:
+        known["evaluation_limit"] = values["evaluation_limit"]
+    return known
 
 
 def run_options(config: DictConfig, in_sweep: bool) -> RunOptions:
@@ -105,6 +113,7 @@ def make_task(config: DictConfig, device: torch.device, build: BuildTask) -> Tas
     settings = replace(
         data.settings(data.ready(), data.fingerprint(), device),
         data_limit=values["data"]["limit"],
+        evaluation_limit=values["data"]["evaluation_limit"],
         batch_size=values["batch_size"],
         seed=values["seed"],
         model=without(values["model"], "name"),

@@ -28,6 +28,7 @@ class FinishedRun:
         dataset: the name of the data set.
         kind: "real" or "synthetic".
         limit: ``data.limit``: how many training examples were used; None for all.
+        evaluation_limit: ``data.evaluation_limit``: on how many examples it was evaluated; None for all.
         fingerprint: of the data set.
         batch_size: examples of one step.
         seed: the run's seed.
@@ -38,6 +39,7 @@ class FinishedRun:
     dataset: str
     kind: str
     limit: int | None
+    evaluation_limit: int | None
     fingerprint: str
     batch_size: int
     seed: int
@@ -57,6 +59,7 @@ class FinishedRun:
         return replace(
             data.settings(data_folder(data, self.fingerprint), self.fingerprint, device),
             data_limit=self.limit,
+            evaluation_limit=self.evaluation_limit,
             batch_size=self.batch_size,
             seed=self.seed,
             model=self.model,
@@ -83,6 +86,7 @@ def read(folder: Path, task: str) -> FinishedRun:
         dataset=settings["task"]["dataset"],
         kind=data["kind"],
         limit=data["limit"],
+        evaluation_limit=data.get("evaluation_limit"),
         fingerprint=data["fingerprint"],
         batch_size=settings["batch_size"],
         seed=settings["seed"],

@@ -86,6 +86,7 @@ SIMPLE: dict[str, Check] = {
             "years": lambda name, value: None,  # checked in task_data.chosen(), against the task's data sets
             "root": optional(path()),
             "limit": LIMIT,
+            "evaluation_limit": LIMIT,
             "verify": flag(),
         }
     ),

@@ -69,7 +69,8 @@ class RunSpec:
     Args:
         task: name and options of the task.
         model: name and options of the model.
-        data: ``kind`` ("real" or "synthetic"), ``limit`` and the data set's ``fingerprint``.
+        data: ``kind`` ("real" or "synthetic"), ``limit`` and the data set's ``fingerprint``; ``evaluation_limit`` if
+            there is one.
         optimizer: name, class and options; holds ``lr`` and, where it applies, ``switch_epoch``.
         epochs: passes over the training split.
         batch_size: examples of one step.
@@ -262,6 +263,7 @@ def validate(spec: RunSpec) -> RunSpec:
     BATCH_SIZE("batch_size", spec.batch_size)
     SEED("seed", spec.seed)
     LIMIT("data.limit", spec.data["limit"])
+    LIMIT("data.evaluation_limit", spec.data.get("evaluation_limit"))
     LR("lr", spec.optimizer.get("lr"))
     check_switch("optimizer", spec.optimizer)
     return spec
