@@ -30,7 +30,7 @@ from tmsgd_bench.version import BENCHMARK_VERSION
 
 Fault = Literal["damaged", "unsealed", "unreadable", "outdated"]
 PARSED = 2048
-"""So many runs are kept as they were parsed: a report, or a check of all that is published, reads each several times."""
+"""So many files are kept as they were parsed: a report, or a check of all that is published, reads each repeatedly."""
 AGAIN = "restore it from a copy, or train it again with the same command and force=true"
 REMEDIES: dict[Fault, str] = {
     "damaged": AGAIN,
