@@ -47,8 +47,8 @@ class Clicks:
 
 
 def load(settings: TaskSettings, min_count: int, hour: str, evaluate_on: str) -> tuple[Clicks, Clicks, list[int]]:
-    """The training split and the split to evaluate on, or what their limits leave of them; and how many values each field
-    has, its rare one included.
+    """The training split and the split to evaluate on, or what their limits leave of them; and how many values each
+    field has, its rare one included.
 
     Args:
         settings: the run's.
