@@ -441,3 +441,12 @@ def test_a_search_with_optuna_learns_from_each_run(run: Runner, tmp_path: Path) 
     (best,) = tmp_path.glob("runs/.sweeps/*/*/optimization_results.yaml")
     (result,) = results(tmp_path / "runs").values()
     assert f"best_value: {-result['final']}" in best.read_text(encoding="utf-8")
+
+
+def test_a_tracker_that_is_not_installed_is_said_before_any_run_starts(
+    run: Runner, started: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("-m", "task=tc", *SHORT, "seed=0,1", "tracker._target_=nowhere.Tracker") == 2
+    said = capsys.readouterr().err
+    assert said.count("the tracker nowhere.Tracker needs the package nowhere") == 1 and "Traceback" not in said
+    assert started == []

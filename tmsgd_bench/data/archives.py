@@ -17,8 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from tmsgd_bench.data.downloads import download
 from tmsgd_bench.data.sealed import CHUNK
-from tmsgd_bench.data.sources import DataFile, download
+from tmsgd_bench.data.sources import DataFile
 from tmsgd_bench.errors import DataError
 from tmsgd_bench.files import os_reason
 
@@ -58,20 +59,21 @@ class Archive:
 
         Raises:
             DataError: the download fails or does not match, or it is no archive, a damaged one, or one with a forbidden
-                member; nothing of it is left then.
+                member; nothing of it is left then, but what came of a download that broke.
             OSError: the folder cannot be written.
         """
-        temporary = folder / UNPACKING
+        temporary, name = folder / UNPACKING, PurePosixPath(self.url).name
+        path, unpacked = folder / f".{name}", temporary / "members"
         shutil.rmtree(temporary, ignore_errors=True)  # left by a killed process
         try:
             temporary.mkdir()
-            path, unpacked = temporary / PurePosixPath(self.url).name, temporary / "members"
-            download(DataFile(path.name, self.url, sha256=self.sha256, md5=self.md5), path, remedy, self.most_bytes)
+            download(DataFile(name, self.url, sha256=self.sha256, md5=self.md5), path, remedy, self.most_bytes)
             self._unpack(path, unpacked)
             _lay_out(unpacked, folder)
         except Unusable as error:
             raise DataError(f"what {self.url} holds cannot be unpacked ({error}): {remedy}") from error
         finally:
+            path.unlink(missing_ok=True)
             shutil.rmtree(temporary, ignore_errors=True)
 
     def _unpack(self, path: Path, folder: Path) -> None:

@@ -24,7 +24,8 @@ from filelock import FileLock
 from tmsgd_bench import manifest
 from tmsgd_bench.data import fingerprints, synthetic
 from tmsgd_bench.data.archives import Archive
-from tmsgd_bench.data.sources import DataFile, DataFolder, download, join
+from tmsgd_bench.data.downloads import download
+from tmsgd_bench.data.sources import DataFile, DataFolder, join
 from tmsgd_bench.errors import ConfigError, DataError, StoreError
 from tmsgd_bench.files import os_reason
 

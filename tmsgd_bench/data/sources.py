@@ -1,22 +1,15 @@
-"""The files and folders of a data set: how they are checked and downloaded."""
+"""The files and folders of a data set: how they are checked."""
 
 from __future__ import annotations
 
 import hashlib
-import http.client
-import os
-import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from tmsgd_bench import manifest
-from tmsgd_bench.data.sealed import CHUNK
 from tmsgd_bench.data.texts import measure
-from tmsgd_bench.errors import DataError
 from tmsgd_bench.files import file_digest
-
-TIMEOUT_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -150,43 +143,6 @@ class DataFolder:
             except Exception:  # Pillow's decoders raise many kinds for a damaged file
                 return f"{path} is no image, or a damaged one"
         return ""
-
-
-def download(file: DataFile, path: Path, remedy: str, most: int | None = None) -> None:
-    """Download a file under a temporary name, check its digest, and rename it.
-
-    Args:
-        remedy: what to do if this fails, as the end of a sentence.
-        most: download at most so many bytes; None for the file's own size, if known.
-
-    Raises:
-        DataError: the download fails, or the file is not the published one.
-    """
-    assert file.url
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with urllib.request.urlopen(file.url, timeout=TIMEOUT_SECONDS) as source, temporary.open("wb") as target:
-            _copy(source, target, file.bytes if most is None else most)
-            announced = int(source.headers.get("Content-Length") or target.tell())
-            if target.tell() < announced:
-                raise OSError(f"the connection broke after {target.tell()} of {announced} bytes")
-        if not file.matches(temporary):
-            raise DataError(f"{file.url} no longer holds the published file (its {file.algorithm} differs): {remedy}")
-        temporary.replace(path)
-    except (OSError, http.client.HTTPException) as error:
-        reason = str(error) or type(error).__name__
-        raise DataError(f"could not download {file.url} ({reason}): {remedy}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _copy(source: IO[bytes], target: IO[bytes], most: int | None) -> None:
-    copied = 0
-    while chunk := source.read(CHUNK):
-        copied += len(chunk)
-        if most is not None and copied > most:
-            raise OSError(f"it has more than {most:,} bytes")
-        target.write(chunk)
 
 
 def join(digests: Any) -> str:

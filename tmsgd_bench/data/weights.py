@@ -8,7 +8,8 @@ from pathlib import Path, PurePosixPath
 import torch
 from torch import Tensor, nn
 
-from tmsgd_bench.data.sources import DataFile, download
+from tmsgd_bench.data.downloads import download
+from tmsgd_bench.data.sources import DataFile
 from tmsgd_bench.errors import ConfigError, DataError
 
 Weights = dict[str, Tensor]

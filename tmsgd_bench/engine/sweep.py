@@ -24,7 +24,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from tmsgd_bench import files, interrupt, tuning
-from tmsgd_bench.engine import command_line, plan, progress, workers
+from tmsgd_bench.engine import command_line, plan, progress, trackers, workers
 from tmsgd_bench.engine.outcome import Outcome
 from tmsgd_bench.errors import BenchError, ConfigError, StoreError
 from tmsgd_bench.results.status import OF_JOBS, Status
@@ -88,11 +88,23 @@ class SweepCallback(Callback):
             print(plan.describe(runs))
             raise plan.PlanShown
         try:
+            _check_tracker(config)
             workers.prepare(config)
             plan.register(runs)
             _begin(folder, config)
         except (BenchError, OSError) as error:  # the store cannot be written: no run could leave a result
             raise plan.PlanShown(error) from error
+
+
+def _check_tracker(config: Any) -> None:
+    """Make the sweep's tracker once, so that one that is not installed is said before any run starts.
+
+    Raises:
+        ConfigError: it cannot be made.
+    """
+    settings = config.get("tracker")
+    if OmegaConf.is_config(settings):
+        trackers.build(OmegaConf.to_container(settings, resolve=True))
 
 
 def _folder(config: Any) -> Path:
