@@ -102,9 +102,8 @@ def _check_tracker(config: Any) -> None:
     Raises:
         ConfigError: it cannot be made.
     """
-    settings = config.get("tracker")
-    if OmegaConf.is_config(settings):
-        trackers.build(OmegaConf.to_container(settings, resolve=True))
+    if OmegaConf.is_dict(settings := config.get("tracker")):
+        trackers.build({str(key): value for key, value in settings.items()})
 
 
 def _folder(config: Any) -> Path:
