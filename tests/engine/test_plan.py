@@ -21,7 +21,7 @@ from tmsgd_bench.engine import plan, prefix
 from tmsgd_bench.engine.plan import PlannedRun
 from tmsgd_bench.engine.runner import run
 from tmsgd_bench.engine.spec import RunSpec
-from tmsgd_bench.results import store
+from tmsgd_bench.results import packed, packing, store
 from tmsgd_bench.results.store import RunFolder
 from tmsgd_bench.task import TaskSettings
 
@@ -214,6 +214,36 @@ def test_the_time_of_a_run_unlike_all_others_is_unknown(tmp_path: Path) -> None:
     text = plan.describe(jobs(tmp_path, SGD, limited, make_spec("adam", EPOCHS)))
     assert "time, one run after the other: 7 min, and 2 runs of unknown time" in text
     assert "time, one run after the other: unknown" in plan.describe(jobs(tmp_path, limited))
+
+
+@pytest.mark.parametrize(("optimizer", "seconds"), [("sgd", 60.0), ("adam", 60.0), ("sgdm", 600.0)])
+def test_published_runs_give_the_first_estimate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str, seconds: float
+) -> None:
+    """Those of the same optimizer, or else of any; runs of the user's own store count first."""
+    published = (make_spec("sgd", EPOCHS, seed=8), make_spec("sgd", EPOCHS, seed=9), make_spec("sgdm", EPOCHS, seed=9))
+    for job in jobs(tmp_path / "published", *published):
+        train(job)
+        pace = 600.0 if job.spec.optimizer["name"] == "sgdm" else 60.0
+        with_training_seconds(tmp_path / "published", job.spec, EPOCHS * pace)
+    packed_runs = tmp_path / "results" / "table" / packed.NAME
+    packed_runs.parent.mkdir(parents=True)
+    packed.write(
+        packed_runs, {spec.run_id: packing.files_of(tmp_path / "published" / spec.run_id) for spec in published}
+    )
+    monkeypatch.setattr(plan, "PUBLISHED", tmp_path / "results")
+    plan._published.cache_clear()
+    longer = make_spec(optimizer, EPOCHS + 1, seed=1)
+    text = plan.describe(jobs(tmp_path / "mine", make_spec(optimizer, EPOCHS, seed=1), longer))
+    expected = {60.0: "4 min", 600.0: "40 min"}[seconds]
+    assert f"other: {expected}, and 1 runs of unknown time (by published runs, of another machine)" in text
+    mine = make_spec(optimizer, EPOCHS, seed=2)
+    for job in jobs(tmp_path / "mine", mine):
+        train(job)
+    with_training_seconds(tmp_path / "mine", mine, EPOCHS * 3600.0)
+    text = plan.describe(jobs(tmp_path / "mine", make_spec(optimizer, EPOCHS, seed=1)))
+    assert "other: 4.0 h" in text and "published" not in text
+    plan._published.cache_clear()
 
 
 def test_the_disk_is_that_of_finished_runs(tmp_path: Path) -> None:

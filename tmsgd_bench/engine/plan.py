@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Iterable
@@ -19,10 +20,12 @@ from omegaconf.errors import OmegaConfBaseException
 from tmsgd_bench.checks import flag, path
 from tmsgd_bench.engine import command_line, compose, explanations
 from tmsgd_bench.engine.spec import RunOptions, RunSpec
-from tmsgd_bench.errors import ConfigError
-from tmsgd_bench.results import store
+from tmsgd_bench.errors import ConfigError, StoreError
+from tmsgd_bench.results import packed, store
 from tmsgd_bench.results.status import FINISHED, Status
 from tmsgd_bench.results.store import RunFolder
+
+PUBLISHED = Path(__file__).resolve().parents[2] / "results"
 
 
 class PlanShown(BaseException):
@@ -155,7 +158,7 @@ def describe(runs: list[PlannedRun]) -> str:
 
     The epochs are those that are still to be trained; checkpoints tell which are done. Shared epochs are counted once,
     at the first run that needs them. The time is estimated from finished runs of the same store with the same task,
-    model, data and optimizer.
+    model, data and optimizer, or else from published runs of another machine.
     """
     frames = {root: store.read_runs(root) for root in {run.options.results_root for run in runs}}
     reached: dict[tuple[Path, str], int] = {}  # how far the earlier runs of the plan have trained each trunk
@@ -171,6 +174,7 @@ def describe(runs: list[PlannedRun]) -> str:
     known = [value for value in seconds if not math.isnan(value)]
     unknown = len(seconds) - len(known)
     total = _time(sum(known)) + (f", and {unknown} runs of unknown time" if unknown else "")
+    total += " (by published runs, of another machine)" if any(row["published"] for row in rows) else ""
     lines.append(f"time, one run after the other: {total if known or not seconds else 'unknown'}")
     return "\n".join([*lines, f"disk: {_disk(rows, frames)}"])
 
@@ -184,6 +188,7 @@ def _row(run: PlannedRun, frame: pd.DataFrame, reached: dict[tuple[Path, str], i
     done = state in FINISHED
     resumed = _resumed_epochs(run)
     epochs = 0 if done else spec.epochs - max(resumed, _trunk_epochs(run, reached))
+    pace, published = _seconds_per_epoch(spec, frame)
     never_switches = spec.switch_epoch is not None and spec.switches is False
     return {
         "run": spec.run_id,
@@ -191,7 +196,8 @@ def _row(run: PlannedRun, frame: pd.DataFrame, reached: dict[tuple[Path, str], i
         "state": Status.DONE if done else state,
         "epochs": epochs,
         "unshared_epochs": 0 if done else spec.epochs - resumed,
-        "seconds": epochs * _seconds_per_epoch(spec, frame),
+        "seconds": epochs * pace,
+        "published": published and epochs > 0 and not math.isnan(pace),
     }
 
 
@@ -218,17 +224,46 @@ def _trunk_epochs(run: PlannedRun, reached: dict[tuple[Path, str], int]) -> int:
     return epochs
 
 
-def _seconds_per_epoch(spec: RunSpec, runs: pd.DataFrame) -> float:
-    """Median seconds of an epoch over finished runs of the same kind; NaN if there are none."""
+def _seconds_per_epoch(spec: RunSpec, runs: pd.DataFrame) -> tuple[float, bool]:
+    """Median seconds of an epoch over finished runs of the same kind, and whether those are published ones.
+
+    The runs of the store count. If there are none of the kind, published runs of the same length and batch size do,
+    with the optimizer or, without such, with any; NaN if there are none either.
+    """
+    own = _alike(spec, runs)
+    own = own[own["optimizer"] == spec.optimizer["name"]]
+    if len(own):
+        return _median_pace(own), False
+    published = _alike(spec, _published())
+    published = published[(published["epochs"] == spec.epochs) & (published["batch_size"] == spec.batch_size)]
+    same = published[published["optimizer"] == spec.optimizer["name"]]
+    return _median_pace(same if len(same) else published), True
+
+
+def _alike(spec: RunSpec, runs: pd.DataFrame) -> pd.DataFrame:
+    """Finished runs of the same task, model and amount of data."""
     alike = runs[
         (runs["status"] == Status.DONE)
         & (runs["task"] == spec.task["name"])
         & (runs["model"] == spec.model["name"])
         & (runs["data"] == spec.data["kind"])
-        & (runs["optimizer"] == spec.optimizer["name"])
     ]
-    alike = alike[alike["limit"].isna() if spec.data["limit"] is None else alike["limit"] == spec.data["limit"]]
-    return float((alike["training_seconds"] / alike["epochs_done"]).median()) if len(alike) else float("nan")
+    return alike[alike["limit"].isna() if spec.data["limit"] is None else alike["limit"] == spec.data["limit"]]
+
+
+def _median_pace(runs: pd.DataFrame) -> float:
+    return float((runs["training_seconds"] / runs["epochs_done"]).median()) if len(runs) else math.nan
+
+
+@functools.cache
+def _published() -> pd.DataFrame:
+    """The runs that are published with this checkout; none in an installed package."""
+    places = sorted(PUBLISHED.glob(f"*/{packed.NAME}")) + sorted(PUBLISHED.glob(f"*/*/{packed.NAME}"))
+    try:
+        frames = [store.read_runs(place) for place in places]
+    except StoreError:  # a damaged file is no reason to have no plan
+        frames = []
+    return store.merge(frames) if frames else pd.DataFrame(columns=pd.Index(store.COLUMNS))
 
 
 def _disk(rows: list[dict[str, Any]], frames: dict[Path, pd.DataFrame]) -> str:
