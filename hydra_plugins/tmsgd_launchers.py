@@ -25,7 +25,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from tmsgd_bench import shared_memory
-from tmsgd_bench.engine import sweep
+from tmsgd_bench.engine import sweep, sweep_screen
 from tmsgd_bench.engine.workers import cores
 from tmsgd_bench.errors import ConfigError
 
@@ -54,6 +54,7 @@ class SurvivingLauncher(Launcher):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.inner.setup(hydra_context=hydra_context, task_function=task_function, config=config)
+        self.progress = config.get("progress")
 
     def launch(self, job_overrides: Overrides, initial_job_idx: int) -> Sequence[JobReturn]:
         """Train the runs; returns an answer for each, in their order, because a sweeper may learn from them."""
@@ -92,9 +93,13 @@ class Cores(SurvivingLauncher):
             ConfigError: there is no shared memory. Then joblib would use threads, and runs in threads would share one
                 random stream.
         """
+        from joblib import effective_n_jobs
+
         shared_memory.check(cores(), "leave out hydra/launcher to train one run after the other")
         self.inner.joblib["n_jobs"] = min(self.inner.joblib["n_jobs"], len(job_overrides))
-        return super().launch(job_overrides, initial_job_idx)
+        numbers = range(initial_job_idx, initial_job_idx + len(job_overrides))
+        with sweep_screen.if_wanted(self.progress, numbers, effective_n_jobs(self.inner.joblib["n_jobs"])):
+            return super().launch(job_overrides, initial_job_idx)
 
     def loss_errors(self) -> tuple[type[Exception], ...]:
         from joblib.externals.loky.process_executor import BrokenProcessPool

@@ -18,6 +18,7 @@ IMPORTS = (
     "pandas",
     "pyarrow",
     "pytorch_optimizer",
+    "rich",
     "scipy",
     "torchmetrics",
     "torchvision",

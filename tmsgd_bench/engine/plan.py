@@ -179,6 +179,14 @@ def describe(runs: list[PlannedRun]) -> str:
     return "\n".join([*lines, f"disk: {_disk(rows, frames)}"])
 
 
+def seconds_left(runs: Iterable[PlannedRun]) -> dict[str, float]:
+    """How long each unfinished run will train, by its name, estimated as in :func:`describe`; NaN where unknown."""
+    frames = {root: store.read_runs(root) for root in {run.options.results_root for run in runs}}
+    reached: dict[tuple[Path, str], int] = {}
+    rows = [_row(run, frames[run.options.results_root], reached) for run in runs]
+    return {row["run"]: row["seconds"] for row in rows if row["state"] != Status.DONE}
+
+
 def _row(run: PlannedRun, frame: pd.DataFrame, reached: dict[tuple[Path, str], int]) -> dict[str, Any]:
     spec = run.spec
     stored = frame[frame["run_id"] == spec.run_id]

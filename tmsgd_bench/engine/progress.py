@@ -1,8 +1,9 @@
-"""How a run reports while it trains: a bar on a terminal, plain log lines otherwise."""
+"""How a run reports while it trains: a bar on a terminal, plain log lines otherwise, or to its sweep's screen."""
 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sys
 import time
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from tmsgd_bench import files
 from tmsgd_bench.engine.observers import Observer, Row
 
 if TYPE_CHECKING:
@@ -21,6 +23,11 @@ log = logging.getLogger(__name__)
 
 LOG_SECONDS = 10.0
 BAR_SECONDS = 0.5
+LIVE_SECONDS = 1.0
+SCREEN = "TMSGD_SWEEP_SCREEN"
+"""The environment variable that tells workers of their sweep's screen: the main process's number, and the folder."""
+LINES = "lines"
+"""The file in the sweep's folder with the workers' log lines, for the screen."""
 
 
 class BarReporter(Observer):
@@ -77,8 +84,64 @@ class LogReporter(Observer):
         log.info("%s: epoch %d of %d, %s, %s left", spec.run_id, trainer.epoch, spec.epochs, numbers, duration(left))
 
 
+class LiveReporter(Observer):
+    """Writes a run's progress for the screen, at most once a second.
+
+    Args:
+        place: the sweep's folder.
+    """
+
+    def __init__(self, place: Path) -> None:
+        self.path = place / f"live-{os.getpid()}.json"
+        self.metric, self.written = "", -math.inf
+
+    def start(self, trainer: Trainer) -> None:
+        self.began, self.steps = time.monotonic(), 0
+        self._write(trainer)
+
+    def step(self, trainer: Trainer, losses: LossRecord) -> None:
+        self.steps += 1
+        if time.monotonic() - self.written >= LIVE_SECONDS:
+            self._write(trainer)
+
+    def epoch(self, trainer: Trainer, row: Row) -> None:
+        primary = trainer.task.metrics[0]
+        if primary.name in row:
+            self.metric = f"{primary.label or primary.name} {row[primary.name]:.4g}{primary.unit}"
+
+    def end(self, trainer: Trainer, error: BaseException | None) -> None:
+        with suppress(OSError):
+            self.path.unlink(missing_ok=True)
+
+    def _write(self, trainer: Trainer) -> None:
+        self.written = time.monotonic()
+        per_epoch, seconds = trainer.task.steps_per_epoch, self.written - self.began
+        within = (self.steps - trainer.trained_here * per_epoch) / per_epoch  # shared epochs took no steps here
+        here = trainer.trained_here + max(0.0, within)
+        left = trainer.spec.epochs - trainer.epoch - max(0.0, within)
+        values = {
+            "run_id": trainer.spec.run_id,
+            "epoch": trainer.epoch,
+            "epochs": trainer.spec.epochs,
+            "metric": self.metric,
+            "steps_per_second": self.steps / seconds if self.steps and seconds > 0 else None,
+            "share": 1.0 - left / trainer.spec.epochs,
+            "seconds_left": seconds / here * left if here > 0 else None,
+        }
+        with suppress(OSError):  # a full disk ends the run only if a checkpoint cannot be written
+            self.path.write_text(files.json_text(values), encoding="utf-8")
+
+
+def screen_folder() -> Path | None:
+    """The sweep's folder, in a worker of a sweep that has a screen; None elsewhere."""
+    number, _, path = os.environ.get(SCREEN, "").partition(":")
+    return Path(path) if path and number != str(os.getpid()) else None
+
+
 def make_reporter(kind: str) -> Observer:
-    """The reporter for "bar", "log" or "auto"."""
+    """The reporter for "bar", "log" or "auto"; in a worker whose sweep has a screen, that which writes for it."""
+    if (place := screen_folder()) is not None:
+        return LiveReporter(place)
     bar = kind == "bar" or (kind == "auto" and sys.stderr.isatty())
     return BarReporter() if bar else LogReporter()
 
@@ -145,7 +208,12 @@ def protect_streams() -> list[SafeStream]:
 
 
 class ConsoleHandler(logging.Handler):
-    """Log lines on the standard error stream, written so that a progress bar stays whole."""
+    """Log lines on the standard error stream, or for the sweep's screen, written so that bars stay whole."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=sys.stderr)
+        line = self.format(record)
+        if (place := screen_folder()) is None:
+            tqdm.write(line, file=sys.stderr)
+            return
+        with suppress(OSError), (place / LINES).open("a", encoding="utf-8") as file:
+            file.write(line + "\n")

@@ -68,6 +68,7 @@ class SweepCallback(Callback):
     """Starts a sweep in the main process: prints its plan if asked for, and makes its folder."""
 
     folder: Path | None = None
+    runs: Sequence[plan.PlannedRun] = ()
 
     def on_multirun_start(self, config: Any, **_: Any) -> None:
         try:
@@ -77,7 +78,7 @@ class SweepCallback(Callback):
             runs, errors = plan.of_sweep(config) if plan.is_known(config) else ([], [])
         except Exception as error:  # Hydra would make a warning of it
             raise plan.PlanShown(error) from error
-        type(self).folder = folder
+        type(self).folder, type(self).runs = folder, runs
         # Every job is told the folder. Its own sweep.dir would contain another time, and another place if results.root
         # is swept.
         with open_dict(config.hydra.overrides):
@@ -230,23 +231,24 @@ def record(outcome: Outcome, **more: Any) -> None:
 
 def _write(folder: Path, number: int, overrides: Sequence[str], outcome: Outcome, **more: Any) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    files.write_json(_path(folder, number), {"overrides": list(overrides), **asdict(outcome), **more})
+    files.write_json(job_file(folder, number), {"overrides": list(overrides), **asdict(outcome), **more})
 
 
-def _path(folder: Path, number: int) -> Path:
+def job_file(folder: Path, number: int) -> Path:
+    """What a job of a sweep has left of its outcome."""
     return folder / f"job-{number:05d}.json"
 
 
 def line(number: int) -> str:
     """The outcome of a job in one line, for the log of the main process."""
-    outcome = files.read_json(_path(SweepCallback.folder, number)) if SweepCallback.folder else None
+    outcome = files.read_json(job_file(SweepCallback.folder, number)) if SweepCallback.folder else None
     return _line(outcome) if outcome else f"run {number} of the sweep left no outcome"
 
 
 def returned(number: int) -> JobReturn:
     """What a job gives to the sweeper by the outcome that it left, for a launcher that got no answer from it."""
     folder = SweepCallback.folder
-    outcome = (files.read_json(_path(folder, number)) if folder else None) or {}
+    outcome = (files.read_json(job_file(folder, number)) if folder else None) or {}
     has_result = outcome.get("status") in (Status.DONE, Status.SKIPPED, Status.DIVERGED)
     score = outcome.get("score")
     if has_result and score is None:

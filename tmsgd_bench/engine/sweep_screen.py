@@ -1,0 +1,184 @@
+"""A sweep on a terminal: a line for each run that trains, and one for the whole sweep.
+
+The workers write where they are into small files of the sweep's folder, and their log lines into one more. A thread of
+the main process reads them and draws. Without a terminal, or with ``progress=log``, workers print log lines.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tmsgd_bench import escaping, files
+from tmsgd_bench.engine import plan
+from tmsgd_bench.engine.progress import LINES, SCREEN, duration
+from tmsgd_bench.engine.sweep import SweepCallback, job_file
+from tmsgd_bench.results.status import Status
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+DRAW_SECONDS = 0.5
+CALIBRATED = 0.03
+"""From this share of the work on, the time left follows from the sweep's own speed, and not from recorded runs."""
+OVER = (Status.DONE, Status.SKIPPED, Status.DIVERGED, Status.FAILED, Status.BUSY)
+
+
+@dataclass
+class SweepScreen:
+    """What the screen shows of a sweep.
+
+    Args:
+        place: the sweep's folder.
+        numbers: of the sweep's jobs.
+        at_once: how many train at a time.
+        seconds: tells what each run that is to be trained takes, by its name, by recorded runs; NaN where unknown.
+    """
+
+    place: Path
+    numbers: range
+    at_once: int
+    seconds: Callable[[], Mapping[str, float]] = dict
+
+    def __post_init__(self) -> None:
+        self.began, self.read_to = time.monotonic(), 0
+        self.live: dict[int, dict[str, Any]] = {}
+        self.work: dict[str, float] | None = None
+
+    def new_lines(self) -> list[str]:
+        """The log lines that the workers have written since the last call."""
+        try:
+            with (self.place / LINES).open("rb") as file:
+                file.seek(self.read_to)
+                data = file.read()
+        except OSError:
+            return []
+        whole = data[: data.rfind(b"\n") + 1]
+        self.read_to += len(whole)
+        return [escaping.lines(line) for line in whole.decode("utf-8", errors="replace").splitlines()]
+
+    def rows(self) -> tuple[list[tuple[str, ...]], str]:
+        """The cells of a line for each run that trains, and the line of the sweep."""
+        states = [files.read_json(job_file(self.place, number)) or {} for number in self.numbers]
+        over = [state for state in states if state.get("status") in OVER]
+        running = [state for state in states if state.get("status") == Status.UNFINISHED and state.get("pid")]
+        lives = [self._live(int(state["pid"])) for state in running]
+        common = set[str]().union(*(state.get("overrides", ()) for state in states))
+        common = common.intersection(*(state.get("overrides", ()) for state in states))
+        rows = [self._row(state, live, common) for state, live in zip(running, lives, strict=True)]
+        left = self._left({str(state.get("run_id")) for state in over}, lives)
+        total = f"sweep: {len(over)} of {len(self.numbers)} runs, {self.at_once} at a time"
+        return rows, total if left is None else f"{total}, {duration(left)} left"
+
+    def _live(self, pid: int) -> dict[str, Any]:
+        """Where a worker is, or was when its file could last be read; empty before its run begins."""
+        path = self.place / f"live-{pid}.json"
+        if not path.exists():
+            return {}
+        self.live[pid] = files.read_json(path) or self.live.get(pid, {})
+        return self.live[pid]
+
+    def _row(self, state: Mapping[str, Any], live: Mapping[str, Any], common: set[str]) -> tuple[str, ...]:
+        """The cells of a run; before it has a name, the settings in which it differs from others stand for it."""
+        if not live:
+            own = [override for override in state.get("overrides", ()) if override not in common]
+            return escaping.plain(" ".join(own)), "begins", "", "", ""
+        speed, left = live.get("steps_per_second"), live.get("seconds_left")
+        return (
+            escaping.plain(str(live["run_id"])),
+            f"epoch {live['epoch']} of {live['epochs']}",
+            escaping.plain(str(live["metric"])),
+            f"{speed:.3g} steps/s" if speed else "",
+            f"{duration(left)} left" if left is not None else "waits or begins",
+        )
+
+    def _left(self, over: set[str], lives: Sequence[Mapping[str, Any]]) -> float | None:
+        """Seconds until the end of the sweep; None if nothing tells it yet."""
+        if self.work is None:  # not before the first drawing: to read the stores takes a moment
+            self.work = dict(self.seconds())
+        known = [seconds for seconds in self.work.values() if not math.isnan(seconds)]
+        typical = sum(known) / len(known) if known else 1.0
+        work = {name: typical if math.isnan(seconds) else seconds for name, seconds in self.work.items()}
+        total = sum(work.values())
+        done = sum(seconds for name, seconds in work.items() if name in over)
+        done += sum(work.get(str(live.get("run_id")), 0.0) * live.get("share", 0.0) for live in lives if live)
+        if total <= 0:
+            return None
+        longest = max((live["seconds_left"] for live in lives if live.get("seconds_left") is not None), default=0.0)
+        if done >= CALIBRATED * total:
+            return max(longest, (time.monotonic() - self.began) * (total - done) / done)
+        return max(longest, (total - done) / self.at_once) if known else None
+
+    def drawn(self) -> RenderableType:
+        """The lines, for rich."""
+        from rich.console import Group
+        from rich.table import Table
+        from rich.text import Text
+
+        rows, total = self.rows()
+        table = Table.grid(padding=(0, 2))
+        for number in range(5):
+            table.add_column(no_wrap=True, overflow="ellipsis", ratio=None if number else 1)
+        for row in rows:
+            table.add_row(*map(Text, row))
+        return Group(table, Text(total, style="bold"))
+
+
+def if_wanted(progress: object, numbers: range, at_once: int) -> AbstractContextManager[None]:
+    """A screen for the jobs of a sweep while the block runs, where there is a terminal and nothing else was asked for.
+
+    Args:
+        progress: the setting; only with "auto" there is a screen.
+        numbers: of the jobs.
+        at_once: how many train at a time.
+    """
+    place = SweepCallback.folder
+    if progress != "auto" or place is None or not sys.stderr.isatty():
+        return nullcontext()
+    from rich.console import Console
+
+    runs = list(SweepCallback.runs)
+    return shown(SweepScreen(place, numbers, at_once, lambda: plan.seconds_left(runs)), Console(stderr=True))
+
+
+@contextmanager
+def shown(screen: SweepScreen, console: Console) -> Iterator[None]:
+    """Draw a sweep while the block runs; the workers that it starts write for it."""
+    from rich.live import Live
+
+    stopped = threading.Event()
+
+    def draw(live: Live) -> None:
+        while not stopped.wait(DRAW_SECONDS):
+            _draw_once(screen, live)
+
+    os.environ[SCREEN] = f"{os.getpid()}:{screen.place}"
+    try:
+        with Live(console=console, auto_refresh=False, transient=True) as live:
+            thread = threading.Thread(target=draw, args=(live,), daemon=True)
+            thread.start()
+            try:
+                yield
+            finally:
+                stopped.set()
+                thread.join()
+                _draw_once(screen, live)
+    finally:
+        del os.environ[SCREEN]
+
+
+def _draw_once(screen: SweepScreen, live: Any) -> None:
+    from rich.text import Text
+
+    with suppress(OSError, ValueError):  # a terminal that went away, or was closed
+        for line in screen.new_lines():
+            live.console.print(Text(line), soft_wrap=True)
+        live.update(screen.drawn(), refresh=True)
