@@ -86,7 +86,7 @@ def draw_gains(axes: Axes, rows: Sequence[Gain], colour: str, ink: str, muted: s
             axes.plot([row.printed], [height - 0.24], marker="d", markersize=6, color=ink, fillstyle="none")
     axes.axvline(0.0, color=muted, linewidth=0.9)
     ends = [value for row in rows for value in (row.mean, row.low, row.high, row.printed or 0.0)]
-    reach = 1.3 * max(LINEAR, *(abs(value) for value in ends if not math.isnan(value)))
+    reach = 1.6 * max(LINEAR, *(abs(value) for value in ends if not math.isnan(value)))
     axes.set_xscale("symlog", linthresh=LINEAR, linscale=1.0)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}".replace("-", "−")))
     axes.set_yticks(range(len(rows)), [mathtext(f"{row.label} (n={row.n})") for row in rows])
