@@ -45,6 +45,8 @@ def train(config: DictConfig) -> float | None:
     spec = compose.run_spec(config, fetch=True)
     if options.force or not RunFolder(options.results_root, spec.run_id).finished():
         spec = spec.following(compose.followed_protocols(config, spec, choices))
+        if not spec.protocols:
+            log.info("%s: these settings are no protocol's: it enters no table, but 'compare' shows it", spec.run_id)
     # Imported only here: torch takes seconds to import, and a wrong setting should be told at once.
     with uncollected():
         import tasks

@@ -325,9 +325,13 @@ def test_a_run_chooses_its_switch_epoch(run: Runner, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("few_steps")
-def test_a_run_knows_which_protocols_it_follows(run: Runner, tmp_path: Path) -> None:
+def test_a_run_knows_which_protocols_it_follows_and_says_if_it_is_none(
+    run: Runner, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run("protocol=smoke", "optimizer=sgd") == 0
+    assert "no protocol" not in capsys.readouterr().err
     assert run("protocol=smoke", "optimizer=sgd", "optimizer.weight_decay=0.1") == 0
+    assert "these settings are no protocol's" in capsys.readouterr().err
     found = store.read_runs(tmp_path / "runs")
     assert sorted(found["protocols"]) == [(), ("smoke",)]
 
