@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-SHARE = {"archives": 80, "corruptions": 3, "torn-runs": 3, "hostile-stores": 3, "kills": 2}
+SHARE = {"archives": 80, "corruptions": 2, "torn-runs": 3, "hostile-stores": 3, "kills": 2}
 """How many trials of each kind: those that need few processes."""
 
 
