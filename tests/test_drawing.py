@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import io
 import re
 import sys
@@ -14,7 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from tmsgd_bench import cli, drawing, files
-from tmsgd_bench.results import store
+from tmsgd_bench.results import claim_forms, comparison, store, table_forms, tables, tuned
 
 WriteRun = Callable[..., Path]
 Ask = Callable[..., str]
@@ -98,6 +99,18 @@ def test_columns_are_left_out_by_name_and_what_decides_stays(ask: Ask) -> None:
 def test_a_terminal_too_narrow_for_a_table_gets_a_line_for_each_cell(ask: Ask) -> None:
     text = bare(ask("table", "5", columns=40))
     assert "───" not in text and "Optimizer: TM-SGD\n" in text and "Paper: 90.9\n" in text
+
+
+def test_every_column_that_may_be_left_out_exists(results: Path) -> None:
+    runs = store.read_runs(results)
+    heads = [
+        *table_forms.columns(tables.build(runs, "5")),
+        table_forms.HEADS.p,
+        "Ours − SGD, mean of the last 20 epochs",
+    ]
+    assert all(fnmatch.filter(heads, name) for name in table_forms.LEAST)
+    assert set(comparison.LEAST) <= set(comparison.HEADS) and set(claim_forms.LEAST) <= set(claim_forms.HEADS)
+    assert set(tuned.LEAST) <= {*tuned.ROW_HEADS, *tuned.ANSWER_HEADS}
 
 
 def test_claims_without_runs_stand_in_a_list(ask: Ask) -> None:
