@@ -29,10 +29,10 @@ $(VENV)/.ready: pyproject.toml
 	$(VENV)/bin/uv pip install --quiet --compile-bytecode --python $(PY) -e '.[bench,parallel,slurm,od,dev]'
 	touch $@
 
-demo: setup ## train six optimizers on synthetic data, offline, and print a table (under 3 minutes)
+demo: setup ## train six optimizers on synthetic data, offline, and compare them (under 3 minutes)
 	$(PY) run.py -m task=tc data=synthetic protocol=smoke optimizer=sgd,tmsgd,sgdm,tmsgdm,adam,apollo seed=0,1 \
 	  data.root=results/demo/data results.root=results/demo $(PARALLEL) $(ARGS)
-	$(call AFTER,table 5 --results results/demo --data synthetic --protocol smoke)
+	$(call AFTER,compare --results results/demo)
 
 # With compiled modules kept, whatever the environment says: many processes import them.
 PYTEST := PYTHONDONTWRITEBYTECODE= $(PY) -m pytest --dist loadfile

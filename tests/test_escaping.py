@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+import sys
 import unicodedata
 from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
@@ -77,6 +78,11 @@ def check_latex(text: str) -> None:
     assert all("%" not in line.replace(r"\%", "") for line in body)
 
 
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
 class Tags(HTMLParser):
     """The tags, and what can run or lead somewhere."""
 
@@ -135,6 +141,19 @@ def test_what_commands_print_is_harmless(capsys: Capture, results: Path, tmp_pat
         assert shows(out.replace("\t", ""))
         if check is not None:
             check(out)
+
+
+@STORES
+def test_what_a_terminal_draws_is_harmless(monkeypatch: pytest.MonkeyPatch, results: Path, tmp_path: Path) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    for columns in ("40", "250"):
+        monkeypatch.setenv("COLUMNS", columns)
+        for command in (["runs"], ["compare"], ["table", "5"], ["claims", "--numerics", str(tmp_path)]):
+            terminal = Terminal()
+            with monkeypatch.context() as patch:
+                patch.setattr(sys, "stdout", terminal)
+                assert cli.main([*command, "--results", str(results)]) == 0
+            assert shows(re.sub(r"\x1b\[[0-9;]*m", "", terminal.getvalue()))
 
 
 def written(results: Path, out: Path) -> Iterator[Path]:

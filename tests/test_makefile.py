@@ -30,7 +30,8 @@ def test_nothing_is_made_after_a_plan(plan: str) -> None:
 @needs_make
 def test_every_sweep_is_followed_by_what_is_made_of_it() -> None:
     lines = recipe(*SWEEPS, "ARGS=plan=false")
-    assert sum("-m tmsgd_bench table" in line for line in lines) == 8
+    assert sum("-m tmsgd_bench table" in line for line in lines) == 7
+    assert sum("-m tmsgd_bench compare --results results/demo" in line for line in lines) == 1
     assert sum("-m tmsgd_bench figure" in line for line in lines) == 3
     assert "-m tmsgd_bench report" in lines[-1] and "plan" not in lines[-1]
 

@@ -12,6 +12,7 @@ IMPORTS = (
     "filelock",
     "hydra",
     "jinja2",
+    "markdown_it",
     "matplotlib",
     "numpy",
     "omegaconf",

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from tmsgd_bench import escaping
 from tmsgd_bench.errors import OutputError
 from tmsgd_bench.files import os_reason
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+    from tmsgd_bench.drawing import Table
 
 
 def prepare() -> None:
@@ -25,10 +32,64 @@ def say(text: str, end: str = "\n") -> None:
         OutputError: it cannot be written.
         BrokenPipeError: the reader of a pipe has ended.
     """
+    _print(escaping.lines(text) + end)
+
+
+def is_drawn() -> bool:
+    """Whether the output is a terminal, which gets drawn tables; pipes and files get plain lines."""
+    return sys.stdout is not None and sys.stdout.isatty()
+
+
+def show(markdown: str, least: Sequence[str] = (), hint: str = "") -> None:
+    """Draw a text in Markdown, whose tables have words and numbers of any origin, on the terminal.
+
+    Args:
+        markdown: with paragraphs, lists and tables.
+        least, hint: see :func:`tmsgd_bench.drawing.render`.
+
+    Raises:
+        OutputError, BrokenPipeError: see :func:`say`.
+    """
+    from tmsgd_bench import drawing  # here, because only a terminal needs it
+
+    _draw(drawing.parse(markdown), least, hint)
+
+
+def show_table(
+    heads: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    styles: Mapping[str, str],
+    least: Sequence[str] = (),
+    hint: str = "",
+) -> None:
+    """Draw a table of texts of any origin on the terminal.
+
+    Args:
+        heads, rows, styles: see :func:`tmsgd_bench.drawing.table`.
+        least, hint: see :func:`tmsgd_bench.drawing.render`.
+
+    Raises:
+        OutputError, BrokenPipeError: see :func:`say`.
+    """
+    from tmsgd_bench import drawing
+
+    _draw([drawing.table(heads, rows, styles)], least, hint)
+
+
+def _draw(blocks: Sequence[Text | Table], least: Sequence[str], hint: str) -> None:
+    from rich.console import Console
+
+    from tmsgd_bench import drawing
+
+    _print(drawing.render(blocks, Console(file=sys.stdout), least, hint))
+
+
+def _print(text: str) -> None:
+    """Print a text that is safe for a terminal."""
     if sys.stdout is None:
         raise OutputError("cannot print: the output is closed.")
     try:
-        print(escaping.lines(text), end=end)
+        print(text, end="")
     except BrokenPipeError:
         raise
     except OSError as error:

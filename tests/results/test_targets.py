@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import io
 import math
 from collections.abc import Callable
@@ -221,3 +222,8 @@ def test_new_targets_are_printed_as_yaml_and_known_ones_are_not(
     assert cli.main(["targets", "--results", str(runs), "--freeze"]) == 0
     printed = yaml.safe_load(capsys.readouterr().out)
     assert set(printed["table2"]["tc/lstm"]) == set(ENTRY) and printed["table2"]["tc/lstm"]["seeds"] == [0, 1, 2]
+
+
+def test_the_columns_that_a_terminal_may_lack_exist() -> None:
+    heads = target_forms.columns(TargetTable(a_target(), ()))
+    assert all(fnmatch.filter(heads, name) for name in target_forms.LEAST)

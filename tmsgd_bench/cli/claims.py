@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from tmsgd_bench import files, outputs, terminal
-from tmsgd_bench.cli import stores
+from tmsgd_bench import files, outputs
+from tmsgd_bench.cli import forms, stores
 from tmsgd_bench.results import claim_forms, claims, numerical, table_forms
 from tmsgd_bench.version import LEVELS
 
@@ -29,9 +29,7 @@ def add(commands: Any) -> None:
         help="only one level: the settings as printed (table2), as read (corrected), of short runs on real data "
         "(reduced), or with tuned learning rates (tuned) (default: every level that has runs)",
     )
-    parser.add_argument(
-        "--format", choices=tuple(claim_forms.FORMATS), default="text", help="printed format (default: text)"
-    )
+    forms.add(parser, claim_forms.FORMATS, default="text")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="also write md, csv and tex there")
     parser.set_defaults(action=print_claims)
 
@@ -44,5 +42,12 @@ def print_claims(options: argparse.Namespace) -> int:
         stores.check_some(runs, options)
         texts = {f"claims.{name}": claim_forms.FORMATS[name](verdicts) for name in table_forms.FORMATS}
         outputs.renew(stores.target(options, ""), lambda place: files.write_texts(place, texts))
-    terminal.say(claim_forms.FORMATS[options.format](verdicts), end="")
+    forms.say(
+        verdicts,
+        claim_forms.FORMATS,
+        options.format,
+        claim_forms.LEAST,
+        default="text",
+        drawn=claim_forms.to_drawn,
+    )
     return 0

@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from tmsgd_bench import terminal
-from tmsgd_bench.cli import stores
+from tmsgd_bench.cli import forms, stores
 from tmsgd_bench.errors import StoreError
 from tmsgd_bench.results import comparison
 
@@ -36,7 +35,7 @@ def add(commands: Any) -> None:
         metavar="SETTING",
         help="a table for each value of an optimizer's setting, such as lr (default: all values in one table)",
     )
-    parser.add_argument("--format", choices=tuple(comparison.FORMATS), default="md", help="default: md")
+    forms.add(parser, comparison.FORMATS)
     parser.set_defaults(action=print_comparison)
 
 
@@ -46,5 +45,5 @@ def print_comparison(options: argparse.Namespace) -> int:
     groups = comparison.build(runs, options.reference, options.group_by)
     if not groups:
         raise StoreError(f"no run in {stores.listed(options.results)} has finished: there is nothing to compare yet.")
-    terminal.say(comparison.FORMATS[options.format](groups), end="")
+    forms.say(groups, comparison.FORMATS, options.format, comparison.LEAST)
     return 0

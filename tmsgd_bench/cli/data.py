@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,9 @@ from tmsgd_bench import terminal
 from tmsgd_bench.data import synthetic
 from tmsgd_bench.data.catalog import OWN, Dataset, catalog, data_root, find, own_entries
 from tmsgd_bench.errors import ConfigError
+
+HERE, MISSING, DAMAGED = "here", "missing", "damaged"
+STYLES = {HERE: "green", MISSING: "yellow", DAMAGED: "red"}
 
 
 def add(commands: Any) -> None:
@@ -59,8 +64,11 @@ def manage_data(options: argparse.Namespace) -> int:
         return 0
     if options.synthetic:
         raise ConfigError("--synthetic is for 'prepare', which also checks synthetic data that are there already.")
-    states = [_describe(dataset, root, verify_only=options.do == "verify") for dataset in chosen]
-    return 0 if options.do == "list" or all(states) else 1
+    if options.do == "verify":
+        verified = [_is_verified(dataset, root) for dataset in chosen]
+        return 0 if all(verified) else 1
+    _list(chosen, root, options)
+    return 0
 
 
 def _entry_folders(config_dir: Path | None) -> list[Path]:
@@ -86,21 +94,86 @@ def _print_cards(chosen: list[Dataset]) -> int:
     return 0
 
 
-def _describe(dataset: Dataset, root: Path, verify_only: bool) -> bool:
-    """Print the state of a data set; returns whether the real files have no problems."""
-    folder = dataset.folder(root, "real")
-    problems = dataset.problems(folder)
-    verified = "verified" if dataset.pinned else "all files are there (the publisher gives no checksums)"
-    terminal.say(f"{dataset.name}: {'; '.join(problems) or verified} ({folder})")
-    if not verify_only:
-        synthetic_folder = dataset.folder(root, "synthetic")
-        state = "present" if (synthetic_folder / synthetic.MARK).exists() else "not written yet"
-        terminal.say(f"  {dataset.title}\n  licence: {' '.join(dataset.licence.split())}")
-        terminal.say("\n".join(f"  {line}" for line in _files(dataset)))
-        terminal.say(f"  synthetic data: {state} ({synthetic_folder})")
-    if problems:
-        terminal.say(f"  to mend it, {dataset.remedy(folder)}")
+def _is_verified(dataset: Dataset, root: Path) -> bool:
+    """Print the state of the real data set; returns whether it has no problems."""
+    problems = dataset.problems(dataset.folder(root, "real"))
+    _say_state(dataset, root, problems)
+    _say_remedy(dataset, root, problems)
     return not problems
+
+
+def _list(chosen: list[Dataset], root: Path, options: argparse.Namespace) -> None:
+    """Print all about each data set; in a terminal a table, and all about those that were named."""
+    if not terminal.is_drawn():
+        for dataset in chosen:
+            _describe(dataset, root, dataset.problems(dataset.folder(root, "real")))
+        return
+    problems = {dataset.name: dataset.problems(dataset.folder(root, "real")) for dataset in chosen}
+    _draw(chosen, root, problems)
+    if not options.names:
+        _say_next(chosen, problems, options)
+    for dataset in chosen if options.names else ():
+        _describe(dataset, root, problems[dataset.name])
+
+
+def _describe(dataset: Dataset, root: Path, problems: list[str]) -> None:
+    """Print all about a data set."""
+    synthetic_folder = dataset.folder(root, "synthetic")
+    state = "present" if _has_synthetic(dataset, root) else "not written yet"
+    _say_state(dataset, root, problems)
+    terminal.say(f"  {dataset.title}\n  licence: {' '.join(dataset.licence.split())}")
+    terminal.say("\n".join(f"  {line}" for line in _files(dataset)))
+    terminal.say(f"  synthetic data: {state} ({synthetic_folder})")
+    _say_remedy(dataset, root, problems)
+
+
+def _say_state(dataset: Dataset, root: Path, problems: list[str]) -> None:
+    """Print whether the real data set is here."""
+    verified = "verified" if dataset.pinned else "all files are there (the publisher gives no checksums)"
+    terminal.say(f"{dataset.name}: {'; '.join(problems) or verified} ({dataset.folder(root, 'real')})")
+
+
+def _say_remedy(dataset: Dataset, root: Path, problems: list[str]) -> None:
+    if problems:
+        terminal.say(f"  to mend it, {dataset.remedy(dataset.folder(root, 'real'))}")
+
+
+def _has_synthetic(dataset: Dataset, root: Path) -> bool:
+    return (dataset.folder(root, "synthetic") / synthetic.MARK).exists()
+
+
+def _draw(chosen: list[Dataset], root: Path, problems: Mapping[str, list[str]]) -> None:
+    """Draw a row for each data set."""
+    rows = [
+        (
+            dataset.name,
+            _state(dataset.folder(root, "real"), problems[dataset.name]),
+            f"{dataset.examples:,}",
+            "written" if _has_synthetic(dataset, root) else "–",
+            " ".join(dataset.licence.split()),
+        )
+        for dataset in chosen
+    ]
+    terminal.show_table(("data set", "real data", "examples", "synthetic", "licence"), rows, STYLES)
+    terminal.say(f"\nIn {root}.\n")
+
+
+def _state(folder: Path, problems: list[str]) -> str:
+    """The state of the real files in one word."""
+    if not problems:
+        return HERE
+    return MISSING if not folder.exists() or all("is missing" in problem for problem in problems) else DAMAGED
+
+
+def _say_next(chosen: list[Dataset], problems: Mapping[str, list[str]], options: argparse.Namespace) -> None:
+    """Print a line for each data set that is missing or damaged: how to get it, or how to read more."""
+    places = [] if options.root is None else ["--root", options.root]
+    places += [] if options.config_dir is None else ["--config-dir", str(options.config_dir)]
+    for dataset in chosen:
+        if problems[dataset.name]:
+            do = "prepare" if dataset.is_downloadable else "list"
+            command = shlex.join(["python", "-m", "tmsgd_bench", "data", do, dataset.name, *places])
+            terminal.say(f"{dataset.name}: {command}{'' if do == 'prepare' else ' says how to get it'}")
 
 
 def _files(dataset: Dataset) -> list[str]:

@@ -17,6 +17,17 @@ from tmsgd_bench.results.status import OF_RUNS, Status
 
 KNOWN = {"status": tuple(map(str, OF_RUNS)), "data": ("real", "synthetic")}
 RUN_COLUMNS = ["run_id", "status", "epochs_done", "epochs", "final", "best", "data", "protocols", "note"]
+LEAST = ("best", "protocols", "data")
+"""The columns that a narrow terminal may lack, the least needed first."""
+STYLES: dict[str, str] = {
+    Status.DONE: "green",
+    Status.RUNNING: "cyan",
+    Status.DIVERGED: "yellow",
+    Status.ABANDONED: "yellow",
+    Status.FAILED: "red",
+    Status.DAMAGED: "red",
+}
+FORMAT_HELP = "default: a drawn table in a terminal, text elsewhere; csv prints every column"
 
 
 def add(commands: Any) -> None:
@@ -38,7 +49,7 @@ def _add_runs(commands: Any) -> None:
     for name, known in KNOWN.items():
         parser.add_argument(f"--{name}", choices=known, help=f"only runs with this {name}")
     parser.add_argument("--seed", type=int, help="only runs with this seed")
-    parser.add_argument("--format", choices=("text", "csv"), default="text", help="csv prints every column")
+    parser.add_argument("--format", choices=("text", "csv"), help=FORMAT_HELP)
     parser.set_defaults(action=list_runs)
 
 
@@ -57,20 +68,49 @@ def list_runs(options: argparse.Namespace) -> int:
     """Print the runs that match the filters."""
     runs = stores.read(options.results)
     runs = stores.filtered(runs, options, ("task", "model", "optimizer", "status", "data", "seed"))
-    if runs.empty and options.format == "text":
+    if runs.empty and options.format != "csv":
         terminal.say("no runs match")
         return 0
     if options.format == "csv":
         terminal.say(escaping.csv(runs), end="")
         return 0
-    terminal.say(_as_text(runs))
+    if options.format is None and terminal.is_drawn():
+        _draw(runs)
+    else:
+        terminal.say(_as_text(runs))
     return 0
 
 
-def _as_text(runs: pd.DataFrame) -> str:
+def _draw(runs: pd.DataFrame) -> None:
+    shown = _shown(runs)
+    epochs = [_of(row["epochs_done"], row["epochs"]) for _, row in shown.iterrows()]
+    shown = shown.drop(columns="epochs_done").assign(epochs=epochs).rename(columns={"run_id": "run"})
+    rows = [[_cell(value) for value in row] for row in shown.itertuples(index=False)]
+    terminal.show_table(list(shown.columns), rows, STYLES, LEAST, "--format csv prints all columns.")
+
+
+def _of(done: Any, epochs: Any) -> str:
+    """How many epochs are done, of how many if not all are."""
+    return _cell(done) if done == epochs else f"{_cell(done)} of {_cell(epochs)}"
+
+
+def _cell(value: Any) -> str:
+    """A cell's text, with numbers as the plain lines have them."""
+    if pd.isna(value):
+        return "–"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _shown(runs: pd.DataFrame) -> pd.DataFrame:
+    """What is printed of the runs, with words in place of lists."""
     shown = runs[RUN_COLUMNS].map(lambda cell: escaping.plain(cell) if isinstance(cell, str) else cell)
     shown["protocols"] = shown["protocols"].map(lambda names: "+".join(names) or "custom")
     shown["data"] = [_data(row) for _, row in runs.iterrows()]
+    return shown
+
+
+def _as_text(runs: pd.DataFrame) -> str:
+    shown = _shown(runs)
     shown["run_id"] = shown["run_id"].str.ljust(shown["run_id"].str.len().max())
     return shown.to_string(index=False, na_rep="–", float_format=lambda x: f"{x:.6g}")
 

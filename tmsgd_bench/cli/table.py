@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from tmsgd_bench import files, manifest, outputs, terminal
-from tmsgd_bench.cli import stores
+from tmsgd_bench.cli import forms, stores
 from tmsgd_bench.errors import ConfigError, StoreError
 from tmsgd_bench.results import packed, packing, table_forms, tables
 from tmsgd_bench.results.paper import paper
@@ -30,9 +30,7 @@ def add(commands: Any) -> None:
     stores.add(parser, several=False)
     parser.add_argument("--data", choices=("real", "synthetic"), default="real", help="which runs (default: real)")
     parser.add_argument("--protocol", choices=PROTOCOLS, default="table2", help="which settings (default: table2)")
-    parser.add_argument(
-        "--format", choices=tuple(table_forms.FORMATS), default="md", help="printed format (default: md)"
-    )
+    forms.add(parser, table_forms.FORMATS)
     parser.add_argument(
         "--out",
         type=Path,
@@ -57,7 +55,7 @@ def print_table(options: argparse.Namespace) -> int:
             check_nothing_lost(table.run_ids, runs, options.out / packed.NAME)
         texts = {f"table{table.number}.{suffix}": render(table) for suffix, render in table_forms.FORMATS.items()}
         write_with_runs(options.out, texts, table.run_ids, runs)
-    terminal.say(table_forms.FORMATS[options.format](table), end="")
+    forms.say(table, table_forms.FORMATS, options.format, table_forms.LEAST)
     if others:
         terminal.warn(f"no run has these conditions; finished runs of this table here: {others}")
     return 0

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from tmsgd_bench import files, outputs, terminal
-from tmsgd_bench.cli import stores
+from tmsgd_bench.cli import forms, stores
 from tmsgd_bench.errors import StoreError
 from tmsgd_bench.results import target_forms, targets
 from tmsgd_bench.results.paper import every_experiment
@@ -30,9 +30,7 @@ def add(commands: Any) -> None:
     stores.add(parser)
     parser.add_argument("--task", help="only this task")
     parser.add_argument("--protocol", choices=PROTOCOLS, help="only this protocol (default: every one with targets)")
-    parser.add_argument(
-        "--format", choices=tuple(target_forms.FORMATS), default="md", help="printed format (default: md)"
-    )
+    forms.add(parser, target_forms.FORMATS)
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="also write md, csv and tex there")
     parser.add_argument(
         "--freeze", action="store_true", help="print, for targets.yaml, the targets that it lacks and these runs give"
@@ -54,7 +52,7 @@ def print_targets(options: argparse.Namespace) -> int:
     if options.out is not None:
         texts = {f"targets.{suffix}": render(tables) for suffix, render in target_forms.FORMATS.items()}
         outputs.renew(stores.target(options, ""), lambda place: files.write_texts(place, texts))
-    terminal.say(target_forms.FORMATS[options.format](tables), end="")
+    forms.say(tables, target_forms.FORMATS, options.format, target_forms.LEAST)
     return 0
 
 

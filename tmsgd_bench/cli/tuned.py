@@ -6,8 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from tmsgd_bench import terminal
-from tmsgd_bench.cli import stores
+from tmsgd_bench.cli import forms, stores
 from tmsgd_bench.cli.table import check_nothing_lost, write_with_runs
 from tmsgd_bench.errors import StoreError
 from tmsgd_bench.results import packed, tuned
@@ -24,7 +23,7 @@ def add(commands: Any) -> None:
     )
     stores.add(parser)
     parser.add_argument("--data", choices=("real", "synthetic"), default="real", help="which runs (default: real)")
-    parser.add_argument("--format", choices=tuple(tuned.FORMATS), default="md", help="printed format (default: md)")
+    forms.add(parser, tuned.FORMATS)
     parser.add_argument(
         "--out",
         type=Path,
@@ -52,5 +51,5 @@ def print_tuned(options: argparse.Namespace) -> int:
             check_nothing_lost(table.run_ids, runs, options.out / packed.NAME)
         texts = {f"tuned.{suffix}": render(table) for suffix, render in tuned.FORMATS.items()}
         write_with_runs(options.out, texts, table.run_ids, runs)
-    terminal.say(tuned.FORMATS[options.format](table), end="")
+    forms.say(table, tuned.FORMATS, options.format, tuned.LEAST)
     return 0

@@ -94,6 +94,22 @@ class Dataset:
         """Whether every file has a published digest, so that the verified fingerprint follows from the entry alone."""
         return not self.folders and all(file.digest for file in self.files)
 
+    @property
+    def is_downloadable(self) -> bool:
+        """Whether :meth:`prepare` can download it, or you must get it yourself."""
+        return bool(self.archives) or any(file.url for file in self.files)
+
+    @property
+    def examples(self) -> int:
+        """How many examples all splits have together.
+
+        Where folders hold them, their files are counted: lists of their names overlap.
+        """
+        if not self.folders:
+            return sum(file.examples for file in self.files)
+        counts = [folder.count for folder in self.folders]
+        return max(*counts, sum(folder.count for folder in self.folders if folder.split))
+
     def problems(self, folder: Path) -> list[str]:
         """The problems of the files in a folder, one phrase each."""
         phrases = [file.problem(file.path(folder)) for file in self.files]

@@ -124,6 +124,10 @@ HEADS = Cells(
 )
 
 
+LEAST_OF_ROWS = (HEADS.best, HEADS.p, HEADS.detectable)
+"""The columns that a narrow terminal may lack, the least needed first: what decides is in the others."""
+
+
 class Result(Protocol):
     """What an optimizer's row is made of."""
 

@@ -68,6 +68,9 @@ HEADS = Cells(
     marks="Marks",
 )
 
+LEAST = (HEADS.last, HEADS.detectable, HEADS.p, HEADS.outside, HEADS.p_holm, HEADS.level)
+"""The columns that a narrow terminal may lack, the least needed first."""
+
 
 def subject(experiment: Experiment | None) -> str:
     """Task and model in short."""
@@ -130,14 +133,24 @@ def tally(counts: Mapping[Verdict, int]) -> str:
 
 
 def to_text(verdicts: Verdicts) -> str:
-    """For a terminal: what has been tested in full, then what has not in short."""
-    tested = [claim for claim in verdicts.claims if claim.verdict != "not yet tested"]
-    others = [claim for claim in verdicts.claims if claim.verdict == "not yet tested"]
+    """Lines to read: what has been tested in full, then what has not in short."""
+    tested, others = _by_test(verdicts)
     counts = [f"{level}: {tally(of_level)}" for level, of_level in verdicts.counts.items()]
     blocks = ["\n".join([*counts, f"({verdicts.conditions})"]), *map(_block, tested)]
     if others:
-        blocks.append("\n".join(["NOT YET TESTED", *_in_short(others)]))
+        in_short = (
+            textwrap.fill(line, WIDTH, initial_indent="  ", subsequent_indent="    ") for line in _in_short(others)
+        )
+        blocks.append("\n".join(["NOT YET TESTED", *in_short]))
     return "\n\n".join([*blocks, textwrap.fill(footnote(), WIDTH)]) + "\n"
+
+
+def _by_test(verdicts: Verdicts) -> tuple[list[Claim], list[Claim]]:
+    """The claims that have been tested, and the others."""
+    sides: tuple[list[Claim], list[Claim]] = ([], [])
+    for claim in verdicts.claims:
+        sides[claim.verdict == "not yet tested"].append(claim)
+    return sides
 
 
 def _block(claim: Claim) -> str:
@@ -173,8 +186,7 @@ def _in_short(claims: Sequence[Claim]) -> list[str]:
     for claim in claims:
         tried = f" ({'; '.join(claim.marks)})" if claim.marks else ""
         about.setdefault(claim.statement, []).append((subject(claim.experiment) or claim.place) + tried)
-    lines = [f"{statement}: {', '.join(where)}" for statement, where in about.items()]
-    return [textwrap.fill(line, WIDTH, initial_indent="  ", subsequent_indent="    ") for line in lines]
+    return [f"{statement}: {', '.join(where)}" for statement, where in about.items()]
 
 
 def quotation(claim: Claim) -> str:
@@ -185,9 +197,26 @@ def quotation(claim: Claim) -> str:
 
 def to_markdown(verdicts: Verdicts) -> str:
     """A table in GitHub's Markdown, with the rule."""
-    title = f"**The paper's claims** — {verdicts.conditions}: {summary(verdicts)}"
-    lines = map(markdown_row, (heads(verdicts), ["---"] * len(HEADS), *map(_markdown, verdicts.claims)))
-    return "\n".join([title, "", *lines, "", footnote()]) + "\n"
+    return "\n".join([_title(verdicts), "", *_rows(verdicts, verdicts.claims), "", footnote()]) + "\n"
+
+
+def to_drawn(verdicts: Verdicts) -> str:
+    """The same for a terminal to draw: only what has been tested has a row, the rest is in a short list."""
+    tested, others = _by_test(verdicts)
+    blocks = [[_title(verdicts)]]
+    if tested:
+        blocks.append(_rows(verdicts, tested))
+    if others:
+        blocks += [["**Not yet tested**"], [f"- {escaping.markdown(line)}" for line in _in_short(others)]]
+    return "\n\n".join("\n".join(block) for block in [*blocks, [footnote()]]) + "\n"
+
+
+def _title(verdicts: Verdicts) -> str:
+    return f"**The paper's claims** — {verdicts.conditions}: {summary(verdicts)}"
+
+
+def _rows(verdicts: Verdicts, claims: Sequence[Claim]) -> list[str]:
+    return [*map(markdown_row, (heads(verdicts), ["---"] * len(HEADS), *map(_markdown, claims)))]
 
 
 def _markdown(claim: Claim) -> Cells:

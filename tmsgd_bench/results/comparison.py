@@ -17,7 +17,15 @@ import pandas as pd
 from tmsgd_bench import escaping, files
 from tmsgd_bench.errors import ConfigError
 from tmsgd_bench.results import families, rows, selection, store
-from tmsgd_bench.results.cells import HEADS, comparison_record, footnote, interval_name, markdown_row, row
+from tmsgd_bench.results.cells import (
+    HEADS,
+    LEAST_OF_ROWS,
+    comparison_record,
+    footnote,
+    interval_name,
+    markdown_row,
+    row,
+)
 from tmsgd_bench.results.families import Tested
 from tmsgd_bench.results.paper import layout, paper
 from tmsgd_bench.results.statistics import Comparison, Summary, compare, summarise
@@ -307,4 +315,5 @@ def _record(group: Group, entry: Entry) -> dict[str, Any]:
     }
 
 
+LEAST = LEAST_OF_ROWS
 FORMATS = {"md": to_markdown, "csv": to_csv}

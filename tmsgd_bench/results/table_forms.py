@@ -10,6 +10,7 @@ import pandas as pd
 from tmsgd_bench import escaping
 from tmsgd_bench.results.cells import (
     HEADS,
+    LEAST_OF_ROWS,
     Cells,
     comparison_record,
     difference,
@@ -23,13 +24,17 @@ from tmsgd_bench.results.cells import row as result_row
 from tmsgd_bench.results.tables import Row, Table
 from tmsgd_bench.results.verdicts import RULE
 
+OUTSIDE = "Printed outside our interval"
+LEAST = (*LEAST_OF_ROWS, "*, mean of the last * epochs", OUTSIDE, HEADS.p_holm)
+"""The columns that a narrow terminal may lack, as shell patterns, the least needed first."""
+
 
 def columns(table: Table) -> tuple[str, ...]:
     """The heads of the printed columns."""
     interval = interval_name(row.comparison for row in table.rows)
     ours = HEADS._replace(final="Ours, final epoch", difference=f"Ours − {table.reference}, paired [{interval}]")
     last = f"Ours − {table.reference}, mean of the last {_last_epochs(table)} epochs"
-    return _in_order(ours, table, "Paper", f"Better than {table.reference}?", "Printed outside our interval", last)
+    return _in_order(ours, table, "Paper", f"Better than {table.reference}?", OUTSIDE, last)
 
 
 def cells(row: Row, table: Table) -> tuple[str, ...]:

@@ -15,6 +15,8 @@ from tmsgd_bench.version import LEVELS
 
 MANY = 100
 """Seconds from which on no decimal is printed."""
+LEAST = ("Seconds ÷ *", "Seconds¹")
+"""The columns that a narrow terminal may lack, as shell patterns, the least needed first."""
 
 
 def heading(target: Target) -> str:

@@ -152,6 +152,8 @@ def _judged(pairs: Sequence[tuple[Answer, Tested | None]]) -> list[Answer]:
 
 ROW_HEADS = ("Task, model", "Optimizer", "Learning rate", "Validation, search seeds", "Test, fresh seeds", "Marks")
 ANSWER_HEADS = ("Task, model", "Question", "Difference, paired", "p, Holm", "Margin", "Verdict", "Marks")
+LEAST = ("Margin", "Validation, search seeds", "p, Holm")
+"""The columns that a narrow terminal may lack, the least needed first."""
 
 
 def sentences(tuned: Tuned) -> list[str]:
