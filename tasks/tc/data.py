@@ -13,6 +13,7 @@ from tmsgd_bench.task import TaskSettings
 
 PAD = 0
 CLASSES = ("acq", "crude", "earn", "grain", "interest", "money-fx", "ship", "trade")
+FIX = "mend it if the data are your own, or delete it and run 'python -m tmsgd_bench data prepare r8'"
 Document = tuple[str, list[str]]
 
 
@@ -91,10 +92,10 @@ def read_documents(path: Path) -> list[Document]:
         lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
-            f"cannot read {path} ({error}): delete it if it is there and run 'python -m tmsgd_bench data prepare r8'."
+            f"cannot read {path} ({error}): {FIX}."
         ) from error
     if lines == [""]:
-        raise DataError(f"{path} is empty: delete it and run 'python -m tmsgd_bench data prepare r8'.")
+        raise DataError(f"{path} is empty: {FIX}.")
     return [_document(path, number, line) for number, line in enumerate(lines, start=1)]
 
 
@@ -103,8 +104,7 @@ def _document(path: Path, number: int, line: str) -> Document:
     words = text.split()
     if not tab or label not in CLASSES or not words:
         raise DataError(
-            f"{path}, line {number}, is not a known label, a tab and a text: delete the file and run "
-            "'python -m tmsgd_bench data prepare r8'."
+            f"{path}, line {number}, is not a label ({', '.join(CLASSES)}), a tab and a text: {FIX}."
         )
     return label, words
 

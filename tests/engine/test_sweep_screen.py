@@ -109,6 +109,19 @@ def test_jobs_of_earlier_batches_are_not_counted(tmp_path: Path) -> None:
     assert SweepScreen(tmp_path, range(2, 4), 1).rows() == ([], "sweep: 1 of 2 runs, 1 at a time")
 
 
+def test_a_run_keeps_its_line_until_its_result_is_there(tmp_path: Path) -> None:
+    """The worker's next run has none yet."""
+    screen = SweepScreen(tmp_path, range(2), 1)
+    job(tmp_path, 0, pid=11)
+    live(tmp_path, 11, "first")
+    assert screen.rows()[0][0][0] == "first"
+    (tmp_path / "live-11.json").unlink()
+    assert screen.rows()[0][0][0] == "first"
+    job(tmp_path, 0, Status.DONE, "first")
+    job(tmp_path, 1, pid=11)
+    assert screen.rows()[0][0][:2] == ("seed=1", "begins")
+
+
 def left(screen: SweepScreen) -> str:
     return screen.rows()[1].rpartition(", ")[2]
 

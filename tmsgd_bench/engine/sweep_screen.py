@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
 DRAW_SECONDS = 0.5
-CALIBRATED = 0.03
+CALIBRATED = 0.1
 """From this share of the work on, the time left follows from the sweep's own speed, and not from recorded runs."""
 OVER = (Status.DONE, Status.SKIPPED, Status.DIVERGED, Status.FAILED, Status.BUSY)
 
@@ -70,21 +70,21 @@ class SweepScreen:
         states = [files.read_json(job_file(self.place, number)) or {} for number in self.numbers]
         over = [state for state in states if state.get("status") in OVER]
         running = [state for state in states if state.get("status") == Status.UNFINISHED and state.get("pid")]
-        lives = [self._live(int(state["pid"])) for state in running]
+        names = {str(state.get("run_id")) for state in over}
+        lives = [self._live(int(state["pid"]), names) for state in running]
         common = set[str]().union(*(state.get("overrides", ()) for state in states))
         common = common.intersection(*(state.get("overrides", ()) for state in states))
         rows = [self._row(state, live, common) for state, live in zip(running, lives, strict=True)]
-        left = self._left({str(state.get("run_id")) for state in over}, lives)
+        left = self._left(names, lives)
         total = f"sweep: {len(over)} of {len(self.numbers)} runs, {self.at_once} at a time"
         return rows, total if left is None else f"{total}, {duration(left)} left"
 
-    def _live(self, pid: int) -> dict[str, Any]:
-        """Where a worker is, or was when its file could last be read; empty before its run begins."""
-        path = self.place / f"live-{pid}.json"
-        if not path.exists():
-            return {}
-        self.live[pid] = files.read_json(path) or self.live.get(pid, {})
-        return self.live[pid]
+    def _live(self, pid: int, over: set[str]) -> dict[str, Any]:
+        """Where a worker is, or was when its file could last be read; empty before its next run begins."""
+        if known := files.read_json(self.place / f"live-{pid}.json"):
+            self.live[pid] = known
+        known = self.live.get(pid, {})  # between the end of training and the result there is no file
+        return {} if known.get("run_id") in over else known
 
     def _row(self, state: Mapping[str, Any], live: Mapping[str, Any], common: set[str]) -> tuple[str, ...]:
         """The cells of a run; before it has a name, the settings in which it differs from others stand for it."""

@@ -2,7 +2,8 @@
 
 They need no network, and are used by the demo, the smoke runs and the tests. Results on them say nothing about the real
 data. Each module has the name of its data set and a function ``write(folder)``, which writes the same bytes every time.
-``VERSION`` is part of a synthetic run's identity, and is raised whenever the bytes change.
+``VERSION`` is part of a synthetic run's identity, and is raised whenever the bytes change. Of a user's own module
+the code is part of it, too.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ from tmsgd_bench.files import file_digest
 
 log = logging.getLogger(__name__)
 
+DIGITS = 8
 MARK = "synthetic.json"
 """A file in a folder of synthetic data that records their version and the digests of the other files."""
 
 
-def version(name: str, module: str = "") -> int:
-    """The version of the synthetic data for a data set.
+def version(name: str, module: str = "") -> int | str:
+    """The version of the synthetic data for a data set; of a user's own module with the first digits of its SHA-256.
 
     Args:
         module: that writes them; by default the one of the data set's name here.
@@ -31,7 +33,10 @@ def version(name: str, module: str = "") -> int:
     Raises:
         ConfigError: there are none for it.
     """
-    return int(_module(name, module).VERSION)
+    writer = _module(name, module)
+    if not module or writer.__file__ is None:
+        return int(writer.VERSION)
+    return f"{writer.VERSION}-{file_digest(Path(writer.__file__))[:DIGITS]}"
 
 
 def write(name: str, folder: Path, module: str = "") -> None:
@@ -44,12 +49,12 @@ def write(name: str, folder: Path, module: str = "") -> None:
         ConfigError: there are none for it.
         OSError, StoreError: the folder cannot be written.
     """
-    writer, mark = _module(name, module), folder / MARK
-    if _is_current(mark, folder, writer.VERSION):
+    writer, mark, current = _module(name, module), folder / MARK, version(name, module)
+    if _is_current(mark, folder, current):
         return
     mark.unlink(missing_ok=True)
     writer.write(folder)
-    sealed.write_record(mark, {"version": writer.VERSION, "sha256": _digests(folder)})
+    sealed.write_record(mark, {"version": current, "sha256": _digests(folder)})
 
 
 def _module(name: str, module: str) -> ModuleType:
@@ -80,7 +85,7 @@ def _own(name: str, module: str) -> ModuleType:
     return writer
 
 
-def _is_current(mark: Path, folder: Path, version: int) -> bool:
+def _is_current(mark: Path, folder: Path, version: int | str) -> bool:
     """Whether a folder holds this version of its synthetic data, with every file as it was written."""
     written = sealed.read_record(mark)
     if written is None or written["version"] != version:
