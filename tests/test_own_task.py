@@ -62,6 +62,8 @@ def test_a_new_task_is_trained_with_its_own_settings_and_data(
     assert cli.main(["compare", "--results", "runs"]) == 0
     printed = capsys.readouterr().out
     assert "birds, birds_net, synthetic birds (200 training examples)" in printed and "TM-SGD, switch 1" in printed
+    assert cli.main(["report", "--results", "runs", "--out", "report"]) == 0
+    assert 'aria-labelledby="own-1-birds-birds_net-head"' in Path("report/index.html").read_text(encoding="utf-8")
     assert run("plan=true") == 0
     assert "20 epochs to train" in capsys.readouterr().out
 

@@ -17,7 +17,7 @@ import pandas as pd
 from tmsgd_bench import escaping, files
 from tmsgd_bench.errors import ConfigError
 from tmsgd_bench.results import families, rows, selection, store
-from tmsgd_bench.results.cells import HEADS, comparison_record, footnote, interval_name, markdown_row, row
+from tmsgd_bench.results.cells import HEADS, Cells, comparison_record, footnote, interval_name, markdown_row, row
 from tmsgd_bench.results.families import Tested
 from tmsgd_bench.results.paper import layout, paper
 from tmsgd_bench.results.statistics import Comparison, Summary, compare, summarise
@@ -90,9 +90,16 @@ def build(runs: pd.DataFrame, reference: str = "sgd", group_by: Collection[str] 
         ConfigError: no run has that optimizer, or that setting.
         StoreError: a run that follows a protocol reports another metric than the paper's table asks for.
     """
-    known = runs[runs["status"].isin((*FINISHED, Status.DAMAGED)) & runs["conditions"].notna()]
     chosen = rows.Reference.parse(reference)
-    _check_reference(_finished(known), chosen)
+    _check_reference(runs[runs["status"].isin(FINISHED) & runs["conditions"].notna()], chosen)
+    return of_any(runs, chosen, group_by)
+
+
+def of_any(runs: pd.DataFrame, reference: rows.Reference, group_by: Collection[str] = ()) -> list[Group]:
+    """As :func:`build`, also where no run is the reference: then there are no differences."""
+    known = runs[runs["status"].isin((*FINISHED, Status.DAMAGED)) & runs["conditions"].notna()]
+    if known.empty:
+        return []
     known = known.assign(table=_tables(known, group_by))
     metrics = known.groupby("table")["metric"].transform("first")  # a diverged run's is its task's as well
     groups = [
@@ -100,7 +107,7 @@ def build(runs: pd.DataFrame, reference: str = "sgd", group_by: Collection[str] 
     ]
     groups = [of_group for of_group in groups if of_group["status"].isin(FINISHED).any()]
     claimed = _claimed(runs)
-    made = [(_group(of_group, chosen, claimed), _finished(of_group).iloc[0]) for of_group in groups]
+    made = [(_group(of_group, reference, claimed), _finished(of_group).iloc[0]) for of_group in groups]
     lost = [selection.left_out(runs, [of_group]) for of_group in groups]
     return [
         replace(group, heading="; ".join(filter(None, [group.heading, left_out])))
@@ -271,10 +278,15 @@ def _lines(group: Group) -> Iterator[str]:
     yield f"**{escaping.markdown(group.heading)}**{_in_words(group)}"
     yield ""
     cells = (row(entry, group.digits).in_markdown() for entry in group.entries)
-    interval = interval_name(entry.comparison for entry in group.entries)
-    head = HEADS._replace(difference=f"{HEADS.difference} [{interval}]")
+    head = columns(group)
     yield from map(markdown_row, (head, ["---"] * len(head), *cells))
     yield ""
+
+
+def columns(group: Group) -> Cells:
+    """The heads of a group's printed columns."""
+    interval = interval_name(entry.comparison for entry in group.entries)
+    return HEADS._replace(difference=f"{HEADS.difference} [{interval}]")
 
 
 def _in_words(group: Group) -> str:
