@@ -17,7 +17,16 @@ import pandas as pd
 from tmsgd_bench import escaping, files
 from tmsgd_bench.errors import ConfigError
 from tmsgd_bench.results import families, rows, selection, store
-from tmsgd_bench.results.cells import HEADS, Cells, comparison_record, footnote, interval_name, markdown_row, row
+from tmsgd_bench.results.cells import (
+    HEADS,
+    Cells,
+    comparison_record,
+    decimals,
+    footnote,
+    interval_name,
+    markdown_row,
+    row,
+)
 from tmsgd_bench.results.families import Tested
 from tmsgd_bench.results.paper import layout, paper
 from tmsgd_bench.results.statistics import Comparison, Summary, compare, summarise
@@ -201,10 +210,8 @@ def _group(runs: pd.DataFrame, reference: rows.Reference, claimed: Mapping[Behin
         for of_options, label in zip(settings, labels, strict=True)
     ]
     entries = _corrected(entries, settings, base, claimed)
-    finished = _finished(runs)
-    digits = 2 if finished["final"].abs().max() >= 10 else 4
     label, note = ("", "") if base is None else (labels[0], _note(reference, len(candidates)))
-    return Group(_heading(runs), digits, label, tuple(entries), note)
+    return Group(_heading(runs), decimals(_finished(runs)["final"]), label, tuple(entries), note)
 
 
 def _note(reference: rows.Reference, candidates: int) -> str:

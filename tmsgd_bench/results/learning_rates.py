@@ -14,6 +14,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 
@@ -77,7 +78,7 @@ class Search:
     label: str
     metric: str
     unit: str
-    direction: str
+    direction: Literal["min", "max"]
     trials: tuple[Trial, ...]
     runs: pd.DataFrame
 

@@ -199,11 +199,15 @@ def few_seeds(n: int) -> list[str]:
 
 def _check_metric(chosen: pd.DataFrame, experiment: Experiment) -> None:
     wrong = chosen[chosen["metric"].notna() & (chosen["metric"] != experiment.metric)]
-    if len(wrong):
-        raise StoreError(
-            f"{wrong['run_id'].iloc[0]} reports {wrong['metric'].iloc[0]!r} where {experiment.place} asks for "
-            f"{experiment.metric!r}: name the task's first Metric as paper.yaml has it, and train the run again."
-        )
+    if wrong.empty:
+        return
+    asking, remedy = experiment.place, "name the task's first Metric as paper.yaml has it, and train the run again"
+    if not experiment.place:
+        asking, remedy = "the search for its learning rate", "search again with the metric that the task has now"
+    raise StoreError(
+        f"{wrong['run_id'].iloc[0]} reports {wrong['metric'].iloc[0]!r} where {asking} asks for "
+        f"{experiment.metric!r}: {remedy}."
+    )
 
 
 def _comparable(runs: pd.DataFrame, shared: str) -> pd.DataFrame:

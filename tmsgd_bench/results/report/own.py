@@ -130,21 +130,11 @@ def _experiment(run: pd.Series, group: Group, drawn: Iterable[tuple[Entry, pd.Da
     Args:
         run: a finished one.
     """
-    return Experiment(
-        key="",
-        table="",
-        place="",
-        task=run["task"],
-        model=run["model"],
-        dataset=run["dataset"],
-        label=run["model"],
-        metric=run["metric"],
-        metric_label=run["metric"],
-        unit=run["unit"] or "",
-        direction=run["direction"],
-        digits=group.digits,
-        labels={of_entry["optimizer"].iloc[0]: entry.label for entry, of_entry in drawn},
-        printed={},
+    return Experiment.own(
+        (run["task"], run["model"], run["dataset"]),
+        (run["metric"], run["unit"] or "", run["direction"]),
+        group.digits - 1,
+        {of_entry["optimizer"].iloc[0]: entry.label for entry, of_entry in drawn},
     )
 
 
