@@ -82,7 +82,8 @@ class SweepCallback(Callback):
         # is swept.
         with open_dict(config.hydra.overrides):
             config.hydra.overrides.hydra.append(command_line.override("hydra.sweep.dir", str(folder)))
-        if plan_only and errors:
+        none_can_start = not runs and all(isinstance(error, ConfigError) for error in errors)
+        if errors and (plan_only or none_can_start):  # every job would say the same again
             raise plan.PlanShown(errors[0])
         if plan_only:
             print(plan.describe(runs))

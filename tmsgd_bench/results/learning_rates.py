@@ -144,7 +144,7 @@ def _search(searched: pd.DataFrame) -> Search:
     newest = _comparable(searched)
     finished = newest[newest["status"].isin(FINISHED)].drop_duplicates(["lr", "seed"])
     first, done = newest.iloc[0], finished[finished["metric"].notna()]
-    metric, unit, direction = ("", "", "max") if done.empty else done.iloc[0][["metric", "unit", "direction"]]
+    metric, unit, direction = _metric(done)
     rates = sorted(map(float, finished["lr"].unique()))
     if len(rates) > len(tuning.half_decades()):
         raise StoreError(
@@ -154,6 +154,14 @@ def _search(searched: pd.DataFrame) -> Search:
     trials = (Trial(rate, tuple(outcomes(finished[finished["lr"] == rate], direction))) for rate in rates)
     where = (first["task"], first["model"], None if pd.isna(first["dataset"]) else first["dataset"], first["data"])
     return Search(where, first["optimizer"], first["label"], metric, unit, direction, tuple(trials), finished)
+
+
+def _metric(done: pd.DataFrame) -> tuple[str, str, Literal["min", "max"]]:
+    """Name, unit and direction of what the runs report."""
+    if done.empty:
+        return "", "", "max"
+    run = done.iloc[0]
+    return run["metric"], run["unit"], run["direction"]
 
 
 def _comparable(searched: pd.DataFrame) -> pd.DataFrame:
