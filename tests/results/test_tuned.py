@@ -314,6 +314,32 @@ def test_without_a_search_it_says_how_to_start_one(
         assert "experiment=search" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("complete_search", [True, False])
+@pytest.mark.parametrize(
+    ("arguments", "option"),
+    [
+        (["--config-dir", "PATH"], "python run.py --config-dir FOLDER experiment="),
+        (["--config-dir=PATH"], "--config-dir FOLDER"),
+        (["-cd", "PATH"], "--config-dir FOLDER"),
+        (["hydra.searchpath=[PATH]"], "'hydra.searchpath=[FOLDER]'"),
+        (["seed=1000"], ""),
+    ],
+)
+def test_the_next_command_has_the_folder_of_own_yamls(
+    arguments: list[str],
+    option: str,
+    complete_search: bool,
+    tmp_path: Path,
+    search: Callable[..., None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Which folder it was is not recorded: it is private."""
+    search(tmp_path, "sgd", PEAK if complete_search else PEAK[:6], ran={"arguments": arguments})
+    assert cli.main(["best", "--results", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert option in printed and ("your own folder in place of FOLDER" in printed) == ("FOLDER" in option)
+
+
 def test_a_search_on_the_other_kind_of_data_is_named(
     tmp_path: Path, search: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:

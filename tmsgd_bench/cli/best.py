@@ -77,7 +77,7 @@ def _lines(found: Sequence[Search]) -> Iterator[str]:
     yield (
         f"{reason[0].upper()}{reason[1:]}."
         if reason
-        else f"Test the best rates: {learning_rates.command_to_test(found)}"
+        else f"Test the best rates{learning_rates.folder_note(found)}: {learning_rates.command_to_test(found)}"
     )
     yield ""
 

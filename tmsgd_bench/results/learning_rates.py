@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ import pandas as pd
 from tmsgd_bench import tuning
 from tmsgd_bench.errors import StoreError
 from tmsgd_bench.files import canonical
-from tmsgd_bench.results import packed
+from tmsgd_bench.results import packed, store
 from tmsgd_bench.results.outcomes import outcomes
 from tmsgd_bench.results.status import FINISHED
 
@@ -205,7 +206,8 @@ def reason_without_best(found: Sequence[Search]) -> str:
     lacking = [search for search in found if search.missing]
     if lacking:
         counts = ", ".join(f"{search.label} {search.missing}" for search in lacking)
-        return f"the search on {_place(found[0])} lacks runs ({counts}): train them with '{_command(found, lacking)}'"
+        command = f"'{_command(found, lacking)}'{folder_note(found)}"
+        return f"the search on {_place(found[0])} lacks runs ({counts}): train them with {command}"
     lost = [search.label for search in found if search.best is None]
     return (
         f"the search on {_place(found[0])} has no best learning rate for {', '.join(lost)}, which diverged with every "
@@ -221,14 +223,27 @@ def _place(search: Search) -> str:
 
 def _command(found: Sequence[Search], lacking: Sequence[Search]) -> str:
     some = [f"optimizer={','.join(search.optimizer for search in lacking)}"] if len(lacking) < len(found) else []
-    return " ".join(["python run.py experiment=search", *_settings(found[0]), *some])
+    return " ".join(["python run.py", *_folders(found), "experiment=search", *_settings(found[0]), *some])
 
 
 def command_to_test(found: Sequence[Search]) -> str:
     """The command that tests the best rates of the searches of one place with fresh seeds."""
-    return " ".join(
-        ["python run.py experiment=tuned", *_settings(found[0]), *map(shlex.quote, rates_as_settings(found))]
-    )
+    rates = map(shlex.quote, rates_as_settings(found))
+    return " ".join(["python run.py", *_folders(found), "experiment=tuned", *_settings(found[0]), *rates])
+
+
+def folder_note(found: Sequence[Search]) -> str:
+    """What to put into the command of searches that had a folder of the user's own; empty if they had none."""
+    return ", with your own folder in place of FOLDER" if _folders(found) else ""
+
+
+def _folders(found: Sequence[Search]) -> list[str]:
+    """The options that name folders of the user's own YAMLs, as the searches had them; the folders are not recorded."""
+    folders = [Path(folder) for search in found for folder in search.runs["folder"].iloc[-1:]]
+    words = [str(word) for folder in folders for word in store.environment(folder).get("arguments") or []]
+    config_dir = any(re.fullmatch(r"(--config-dir|-cd)(=.*)?|-cd.+", word) for word in words)
+    search_path = any(word.startswith("hydra.searchpath=") for word in words)
+    return ["--config-dir FOLDER"] * config_dir + ["'hydra.searchpath=[FOLDER]'"] * search_path
 
 
 def rates_as_settings(found: Sequence[Search]) -> list[str]:
