@@ -72,7 +72,10 @@ def test_a_new_task_is_trained_with_its_own_settings_and_data(
     ("arguments", "sentence"),
     [
         (["birds"], "is there already, and nothing was written"),
-        (["tc"], "there is a task tc already"),
+        (["tc"], "a task tc already"),
+        (["r8"], "a data set r8 already"),
+        (["lstm"], "a model lstm already"),
+        (["sgd"], "an optimizer sgd already"),
         (["Birds"], "cannot name a task"),
         (["class"], "cannot name a task"),
     ],
