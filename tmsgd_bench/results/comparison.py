@@ -91,7 +91,8 @@ def build(runs: pd.DataFrame, reference: str = "sgd", group_by: Collection[str] 
         runs: from :func:`tmsgd_bench.results.store.read_runs`.
         reference: the optimizer that others are compared with: its name or, to choose one of several rows of that
             name, with settings (``sgd,lr=0.1``). Otherwise the row of runs that follow a protocol is chosen, then the
-            one with the most runs, then the one with the smallest learning rate.
+            one with the most runs, then on the validation split the best one, then the one with the smallest learning
+            rate.
         group_by: settings of optimizers that the runs of a group must have in common, too: ``lr`` makes a group for
             each learning rate.
 
