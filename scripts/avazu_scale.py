@@ -27,7 +27,7 @@ sys.path.insert(0, str(ROOT))
 
 from tasks.ctr import ClickThrough  # noqa: E402
 from tasks.ctr.prepare import prepared  # noqa: E402
-from tmsgd_bench import TMSGD  # noqa: E402
+from tmsgd_bench import TMSGD, terminal  # noqa: E402
 from tmsgd_bench.data.catalog import find  # noqa: E402
 from tmsgd_bench.data.synthetic.avazu import write_csv  # noqa: E402
 from tmsgd_bench.data.texts import FOLDER  # noqa: E402
@@ -115,4 +115,4 @@ def _peak() -> float:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(terminal.piped(main))

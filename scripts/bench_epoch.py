@@ -29,6 +29,7 @@ from torch.nn import functional as F
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tasks.tc import TextClassification
+from tmsgd_bench import terminal
 from tmsgd_bench.data.catalog import data_root, find
 from tmsgd_bench.engine.loop import Trainer
 from tmsgd_bench.engine.optimizers import build_optimizer
@@ -129,4 +130,4 @@ def report(optimizer: str, seconds: dict[str, list[float]]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(terminal.piped(main))

@@ -52,7 +52,7 @@ from tasks.od import ObjectDetection
 from tasks.seg import Segmentation
 from tasks.seg.task import stack, training_examples
 from tasks.voc import ImageSplit
-from tmsgd_bench import files
+from tmsgd_bench import files, terminal
 from tmsgd_bench.data.catalog import data_root, find
 from tmsgd_bench.engine import compose, environment, explanations, sweep  # noqa: F401 (sweep registers resolvers of conf/)
 from tmsgd_bench.seeding import seed_globally
@@ -358,4 +358,4 @@ DATASETS: dict[str, Callable[[Bench], Examples]] = {
 }
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(terminal.piped(main))

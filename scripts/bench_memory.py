@@ -29,7 +29,7 @@ from hydra import compose as compose_config
 from hydra import initialize_config_dir
 
 import tasks
-from tmsgd_bench import TMSGD
+from tmsgd_bench import TMSGD, terminal
 from tmsgd_bench.engine import compose, environment, sweep  # noqa: F401 (sweep registers resolvers of conf/)
 from tmsgd_bench.errors import BenchError
 from tmsgd_bench.seeding import seed_globally
@@ -118,4 +118,4 @@ def peak_memory(device: torch.device) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(terminal.piped(main))

@@ -34,6 +34,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import tasks
+from tmsgd_bench import terminal
 from tmsgd_bench.engine import compose
 from tmsgd_bench.engine.loop import Trainer
 from tmsgd_bench.errors import BenchError, DataError
@@ -341,4 +342,4 @@ TABLES = {
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(terminal.piped(main))

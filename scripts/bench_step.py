@@ -34,7 +34,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tmsgd_bench import files, outputs
+from tmsgd_bench import files, outputs, terminal
 from tmsgd_bench.errors import BenchError
 from tmsgd_bench.optim import TMSGD
 from tmsgd_bench.optim import fused as one_pass
@@ -273,4 +273,4 @@ def launches(step: Step) -> int:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(terminal.piped(main))

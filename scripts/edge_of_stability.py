@@ -38,7 +38,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tasks.ic.data import read_batch
 from tasks.tc import TextClassification
-from tmsgd_bench import outputs
+from tmsgd_bench import outputs, terminal
 from tmsgd_bench.data.catalog import data_root, find
 from tmsgd_bench.errors import BenchError, DataError
 from tmsgd_bench.optim import TMSGD, MultistepScheme, sharpness
@@ -391,4 +391,4 @@ def add_lines(loss: Any, product: Any, name: str, rows: pd.DataFrame) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(terminal.piped(main))

@@ -32,6 +32,8 @@ from faults import (
 )
 from faults.trial import OUTCOMES, SURVIVED, Kind, Place, Trial
 
+from tmsgd_bench import terminal
+
 MODULES = (
     kills,
     corruptions,
@@ -130,4 +132,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(terminal.piped(main))

@@ -36,7 +36,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tmsgd_bench import cli, escaping, files
+from tmsgd_bench import cli, escaping, files, terminal
 from tmsgd_bench.errors import BenchError, ConfigError
 from tmsgd_bench.results import store
 from tmsgd_bench.results.cells import markdown_row
@@ -387,4 +387,4 @@ def _through(chosen: Sequence[Stage], logs: Path, out: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(terminal.piped(main))

@@ -36,7 +36,7 @@ from scipy import stats
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tmsgd_bench import escaping, files, outputs
+from tmsgd_bench import escaping, files, outputs, terminal
 from tmsgd_bench.checks import is_number, is_whole
 from tmsgd_bench.cli import stores
 from tmsgd_bench.errors import BenchError, StoreError
@@ -588,4 +588,4 @@ def _write(folder: Path, groups: Sequence[Group], rule: Rule, text: str) -> None
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(terminal.piped(main))

@@ -31,7 +31,7 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tmsgd_bench import files, identity, manifest
+from tmsgd_bench import files, identity, manifest, terminal
 from tmsgd_bench.engine.prefix import trunk_key
 from tmsgd_bench.engine.spec import RunSpec
 from tmsgd_bench.errors import BenchError, StoreError
@@ -256,4 +256,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(terminal.piped(main))

@@ -21,7 +21,7 @@ from omegaconf import OmegaConf
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tmsgd_bench import files, outputs
+from tmsgd_bench import files, outputs, terminal
 from tmsgd_bench.data.catalog import find
 from tmsgd_bench.engine.compose import ignore_version_warning
 from tmsgd_bench.errors import BenchError
@@ -126,4 +126,4 @@ def _schedule(schedule: dict[str, Any] | None) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(terminal.piped(main))

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from scipy import stats
 
+from tmsgd_bench import terminal
 from tmsgd_bench.results.cells import markdown_row
 from tmsgd_bench.results.statistics import holm
 from tmsgd_bench.results.verdicts import Verdict, equivalence_p, verdict
@@ -76,4 +78,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(terminal.piped(main))

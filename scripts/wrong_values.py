@@ -32,6 +32,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from tmsgd_bench import terminal
 from tmsgd_bench.engine import command_line, compose, explanations, plan
 from tmsgd_bench.engine.optimizers import build_optimizer, build_schedulers
 from tmsgd_bench.version import PROTOCOLS
@@ -378,4 +379,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(terminal.piped(main))

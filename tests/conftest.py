@@ -218,7 +218,7 @@ def _write_run(
 
 
 def _config(optimizer: str, seed: int) -> dict[str, Any]:
-    own: dict[str, Any] = {"name": optimizer, "label": LABELS[optimizer], "lr": 0.01}
+    own: dict[str, Any] = {"name": optimizer, "label": LABELS.get(optimizer, optimizer.capitalize()), "lr": 0.01}
     if optimizer.startswith("tmsgd"):
         own["switch_epoch"] = 2
     return {

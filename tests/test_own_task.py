@@ -62,6 +62,8 @@ def test_a_new_task_is_trained_with_its_own_settings_and_data(
     assert cli.main(["compare", "--results", "runs"]) == 0
     printed = capsys.readouterr().out
     assert "birds, birds_net, synthetic birds (200 training examples)" in printed and "TM-SGD, switch 1" in printed
+    assert cli.main(["report", "--results", "runs", "--out", "report"]) == 0
+    assert 'aria-labelledby="own-1-birds-birds_net-head"' in Path("report/index.html").read_text(encoding="utf-8")
     assert run("plan=true") == 0
     assert "20 epochs to train" in capsys.readouterr().out
 
@@ -70,7 +72,10 @@ def test_a_new_task_is_trained_with_its_own_settings_and_data(
     ("arguments", "sentence"),
     [
         (["birds"], "is there already, and nothing was written"),
-        (["tc"], "there is a task tc already"),
+        (["tc"], "a task tc already"),
+        (["r8"], "a data set r8 already"),
+        (["lstm"], "a model lstm already"),
+        (["sgd"], "an optimizer sgd already"),
         (["Birds"], "cannot name a task"),
         (["class"], "cannot name a task"),
     ],
@@ -120,6 +125,35 @@ def test_what_a_yaml_lacks_is_told_in_one_sentence(
     assert run("plan=true", *arguments) == 2
     said = capsys.readouterr().err
     assert sentence in said and said.count("\n") == 1
+
+
+@pytest.fixture
+def searchable(folder: Path) -> None:
+    """Give the task a validation split and the block tuned, and add an optimizer with a fixed learning rate."""
+    yaml, module = folder / "my/task/birds.yaml", folder / "birds_task.py"
+    block = "reduced: {epochs: 2, lr: 0.1, batch_size: 16, switch_epoch: 1, schedule: null, limit: 200}"
+    split = "tuned: ${.reduced}\nevaluate_on: test\nvalidation_share: 0.1\n"
+    yaml.write_text(f"{yaml.read_text(encoding='utf-8')}{block}\n{split}", encoding="utf-8")
+    metric = "    metrics = ("
+    text = module.read_text(encoding="utf-8").replace(metric, f"    splits_training = True\n{metric}")
+    module.write_text(text, encoding="utf-8")
+    (folder / "my/optimizer").mkdir()
+    text = "name: fixed\nlabel: Fixed\n_target_: torch.optim.RMSprop\nlr: 0.1\n"
+    (folder / "my/optimizer/fixed.yaml").write_text(text, encoding="utf-8")
+
+
+@pytest.mark.usefixtures("searchable")
+def test_a_search_of_an_optimizer_with_a_fixed_rate_is_refused_once(
+    run: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before any run starts, also where it equals a rate of the grid."""
+    for arguments in ((), ("plan=true",)):
+        assert run("experiment=search", "optimizer=fixed", *arguments) == 2
+        said = capsys.readouterr().err
+        assert "write 'lr: ${lr}' in its YAML" in said and said.count("\n") == 1
+    assert run("experiment=search", "optimizer=sgd", "plan=true") == 0
+    assert "14 runs" in capsys.readouterr().out
+    assert run("protocol=reduced", "optimizer=fixed", "seed=2000", "plan=true") == 0  # a seed of the search's tests
 
 
 def test_a_protocol_that_a_task_lacks_is_named_with_those_it_has(

@@ -74,6 +74,20 @@ def test_a_reader_who_has_seen_enough_ends_it_quietly(
     assert capsys.readouterr().err == ""
 
 
+def test_a_script_ends_quietly_where_its_reader_has_seen_enough() -> None:
+    command = [sys.executable, str(ROOT / "scripts/jumps.py"), "--help"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT) as script:
+        assert script.stdout is not None and script.stderr is not None
+        script.stdout.close()
+        assert (script.wait(), script.stderr.read()) == (0, b"")
+
+
+def test_every_script_is_started_so() -> None:
+    for path in (ROOT / "scripts").glob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        assert "__main__" not in text or "sys.exit(terminal.piped(main))" in text or path.name == "build_docs.py"
+
+
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_characters_that_a_terminal_lacks_are_replaced(
     monkeypatch: pytest.MonkeyPatch, results: Path, command: list[str]

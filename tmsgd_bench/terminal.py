@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -116,6 +116,26 @@ def warn(text: str) -> None:
     """Print a text to stderr, if that is possible."""
     with suppress(OSError):
         print(escaping.lines(text), file=sys.stderr, flush=True)
+
+
+def piped(main: Callable[[], int | None]) -> int:
+    """Call a command and return its exit code.
+
+    It is 0 also where the reader of the pipe (head, less) has ended, and 2 where the output cannot be written.
+    """
+    prepare()
+    try:
+        try:
+            return main() or 0
+        finally:
+            finish()
+    except BrokenPipeError:
+        give_up()
+        return 0
+    except OutputError as error:
+        give_up_if_broken()
+        warn(f"error: {error}")
+        return 2
 
 
 def give_up_if_broken() -> None:

@@ -91,9 +91,7 @@ def read_documents(path: Path) -> list[Document]:
     try:
         lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"cannot read {path} ({error}): {FIX}."
-        ) from error
+        raise DataError(f"cannot read {path} ({error}): {FIX}.") from error
     if lines == [""]:
         raise DataError(f"{path} is empty: {FIX}.")
     return [_document(path, number, line) for number, line in enumerate(lines, start=1)]
@@ -103,9 +101,7 @@ def _document(path: Path, number: int, line: str) -> Document:
     label, tab, text = line.partition("\t")
     words = text.split()
     if not tab or label not in CLASSES or not words:
-        raise DataError(
-            f"{path}, line {number}, is not a label ({', '.join(CLASSES)}), a tab and a text: {FIX}."
-        )
+        raise DataError(f"{path}, line {number}, is not a label ({', '.join(CLASSES)}), a tab and a text: {FIX}.")
     return label, words
 
 

@@ -217,6 +217,23 @@ def test_the_table_says_which_of_several_rows_is_the_reference(
 
 
 @pytest.mark.parametrize(
+    ("split", "direction", "lr"),
+    [("validation", "max", "0.1"), ("validation", "min", "0.03"), ("test", "max", "0.01"), ("test", "min", "0.01")],
+)
+def test_the_best_row_is_the_reference_on_the_validation_split_alone(
+    split: str, direction: str, lr: str, tmp_path: Path, write_run: WriteRun
+) -> None:
+    """A row with a diverged run is worse than any other, and a choice on the test split would favour the reference."""
+    task = {"name": "tc", "evaluate_on": split}
+    for rate, finals in ((0.01, [80.0, 80.0]), (0.03, [70.0, 71.0]), (0.1, [90.0, 91.0]), (0.3, [99.0, None])):
+        for seed, final in enumerate(finals):
+            status, outcome = "done" if final else "diverged", {"direction": direction}
+            write_run(tmp_path, "sgd", seed, status, final, task=task, options={"lr": rate}, outcome=outcome)
+    (group,) = comparison.build(read_runs(tmp_path))
+    assert group.reference == f"SGD, lr {lr}"
+
+
+@pytest.mark.parametrize(
     ("options", "sentence"),
     [
         (["--reference", "sgd,lr=0.5"], "no finished run is --reference sgd,lr=0.5: there are sgd,lr=0.01, sgd,lr=0.1"),

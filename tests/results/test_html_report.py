@@ -19,7 +19,7 @@ from tmsgd_bench.errors import StoreError
 from tmsgd_bench.results import answer, claim_forms, claims, numerical, report, selection, store, table_forms, tables
 from tmsgd_bench.results.answer import Gain
 from tmsgd_bench.results.paper import experiments, paper
-from tmsgd_bench.results.report import content, figures
+from tmsgd_bench.results.report import content, figures, own
 from tmsgd_bench.results.report.figures import Chart, Curve, Dots, Quantity
 from tmsgd_bench.results.statistics import Difference
 
@@ -201,6 +201,84 @@ def test_the_same_tables_are_there_as_files(root: Path, written: Path) -> None:
         assert (written / f"claims.{suffix}").read_text(encoding="utf-8") == claim_forms.FORMATS[suffix](verdicts)
 
 
+# --- what is not in the paper --------------------------------------------------------------------------------------
+
+BIRDS = {"name": "birds", "dataset": "birds"}
+
+
+@pytest.fixture(scope="module")
+def own_root(tmp_path_factory: pytest.TempPathFactory, write_run: WriteRun) -> Path:
+    """A store with an own optimizer on a task of the paper, and an own task with SGD at two learning rates."""
+    root = tmp_path_factory.mktemp("own") / "store"
+    for seed in range(3):
+        for optimizer, final in (("sgd", 90.0), ("tmsgd", 91.0), ("lion", 92.5)):
+            write_run(root, optimizer, seed, final=final + seed)
+            write_run(root, optimizer, seed, final=final - 50.0 + 0.25 * seed**2, task=BIRDS, protocols=["own"])
+        write_run(root, "sgd", seed, final=30.0, task=BIRDS, protocols=[], options={"lr": 0.5})
+    return root
+
+
+@pytest.fixture(scope="module")
+def own_page(own_root: Path) -> Page:
+    path = report.write(store.read_runs(own_root), own_root / "none", own_root.parent / "out")
+    return Page(path.read_text(encoding="utf-8"))
+
+
+def drawn(page: Page) -> set[str]:
+    return {attributes["aria-labelledby"].split("-title")[0] for attributes in page.all("svg")}
+
+
+def test_an_own_optimizer_has_its_row_and_curve_beside_the_papers(own_root: Path, own_page: Page) -> None:
+    table = tables.build(store.read_runs(own_root), "5")
+    lion = table.rows[-1]
+    assert (lion.optimizer, lion.label, lion.printed, lion.judgement) == ("lion", "Lion", None, None)
+    assert lion.difference is not None and lion.difference.mean == pytest.approx(2.5)
+    assert "Lion ends at 93.50 (n=3)" in own_page.text and "Lion − SGD is +2.5" in own_page.text
+
+
+def test_an_own_task_has_its_table_charts_and_settings(own_root: Path, own_page: Page) -> None:
+    (section,) = own.sections(store.read_runs(own_root), own_root)
+    assert section.anchor in own_page.ids and f"#{section.anchor}" in {link["href"] for link in own_page.all("a")}
+    for _, cells in section.rows:
+        assert all(cell in own_page.text for cell in cells)
+    charts = {f"{section.anchor}-{name}" for name in ("metric", "loss", "gap", "dots", "near")}
+    assert charts <= drawn(own_page)
+    assert dict(section.parts[0].settings)["task"] == "name birds, dataset birds"
+    assert {f"{section.anchor}.{suffix}" for suffix in ("md", "csv")} <= {
+        path.name for path in (own_root.parent / "out").iterdir()
+    }
+
+
+def test_the_charts_of_an_own_task_show_one_row_of_each_optimizer(own_root: Path, own_page: Page) -> None:
+    (section,) = own.sections(store.read_runs(own_root), own_root)
+    assert len(section.rows) == 4 and section.warning and section.warning in own_page.text
+    (metric,) = (chart for chart in section.parts[0].charts if chart.name == f"{section.anchor}-metric")
+    assert [row[0] for row in metric.rows[1:]] == ["SGD, lr 0.01", "Lion, lr 0.01", "TM-SGD, lr 0.01, switch 2"]
+
+
+def test_an_own_task_without_sgd_is_shown_without_differences(tmp_path: Path, write_run: WriteRun) -> None:
+    write_run(tmp_path / "store", "lion", 0, task={**BIRDS, "evaluate_on": "validation"}, protocols=[])
+    runs = store.read_runs(tmp_path / "store")
+    (section,) = own.sections(runs, tmp_path)
+    assert section.conditions == "No row is of sgd: there are no differences"
+    assert "validation accuracy (%)" in section.parts[0].charts[0].title
+    assert report.write(runs, tmp_path / "none", tmp_path / "out").exists()
+
+
+def test_another_model_of_a_papers_task_is_shown_too(tmp_path: Path, write_run: WriteRun) -> None:
+    write_run(tmp_path, "sgd", 0, model={"name": "gru"}, protocols=["own"])
+    write_run(tmp_path, "sgd", 0)
+    (section,) = own.sections(store.read_runs(tmp_path), tmp_path)
+    assert section.title.startswith("tc, gru")
+
+
+def test_own_optimizers_differ_without_colour_and_take_free_ones() -> None:
+    names = ["sgd", *(f"own{number}" for number in range(6))]
+    looks = list(figures.looks(names).values())
+    assert len({(str(look.dash), look.marker) for look in looks}) == len(looks)
+    assert figures.LOOKS["sgd"].color not in {look.color for look in looks[1:6]}
+
+
 # --- how it is made ------------------------------------------------------------------------------------------------
 
 
@@ -333,7 +411,7 @@ def test_optimizers_differ_without_colour() -> None:
 
 def curve(optimizer: str, label: str, *columns: list[float], diverged: tuple[list[float], ...] = ()) -> Curve:
     frames = (pd.DataFrame(dict(enumerate(map(pd.Series, one)))) for one in (columns, diverged))
-    return Curve(optimizer, label, *frames)
+    return Curve(optimizer, label, *frames, figures.LOOKS[optimizer])
 
 
 @functools.cache
@@ -341,7 +419,7 @@ def charts() -> dict[str, Chart]:
     sgd = curve("sgd", "SGD", [50.0, 60.0, 70.0], [52.0, 62.0, 74.0])
     tmsgd = curve("tmsgd", "TM-SGD", [50.0, 61.0, 75.0], [52.0, 64.0, 75.0])
     adam = curve("adam", "Adam", diverged=([40.0, 10.0], [30.0]))
-    row = Dots("tmsgd", "TM-SGD", [0.5, 1.5], Difference(1.0, 0.5, 1.5, 2), 0.3)
+    row = Dots("tmsgd", "TM-SGD", [0.5, 1.5], Difference(1.0, 0.5, 1.5, 2), 0.3, figures.LOOKS["tmsgd"])
     finals = pd.DataFrame({0: [80.0, 90.0], 1: [82.0, np.nan]}, index=pd.Index([0.0, 2.0]))
     labels = {"tmsgd": "TM-SGD", "sgd": "SGD"}
     return {

@@ -33,12 +33,14 @@ Write = Callable[..., Path]
 def search(write_run: Write) -> Callable[..., None]:
     """Writes the search of an optimizer into a store, a metric (None: diverged) for each rate of its grid."""
 
-    def write(root: Path, optimizer: str, means: Iterable[float | None] = PEAK, **changes: Any) -> None:
+    def write(
+        root: Path, optimizer: str, means: Iterable[float | None] = PEAK, task: str = "tc", **changes: Any
+    ) -> None:
         for lr, mean in zip(tuning.grid(CENTRES[optimizer]), means, strict=False):
             for place, seed in enumerate(tuning.search_seeds()):
                 final = None if mean is None else mean + 0.1 * place
                 status = "diverged" if mean is None else "done"
-                write_run(root, optimizer, seed, status, final, **_settings("validation", lr), **changes)
+                write_run(root, optimizer, seed, status, final, **_settings("validation", lr, task), **changes)
 
     return write
 
@@ -47,16 +49,28 @@ def search(write_run: Write) -> Callable[..., None]:
 def tested_runs(write_run: Write) -> Callable[..., None]:
     """Writes the runs of an optimizer with one rate on the test split, a metric for each fresh seed."""
 
-    def write(root: Path, optimizer: str, lr: float, finals: Iterable[float] = FINALS) -> None:
+    def write(
+        root: Path,
+        optimizer: str,
+        lr: float,
+        finals: Iterable[float | None] = FINALS,
+        task: str = "tc",
+        **changes: Any,
+    ) -> None:
         for seed, final in zip(tuning.fresh_seeds(), finals, strict=False):
-            write_run(root, optimizer, seed, final=final, **_settings("test", lr))
+            status = "diverged" if final is None else "done"
+            write_run(root, optimizer, seed, status, final, **_settings("test", lr, task), **changes)
 
     return write
 
 
-def _settings(split: str, lr: float) -> dict[str, Any]:
-    task = {"name": "tc", "dataset": "r8", **({"evaluate_on": "validation"} if split == "validation" else {})}
-    return {"task": task, "protocols": ["tuned"], "options": {"lr": lr}}
+def _settings(split: str, lr: float, task: str) -> dict[str, Any]:
+    on = {"evaluate_on": "validation"} if split == "validation" else {}
+    return {
+        "task": {"name": task, "dataset": {"tc": "r8"}.get(task, task), **on},
+        "protocols": ["tuned"],
+        "options": {"lr": lr},
+    }
 
 
 def found(root: Path) -> Mapping[str, Search]:
@@ -170,7 +184,7 @@ def test_an_optimizer_that_diverges_with_every_rate_has_no_best_one(
 
 def test_rates_of_two_grids_are_refused(tmp_path: Path, write_run: Write, search: Callable[..., None]) -> None:
     search(tmp_path, "sgd")
-    write_run(tmp_path, "sgd", 1000, **_settings("validation", 0.2))
+    write_run(tmp_path, "sgd", 1000, **_settings("validation", 0.2, "tc"))
     with pytest.raises(StoreError, match="8 learning rates"):
         found(tmp_path)
 
@@ -204,6 +218,44 @@ def test_optimizers_are_paired_by_seed_each_with_its_best_rate(complete: Path) -
     assert answer.question == "TM-SGD better than SGD" and answer.comparison.pairs == len(FINALS)
     assert answer.comparison.difference.mean == pytest.approx(1.02) and answer.judgement.verdict == "supported"
     assert tuned.sentences(table) == ["TM-SGD better than SGD, each with its best learning rate? supported: tc, lstm."]
+
+
+@pytest.mark.parametrize("unit", ["%", ""])
+@pytest.mark.parametrize("place", [{"task": "birds"}, {"model": {"name": "gru"}}], ids=["own task", "other model"])
+def test_own_tasks_and_other_models_have_their_rows_and_answers(
+    place: dict[str, Any],
+    unit: str,
+    tmp_path: Path,
+    search: Callable[..., None],
+    tested_runs: Callable[..., None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Only where a metric and its unit are the paper's has it a margin."""
+    for optimizer in ("sgd", "tmsgd"):
+        search(tmp_path, optimizer, outcome={"unit": unit}, **place)
+        tested_runs(tmp_path, optimizer, 0.3162, outcome={"unit": unit}, **place)
+    table = tuned.build(store.read_runs(tmp_path))
+    assert [(row.optimizer, row.final.n) for row in table.rows] == [("sgd", 5), ("tmsgd", 5)]
+    (answer,) = table.answers
+    assert answer.comparison.pairs == 5 and math.isnan(answer.judgement.margin) == (unit == "")
+    assert cli.main(["tuned", "--results", str(tmp_path)]) == 0
+    name = "birds, lstm, birds" if "task" in place else "tc, gru, r8"
+    assert f"TM-SGD better than SGD, each with its best learning rate? undecided: {name}." in capsys.readouterr().out
+
+
+def test_diverged_runs_are_marked(
+    tmp_path: Path, search: Callable[..., None], tested_runs: Callable[..., None]
+) -> None:
+    """In the rows, beside the verdict, and where no rate is left."""
+    for optimizer in ("sgd", "tmsgd"):
+        search(tmp_path, optimizer)
+    search(tmp_path, "adam", [None] * 7)
+    tested_runs(tmp_path, "sgd", 0.3162)
+    tested_runs(tmp_path, "tmsgd", 0.3162, [*FINALS[:4], None])
+    table = tuned.build(store.read_runs(tmp_path))
+    marks = {row.optimizer: row.marks for row in table.rows}
+    assert "1 diverged" in marks["tmsgd"] and marks["adam"] == ("diverged with every learning rate",)
+    assert table.answers[0].marks == ("TM-SGD: 1 diverged",)
 
 
 def tested_runs_with_other_rates_do_not_count(complete: Path, tested_runs: Callable[..., None]) -> None:
@@ -260,6 +312,42 @@ def test_without_a_search_it_says_how_to_start_one(
     for command in (["best"], ["tuned"], ["figure", "lr", "--out", str(out)]):
         assert cli.main([*command, "--results", str(root)]) == 2
         assert "experiment=search" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("complete_search", [True, False])
+@pytest.mark.parametrize(
+    ("arguments", "option"),
+    [
+        (["--config-dir", "PATH"], "python run.py --config-dir FOLDER experiment="),
+        (["--config-dir=PATH"], "--config-dir FOLDER"),
+        (["-cd", "PATH"], "--config-dir FOLDER"),
+        (["hydra.searchpath=[PATH]"], "'hydra.searchpath=[FOLDER]'"),
+        (["seed=1000"], ""),
+    ],
+)
+def test_the_next_command_has_the_folder_of_own_yamls(
+    arguments: list[str],
+    option: str,
+    complete_search: bool,
+    tmp_path: Path,
+    search: Callable[..., None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Which folder it was is not recorded: it is private."""
+    search(tmp_path, "sgd", PEAK if complete_search else PEAK[:6], ran={"arguments": arguments})
+    assert cli.main(["best", "--results", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert option in printed and ("your own folder in place of FOLDER" in printed) == ("FOLDER" in option)
+
+
+def test_a_search_on_the_other_kind_of_data_is_named(
+    tmp_path: Path, search: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    search(tmp_path, "sgd", data={"kind": "synthetic", "limit": None, "fingerprint": "s"})
+    for command in ("best", "tuned"):
+        assert cli.main([command, "--results", str(tmp_path)]) == 2
+        assert "add --data synthetic" in capsys.readouterr().err
+        assert cli.main([command, "--results", str(tmp_path), "--data", "synthetic"]) == 0
 
 
 # ---------------------------------------------------------------- the figure

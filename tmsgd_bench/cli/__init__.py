@@ -78,17 +78,13 @@ NOUNS = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0 success, 1 a failed check, 2 bad input."""
-    terminal.prepare()
     try:
-        return _act(arguments)
+        return terminal.piped(lambda: _act(arguments))
     except BenchError as error:
         return _refused(str(error))
     except KeyboardInterrupt:
         terminal.warn("interrupted: nothing half-written is left behind")
         return 130
-    except BrokenPipeError:  # the reader of the pipe (head, less) has ended
-        terminal.give_up()
-        return 0
     except OSError as error:
         return _refused(f"cannot use {error.filename or 'a file'} ({files.os_reason(error)}).")
     except ValueError as error:
@@ -96,13 +92,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _act(arguments: Sequence[str] | None) -> int:
-    try:
-        options = _parser().parse_args(arguments)
-        action: Callable[[argparse.Namespace], int] = options.action
-        with extras.explained():
-            return action(options)
-    finally:
-        terminal.finish()
+    options = _parser().parse_args(arguments)
+    action: Callable[[argparse.Namespace], int] = options.action
+    with extras.explained():
+        return action(options)
 
 
 def _refused(sentence: str) -> int:

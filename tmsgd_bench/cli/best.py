@@ -34,14 +34,11 @@ def add(commands: Any) -> None:
 
 def print_best(options: argparse.Namespace) -> int:
     """Print the searches with their best rates, or those rates as settings."""
-    runs = stores.filtered(stores.read(options.results), options, ["task", "model", "data"])
-    searches = learning_rates.searches(runs)
+    runs = stores.filtered(stores.read(options.results), options, ["task", "model"])
+    searches = learning_rates.searches(stores.filtered(runs, options, ["data"]))
     places = [list(found) for _, found in itertools.groupby(searches, key=lambda search: search.where)]
     if not places:
-        raise StoreError(
-            f"no run in {stores.listed(options.results)} is of a search on {options.data} data: start one with "
-            f"'python run.py experiment=search task={options.task or 'ctr'}'."
-        )
+        raise stores.no_search(runs, options, options.task or "ctr")
     if options.settings:
         return _print_settings(places)
     terminal.say("\n".join(line for found in places for line in _lines(found)))
@@ -80,7 +77,7 @@ def _lines(found: Sequence[Search]) -> Iterator[str]:
     yield (
         f"{reason[0].upper()}{reason[1:]}."
         if reason
-        else f"Test the best rates: {learning_rates.command_to_test(found)}"
+        else f"Test the best rates{learning_rates.folder_note(found)}: {learning_rates.command_to_test(found)}"
     )
     yield ""
 

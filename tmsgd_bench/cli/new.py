@@ -26,12 +26,23 @@ def add(commands: Any) -> None:
     parser.set_defaults(action=write_new)
 
 
+def _taken(root: Path) -> dict[str, set[str]]:
+    """The names that this project has. With one of them, its YAML or data would be used in place of the user's.
+
+    Args:
+        root: of the checkout; an installed package has data sets alone.
+    """
+    folders = {kind: root / "conf" / kind for kind in ("task", "model", "optimizer")}
+    folders["data set"] = Path(tmsgd_bench.__file__).parent / "data/entries"
+    return {kind: {path.stem for path in folder.glob("*.yaml")} for kind, folder in folders.items()}
+
+
 def write_new(options: argparse.Namespace) -> int:
     """Write the files, and say what to do with them."""
     from tmsgd_bench import templates  # here, because no other command needs Jinja
 
     root = Path(tmsgd_bench.__file__).parents[1]
-    templates.check_name(options.name, sorted(path.stem for path in (root / "conf/task").glob("*.yaml")))
+    templates.check_name(options.name, _taken(root))
     texts = templates.task(options.name)
     templates.write(options.out, texts)
     run = root / "run.py"

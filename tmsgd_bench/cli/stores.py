@@ -11,7 +11,7 @@ import pandas as pd
 
 from tmsgd_bench import escaping, outputs, terminal
 from tmsgd_bench.errors import ConfigError, StoreError
-from tmsgd_bench.results import packed, store
+from tmsgd_bench.results import learning_rates, packed, store
 
 RESULTS = Path("results/runs")
 """The store that a command reads by default."""
@@ -101,6 +101,20 @@ def filtered(runs: pd.DataFrame, options: argparse.Namespace, names: Sequence[st
             )
         matching = matching if value is None else matching[matching[name] == value]
     return matching
+
+
+def no_search(runs: pd.DataFrame, options: argparse.Namespace, task: str = "ctr") -> StoreError:
+    """The error that there is no search on the asked kind of data, which names what there is, or how to start one.
+
+    Args:
+        runs: of both kinds of data.
+        task: to be searched.
+    """
+    sentence = f"no run in {listed(options.results)} is of a search on {options.data} data"
+    if learning_rates.searches(runs):
+        other = "real" if options.data == "synthetic" else "synthetic"
+        return StoreError(f"{sentence}, but some are on {other} data: add --data {other}.")
+    return StoreError(f"{sentence}: start one with 'python run.py experiment=search task={task}'.")
 
 
 def check_some(runs: pd.DataFrame, options: argparse.Namespace) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 
 from tmsgd_bench.cli import forms, stores
 from tmsgd_bench.cli.table import check_nothing_lost, write_with_runs
-from tmsgd_bench.errors import StoreError
 from tmsgd_bench.results import packed, tuned
 
 
@@ -17,9 +16,9 @@ def add(commands: Any) -> None:
     parser = commands.add_parser(
         "tuned",
         help="does TM-SGD gain anything where each optimizer has its best learning rate?",
-        description="For each task with a search: the best learning rate of each optimizer, the metric on the "
-        "validation split that chose it, the metric on the test split with fresh seeds, and TM-SGD compared with SGD "
-        "and SGD-M.",
+        description="For each task and model with a search, also for your own: the best learning rate of each "
+        "optimizer, the metric on the validation split that chose it, the metric on the test split with fresh seeds, "
+        "and TM-SGD compared with SGD and SGD-M.",
     )
     stores.add(parser)
     parser.add_argument("--data", choices=("real", "synthetic"), default="real", help="which runs (default: real)")
@@ -41,10 +40,7 @@ def print_tuned(options: argparse.Namespace) -> int:
     runs = stores.read(options.results)
     table = tuned.build(runs, options.data)
     if not table.rows:
-        raise StoreError(
-            f"no run in {stores.listed(options.results)} is of a search on {options.data} data: start one with "
-            "'python run.py experiment=search task=ctr'."
-        )
+        raise stores.no_search(runs, options)
     if options.out is not None:
         stores.check_apart(options.out, options)
         if not options.force:

@@ -51,11 +51,12 @@ def run_spec(config: DictConfig, fetch: bool = False) -> RunSpec:
 
     Raises:
         DataError: such data are missing, and ``fetch`` is off or does not help.
-        ConfigError: a value is of the wrong type, out of range, or refers to a setting that does not exist; or the
-            seed is kept for the other half of a comparison with tuned learning rates.
+        ConfigError: a value is of the wrong type, out of range, or refers to a setting that does not exist; or of
+            tuned learning rates, the seed is kept for the other half, or the optimizer's rate is fixed.
     """
     values = checked(config)
     if values["protocol"] == tuning.PROTOCOL:
+        _check_rate_is_used(config)
         tuning.check_seed(values["seed"], values["task"].get("evaluate_on", "test"))
     data, model = task_data.chosen(values), values["model"]
     task = {**schema.task_identity(values["task"]), "dataset": data.name}
@@ -74,6 +75,23 @@ def run_spec(config: DictConfig, fetch: bool = False) -> RunSpec:
             tf32=values["tf32"],
         )
     )
+
+
+def _check_rate_is_used(config: DictConfig) -> None:
+    """Refuse an optimizer that would be trained with one rate again and again, and called tuned.
+
+    Raises:
+        ConfigError: its learning rate does not come from the setting ``lr``, which the search changes.
+    """
+    if not _rate_is_used(config):
+        raise ConfigError(
+            f"protocol={tuning.PROTOCOL} changes the setting lr, which optimizer={config.optimizer.name} does not use: "
+            "write 'lr: ${lr}' in its YAML, and lr=NUMBER in place of optimizer.lr=NUMBER."
+        )
+
+
+def _rate_is_used(config: DictConfig) -> bool:
+    return OmegaConf.is_interpolation(config.optimizer, "lr")
 
 
 def _data_identity(data: task_data.TaskData, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -143,6 +161,8 @@ def followed_protocols(config: DictConfig, spec: RunSpec, choices: Mapping[str, 
         canonical.seed = spec.seed
         canonical.data.verify = config.data.verify or protocol not in OWN_SETTINGS
         if protocol == tuning.PROTOCOL:
+            if not _rate_is_used(canonical):
+                continue
             _take_choices(canonical, spec)
         try:
             follows = run_spec(canonical).identity == spec.identity

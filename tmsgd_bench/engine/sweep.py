@@ -90,11 +90,21 @@ class SweepCallback(Callback):
             raise plan.PlanShown
         try:
             _check_tracker(config)
+            _check_some_can_start(runs, errors)
             workers.prepare(config)
             plan.register(runs)
             _begin(folder, config)
         except (BenchError, OSError) as error:  # the store cannot be written: no run could leave a result
             raise plan.PlanShown(error) from error
+
+
+def _check_some_can_start(runs: Sequence[plan.PlannedRun], errors: Sequence[Exception]) -> None:
+    """Raise the first error if no run can start for its settings: every job would only say the same again.
+
+    Missing data are no such error, because a job may fetch them.
+    """
+    if errors and not runs and all(isinstance(error, ConfigError) for error in errors):
+        raise errors[0]
 
 
 def _check_tracker(config: Any) -> None:

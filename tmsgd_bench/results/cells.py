@@ -9,6 +9,8 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
+import pandas as pd
+
 from tmsgd_bench import escaping
 from tmsgd_bench.results.families import PRINTED_FROM, PrintedDifference
 from tmsgd_bench.results.statistics import ALPHA, BOOTSTRAP_FROM, FEW_SEEDS, POWER, Comparison, Difference, Summary
@@ -23,6 +25,11 @@ class Significance(NamedTuple):
 
 
 # ---------------------------------------------------------------- numbers as text
+
+
+def decimals(values: pd.Series) -> int:
+    """Of a mean of such numbers, where nothing else says how many."""
+    return 2 if values.abs().max() >= 10 else 4
 
 
 def summary(value: Summary, digits: int) -> str:

@@ -20,7 +20,9 @@ from tmsgd_bench.results import families, rows, selection, store
 from tmsgd_bench.results.cells import (
     HEADS,
     LEAST_OF_ROWS,
+    Cells,
     comparison_record,
+    decimals,
     footnote,
     interval_name,
     markdown_row,
@@ -90,7 +92,8 @@ def build(runs: pd.DataFrame, reference: str = "sgd", group_by: Collection[str] 
         runs: from :func:`tmsgd_bench.results.store.read_runs`.
         reference: the optimizer that others are compared with: its name or, to choose one of several rows of that
             name, with settings (``sgd,lr=0.1``). Otherwise the row of runs that follow a protocol is chosen, then the
-            one with the most runs, then the one with the smallest learning rate.
+            one with the most runs, then on the validation split the best one, then the one with the smallest learning
+            rate.
         group_by: settings of optimizers that the runs of a group must have in common, too: ``lr`` makes a group for
             each learning rate.
 
@@ -98,9 +101,16 @@ def build(runs: pd.DataFrame, reference: str = "sgd", group_by: Collection[str] 
         ConfigError: no run has that optimizer, or that setting.
         StoreError: a run that follows a protocol reports another metric than the paper's table asks for.
     """
-    known = runs[runs["status"].isin((*FINISHED, Status.DAMAGED)) & runs["conditions"].notna()]
     chosen = rows.Reference.parse(reference)
-    _check_reference(_finished(known), chosen)
+    _check_reference(runs[runs["status"].isin(FINISHED) & runs["conditions"].notna()], chosen)
+    return of_any(runs, chosen, group_by)
+
+
+def of_any(runs: pd.DataFrame, reference: rows.Reference, group_by: Collection[str] = ()) -> list[Group]:
+    """As :func:`build`, also where no run is the reference: then there are no differences."""
+    known = runs[runs["status"].isin((*FINISHED, Status.DAMAGED)) & runs["conditions"].notna()]
+    if known.empty:
+        return []
     known = known.assign(table=_tables(known, group_by))
     metrics = known.groupby("table")["metric"].transform("first")  # a diverged run's is its task's as well
     groups = [
@@ -108,7 +118,7 @@ def build(runs: pd.DataFrame, reference: str = "sgd", group_by: Collection[str] 
     ]
     groups = [of_group for of_group in groups if of_group["status"].isin(FINISHED).any()]
     claimed = _claimed(runs)
-    made = [(_group(of_group, chosen, claimed), _finished(of_group).iloc[0]) for of_group in groups]
+    made = [(_group(of_group, reference, claimed), _finished(of_group).iloc[0]) for of_group in groups]
     lost = [selection.left_out(runs, [of_group]) for of_group in groups]
     return [
         replace(group, heading="; ".join(filter(None, [group.heading, left_out])))
@@ -202,10 +212,8 @@ def _group(runs: pd.DataFrame, reference: rows.Reference, claimed: Mapping[Behin
         for of_options, label in zip(settings, labels, strict=True)
     ]
     entries = _corrected(entries, settings, base, claimed)
-    finished = _finished(runs)
-    digits = 2 if finished["final"].abs().max() >= 10 else 4
     label, note = ("", "") if base is None else (labels[0], _note(reference, len(candidates)))
-    return Group(_heading(runs), digits, label, tuple(entries), note)
+    return Group(_heading(runs), decimals(_finished(runs)["final"]), label, tuple(entries), note)
 
 
 def _note(reference: rows.Reference, candidates: int) -> str:
@@ -279,10 +287,15 @@ def _lines(group: Group) -> Iterator[str]:
     yield f"**{escaping.markdown(group.heading)}**{_in_words(group)}"
     yield ""
     cells = (row(entry, group.digits).in_markdown() for entry in group.entries)
-    interval = interval_name(entry.comparison for entry in group.entries)
-    head = HEADS._replace(difference=f"{HEADS.difference} [{interval}]")
+    head = columns(group)
     yield from map(markdown_row, (head, ["---"] * len(head), *cells))
     yield ""
+
+
+def columns(group: Group) -> Cells:
+    """The heads of a group's printed columns."""
+    interval = interval_name(entry.comparison for entry in group.entries)
+    return HEADS._replace(difference=f"{HEADS.difference} [{interval}]")
 
 
 def _in_words(group: Group) -> str:

@@ -10,17 +10,19 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 
 from tmsgd_bench import tuning
 from tmsgd_bench.errors import StoreError
 from tmsgd_bench.files import canonical
-from tmsgd_bench.results import packed
+from tmsgd_bench.results import packed, store
 from tmsgd_bench.results.outcomes import outcomes
 from tmsgd_bench.results.status import FINISHED
 
@@ -77,7 +79,7 @@ class Search:
     label: str
     metric: str
     unit: str
-    direction: str
+    direction: Literal["min", "max"]
     trials: tuple[Trial, ...]
     runs: pd.DataFrame
 
@@ -143,7 +145,7 @@ def _search(searched: pd.DataFrame) -> Search:
     newest = _comparable(searched)
     finished = newest[newest["status"].isin(FINISHED)].drop_duplicates(["lr", "seed"])
     first, done = newest.iloc[0], finished[finished["metric"].notna()]
-    metric, unit, direction = ("", "", "max") if done.empty else done.iloc[0][["metric", "unit", "direction"]]
+    metric, unit, direction = _metric(done)
     rates = sorted(map(float, finished["lr"].unique()))
     if len(rates) > len(tuning.half_decades()):
         raise StoreError(
@@ -153,6 +155,14 @@ def _search(searched: pd.DataFrame) -> Search:
     trials = (Trial(rate, tuple(outcomes(finished[finished["lr"] == rate], direction))) for rate in rates)
     where = (first["task"], first["model"], None if pd.isna(first["dataset"]) else first["dataset"], first["data"])
     return Search(where, first["optimizer"], first["label"], metric, unit, direction, tuple(trials), finished)
+
+
+def _metric(done: pd.DataFrame) -> tuple[str, str, Literal["min", "max"]]:
+    """Name, unit and direction of what the runs report."""
+    if done.empty:
+        return "", "", "max"
+    run = done.iloc[0]
+    return run["metric"], run["unit"], run["direction"]
 
 
 def _comparable(searched: pd.DataFrame) -> pd.DataFrame:
@@ -196,7 +206,8 @@ def reason_without_best(found: Sequence[Search]) -> str:
     lacking = [search for search in found if search.missing]
     if lacking:
         counts = ", ".join(f"{search.label} {search.missing}" for search in lacking)
-        return f"the search on {_place(found[0])} lacks runs ({counts}): train them with '{_command(found, lacking)}'"
+        command = f"'{_command(found, lacking)}'{folder_note(found)}"
+        return f"the search on {_place(found[0])} lacks runs ({counts}): train them with {command}"
     lost = [search.label for search in found if search.best is None]
     return (
         f"the search on {_place(found[0])} has no best learning rate for {', '.join(lost)}, which diverged with every "
@@ -212,14 +223,27 @@ def _place(search: Search) -> str:
 
 def _command(found: Sequence[Search], lacking: Sequence[Search]) -> str:
     some = [f"optimizer={','.join(search.optimizer for search in lacking)}"] if len(lacking) < len(found) else []
-    return " ".join(["python run.py experiment=search", *_settings(found[0]), *some])
+    return " ".join(["python run.py", *_folders(found), "experiment=search", *_settings(found[0]), *some])
 
 
 def command_to_test(found: Sequence[Search]) -> str:
     """The command that tests the best rates of the searches of one place with fresh seeds."""
-    return " ".join(
-        ["python run.py experiment=tuned", *_settings(found[0]), *map(shlex.quote, rates_as_settings(found))]
-    )
+    rates = map(shlex.quote, rates_as_settings(found))
+    return " ".join(["python run.py", *_folders(found), "experiment=tuned", *_settings(found[0]), *rates])
+
+
+def folder_note(found: Sequence[Search]) -> str:
+    """What to put into the command of searches that had a folder of the user's own; empty if they had none."""
+    return ", with your own folder in place of FOLDER" if _folders(found) else ""
+
+
+def _folders(found: Sequence[Search]) -> list[str]:
+    """The options that name folders of the user's own YAMLs, as the searches had them; the folders are not recorded."""
+    folders = [Path(folder) for search in found for folder in search.runs["folder"].iloc[-1:]]
+    words = [str(word) for folder in folders for word in store.environment(folder).get("arguments") or []]
+    config_dir = any(re.fullmatch(r"(--config-dir|-cd)(=.*)?|-cd.+", word) for word in words)
+    search_path = any(word.startswith("hydra.searchpath=") for word in words)
+    return ["--config-dir FOLDER"] * config_dir + ["'hydra.searchpath=[FOLDER]'"] * search_path
 
 
 def rates_as_settings(found: Sequence[Search]) -> list[str]:

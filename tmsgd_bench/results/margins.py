@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from typing import Any
 
-from tmsgd_bench.results.paper import Experiment, load
+from tmsgd_bench.results.paper import Experiment, every_experiment, load
 
 
 @cache
@@ -21,13 +22,23 @@ def margin(experiment: Experiment, better: str, than: str, base: float) -> float
         experiment: what they were trained on.
         better, than: their names; one without a printed number has the metric's own margin.
         base: our mean of ``than``.
+
+    Returns:
+        NaN for a metric without a margin, or in another unit.
     """
     one, other = (experiment.printed.get(name) for name in (better, than))
     if one is not None and other is not None:
         share = float(rules()["printed_share"])
         return share * abs(one.value - other.value) * scale(experiment, than, base)
-    rule = rules()["metrics"][experiment.metric]
-    return float(rule["points"]) if "points" in rule else float(rule["share"]) * abs(base)
+    rule = rules()["metrics"].get(experiment.metric, {})
+    if "share" in rule:
+        return float(rule["share"]) * abs(base)
+    return float(rule["points"]) if "points" in rule and _in_the_papers_unit(experiment) else math.nan
+
+
+def _in_the_papers_unit(experiment: Experiment) -> bool:
+    """Whether points mean the same: an own task may have an accuracy from 0 to 1."""
+    return any((known.metric, known.unit) == (experiment.metric, experiment.unit) for known in every_experiment())
 
 
 def scale(experiment: Experiment, than: str, base: float) -> float:

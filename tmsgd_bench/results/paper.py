@@ -43,9 +43,10 @@ class Experiment:
     """One model on one task, and the numbers that the paper prints of it.
 
     Args:
-        key: its name in ``claims.yaml``: task/model, or task/model/dataset where its table has several data sets.
-        table: key of the table it stands in.
-        place: where that is in the paper.
+        key: its name in ``claims.yaml``: task/model, or task/model/dataset where its table has several data sets; empty
+            if the paper does not have it.
+        table: key of the table it stands in; empty without one.
+        place: where that is in the paper; empty if nowhere.
         task, model: as their YAMLs name them.
         dataset: the data set that the paper used; None if the task has only one.
         label: of the model, as the paper names it.
@@ -75,6 +76,40 @@ class Experiment:
     printed: Mapping[str, Printed]
     stand_ins: tuple[str, ...] = ()
     last_epochs: int | None = None
+
+    @classmethod
+    def own(
+        cls,
+        trained: tuple[str, str, str | None],
+        metric: tuple[str, str, Literal["min", "max"]],
+        digits: int,
+        labels: Mapping[str, str],
+    ) -> Experiment:
+        """One that the paper does not have, and so prints no number of.
+
+        Args:
+            trained: task, model and data set.
+            metric: name, unit and direction.
+            digits: decimals of a mean, less one.
+            labels: of each optimizer by name.
+        """
+        (task, model, dataset), (name, unit, direction) = trained, metric
+        return cls(
+            key="",
+            table="",
+            place="",
+            task=task,
+            model=model,
+            dataset=dataset,
+            label=model,
+            metric=name,
+            metric_label=name,
+            unit=unit,
+            direction=direction,
+            digits=digits,
+            labels=labels,
+            printed={},
+        )
 
     @property
     def better(self) -> str:

@@ -7,6 +7,7 @@ epoch or any other setting of theirs.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,7 @@ from tmsgd_bench import files
 from tmsgd_bench.checks import is_number
 from tmsgd_bench.errors import ConfigError
 from tmsgd_bench.results import store
+from tmsgd_bench.results.outcomes import outcomes
 from tmsgd_bench.results.status import FINISHED
 
 SHOWN = 4
@@ -153,6 +155,19 @@ def order(runs: pd.DataFrame) -> tuple[str, float, float, str]:
     return str(first["optimizer"]), lr, switch, str(first["options"])
 
 
-def precedence(runs: pd.DataFrame) -> tuple[bool, int, tuple[str, float, float, str]]:
-    """The first of the rows that may be the reference follows a protocol, then has the most runs."""
-    return not any(runs["protocols"].map(len)), -int(runs["status"].isin(FINISHED).sum()), order(runs)
+def precedence(runs: pd.DataFrame) -> tuple[bool, int, float, tuple[str, float, float, str]]:
+    """The first of the rows that may be the reference follows a protocol, then has the most runs, then does best.
+
+    What it does counts on the validation split alone: on the test split such a choice would favour the reference.
+    """
+    follows = any(runs["protocols"].map(len))
+    return not follows, -int(runs["status"].isin(FINISHED).sum()), _loss_on_validation(runs), order(runs)
+
+
+def _loss_on_validation(runs: pd.DataFrame) -> float:
+    """The mean of the metric, smaller is better, infinite if a run diverged; 0 for runs on the test split."""
+    if not (runs["split"] == "validation").all():
+        return 0.0
+    direction = next(iter(runs["direction"].dropna()), "min")
+    mean = float(outcomes(runs, direction).mean())
+    return math.inf if math.isnan(mean) else -mean if direction == "max" else mean

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import operator
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 
 import pandas as pd
 
@@ -12,7 +15,7 @@ from tmsgd_bench.errors import StoreError
 from tmsgd_bench.files import canonical
 from tmsgd_bench.results import learning_rates
 from tmsgd_bench.results.outcomes import outcomes as outcomes
-from tmsgd_bench.results.paper import Experiment
+from tmsgd_bench.results.paper import Experiment, every_experiment
 from tmsgd_bench.results.statistics import FEW_SEEDS
 from tmsgd_bench.results.status import FINISHED, OF_RUNS, Status
 from tmsgd_bench.tuning import PROTOCOL as TUNED
@@ -71,6 +74,22 @@ def compared_by(protocol: str | None) -> str:
 def _of(runs: pd.DataFrame, experiment: Experiment) -> pd.Series:
     trained = (runs["task"] == experiment.task) & (runs["model"] == experiment.model)
     return trained if experiment.dataset is None else trained & (runs["dataset"] == experiment.dataset)
+
+
+def with_own_optimizers(experiment: Experiment, selected: pd.DataFrame) -> Experiment:
+    """The experiment with the optimizers that its runs have besides the paper's, by name after the paper's.
+
+    Args:
+        selected: from :func:`select`.
+    """
+    others = selected[~selected["optimizer"].isin(list(experiment.labels))].sort_values("optimizer", kind="stable")
+    own = dict(zip(others["optimizer"], others["label"], strict=True))
+    return replace(experiment, labels={**experiment.labels, **own})
+
+
+def of_the_paper(runs: pd.DataFrame) -> pd.Series:
+    """Whether each run is of an experiment of the paper, at any settings: of its task, model and data set."""
+    return functools.reduce(operator.or_, (_of(runs, experiment) for experiment in every_experiment()))
 
 
 def elsewhere(runs: pd.DataFrame, experiment: Experiment) -> dict[tuple[str, str], int]:
@@ -180,11 +199,15 @@ def few_seeds(n: int) -> list[str]:
 
 def _check_metric(chosen: pd.DataFrame, experiment: Experiment) -> None:
     wrong = chosen[chosen["metric"].notna() & (chosen["metric"] != experiment.metric)]
-    if len(wrong):
-        raise StoreError(
-            f"{wrong['run_id'].iloc[0]} reports {wrong['metric'].iloc[0]!r} where {experiment.place} asks for "
-            f"{experiment.metric!r}: name the task's first Metric as paper.yaml has it, and train the run again."
-        )
+    if wrong.empty:
+        return
+    asking, remedy = experiment.place, "name the task's first Metric as paper.yaml has it, and train the run again"
+    if not experiment.place:
+        asking, remedy = "the search for its learning rate", "search again with the metric that the task has now"
+    raise StoreError(
+        f"{wrong['run_id'].iloc[0]} reports {wrong['metric'].iloc[0]!r} where {asking} asks for "
+        f"{experiment.metric!r}: {remedy}."
+    )
 
 
 def _comparable(runs: pd.DataFrame, shared: str) -> pd.DataFrame:

@@ -6,8 +6,9 @@ test split with those rates, whose seeds did not choose them.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -81,6 +82,7 @@ class Tuned:
 def build(runs: pd.DataFrame, data: str = "real") -> Tuned:
     """Every optimizer with its best learning rate, and what they say of each other.
 
+    The paper's experiments come first, then other tasks and models.
     A comparison that is a claim of the paper is corrected with the other claims of its table, the others as one family.
 
     Args:
@@ -93,7 +95,7 @@ def build(runs: pd.DataFrame, data: str = "real") -> Tuned:
     rows: list[Row] = []
     pairs: list[tuple[Answer, Tested | None]] = []
     selected: list[pd.DataFrame] = []
-    for experiment in every_experiment(PROTOCOL):
+    for experiment in [*every_experiment(PROTOCOL), *_own_experiments(runs, data)]:
         found = learning_rates.of_place(runs, experiment.task, experiment.model, experiment.dataset, data)
         if not found:
             continue
@@ -101,17 +103,31 @@ def build(runs: pd.DataFrame, data: str = "real") -> Tuned:
         selected.append(chosen)
         in_order = [*(name for name in experiment.labels if name in found), *sorted(found.keys() - experiment.labels)]
         rows += [_row(experiment, name, found[name], chosen) for name in in_order]
-        tested = families.of_conditions(runs, experiment.table, data, PROTOCOL)
+        tested = families.of_conditions(runs, experiment.table, data, PROTOCOL) if experiment.table else {}
         answers = [_answer(experiment, pair, chosen) for pair in PAIRS if set(pair) <= set(found)]
         pairs += [(answer, families.claim(tested, experiment, answer.pair)) for answer in answers]
     lost = selection.left_out(runs, selected)
     return Tuned(tuple(rows), tuple(_judged(pairs)), "; ".join(filter(None, [f"{data} data", lost])))
 
 
+def _own_experiments(runs: pd.DataFrame, data: str) -> Iterator[Experiment]:
+    """What was searched besides the paper's experiments: own tasks, and other models and data sets."""
+    known = learning_rates.searches(runs[~selection.of_the_paper(runs) & (runs["data"] == data)])
+    for where, group in itertools.groupby(known, key=lambda search: search.where):
+        found = list(group)
+        first = next((search for search in found if search.metric), found[0])
+        finals = pd.concat([search.runs["final"] for search in found])
+        metric = first.metric, first.unit, first.direction
+        labels = {search.optimizer: search.label for search in found}
+        yield Experiment.own(where[:3], metric, cells.decimals(finals) - 1, labels)
+
+
 def _row(experiment: Experiment, optimizer: str, search: Search, chosen: pd.DataFrame) -> Row:
     of_optimizer = selection.counted(chosen, optimizer)
     marks = selection.marks(of_optimizer) if len(of_optimizer) else [search.edge] if search.edge else []
     missing = [f"search incomplete: {search.missing} runs missing"] if search.missing else []
+    if search.best is None and not search.missing:
+        missing = ["diverged with every learning rate"]
     return Row(
         experiment,
         optimizer,
@@ -127,13 +143,20 @@ def _answer(experiment: Experiment, pair: Pair, chosen: pd.DataFrame) -> Answer:
     sides = [selection.counted(chosen, name) for name in pair]
     comparison = compare(*(selection.outcomes(side, experiment.direction) for side in sides))
     margin = margins.margin(experiment, *pair, comparison.base)
-    edges = [
-        f"{families.label(name, experiment)}: {remark}"
+    of_sides = [
+        f"{families.label(name, experiment)}: {mark}"
         for name, side in zip(pair, sides, strict=True)
-        for remark in (sorted(set(side["remark"].dropna())) if "remark" in side else [])
+        for mark in _marks_of_side(side)
     ]
-    marks = (*edges, *selection.few_seeds(comparison.pairs))
+    marks = (*of_sides, *selection.few_seeds(comparison.pairs))
     return Answer(experiment, pair, comparison, Judgement("not yet tested", margin), marks)
+
+
+def _marks_of_side(runs: pd.DataFrame) -> list[str]:
+    """What must be said of an optimizer's tests beside a verdict: what its rate is worth, and runs that diverged."""
+    diverged = int((runs["status"] == Status.DIVERGED).sum())
+    remarks = sorted(set(runs["remark"].dropna())) if "remark" in runs else []
+    return [*remarks, *([f"{diverged} diverged"] if diverged else [])]
 
 
 def _judged(pairs: Sequence[tuple[Answer, Tested | None]]) -> list[Answer]:

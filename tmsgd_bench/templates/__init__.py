@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import keyword
 import re
+from collections.abc import Collection, Mapping
 from importlib.resources import files
 from pathlib import Path
 
@@ -25,16 +26,18 @@ PLACES = {
 NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 
 
-def check_name(name: str, taken: list[str]) -> None:
+def check_name(name: str, taken: Mapping[str, Collection[str]]) -> None:
     """Raise ConfigError unless a name can be that of a new task, and of its modules.
 
     Args:
-        taken: the names of the tasks that are there.
+        taken: the names that are there, by what has them: "task", "model", "optimizer", "data set".
     """
     if not NAME.fullmatch(name) or keyword.iskeyword(name):
         raise ConfigError(f"{name!r} cannot name a task: take at most 40 of a-z, 0-9 and _, beginning with a letter.")
-    if name in taken:
-        raise ConfigError(f"there is a task {name} already, and it would be used in place of yours: take another name.")
+    for kind, names in taken.items():
+        if name in names:
+            article = "an" if kind[0] in "aeiou" else "a"
+            raise ConfigError(f"this project has {article} {kind} {name} already: take another name.")
 
 
 def task(name: str) -> dict[str, str]:

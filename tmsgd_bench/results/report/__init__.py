@@ -6,7 +6,7 @@ The same runs give the same bytes: nothing in it is dated but by the runs.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,16 @@ from tmsgd_bench import __version__, escaping, files, outputs
 from tmsgd_bench.errors import StoreError
 from tmsgd_bench.results import answer, cells, claim_forms, claims, numerical, table_forms
 from tmsgd_bench.results.claims import Claim, Verdicts
-from tmsgd_bench.results.report import content, figures
+from tmsgd_bench.results.report import content, figures, own
 from tmsgd_bench.results.report.figures import Chart
 from tmsgd_bench.version import BENCHMARK_VERSION
 
 log = logging.getLogger(__name__)
 
 PAGE = "index.html"
+AnySection = content.Section | own.OwnSection
+FORMATS = {"md": "Markdown", "csv": "CSV", "tex": "LaTeX"}
+"""What a table's files are, by suffix."""
 NUMERICS = {
     "order": "Error at the end time against the step size: the order of each rule",
     "regions": "Stability regions in the plane of learning rate × curvature",
@@ -49,33 +52,39 @@ def write(runs: pd.DataFrame, numerics: Path, folder: Path) -> Path:
             run reports another metric than the paper's.
     """
     verdicts = claims.evaluate(runs, numerical.read_numerics(numerics))
-    sections = content.sections(runs, folder)
-    texts = {PAGE: render(runs, verdicts, sections, numerics, folder), **_tables(verdicts, sections)}
+    sections, own_sections = content.sections(runs, folder), own.sections(runs, folder)
+    page = render(runs, verdicts, sections, numerics, folder, own_sections)
+    texts = {PAGE: page, **_tables(verdicts, [*sections, *own_sections])}
     outputs.renew(folder, lambda place: files.write_texts(place, texts), replaced=_is_ours)
     return folder / PAGE
 
 
 def _is_ours(name: str) -> bool:
     """Whether a file is of a report: of a section that this one lacks, say."""
-    return name == PAGE or name.startswith(("claims.", "table-"))
+    return name == PAGE or name.startswith(("claims.", "table-", "own-"))
 
 
-def _tables(verdicts: Verdicts, sections: list[content.Section]) -> dict[str, str]:
+def _tables(verdicts: Verdicts, sections: Sequence[AnySection]) -> dict[str, str]:
     """Every table of the page by file name, in every format."""
     texts = {f"claims.{suffix}": claim_forms.FORMATS[suffix](verdicts) for suffix in table_forms.FORMATS}
     for section in sections:
-        texts |= {f"{section.anchor}.{suffix}": make(section.table) for suffix, make in table_forms.FORMATS.items()}
+        texts |= {f"{section.anchor}.{suffix}": section.in_form(suffix) for suffix in section.suffixes}
     return texts
 
 
 def render(
-    runs: pd.DataFrame, verdicts: Verdicts, sections: list[content.Section], numerics: Path, folder: Path
+    runs: pd.DataFrame,
+    verdicts: Verdicts,
+    sections: list[content.Section],
+    numerics: Path,
+    folder: Path,
+    own_sections: Sequence[own.OwnSection] = (),
 ) -> str:
     """The page.
 
     Args:
         runs: all runs to be listed.
-        verdicts, sections: what they come to.
+        verdicts, sections, own_sections: what they come to.
         numerics: folder of the numerical experiments.
         folder: where the page is to lie, for links.
     """
@@ -101,13 +110,14 @@ def render(
         tested=[claim for claim in verdicts.claims if claim.verdict != "not yet tested"],
         untested=_grouped(verdicts),
         sections=sections,
+        own_sections=own_sections,
+        formats=FORMATS,
         numerics=list(_numerics_charts(numerics)),
         numerics_link=content.relative(numerics, folder),
         environments=environments,
         evidence=evidence,
         statuses=runs["status"].value_counts().to_dict(),
         claim_forms=claim_forms,
-        table_forms=table_forms,
         footnotes={"claims": claims.footnote(), "tables": cells.footnote()},
         version=__version__,
         benchmark_version=BENCHMARK_VERSION,

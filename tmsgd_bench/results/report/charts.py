@@ -13,7 +13,7 @@ import pandas as pd
 from tmsgd_bench.results import selection, store
 from tmsgd_bench.results.paper import Experiment
 from tmsgd_bench.results.report import figures
-from tmsgd_bench.results.report.figures import Chart, Curve, Dots, Quantity
+from tmsgd_bench.results.report.figures import Chart, Curve, Dots, Look, Quantity
 from tmsgd_bench.results.selection import BASES
 from tmsgd_bench.results.statistics import paired_difference
 from tmsgd_bench.results.status import FINISHED, Status
@@ -43,6 +43,11 @@ class ExperimentRuns:
         return {name: selection.counted(self.selected, name) for name in names}
 
     @cached_property
+    def looks(self) -> Mapping[str, Look]:
+        """How each optimizer is drawn."""
+        return figures.looks(list(self.of_optimizer))
+
+    @cached_property
     def used(self) -> pd.DataFrame:
         """The runs behind all rows."""
         return pd.concat(list(self.of_optimizer.values()))
@@ -55,9 +60,10 @@ class ExperimentRuns:
 
     @cached_property
     def metric(self) -> Quantity:
-        """The primary metric."""
+        """The primary metric, on the split that the runs were evaluated on."""
         unit = f" ({self.experiment.unit})" if self.experiment.unit else ""
-        return Quantity(f"test {self.experiment.metric_label}{unit}", self.note)
+        split = " or ".join(sorted(set(self.used["split"].dropna()))) or "test"
+        return Quantity(f"{split} {self.experiment.metric_label}{unit}", self.note)
 
     @cached_property
     def switch(self) -> float | None:
@@ -91,7 +97,8 @@ def _curves(source: ExperimentRuns, quantity: str) -> list[Curve]:
             figures.as_columns(_histories(runs[runs["status"] == status]), quantity) for status in FINISHED
         )
         if len(done) or len(diverged):
-            curves.append(Curve(optimizer, source.experiment.labels[optimizer], done, diverged))
+            label, look = source.experiment.labels[optimizer], source.looks[optimizer]
+            curves.append(Curve(optimizer, label, done, diverged, look))
     return curves
 
 
@@ -131,7 +138,8 @@ def _dots(source: ExperimentRuns, row: Row, reference: Row) -> Dots:
     finals, base = (_finals(source.of_optimizer.get(entry.optimizer)) for entry in (row, reference))
     printed = row.printed.value - reference.printed.value if row.printed and reference.printed else None
     seeds = list((finals - base).dropna())
-    return Dots(row.optimizer, row.label, seeds, paired_difference(finals, base), printed)
+    difference = paired_difference(finals, base)
+    return Dots(row.optimizer, row.label, seeds, difference, printed, source.looks[row.optimizer])
 
 
 def _finals(runs: pd.DataFrame | None) -> pd.Series:
@@ -149,6 +157,11 @@ def _switch_curves(source: ExperimentRuns, name: str) -> Iterator[Chart]:
         finals = done.pivot_table(index="switch_epoch", columns="seed", values="final")
         finals = finals[finals.index < math.inf]
         if len(finals) > 1:
-            reference = _finals(selection.counted(source.selected, base))
-            labels = {key: source.experiment.labels[key] for key in (optimizer, base)}
-            yield figures.switch_curve(f"{name}-switch-{optimizer}", finals, reference, source.metric, labels)
+            of_base = selection.counted(source.selected, base)
+            labels = {key: _label(runs, key) for key, runs in ((optimizer, swept), (base, of_base))}
+            yield figures.switch_curve(f"{name}-switch-{optimizer}", finals, _finals(of_base), source.metric, labels)
+
+
+def _label(runs: pd.DataFrame, optimizer: str) -> str:
+    """An optimizer's name for people, without the settings that tell a row from others."""
+    return str(next(iter(runs["label"].dropna()), optimizer))

@@ -15,7 +15,7 @@ from urllib.parse import quote
 import pandas as pd
 
 from tmsgd_bench import privacy
-from tmsgd_bench.results import packed, selection, store, tables
+from tmsgd_bench.results import packed, selection, store, table_forms, tables
 from tmsgd_bench.results.paper import Experiment, experiments, layout, paper
 from tmsgd_bench.results.report import charts
 from tmsgd_bench.results.report.charts import ExperimentRuns
@@ -72,6 +72,40 @@ class Section:
     official: bool
     level: str
     parts: tuple[Part, ...]
+
+    @property
+    def heading(self) -> str:
+        """Of the table."""
+        return self.table.heading
+
+    @property
+    def conditions(self) -> str:
+        """Which runs are in the table, as a sentence."""
+        return self.table.conditions.capitalize()
+
+    @property
+    def note(self) -> str:
+        """A footnote of this table alone; empty for most."""
+        return self.table.note
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The heads of the table's columns."""
+        return table_forms.columns(self.table)
+
+    @property
+    def rows(self) -> list[tuple[tables.Row, tuple[str, ...]]]:
+        """The rows of the table, each with its printed cells."""
+        return [(row, table_forms.cells(row, self.table)) for row in self.table.rows]
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """Of the table's files."""
+        return tuple(table_forms.FORMATS)
+
+    def in_form(self, suffix: str) -> str:
+        """The text of the table's file with that suffix."""
+        return table_forms.FORMATS[suffix](self.table)
 
 
 @dataclass(frozen=True)
@@ -150,12 +184,19 @@ def _section(runs: pd.DataFrame, table: tables.Table, data: str, protocol: str, 
         selected = selected[selected["status"] != Status.DAMAGED]  # the table says so
         rows = tuple(row for row in table.rows if row.experiment.key == experiment.key)
         if any(row.run_ids for row in rows):
-            parts.append(_part(ExperimentRuns(experiment, rows, runs, selected), f"{anchor}-{place}", folder))
+            source = ExperimentRuns(rows[0].experiment, rows, runs, selected)  # with the labels of own optimizers
+            parts.append(part(source, f"{anchor}-{place}", folder))
     level = LEVELS.get(protocol, "") if data == "real" else ""
     return Section(anchor, table, official, level, tuple(parts))
 
 
-def _part(source: ExperimentRuns, name: str, folder: Path) -> Part:
+def part(source: ExperimentRuns, name: str, folder: Path) -> Part:
+    """Charts, pictures and settings of an experiment.
+
+    Args:
+        name: what the names of its charts begin with.
+        folder: of the page, for links.
+    """
     return Part(
         experiment=source.experiment,
         charts=tuple(charts.of_experiment(source, name)),

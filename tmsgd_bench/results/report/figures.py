@@ -7,6 +7,7 @@ Optimizers differ in dash and marker besides colour: grey is enough. Every chart
 from __future__ import annotations
 
 import io
+import itertools
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -83,9 +84,25 @@ LOOKS = {
     "adam": Look("#0a0005", (0, (3, 1, 1, 1, 1, 1)), "v"),
     "apollo": Look("#0a0006", (0, (8, 2)), "X"),
 }
+OTHER_DASHES = ((0, (4, 2)), (0, (1, 2)), (0, (6, 1, 1, 1, 1, 1)), (0, (2, 1)), (0, (10, 3)))
+OTHER_MARKERS = ("P", "*", "<", ">", "p", "h", "d")
+"""Of optimizers that the paper does not have."""
 VARIABLES |= {look.color: f"--series-{number}" for number, look in enumerate(LOOKS.values(), start=1)}
 VARIABLES |= {"#000000": "--ink", "#ffffff": "--paper", "#e0e0e0": "--grid"}  # of figures drawn for print
 VARIABLES |= dict.fromkeys(("#4c4c4c", "#4d4d4d", "#666666", "#737373", "#999999"), "--muted")
+
+
+def looks(optimizers: Sequence[str]) -> dict[str, Look]:
+    """How each of some optimizers is drawn: the paper's as everywhere, others in colours that are free, if any are.
+
+    Example:
+        >>> looks(["sgd", "lion"])["lion"].color == LOOKS["tmsgd"].color
+        True
+    """
+    free = [look.color for name, look in LOOKS.items() if name not in optimizers]
+    colors = itertools.cycle(free or [look.color for look in LOOKS.values()])
+    others = map(Look, colors, itertools.cycle(OTHER_DASHES), itertools.cycle(OTHER_MARKERS))
+    return {name: LOOKS[name] if name in LOOKS else next(others) for name in optimizers}
 
 
 @dataclass(frozen=True)
@@ -138,12 +155,14 @@ class Curve:
         optimizer, label: which.
         done: a column for each finished run, indexed by epoch.
         diverged: the same for the diverged ones; shorter runs end in NaN.
+        look: how it is drawn.
     """
 
     optimizer: str
     label: str
     done: pd.DataFrame
     diverged: pd.DataFrame
+    look: Look
 
     @property
     def mean(self) -> pd.Series:
@@ -165,6 +184,7 @@ class Dots:
     seeds: Sequence[float]
     difference: Difference
     printed: float | None
+    look: Look
 
 
 @rc_context(THEME)
@@ -214,7 +234,7 @@ def learning(name: str, curves: Sequence[Curve], quantity: Quantity, switch: flo
 
 
 def _draw_curve(axes: Axes, curve: Curve, place: int, logarithmic: bool) -> None:
-    look = LOOKS[curve.optimizer]
+    look = curve.look
     line = {"color": look.color, "linestyle": look.dash}
     every = max(1, len(curve.done) // 6)
     offset = place * every // 6
@@ -278,7 +298,7 @@ def gap(name: str, pairs: Mapping[str, tuple[Curve, pd.DataFrame]], quantity: Qu
         last = int(differences.index[-1])
         shown = differences[differences.index >= switch - 0.25 * (last - switch) - 1]
         mean, spread = shown.mean(axis=1), shown.std(axis=1, ddof=1).fillna(0.0)
-        look = LOOKS[curve.optimizer]
+        look = curve.look
         axes.fill_between(mean.index, mean - spread, mean + spread, color=look.color, alpha=0.16, linewidth=0)
         axes.plot(
             mean.index,
@@ -312,7 +332,7 @@ def dots(name: str, rows: Sequence[Dots], reference: str, quantity: Quantity, ti
     """
     figure, axes = _panel(0.8 + 0.5 * len(rows), epochs=False)
     for height, row in enumerate(rows):
-        look, value = LOOKS[row.optimizer], row.difference
+        look, value = row.look, row.difference
         staggered = [height + 0.2 + 0.09 * (place % 3) for place in range(len(row.seeds))]  # equal ones stay visible
         axes.plot(row.seeds, staggered, "o", color=look.color, markersize=3, alpha=0.8)
         if not math.isnan(value.low):
