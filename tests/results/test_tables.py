@@ -693,3 +693,19 @@ def test_a_tables_own_note_is_a_footnote_and_no_part_of_its_title() -> None:
     for text in (table_forms.to_markdown(table), table_forms.to_latex(table)):
         assert text.count(table.note) == 1
     assert "³" not in table_forms.to_markdown(build(frame(), "5"))
+
+
+@pytest.mark.parametrize("started", ["2025-01-01T00:00:00+00:00", "2027-01-01T00:00:00+00:00"], ids=["older", "newer"])
+def test_an_optimizer_with_a_learning_rate_of_its_own_pushes_no_other_out(
+    started: str, tmp_path: Path, write_run: Any
+) -> None:
+    """Whichever was trained last; and it has a row of its own."""
+    environment = {"protocols": ["table2", "corrected"]}
+    for seed in range(3):
+        for optimizer, lr in (("sgd", 0.01), ("tmsgd", 0.01), ("mine", 0.001)):
+            when = started if optimizer == "mine" else "2026-01-01T00:00:00+00:00"
+            changes = {"options": {"lr": lr, "label": optimizer.upper()}, "ran": environment, "started": when}
+            write_run(tmp_path, optimizer, seed, final=90.0 + seed + len(optimizer), **changes)
+    table = build(store.read_runs(tmp_path), "5", "real", "table2")
+    assert {found.label: found.final.n for found in table.rows if found.final.n} == {"SGD": 3, "TM-SGD": 3, "MINE": 3}
+    assert not any("older" in mark for found in table.rows for mark in found.marks)

@@ -6,7 +6,7 @@ import functools
 import json
 import operator
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import pandas as pd
@@ -58,7 +58,9 @@ def select(runs: pd.DataFrame, experiment: Experiment, data: str, protocol: str)
     unmeasured = chosen["metric"].isin(experiment.stand_ins)
     _check_metric(chosen[~unmeasured], experiment)
     others = chosen[unmeasured].assign(has_result=False, left_out=True, copy=False, unmeasured=True)
-    comparable = _comparable(chosen[~unmeasured], compared_by(protocol)).assign(unmeasured=False)
+    comparable = _comparable(chosen[~unmeasured], compared_by(protocol), list(experiment.labels)).assign(
+        unmeasured=False
+    )
     return pd.concat([comparable, others]).sort_values("run_id", kind="stable") if len(others) else comparable
 
 
@@ -210,21 +212,28 @@ def _check_metric(chosen: pd.DataFrame, experiment: Experiment) -> None:
     )
 
 
-def _comparable(runs: pd.DataFrame, shared: str) -> pd.DataFrame:
+def _comparable(runs: pd.DataFrame, shared: str, papers: Sequence[str]) -> pd.DataFrame:
     """Marks the runs that cannot be compared with the newest result (``left_out``), and copies of a run (``copy``).
 
     Comparable runs have the same benchmark version and group, and for each optimizer the same options. One protocol
-    gives several groups or options only if a YAML has been changed, or other unverified data have been used.
+    gives several groups or options only if a YAML has been changed, or other unverified data have been used. An
+    optimizer of the user's own may have a learning rate of its own, so it needs the same conditions only, and where
+    there are runs of the paper's optimizers, it does not choose the group.
 
     Args:
         runs: that follow one protocol.
         shared: the column of their groups, from :func:`compared_by`.
+        papers: the names of the paper's optimizers.
     """
     runs = runs.assign(has_result=runs["status"].isin(FINISHED))
     order = ["has_result", "benchmark_version", "started"]
     runs = runs.sort_values(order, ascending=False, na_position="last", kind="stable")
-    group = runs[shared].iloc[0] if len(runs) else None
-    options = runs[runs[shared] == group].groupby("optimizer")["options"].first()
-    other = (runs[shared] != group) | (runs["options"] != runs["optimizer"].map(options))
+    if runs.empty:
+        return runs.assign(left_out=False, copy=False)
+    own = ~runs["optimizer"].isin(papers)
+    newest = (runs if own.all() else runs[~own]).iloc[0]
+    other = (runs[shared] != newest[shared]).where(~own, runs["conditions"] != newest["conditions"])
+    options = runs[~other].groupby("optimizer")["options"].first()
+    other |= runs["options"] != runs["optimizer"].map(options)
     marked = runs.assign(left_out=other, copy=~other & runs.duplicated(SAME_RUN))
     return marked.sort_values("run_id", kind="stable")
