@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,8 @@ import pandas as pd
 from tmsgd_bench import tuning
 from tmsgd_bench.errors import StoreError
 from tmsgd_bench.files import canonical
-from tmsgd_bench.results import packed, store
+from tmsgd_bench.results import packed
+from tmsgd_bench.results.commands import own_folders
 from tmsgd_bench.results.outcomes import outcomes
 from tmsgd_bench.results.status import FINISHED
 
@@ -238,12 +238,8 @@ def folder_note(found: Sequence[Search]) -> str:
 
 
 def _folders(found: Sequence[Search]) -> list[str]:
-    """The options that name folders of the user's own YAMLs, as the searches had them; the folders are not recorded."""
-    folders = [Path(folder) for search in found for folder in search.runs["folder"].iloc[-1:]]
-    words = [str(word) for folder in folders for word in store.environment(folder).get("arguments") or []]
-    config_dir = any(re.fullmatch(r"(--config-dir|-cd)(=.*)?|-cd.+", word) for word in words)
-    search_path = any(word.startswith("hydra.searchpath=") for word in words)
-    return ["--config-dir FOLDER"] * config_dir + ["'hydra.searchpath=[FOLDER]'"] * search_path
+    """The options that name folders of the user's own YAMLs, as the searches had them."""
+    return own_folders(Path(folder) for search in found for folder in search.runs["folder"].iloc[-1:])
 
 
 def rates_as_settings(found: Sequence[Search]) -> list[str]:

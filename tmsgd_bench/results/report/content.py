@@ -16,6 +16,7 @@ import pandas as pd
 
 from tmsgd_bench import privacy
 from tmsgd_bench.results import packed, selection, store, table_forms, tables
+from tmsgd_bench.results.commands import own_folders
 from tmsgd_bench.results.paper import Experiment, experiments, layout, paper
 from tmsgd_bench.results.report import charts
 from tmsgd_bench.results.report.charts import ExperimentRuns
@@ -295,9 +296,8 @@ def _command(run: pd.Series) -> str:
     settings |= {} if run["protocols"][0] != TUNED else {"lr": f"{run['lr']:.10g}", "task.evaluate_on": run["split"]}
     settings |= {} if run["verified"] else {"data.verify": "false"}
     settings |= {} if pd.isna(run["weights_file"]) else {"model.weights": "PATH"}
-    return shlex.join(
-        ["python", "run.py", f"protocol={run['protocols'][0]}", *(f"{key}={value}" for key, value in settings.items())]
-    )
+    words = shlex.join([f"protocol={run['protocols'][0]}", *(f"{key}={value}" for key, value in settings.items())])
+    return " ".join(["python run.py", *own_folders([Path(run["folder"])]), words])
 
 
 def relative(path: Path, folder: Path) -> str:
