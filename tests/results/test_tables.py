@@ -709,3 +709,10 @@ def test_an_optimizer_with_a_learning_rate_of_its_own_pushes_no_other_out(
     table = build(store.read_runs(tmp_path), "5", "real", "table2")
     assert {found.label: found.final.n for found in table.rows if found.final.n} == {"SGD": 3, "TM-SGD": 3, "MINE": 3}
     assert not any("older" in mark for found in table.rows for mark in found.marks)
+
+
+def test_a_run_that_was_evaluated_on_a_few_examples_is_marked(tmp_path: Path, write_run: Any) -> None:
+    data = {"kind": "real", "limit": None, "fingerprint": "0123456789abcdef", "evaluation_limit": 80}
+    write_run(tmp_path, "sgd", 0, data=data, ran={"protocols": ["table2"]})
+    table = build(store.read_runs(tmp_path), "5", "real", "table2")
+    assert "evaluated on 80 examples at most" in row(table, "SGD").marks

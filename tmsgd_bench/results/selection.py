@@ -180,6 +180,8 @@ def _data_marks(runs: pd.DataFrame) -> list[str]:
     texts += [f"starts from the weights of a file (SHA-256 {digits}…)" for digits in files_of(runs)]
     if runs["limit"].notna().any():
         texts.append(f"partial data ({int(runs['limit'].max())} training examples)")
+    if runs["evaluation_limit"].notna().any():
+        texts.append(f"evaluated on {int(runs['evaluation_limit'].max())} examples at most")
     return [*texts, *split_marks(runs), *(sorted(set(runs["remark"].dropna())) if "remark" in runs else [])]
 
 

@@ -328,7 +328,8 @@ COLUMNS = (
     *("fingerprint", "epochs", "batch_size", "lr", "protocols", "benchmark_version", "group", "conditions"),
     *("options", "weights_file"),
     *("metric", "unit", "direction", "final", "best", "best_epoch", "initial", "epochs_done", "examples_per_second"),
-    *("training_examples", "split", "training_seconds", "processor_seconds", "peak_memory_mib", "peak_gpu_memory_mib"),
+    *("training_examples", "split", "evaluation_limit", "training_seconds", "processor_seconds", "peak_memory_mib"),
+    "peak_gpu_memory_mib",
     *("parameters", "weights_sha256", "note", "verified", "started", "commit", "folder"),
 )
 
@@ -540,6 +541,7 @@ def _described(config: dict[str, Any], result: dict[str, Any]) -> dict[str, Any]
         "weights_file": _weights_file(config["model"]),
         "dataset": config["task"].get("dataset"),
         "split": config["task"].get("evaluate_on", "test"),
+        "evaluation_limit": config["data"].get("evaluation_limit"),
         "fingerprint": config["data"].get("fingerprint"),
         "lr": config["optimizer"].get("lr"),
         **{key: config[key] for key in ("seed", "epochs", "batch_size", "benchmark_version")},
