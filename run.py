@@ -19,7 +19,7 @@ with extras.explained():
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import DictConfig
 
-    from tmsgd_bench import interrupt
+    from tmsgd_bench import escaping, interrupt
     from tmsgd_bench.engine import command_line, compose, explanations, plan, progress, sweep
     from tmsgd_bench.engine.outcome import Outcome
     from tmsgd_bench.errors import BenchError, RunIsBusy
@@ -123,7 +123,7 @@ def _run() -> int:
     folder = sweep.SweepCallback.folder
     if folder is not None and folder.exists():
         text, complete = sweep.summarise(folder)
-        print(text)
+        print(escaping.lines(text))
         code = code or (0 if complete else 1)
     return code
 
@@ -139,7 +139,7 @@ def _explain(error: Exception) -> int:
     if sentence is None:
         traceback.print_exception(error)
         return 1
-    print(f"error: {sentence}", file=sys.stderr)
+    print(escaping.lines(f"error: {sentence}"), file=sys.stderr)
     return 2
 
 

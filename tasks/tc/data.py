@@ -13,7 +13,7 @@ from tmsgd_bench.task import TaskSettings
 
 PAD = 0
 CLASSES = ("acq", "crude", "earn", "grain", "interest", "money-fx", "ship", "trade")
-FIX = "mend it if the data are your own, or delete it and run 'python -m tmsgd_bench data prepare r8'"
+PREPARE = "delete it if it is there and run 'python -m tmsgd_bench data prepare r8'"
 Document = tuple[str, list[str]]
 
 
@@ -82,6 +82,11 @@ def load(settings: TaskSettings, tokens: int, padding: str) -> R8:
     )
 
 
+def _fix(path: Path) -> str:
+    """What to do about a bad file; nobody is told to delete data of their own."""
+    return PREPARE if path.parent.name == "r8" else "mend it"
+
+
 def read_documents(path: Path) -> list[Document]:
     """The (label, words) of every line.
 
@@ -91,9 +96,9 @@ def read_documents(path: Path) -> list[Document]:
     try:
         lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read {path} ({error}): {FIX}.") from error
+        raise DataError(f"cannot read {path} ({error}): {_fix(path)}.") from error
     if lines == [""]:
-        raise DataError(f"{path} is empty: {FIX}.")
+        raise DataError(f"{path} is empty: {_fix(path)}.")
     return [_document(path, number, line) for number, line in enumerate(lines, start=1)]
 
 
@@ -101,7 +106,9 @@ def _document(path: Path, number: int, line: str) -> Document:
     label, tab, text = line.partition("\t")
     words = text.split()
     if not tab or label not in CLASSES or not words:
-        raise DataError(f"{path}, line {number}, is not a label ({', '.join(CLASSES)}), a tab and a text: {FIX}.")
+        raise DataError(
+            f"{path}, line {number}, is not a label ({', '.join(CLASSES)}), a tab and a text: {_fix(path)}."
+        )
     return label, words
 
 

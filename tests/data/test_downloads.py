@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -142,12 +144,41 @@ def test_a_part_that_is_too_long_is_given_up(tmp_path: Path, server: Server) -> 
     assert fetch(server, tmp_path) == BYTES and server.begins == [len(BYTES) + 4, 0]
 
 
-def test_parts_of_two_versions_are_noticed_and_given_up(tmp_path: Path, server: Server) -> None:
+def test_a_part_of_another_version_is_given_up(tmp_path: Path, server: Server) -> None:
     (tmp_path / ".data.bin.part").write_bytes(b"\xff" * 500)
+    assert fetch(server, tmp_path) == BYTES and server.begins == [500, 0]
+
+
+def test_other_bytes_than_published_are_refused_and_not_kept(tmp_path: Path, server: Server) -> None:
+    (tmp_path / ".data.bin.part").write_bytes(BYTES[:500])
     with pytest.raises(DataError, match="no longer holds the published file"):
-        fetch(server, tmp_path)
+        fetch(server, tmp_path, replace(server.file, sha256="0" * 64))
     assert names(tmp_path) == []
-    assert fetch(server, tmp_path) == BYTES
+
+
+def test_a_complete_part_is_not_downloaded_again(tmp_path: Path, server: Server) -> None:
+    (tmp_path / ".data.bin.part").write_bytes(BYTES)
+    server.answer = failing(downloads.OUT_OF_RANGE)
+    assert fetch(server, tmp_path) == BYTES and server.begins == [len(BYTES)]
+
+
+def test_without_a_network_what_came_before_stays(tmp_path: Path, server: Server) -> None:
+    (tmp_path / ".data.bin.part").write_bytes(BYTES[:500])
+    with pytest.raises(DataError, match="500 bytes are kept"):
+        fetch(server, tmp_path, replace(server.file, url="http://127.0.0.1:9/data.bin"))
+    assert fetch(server, tmp_path) == BYTES and server.begins == [500]
+
+
+@pytest.mark.parametrize(("age", "begins"), [(0.0, [0]), (2 * downloads.ABANDONED_SECONDS, [500])])
+def test_the_part_of_a_killed_process_is_taken_up(
+    tmp_path: Path, server: Server, age: float, begins: list[int]
+) -> None:
+    """Not at once: the process may live."""
+    part = tmp_path / ".data.bin.12345.part"
+    part.write_bytes(BYTES[:500])
+    os.utime(part, (time.time() - age, time.time() - age))
+    assert fetch(server, tmp_path) == BYTES and server.begins == begins
+    assert names(tmp_path) == ([".data.bin.12345.part", "data.bin"] if age == 0.0 else ["data.bin"])
 
 
 def test_nothing_is_kept_of_a_file_without_a_known_digest(tmp_path: Path, server: Server) -> None:

@@ -21,6 +21,7 @@ from tmsgd_bench.engine import progress, sweep, sweep_screen
 from tmsgd_bench.engine.progress import LiveReporter
 from tmsgd_bench.engine.runner import run
 from tmsgd_bench.engine.sweep_screen import SweepScreen
+from tmsgd_bench.errors import StoreError
 from tmsgd_bench.results.status import Status
 from tmsgd_bench.task import TaskSettings
 
@@ -172,3 +173,42 @@ def test_there_is_none_without_a_terminal_or_if_lines_are_asked_for(
         monkeypatch.setattr(sys.stderr, "isatty", lambda terminal=terminal: terminal, raising=False)
         with sweep_screen.if_wanted(progress_setting, range(1), 1):
             assert progress.SCREEN not in os.environ
+
+
+@pytest.mark.parametrize("width", [30, 60, 80, 120])
+def test_the_time_left_is_seen_at_every_width(tmp_path: Path, width: int) -> None:
+    """Names are shortened before anything is left out."""
+    job(tmp_path, 0, pid=12)
+    live(tmp_path, 12, "tc-lstm-tmsgd-switch100-seed0-7e7b76b08c")
+    written = io.StringIO()
+    console = Console(file=written, width=width)
+    console.print(SweepScreen(tmp_path, range(1), 1).drawn(width))
+    (line, *_) = written.getvalue().splitlines()
+    assert "30 s left" in line and line.startswith("tc-lstm-tms") and len(line) <= width
+    assert ("epoch 4 of 8  ACC 91.2%  12.3 steps/s" in line) is (width >= 80)
+
+
+def test_a_failed_run_takes_no_more_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its job's file does not name it."""
+    screen = SweepScreen(tmp_path, range(2), 1, lambda: {"a": 100.0, "b": 100.0})
+    job(tmp_path, 0, pid=11)
+    job(tmp_path, 1)
+    live(tmp_path, 11, "a")
+    screen.rows()
+    (tmp_path / "live-11.json").unlink()
+    job(tmp_path, 0, Status.FAILED)
+    now = time.monotonic
+    monkeypatch.setattr(sweep_screen.time, "monotonic", lambda: now() + 100.0)
+    assert left(screen) == "1 min 40 s left"
+
+
+def test_an_error_of_the_screen_is_said_once_and_ends_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def broken() -> dict[str, float]:
+        raise StoreError("the store is gone.")
+
+    job(tmp_path, 0)
+    with sweep_screen.shown(SweepScreen(tmp_path, range(1), 1, broken), Console(file=io.StringIO())):
+        pass
+    assert [record.message for record in caplog.records] == [
+        "the sweep's screen stopped (the store is gone.); the runs were not affected"
+    ]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import http.client
 import os
+import ssl
 import time
 import urllib.error
 import urllib.request
@@ -17,6 +19,7 @@ from tmsgd_bench.data.sources import DataFile
 from tmsgd_bench.errors import DataError
 
 TIMEOUT_SECONDS = 60
+ABANDONED_SECONDS = 5.0 * TIMEOUT_SECONDS
 TRIES = 4
 """So many in a row that bring nothing new."""
 PAUSE_SECONDS = 1.0
@@ -41,8 +44,12 @@ def download(file: DataFile, path: Path, remedy: str, most: int | None = None) -
         DataError: the download fails, or the file is not the published one.
     """
     with _claimed(path) as part:
+        begun = part.exists()
         try:
             _fetch(file, part, file.bytes if most is None else most)
+            if begun and not file.matches(part):  # the part that was there may be of another version
+                part.unlink()
+                _fetch(file, part, file.bytes if most is None else most)
             if not file.matches(part):
                 part.unlink()
                 raise DataError(
@@ -50,16 +57,24 @@ def download(file: DataFile, path: Path, remedy: str, most: int | None = None) -
                 )
             part.replace(path)
         except (OSError, http.client.HTTPException) as error:
-            reason = str(error) or type(error).__name__
-            if _may_pass(error) and file.digest and part.exists() and (kept := part.stat().st_size):
-                reason += f"; {kept:,} bytes are kept, and the next try goes on there"
-            else:
-                part.unlink(missing_ok=True)
-            raise DataError(f"could not download {file.url} ({reason}): {remedy}") from error
+            raise DataError(f"could not download {file.url} ({_reason(error, file, part)}): {remedy}") from error
         except KeyboardInterrupt:
             if not file.digest:  # the parts of two downloads might be of two versions
                 part.unlink(missing_ok=True)
             raise
+
+
+def _reason(error: Exception, file: DataFile, part: Path) -> str:
+    """Why a download failed, and how much of it is kept; what cannot be gone on with is deleted."""
+    reason = str(error) or type(error).__name__
+    if file.digest and not isinstance(error, _TooLarge) and part.exists() and (kept := part.stat().st_size):
+        return f"{reason}; {kept:,} bytes are kept, and the next try goes on there"
+    part.unlink(missing_ok=True)
+    return reason
+
+
+class _TooLarge(OSError):
+    """A file has more bytes than it may have."""
 
 
 @contextmanager
@@ -67,15 +82,26 @@ def _claimed(path: Path) -> Iterator[Path]:
     """A name for this process's part of a file, and the part of an earlier download if there is one.
 
     Taken by renaming, so that two processes never write to the same file; afterwards the part has its old name again.
+    So the part of a killed process is taken, too, once nothing has been written to it for some time.
     """
     kept, mine = path.with_name(f".{path.name}.part"), path.with_name(f".{path.name}.{os.getpid()}.part")
-    with suppress(OSError):
-        kept.replace(mine)
+    left = [other for other in path.parent.glob(f".{glob.escape(path.name)}.*.part") if _abandoned(other)]
+    for candidate in (*left, kept):
+        with suppress(OSError):
+            candidate.replace(mine)
     try:
         yield mine
     finally:
         with suppress(OSError):
             mine.replace(kept)
+
+
+def _abandoned(part: Path) -> bool:
+    """Whether the process that downloads a part must have been killed: a download writes or fails sooner."""
+    try:
+        return time.time() - part.stat().st_mtime > ABANDONED_SECONDS
+    except OSError:
+        return False
 
 
 def _fetch(file: DataFile, part: Path, most: int | None) -> None:
@@ -89,6 +115,8 @@ def _fetch(file: DataFile, part: Path, most: int | None) -> None:
             failures = 1 if size > reached else failures + 1
             reached = max(reached, size)
             if isinstance(error, urllib.error.HTTPError) and error.code == OUT_OF_RANGE:
+                if file.digest and file.matches(part):
+                    return None  # it was complete
                 part.unlink(missing_ok=True)  # it was longer than the file is
             elif not _may_pass(error):
                 raise
@@ -101,7 +129,11 @@ def _may_pass(error: Exception) -> bool:
     """Whether another try may help: not where there is no network, no such file, or no space."""
     if isinstance(error, urllib.error.HTTPError):
         return error.code in PASSING
-    return isinstance(error, ConnectionError | TimeoutError | http.client.HTTPException)
+    if isinstance(error, urllib.error.URLError):  # before the first byte: no network, or nobody listens
+        return isinstance(error.reason, TimeoutError)
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return False
+    return isinstance(error, ConnectionError | TimeoutError | ssl.SSLError | http.client.HTTPException)
 
 
 def _go_on(file: DataFile, part: Path, most: int | None) -> None:
@@ -129,7 +161,7 @@ def _begins_at(source: Any, begun: int) -> bool:
 def _copy(source: IO[bytes], target: IO[bytes], most: int | None, bar: Any) -> None:
     while chunk := source.read(CHUNK):
         if most is not None and target.tell() + len(chunk) > most:
-            raise OSError(f"it has more than {most:,} bytes")
+            raise _TooLarge(f"it has more than {most:,} bytes")
         target.write(chunk)
         bar.update(len(chunk))
 

@@ -204,7 +204,7 @@ def _row(run: PlannedRun, frame: pd.DataFrame, reached: dict[tuple[Path, str], i
         "state": Status.DONE if done else state,
         "epochs": epochs,
         "unshared_epochs": 0 if done else spec.epochs - resumed,
-        "seconds": epochs * pace,
+        "seconds": epochs * pace if epochs else 0.0,  # also where the pace is unknown
         "published": published and epochs > 0 and not math.isnan(pace),
     }
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from tmsgd_bench import files
+from tmsgd_bench import escaping, files
 from tmsgd_bench.engine.observers import Observer, Row
 
 if TYPE_CHECKING:
@@ -211,7 +211,7 @@ class ConsoleHandler(logging.Handler):
     """Log lines on the standard error stream, or for the sweep's screen, written so that bars stay whole."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        line = self.format(record)
+        line = escaping.lines(self.format(record))
         if (place := screen_folder()) is None:
             tqdm.write(line, file=sys.stderr)
             return

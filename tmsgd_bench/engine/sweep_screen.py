@@ -6,13 +6,14 @@ the main process reads them and draws. Without a terminal, or with ``progress=lo
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,12 @@ from tmsgd_bench.results.status import Status
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
+log = logging.getLogger(__name__)
+
 DRAW_SECONDS = 0.5
+GAP, SHORTEST_NAME = 2, 12
+COLUMNS = ((0, 1, 2, 3, 4), (0, 1, 2, 4), (0, 1, 4), (0, 4))
+"""Of a run's cells, those that are shown: the first of these that fit the terminal."""
 CALIBRATED = 0.1
 """From this share of the work on, the time left follows from the sweep's own speed, and not from recorded runs."""
 OVER = (Status.DONE, Status.SKIPPED, Status.DIVERGED, Status.FAILED, Status.BUSY)
@@ -51,6 +57,8 @@ class SweepScreen:
     def __post_init__(self) -> None:
         self.began, self.read_to = time.monotonic(), 0
         self.live: dict[int, dict[str, Any]] = {}
+        self.names: dict[int, str] = {}  # of the runs that have trained, by their jobs
+        self.trouble: Exception | None = None
         self.work: dict[str, float] | None = None
 
     def new_lines(self) -> list[str]:
@@ -68,13 +76,21 @@ class SweepScreen:
     def rows(self) -> tuple[list[tuple[str, ...]], str]:
         """The cells of a line for each run that trains, and the line of the sweep."""
         states = [files.read_json(job_file(self.place, number)) or {} for number in self.numbers]
-        over = [state for state in states if state.get("status") in OVER]
-        running = [state for state in states if state.get("status") == Status.UNFINISHED and state.get("pid")]
-        names = {str(state.get("run_id")) for state in over}
-        lives = [self._live(int(state["pid"]), names) for state in running]
+        over = {
+            number: state for number, state in zip(self.numbers, states, strict=True) if state.get("status") in OVER
+        }
+        running = {
+            number: state
+            for number, state in zip(self.numbers, states, strict=True)
+            if state.get("status") == Status.UNFINISHED and state.get("pid")
+        }
+        # A failed job's file does not name its run.
+        names = {str(state.get("run_id") or self.names.get(number)) for number, state in over.items()}
+        lives = [self._live(int(state["pid"]), names) for state in running.values()]
+        self.names |= {number: live["run_id"] for number, live in zip(running, lives, strict=True) if live}
         common = set[str]().union(*(state.get("overrides", ()) for state in states))
         common = common.intersection(*(state.get("overrides", ()) for state in states))
-        rows = [self._row(state, live, common) for state, live in zip(running, lives, strict=True)]
+        rows = [self._row(state, live, common) for state, live in zip(running.values(), lives, strict=True)]
         left = self._left(names, lives)
         total = f"sweep: {len(over)} of {len(self.numbers)} runs, {self.at_once} at a time"
         return rows, total if left is None else f"{total}, {duration(left)} left"
@@ -117,19 +133,27 @@ class SweepScreen:
             return max(longest, (time.monotonic() - self.began) * (total - done) / done)
         return max(longest, (total - done) / self.at_once) if known else None
 
-    def drawn(self) -> RenderableType:
-        """The lines, for rich."""
+    def drawn(self, width: int) -> RenderableType:
+        """The lines, for rich, in so many columns of characters: names are shortened first, then cells left out."""
         from rich.console import Group
         from rich.table import Table
         from rich.text import Text
 
         rows, total = self.rows()
-        table = Table.grid(padding=(0, 2))
-        for number in range(5):
-            table.add_column(no_wrap=True, overflow="ellipsis", ratio=None if number else 1)
-        for row in rows:
-            table.add_row(*map(Text, row))
+        table = Table.grid(padding=(0, GAP))
+        for row in _fitting(rows, width):
+            table.add_row(*(Text(cell, no_wrap=True, overflow="ellipsis") for cell in row))
         return Group(table, Text(total, style="bold"))
+
+
+def _fitting(rows: Sequence[tuple[str, ...]], width: int) -> list[tuple[str, ...]]:
+    """The cells that have room, with shortened names."""
+    needed = [max((len(row[column]) for row in rows), default=0) + GAP for column in range(5)]
+    room = {columns: width - sum(needed[column] for column in columns[1:]) for columns in COLUMNS}
+    columns = next((columns for columns in COLUMNS if room[columns] >= SHORTEST_NAME), COLUMNS[-1])
+    longest = max(SHORTEST_NAME, room[columns])
+    names = [row[0] if len(row[0]) <= longest else f"{row[0][: longest - 1]}…" for row in rows]
+    return [(name, *(row[column] for column in columns[1:])) for name, row in zip(names, rows, strict=True)]
 
 
 def if_wanted(progress: object, numbers: range, at_once: int) -> AbstractContextManager[None]:
@@ -173,12 +197,18 @@ def shown(screen: SweepScreen, console: Console) -> Iterator[None]:
                 _draw_once(screen, live)
     finally:
         del os.environ[SCREEN]
+        if screen.trouble is not None:
+            log.warning("the sweep's screen stopped (%s); the runs were not affected", screen.trouble)
 
 
 def _draw_once(screen: SweepScreen, live: Any) -> None:
     from rich.text import Text
 
-    with suppress(OSError, ValueError):  # a terminal that went away, or was closed
+    if screen.trouble is not None:
+        return
+    try:
         for line in screen.new_lines():
             live.console.print(Text(line), soft_wrap=True)
-        live.update(screen.drawn(), refresh=True)
+        live.update(screen.drawn(live.console.width), refresh=True)
+    except Exception as error:  # whatever it is, it must not end the sweep
+        screen.trouble = error

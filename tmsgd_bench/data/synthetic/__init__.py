@@ -53,7 +53,16 @@ def write(name: str, folder: Path, module: str = "") -> None:
     if _is_current(mark, folder, current):
         return
     mark.unlink(missing_ok=True)
-    writer.write(folder)
+    try:
+        writer.write(folder)
+    except OSError:
+        raise
+    except Exception as error:
+        if not module:
+            raise
+        raise ConfigError(
+            f"{module}.write() failed for the data set {name} ({error!r}): correct {writer.__file__}."
+        ) from error
     sealed.write_record(mark, {"version": current, "sha256": _digests(folder)})
 
 
