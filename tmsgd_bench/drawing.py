@@ -135,9 +135,9 @@ def _draw(whole: Table, console: Console, least: Sequence[str], hint: str) -> No
         kept = _fitting(drawn, least, console.width)
         drawn = drawn.only(kept)
     if _room(_narrowest(drawn)) > console.width:
-        _draw_records(drawn, console)
-    else:
-        console.print(_as_rich(drawn, console), highlight=False)
+        _draw_records(whole, console)  # which has room for all cells
+        return
+    console.print(_as_rich(drawn, console), highlight=False)
     if omitted := [head.plain for index, head in enumerate(whole.heads) if index not in kept]:
         names = "; ".join(omitted)
         _print(Text(f"\nLeft out for want of room: {names}.{f' {hint}' if hint else ''}"), console, "italic")
