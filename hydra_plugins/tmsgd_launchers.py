@@ -50,6 +50,7 @@ class SurvivingLauncher(Launcher):
 
     def __init__(self, **options: Any) -> None:
         module, _, name = self.plugin.rpartition(".")
+        self.progress: object = None  # the setting
         self.inner = getattr(import_module(f"hydra_plugins.{module}"), name)(**options)
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:

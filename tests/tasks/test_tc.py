@@ -171,7 +171,15 @@ def test_a_bad_line_is_named_by_file_and_number(tmp_path: Path, split: str, line
     with pytest.raises(DataError) as raised:
         data.load(settings(tmp_path), 3, "end")
     assert str(raised.value).startswith(f"{tmp_path / f'r8-{split}-all-terms.txt'}, line 2, ")
-    assert "delete the file and run 'python -m tmsgd_bench data prepare r8'" in str(raised.value)
+    assert str(raised.value).endswith(": mend it.")
+
+
+def test_only_of_r8_itself_is_one_told_to_delete_a_file(tmp_path: Path) -> None:
+    """Data of one's own are in a folder of another name."""
+    (tmp_path / "r8").mkdir()
+    write(tmp_path / "r8", ["sport\tgoal"])
+    with pytest.raises(DataError, match=r"delete it .* and run 'python -m tmsgd_bench data prepare r8'\.$"):
+        data.load(settings(tmp_path / "r8"), 3, "end")
 
 
 @pytest.mark.parametrize("mark", ["\x0c", "\u2028"], ids=ascii)
@@ -191,13 +199,14 @@ def test_carriage_returns_are_not_part_of_a_word(tmp_path: Path) -> None:
 @pytest.mark.parametrize("split", ["train", "test"])
 @pytest.mark.parametrize("contents", [b"", b"earn\t\xff\xfe\n", None], ids=["empty", "not UTF-8", "missing"])
 def test_a_file_that_cannot_be_used_is_named_with_the_fix(tmp_path: Path, split: str, contents: bytes | None) -> None:
-    path = write(tmp_path) / f"r8-{split}-all-terms.txt"
+    (tmp_path / "r8").mkdir()
+    path = write(tmp_path / "r8") / f"r8-{split}-all-terms.txt"
     if contents is None:
         path.unlink()
     else:
         path.write_bytes(contents)
     with pytest.raises(DataError) as raised:
-        data.load(settings(tmp_path), 3, "end")
+        data.load(settings(path.parent), 3, "end")
     message = str(raised.value)
     assert str(path) in message
     assert "run 'python -m tmsgd_bench data prepare r8'" in message
