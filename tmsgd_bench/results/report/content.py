@@ -6,8 +6,9 @@ import base64
 import itertools
 import os
 import shlex
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -95,6 +96,11 @@ class Section:
         return table_forms.columns(self.table)
 
     @property
+    def least(self) -> list[bool]:
+        """Whether a phone lacks each column, so that what decides has room."""
+        return needed_least(self.columns, table_forms.LEAST)
+
+    @property
     def rows(self) -> list[tuple[tables.Row, tuple[str, ...]]]:
         """The rows of the table, each with its printed cells."""
         return [(row, table_forms.cells(row, self.table)) for row in self.table.rows]
@@ -107,6 +113,16 @@ class Section:
     def in_form(self, suffix: str) -> str:
         """The text of the table's file with that suffix."""
         return table_forms.FORMATS[suffix](self.table)
+
+
+def needed_least(heads: Iterable[str], patterns: Sequence[str]) -> list[bool]:
+    """Whether each column of a table is one of those that are needed least.
+
+    Args:
+        heads: of the columns.
+        patterns: shell patterns of heads.
+    """
+    return [any(fnmatchcase(head, pattern) for pattern in patterns) for head in heads]
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,11 @@ class OwnSection:
         return comparison.columns(self.group)
 
     @property
+    def least(self) -> list[bool]:
+        """Whether a phone lacks each column, so that what decides has room."""
+        return content.needed_least(self.columns, comparison.LEAST)
+
+    @property
     def rows(self) -> list[tuple[Entry, Cells]]:
         """The rows of the table, each with its printed cells."""
         return [(entry, result_row(entry, self.group.digits)) for entry in self.group.entries]
