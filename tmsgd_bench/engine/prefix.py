@@ -41,6 +41,9 @@ FOLDER = ".trunks"
 KEEP = "keep"  # the file that keeps a trunk's states
 POLL_SECONDS = 0.5
 ATTEMPTS = 20
+DELETED = (FileNotFoundError, FileExistsError)
+"""What it looks like if another run deletes a folder at this moment. mkdir(exist_ok=True) raises the second one if the
+folder was there when it tried to make it, and is gone when it looks whether it is a folder."""
 ONLY_AFTER_THE_SWITCH = {
     "torch.optim.SGD": frozenset[str](),
     "tmsgd_bench.optim.TMSGD": frozenset({"switch_epoch", "scheme", "restart_every_epochs"}),
@@ -100,7 +103,7 @@ class Trunk:
                     self.pending / run_id, lambda path: path.write_text(f"{epoch}\n", encoding="utf-8")
                 )
                 return
-            except FileNotFoundError as error:  # another run may be deleting the folder at this moment
+            except DELETED as error:  # another run may be deleting the folder at this moment
                 if attempt + 1 == ATTEMPTS:
                     raise files.unwritable(self.folder, error) from error
             except OSError as error:
@@ -178,8 +181,8 @@ class Trunk:
                 return lock
             except Timeout:
                 return None
-            except OSError as error:  # FileNotFoundError: another run has deleted the folder at this moment
-                if not isinstance(error, FileNotFoundError) or attempt + 1 == ATTEMPTS:
+            except OSError as error:
+                if not isinstance(error, DELETED) or attempt + 1 == ATTEMPTS:
                     raise files.unwritable(self.folder, error) from error
         return None
 
