@@ -8,7 +8,6 @@ import os
 import re
 import shlex
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,9 +17,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from local_server import serving
 
 from tmsgd_bench import cli
-from tmsgd_bench.data import downloads, sources, synthetic
+from tmsgd_bench.data import sources, synthetic
 from tmsgd_bench.data.catalog import Dataset, catalog, data_root, find, read_entry
 from tmsgd_bench.data.sources import DataFile
 from tmsgd_bench.data.synthetic import r8
@@ -110,15 +110,9 @@ class _Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr(downloads, "PAUSE_SECONDS", 0.0)
     site = Site()
-    thread = threading.Thread(target=site.server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield site
-    site.server.shutdown()
-    site.server.server_close()
-    thread.join()
+    with serving(site.server, monkeypatch):
+        yield site
 
 
 def cut_short(handler: BaseHTTPRequestHandler) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from local_server import serving
 
 from tmsgd_bench.data import downloads
 from tmsgd_bench.data.sources import DataFile
@@ -49,15 +49,9 @@ class Server:
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr(downloads, "PAUSE_SECONDS", 0.0)
     server = Server()
-    thread = threading.Thread(target=server.http.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.http.shutdown()
-    server.http.server_close()
-    thread.join()
+    with serving(server.http, monkeypatch):
+        yield server
 
 
 def send(handler: BaseHTTPRequestHandler, begin: int, data: bytes, sent: int, status: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -160,9 +160,7 @@ def describe(runs: list[PlannedRun]) -> str:
     at the first run that needs them. The time is estimated from finished runs of the same store with the same task,
     model, data and optimizer, or else from published runs of another machine.
     """
-    frames = {root: store.read_runs(root) for root in {run.options.results_root for run in runs}}
-    reached: dict[tuple[Path, str], int] = {}  # how far the earlier runs of the plan have trained each trunk
-    rows = [_row(run, frames[run.options.results_root], reached) for run in runs]
+    rows, frames = _rows(runs)
     lines = [f"plan: {len(runs)} runs, {sum(row['state'] == Status.DONE for row in rows)} of them done"]
     lines += [
         f"  {row['state']:<9} {row['epochs']:>6} epochs  {_time(row['seconds']):>9}  {row['run']}{row['note']}"
@@ -179,12 +177,17 @@ def describe(runs: list[PlannedRun]) -> str:
     return "\n".join([*lines, f"disk: {_disk(rows, frames)}"])
 
 
-def seconds_left(runs: Iterable[PlannedRun]) -> dict[str, float]:
+def seconds_left(runs: Sequence[PlannedRun]) -> dict[str, float]:
     """How long each unfinished run will train, by its name, estimated as in :func:`describe`; NaN where unknown."""
-    frames = {root: store.read_runs(root) for root in {run.options.results_root for run in runs}}
-    reached: dict[tuple[Path, str], int] = {}
-    rows = [_row(run, frames[run.options.results_root], reached) for run in runs]
+    rows, _ = _rows(runs)
     return {row["run"]: row["seconds"] for row in rows if row["state"] != Status.DONE}
+
+
+def _rows(runs: Sequence[PlannedRun]) -> tuple[list[dict[str, Any]], dict[Path, pd.DataFrame]]:
+    """What a plan says of each run, and the runs of each store."""
+    frames = {root: store.read_runs(root) for root in {run.options.results_root for run in runs}}
+    reached: dict[tuple[Path, str], int] = {}  # how far the earlier runs of the plan have trained each trunk
+    return [_row(run, frames[run.options.results_root], reached) for run in runs], frames
 
 
 def _row(run: PlannedRun, frame: pd.DataFrame, reached: dict[tuple[Path, str], int]) -> dict[str, Any]:

@@ -75,21 +75,16 @@ class SweepScreen:
 
     def rows(self) -> tuple[list[tuple[str, ...]], str]:
         """The cells of a line for each run that trains, and the line of the sweep."""
-        states = [files.read_json(job_file(self.place, number)) or {} for number in self.numbers]
-        over = {
-            number: state for number, state in zip(self.numbers, states, strict=True) if state.get("status") in OVER
-        }
-        running = {
-            number: state
-            for number, state in zip(self.numbers, states, strict=True)
-            if state.get("status") == Status.UNFINISHED and state.get("pid")
-        }
+        states = {number: files.read_json(job_file(self.place, number)) or {} for number in self.numbers}
+        over = {number: state for number, state in states.items() if state.get("status") in OVER}
+        started = {number: state for number, state in states.items() if state.get("pid")}
+        running = {number: state for number, state in started.items() if state.get("status") == Status.UNFINISHED}
         # A failed job's file does not name its run.
         names = {str(state.get("run_id") or self.names.get(number)) for number, state in over.items()}
         lives = [self._live(int(state["pid"]), names) for state in running.values()]
         self.names |= {number: live["run_id"] for number, live in zip(running, lives, strict=True) if live}
-        common = set[str]().union(*(state.get("overrides", ()) for state in states))
-        common = common.intersection(*(state.get("overrides", ()) for state in states))
+        common = set[str]().union(*(state.get("overrides", ()) for state in states.values()))
+        common = common.intersection(*(state.get("overrides", ()) for state in states.values()))
         rows = [self._row(state, live, common) for state, live in zip(running.values(), lives, strict=True)]
         left = self._left(names, lives)
         total = f"sweep: {len(over)} of {len(self.numbers)} runs, {self.at_once} at a time"
