@@ -104,10 +104,38 @@ def test_a_diverged_run_is_in_its_group_and_marked(root: Path, write_run: WriteR
     assert "1 diverged" in adam.marks and adam.comparison is not None and adam.comparison.diverged == 1
 
 
-def test_unfinished_runs_are_left_out(root: Path, write_run: WriteRun) -> None:
-    write_run(root, "apollo", 0, status="failed")
+@pytest.mark.parametrize("status", ["failed", "abandoned"])
+def test_runs_without_a_result_are_counted_in_the_marks(root: Path, write_run: WriteRun, status: str) -> None:
+    """A reader must see that seeds are missing, or that an optimizer was tried and never got there."""
+    before = {entry.label: entry.final for entry in comparison.build(read_runs(root))[0].entries}
+    write_run(root, "apollo", 0, status=status)
+    write_run(root, "adam", 7, status=status)
     (group,) = comparison.build(read_runs(root))
-    assert "Apollo" not in {entry.label for entry in group.entries}
+    entries = {entry.label: entry for entry in group.entries}
+    assert entries["Apollo"].final.n == 0 and f"1 {status}" in entries["Apollo"].marks
+    assert entries["Adam"].final == before["Adam"] and f"1 {status}" in entries["Adam"].marks
+    assert "| Apollo | – |" in comparison.to_markdown([group]) and "Apollo" in comparison.to_csv([group])
+
+
+def test_a_row_without_results_is_no_reference(tmp_path: Path, write_run: WriteRun) -> None:
+    write_run(tmp_path, "sgd", 0, status="failed")
+    write_run(tmp_path, "sgd", 0, protocols=[], options={"lr": 0.5})
+    (group,) = comparison.build(read_runs(tmp_path))
+    assert group.reference == "SGD, lr 0.5" and not group.note
+
+
+def test_without_sgd_the_rows_stand_without_differences(
+    tmp_path: Path, write_run: WriteRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, final in (("adam", 91.0), ("mine", 92.0)):
+        write_run(tmp_path, name, 0, final=final)
+    assert cli.main(["compare", "--results", str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    assert "no differences" in text and "--reference NAME" in text and "| Adam | 91" in text
+    assert cli.main(["compare", "--results", str(tmp_path), "--reference", "adam"]) == 0
+    assert "differences to Adam" in capsys.readouterr().out
+    assert cli.main(["compare", "--results", str(tmp_path), "--reference", "sgd"]) == 2
+    assert "choose --reference from adam, mine" in capsys.readouterr().err
 
 
 def test_unverified_and_partial_data_are_marked(root: Path, write_run: WriteRun) -> None:

@@ -23,11 +23,10 @@ def add(commands: Any) -> None:
     parser.add_argument("--task", help="only runs of this task")
     parser.add_argument(
         "--reference",
-        default="sgd",
         metavar="NAME[,SETTING=VALUE]",
-        help="the optimizer to compare with, such as adam; sgd,lr=0.1 is one of several rows (default: sgd; of several "
-        "rows the one that follows a protocol, then the one with the most runs, then, of runs on the validation split, "
-        "the best one, then the one with the smallest learning rate)",
+        help="the optimizer to compare with, such as adam; sgd,lr=0.1 is one of several rows (default: sgd, and no "
+        "differences where no run has it; of several rows the one that follows a protocol, then the one with the most "
+        "runs, then, of runs on the validation split, the best one, then the one with the smallest learning rate)",
     )
     parser.add_argument(
         "--group-by",

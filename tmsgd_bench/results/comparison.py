@@ -33,6 +33,8 @@ from tmsgd_bench.results.paper import layout, paper
 from tmsgd_bench.results.statistics import Comparison, Summary, compare, summarise
 from tmsgd_bench.results.status import FINISHED, Status
 
+USUAL = "sgd"
+"""The reference that nobody needs to name."""
 SAME = ["task", "model", "dataset", "table", "metric"]
 Behind = frozenset[frozenset[str]]
 """The names of the runs behind a comparison, from :func:`tmsgd_bench.results.families.runs_behind`."""
@@ -82,9 +84,10 @@ class Group:
     note: str = ""
 
 
-def build(runs: pd.DataFrame, reference: str = "sgd", group_by: Collection[str] = ()) -> list[Group]:
+def build(runs: pd.DataFrame, reference: str | None = None, group_by: Collection[str] = ()) -> list[Group]:
     """Every group of runs that differ only in optimizer, its settings and seed.
 
+    Runs without a result, failed ones for example, give no number: they are counted in the marks of their row.
     A comparison that is a claim of the paper is corrected with the other claims of its table
     (:mod:`tmsgd_bench.results.families`); the others of a group are a family of their own.
 
@@ -93,7 +96,7 @@ def build(runs: pd.DataFrame, reference: str = "sgd", group_by: Collection[str] 
         reference: the optimizer that others are compared with: its name or, to choose one of several rows of that
             name, with settings (``sgd,lr=0.1``). Otherwise the row of runs that follow a protocol is chosen, then the
             one with the most runs, then on the validation split the best one, then the one with the smallest learning
-            rate.
+            rate. None: SGD, and no differences where no run has it.
         group_by: settings of optimizers that the runs of a group must have in common, too: ``lr`` makes a group for
             each learning rate.
 
@@ -101,14 +104,15 @@ def build(runs: pd.DataFrame, reference: str = "sgd", group_by: Collection[str] 
         ConfigError: no run has that optimizer, or that setting.
         StoreError: a run that follows a protocol reports another metric than the paper's table asks for.
     """
-    chosen = rows.Reference.parse(reference)
-    _check_reference(runs[runs["status"].isin(FINISHED) & runs["conditions"].notna()], chosen)
+    chosen = rows.Reference.parse(reference or USUAL)
+    if reference is not None:
+        _check_reference(runs[runs["status"].isin(FINISHED) & runs["conditions"].notna()], chosen)
     return of_any(runs, chosen, group_by)
 
 
 def of_any(runs: pd.DataFrame, reference: rows.Reference, group_by: Collection[str] = ()) -> list[Group]:
     """As :func:`build`, also where no run is the reference: then there are no differences."""
-    known = runs[runs["status"].isin((*FINISHED, Status.DAMAGED)) & runs["conditions"].notna()]
+    known = runs[runs["conditions"].notna()]
     if known.empty:
         return []
     known = known.assign(table=_tables(known, group_by))
@@ -202,7 +206,8 @@ def _differences(runs: Sequence[pd.Series], group_by: Collection[str]) -> dict[s
 
 def _group(runs: pd.DataFrame, reference: rows.Reference, claimed: Mapping[Behind, Tested]) -> Group:
     settings = [of_options for _, of_options in runs.groupby("options", sort=False)]
-    candidates = [of_options for of_options in settings if reference.fits(of_options.iloc[0])]
+    finished = [of_options for of_options in settings if of_options["status"].isin(FINISHED).any()]
+    candidates = [of_options for of_options in finished if reference.fits(of_options.iloc[0])]
     base = min(candidates, key=rows.precedence) if candidates else None
     settings.sort(key=lambda of_options: (of_options is not base, *rows.order(of_options)))
     direction = runs["direction"].dropna().iloc[0]
@@ -251,7 +256,7 @@ def _entry(runs: pd.DataFrame, base: pd.DataFrame | None, direction: str, label:
         comparison=None if base is None else compare(ours, selection.outcomes(base, direction)),
         direction=direction,
         marks=tuple(selection.marks(runs)),
-        run_ids=selection.evidence(runs),
+        run_ids=selection.evidence(_finished(runs)),
     )
 
 
@@ -301,7 +306,7 @@ def columns(group: Group) -> Cells:
 def _in_words(group: Group) -> str:
     """To what the differences are taken, after the heading."""
     if not group.reference:
-        return ""
+        return "; no differences: no run has the reference, and --reference NAME chooses another"
     note = f", {group.note}" if group.note else ""
     return f"; differences to {escaping.markdown(group.reference + note)}"
 

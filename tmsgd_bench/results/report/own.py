@@ -21,7 +21,7 @@ from tmsgd_bench.results.rows import Reference
 from tmsgd_bench.results.status import FINISHED
 from tmsgd_bench.results.tables import Row
 
-REFERENCE = Reference("sgd")
+REFERENCE = Reference(comparison.USUAL)
 SEVERAL = "Of an optimizer with several rows the charts show one, which is chosen as the reference is."
 
 
