@@ -18,6 +18,7 @@ from tmsgd_bench.results import store
 from tmsgd_bench.results.figure_parts import KeptArrays, grid, label_row
 from tmsgd_bench.results.figure_runs import PaperFigure, Picture, never_switches, title
 from tmsgd_bench.results.status import Status
+from tmsgd_bench.wording import number_of
 
 TASK = "ig"
 FILE, PICTURE = "samples.npz", "samples.png"
@@ -121,7 +122,7 @@ def _grid(rows: Sequence[tuple[str, Samples | None]], epochs: Sequence[int], abo
         area = (labelled / whole, 0.0, width / whole, 1.0 - head / height)
         figure, cells = grid(len(rows), len(epochs), (whole, height), area, gap=0.05)
         for axes, epoch in zip(cells[0], epochs, strict=True):
-            axes.set_title(f"{epoch} epoch{'s' * (epoch != 1)}", pad=3.0)
+            axes.set_title(number_of(epoch, "epoch"), pad=3.0)
         for line, (label, samples) in zip(cells, rows, strict=True):
             label_row(line[0], label)
             for axes, epoch in zip(line, epochs, strict=True):

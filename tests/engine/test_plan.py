@@ -236,7 +236,7 @@ def test_published_runs_give_the_first_estimate(
     longer = make_spec(optimizer, EPOCHS + 1, seed=1)
     text = plan.describe(jobs(tmp_path / "mine", make_spec(optimizer, EPOCHS, seed=1), longer))
     expected = {60.0: "4 min", 600.0: "40 min"}[seconds]
-    assert f"other: {expected}, and 1 runs of unknown time (by published runs, of another machine)" in text
+    assert f"other: {expected}, and 1 run of unknown time (by published runs, of another machine)" in text
     mine = make_spec(optimizer, EPOCHS, seed=2)
     for job in jobs(tmp_path / "mine", mine):
         train(job)

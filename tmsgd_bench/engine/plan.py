@@ -24,6 +24,7 @@ from tmsgd_bench.errors import ConfigError, StoreError
 from tmsgd_bench.results import packed, store
 from tmsgd_bench.results.status import FINISHED, Status
 from tmsgd_bench.results.store import RunFolder
+from tmsgd_bench.wording import number_of
 
 PUBLISHED = Path(__file__).resolve().parents[2] / "results"
 
@@ -161,17 +162,19 @@ def describe(runs: list[PlannedRun]) -> str:
     model, data and optimizer, or else from published runs of another machine.
     """
     rows, frames = _rows(runs)
-    lines = [f"plan: {len(runs)} runs, {sum(row['state'] == Status.DONE for row in rows)} of them done"]
+    lines = [f"plan: {number_of(len(runs), 'run')}, {sum(row['state'] == Status.DONE for row in rows)} of them done"]
     lines += [
-        f"  {row['state']:<9} {row['epochs']:>6} epochs  {_time(row['seconds']):>9}  {row['run']}{row['note']}"
+        f"  {row['state']:<9} {number_of(row['epochs'], 'epoch'):>13}  {_time(row['seconds']):>9}  {row['run']}"
+        f"{row['note']}"
         for row in rows
     ]
     epochs, unshared = sum(row["epochs"] for row in rows), sum(row["unshared_epochs"] for row in rows)
-    lines.append(f"{epochs} epochs to train" + (f"; sharing saves {unshared - epochs}" if unshared > epochs else ""))
+    saved = f"; sharing saves {unshared - epochs}" if unshared > epochs else ""
+    lines.append(f"{number_of(epochs, 'epoch')} to train{saved}")
     seconds = [row["seconds"] for row in rows if row["state"] != Status.DONE]
     known = [value for value in seconds if not math.isnan(value)]
     unknown = len(seconds) - len(known)
-    total = _time(sum(known)) + (f", and {unknown} runs of unknown time" if unknown else "")
+    total = _time(sum(known)) + (f", and {number_of(unknown, 'run')} of unknown time" if unknown else "")
     total += " (by published runs, of another machine)" if any(row["published"] for row in rows) else ""
     lines.append(f"time, one run after the other: {total if known or not seconds else 'unknown'}")
     return "\n".join([*lines, f"disk: {_disk(rows, frames)}"])

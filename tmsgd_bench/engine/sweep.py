@@ -28,6 +28,7 @@ from tmsgd_bench.engine import command_line, plan, progress, trackers, workers
 from tmsgd_bench.engine.outcome import Outcome
 from tmsgd_bench.errors import BenchError, ConfigError, StoreError
 from tmsgd_bench.results.status import OF_JOBS, Status
+from tmsgd_bench.wording import number_of
 
 START = "start.json"
 STOP = "stop"
@@ -290,7 +291,7 @@ def summarise(folder: Path) -> tuple[str, bool]:
     total = ", ".join(f"{counts[status]} {status}" for status in OF_JOBS if counts[status])
     lines = [f"sweep: {total or 'no run left an outcome'}"]
     if saved := sum(outcome.get("saved", 0) for outcome in outcomes):
-        lines.append(f"  {saved} epochs saved: runs share the epochs before their switches")
+        lines.append(f"  {number_of(saved, 'epoch')} saved: runs share the epochs before their switches")
     for outcome in outcomes:
         if outcome["status"] not in (Status.DONE, Status.SKIPPED):
             lines.append(f"  {_line(outcome)}")

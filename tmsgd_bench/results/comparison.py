@@ -32,6 +32,7 @@ from tmsgd_bench.results.families import Tested
 from tmsgd_bench.results.paper import layout, paper
 from tmsgd_bench.results.statistics import Comparison, Summary, compare, summarise
 from tmsgd_bench.results.status import FINISHED, Status
+from tmsgd_bench.wording import number_of
 
 USUAL = "sgd"
 """The reference that nobody needs to name."""
@@ -279,7 +280,7 @@ def about(run: pd.Series) -> str:
     """Task, model, data, epochs and batch of a finished run, as a heading."""
     examples = run["training_examples"] if pd.isna(run["limit"]) else run["limit"]  # the former is not always recorded
     size = "" if pd.isna(examples) else f" ({examples:,.0f} training examples)"
-    settings = f"{run['epochs']:.0f} epochs, batch {run['batch_size']:.0f}"
+    settings = f"{number_of(run['epochs'], 'epoch')}, batch {run['batch_size']:.0f}"
     return f"{run['task']}, {run['model']}, {run['data']} {run['dataset']}{size}; {settings}"
 
 

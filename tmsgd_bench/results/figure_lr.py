@@ -29,6 +29,7 @@ from tmsgd_bench.results.figure_runs import save
 from tmsgd_bench.results.learning_rates import Search
 from tmsgd_bench.results.selection import BASES
 from tmsgd_bench.tuning import PROTOCOL
+from tmsgd_bench.wording import number_of
 
 STYLE: Any = {"font.size": 9.0, "pdf.fonttype": 42, "axes.spines.top": False, "axes.spines.right": False}
 COLOURS = ("#33557f", "#b5432a", "#3f7d4e", "#7a5195")
@@ -240,12 +241,12 @@ def _about(searches: Sequence[Search]) -> str:
     task, model, _, data = searches[0].where
     seeds = runs["seed"].nunique()
     first = runs.iloc[0]
-    settings = f"{first['epochs']:.0f} epochs, batch {first['batch_size']:.0f}"
+    settings = f"{number_of(first['epochs'], 'epoch')}, batch {first['batch_size']:.0f}"
     skipped = ("few seeds", "evaluated on", "never switches")
     marks = [mark for mark in selection.marks(runs) if not mark.startswith(skipped) and "diverged" not in mark]
     incomplete = [search.label for search in searches if search.missing]
     marks += [f"search incomplete: {', '.join(incomplete)}"] if incomplete else []
-    band = f"line: mean, band: range of {seeds} seed{'s' * (seeds > 1)}"
+    band = f"line: mean, band: range of {number_of(seeds, 'seed')}"
     facts = [f"{task}, {model}, {data} data", settings, band, *marks]
     edges = [f"{search.label}: {search.edge}" for search in searches if search.edge]
     return "\n".join([" · ".join(facts), *edges])

@@ -18,6 +18,7 @@ from tmsgd_bench.errors import StoreError
 from tmsgd_bench.results import selection, store
 from tmsgd_bench.results.status import FINISHED, Status
 from tmsgd_bench.tuning import PROTOCOL as TUNED
+from tmsgd_bench.wording import number_of
 
 OPTIMIZERS = ("sgd", "tmsgd", "sgdm", "tmsgdm", "adam", "apollo")
 """Rows of a figure, in the paper's order; other optimizers follow."""
@@ -176,7 +177,7 @@ def title(chosen: pd.DataFrame, what: str) -> str:
         data += f", {', '.join(split_marks)}"
     shared = set.intersection(*(set(names) for names in chosen["protocols"]))
     protocol = f"protocol {' and '.join(sorted(shared))}" if shared else "by no protocol"
-    return f"{data} · seed {first['seed']} · {first['epochs']} epochs · {protocol}"
+    return f"{data} · seed {first['seed']} · {number_of(first['epochs'], 'epoch')} · {protocol}"
 
 
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:

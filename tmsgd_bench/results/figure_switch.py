@@ -19,6 +19,7 @@ from tmsgd_bench.results.figure_runs import save
 from tmsgd_bench.results.selection import BASES
 from tmsgd_bench.results.statistics import summarise
 from tmsgd_bench.results.status import Status
+from tmsgd_bench.wording import number_of
 
 STYLE: Any = {"font.size": 9.0, "pdf.fonttype": 42, "axes.spines.top": False, "axes.spines.right": False}
 COLOUR, BASE_COLOUR = "#b5432a", "#33557f"
@@ -109,5 +110,5 @@ def _about(study: pd.DataFrame) -> str:
     seeds = f"{counts.min()}" if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
     marks = [mark for mark in selection.marks(study) if not mark.startswith("few seeds")]
     marks += ["few seeds"] if any(selection.few_seeds(int(count)) for count in counts) else []
-    settings = f"{first['epochs']:.0f} epochs, batch {first['batch_size']:.0f}, lr {first['lr']:g}"
+    settings = f"{number_of(first['epochs'], 'epoch')}, batch {first['batch_size']:.0f}, lr {first['lr']:g}"
     return " · ".join([f"{first['task']}, {first['model']}, {first['data']} data", settings, f"{seeds} seeds", *marks])

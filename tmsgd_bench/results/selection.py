@@ -20,6 +20,7 @@ from tmsgd_bench.results.statistics import FEW_SEEDS
 from tmsgd_bench.results.status import FINISHED, OF_RUNS, Status
 from tmsgd_bench.tuning import PROTOCOL as TUNED
 from tmsgd_bench.version import OWN_SETTINGS
+from tmsgd_bench.wording import number_of
 
 BASES = {"tmsgd": "sgd", "tmsgdm": "sgdm"}
 """What each optimizer is before its switch."""
@@ -155,7 +156,7 @@ def left_out(runs: pd.DataFrame, selected: Iterable[pd.DataFrame]) -> str:
         reasons |= dict(zip(damaged["run_id"], damaged["note"], strict=True))
     named = [f"{name} ({note.partition(':')[0]})" for name, note in sorted(reasons.items())[:NAMED]]
     more = [f"{len(reasons) - NAMED} more"] if len(reasons) > NAMED else []
-    count = f"{len(reasons)} damaged run{'s' * (len(reasons) > 1)} left out"
+    count = f"{number_of(len(reasons), 'damaged run')} left out"
     return f"{count}: {', '.join([*named, *more])}" if reasons else ""
 
 
