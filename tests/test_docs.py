@@ -170,8 +170,8 @@ def test_a_command_runs_on_published_runs_and_all_others_are_accepted(
 ) -> None:
     options = ["", *arguments[:-1]]
     inputs = [path for option, path in zip(options, arguments, strict=True) if option != "--out"]
-    stores = [path for path in inputs if path.startswith("results/")]
-    if stores and not any(path.startswith(OF_THE_READER) for path in stores):
+    stores = [path for path in inputs if path.startswith(("results/", "my/"))]
+    if stores and not any(path.startswith((*OF_THE_READER, "my/")) for path in stores):
         code, printed = cli.main(arguments), capsys.readouterr()
         assert code == 0 and printed.out, printed.err
         if arguments[0] == "table":

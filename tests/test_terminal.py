@@ -75,7 +75,7 @@ def test_a_reader_who_has_seen_enough_ends_it_quietly(
 
 
 def test_a_script_ends_quietly_where_its_reader_has_seen_enough() -> None:
-    command = [sys.executable, str(ROOT / "scripts/jumps.py"), "--help"]
+    command = [sys.executable, str(ROOT / "scripts/verdict_rates.py"), "--help"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT) as script:
         assert script.stdout is not None and script.stderr is not None
         script.stdout.close()

@@ -18,6 +18,7 @@ from tmsgd_bench.cli import (
     data,
     export,
     figure,
+    jumps,
     new,
     numerics,
     packing,
@@ -45,6 +46,7 @@ Examples of this command:
   tmsgd-bench tuned                  the optimizers with their best learning rates
   tmsgd-bench claims                 the paper's claims, judged by our runs
   tmsgd-bench targets                epochs and seconds until a fixed target is reached
+  tmsgd-bench jumps                  how often the training loss jumps
   tmsgd-bench report                 everything on one page
   tmsgd-bench figure 1               the paper's figures, drawn from the runs
   tmsgd-bench export runs.parquet    all runs as tidy rows
@@ -63,6 +65,7 @@ NOUNS = (
     tuned,
     claims,
     targets,
+    jumps,
     report,
     figure,
     export,

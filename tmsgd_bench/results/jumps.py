@@ -1,30 +1,22 @@
-"""How often the training loss jumps, for each optimizer: from the histories of stored runs.
+"""How often the training loss jumps, for each optimizer, from the histories of stored runs.
 
-    python scripts/jumps.py --results results/table5                   # tables, and each jump in a line
-    python scripts/jumps.py --results results/table5 results/switch --out my/jumps     # also CSV, Markdown, a picture
-
-A jump begins at the first epoch whose training loss (the mean over the epoch) is at least --factor (10) times the
+A jump begins at the first epoch whose training loss (the mean over the epoch) is at least ``Rule.factor`` times the
 smallest loss of all epochs before it. It lasts until the loss is below the square root of that many times the same
-smallest loss: halfway back on the picture's logarithmic axis. All epochs until then are one jump. The smallest loss
-so far is the reference, and not the epoch before, because a loss may climb in several epochs; halfway, because a loss
-that falls with noise would otherwise pass the threshold several times. Jumps that begin from epoch --first (30) on are
-counted: before it the loss still falls fast, and hides jumps.
+smallest loss: halfway back on a logarithmic axis. All epochs until then are one jump. The smallest loss so far is the
+reference, and not the epoch before, because a loss may climb in several epochs; halfway, because a loss that falls with
+noise would otherwise pass the threshold several times. Jumps that begin from epoch ``Rule.first`` on are counted:
+before it the loss still falls fast, and hides jumps.
 
 TM-SGD is compared with SGD after its switch epoch, over the seeds that have both with the same losses before it. From
 there on both start from the same weights, and each of their jumps falls to either with the same chance if they jump
 equally often: an exact binomial test. A run's jumps may come in series, which that test does not allow for. So beside
 it stands the sign test over seeds: which of the two jumped more often.
-
-Runs with log_sharpness=1 have lr × sharpness in their histories. If one of the stores holds such a run, its values
-around each jump are printed; the last line is the command that records them.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -34,15 +26,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from tmsgd_bench import escaping, files, outputs, terminal
-from tmsgd_bench.checks import is_number, is_whole
-from tmsgd_bench.cli import stores
-from tmsgd_bench.errors import BenchError, StoreError
+from tmsgd_bench import files
 from tmsgd_bench.optim import MultistepScheme
 from tmsgd_bench.results import comparison, rows, store
-from tmsgd_bench.results.cells import markdown_row, p_value
 from tmsgd_bench.results.selection import BASES
 from tmsgd_bench.results.statistics import ALPHA, LEVEL, holm, sign_p_value, summarise
 from tmsgd_bench.results.status import FINISHED, Status
@@ -53,8 +39,6 @@ BEFORE = 5
 """Epochs before a jump in which the largest lr × sharpness is looked for."""
 SMALLER = 3.0
 """Jumps by this factor are counted too: how many there are must not hang on one threshold."""
-COLUMNS = 3
-"""Panels of the picture in a row."""
 
 
 @dataclass(frozen=True)
@@ -137,9 +121,6 @@ class Group:
     entries: tuple[Entry, ...]
 
 
-# --- what is counted -----------------------------------------------------------------------------------------------
-
-
 def find(losses: np.ndarray, factor: float) -> list[Jump]:
     """The jumps of one run.
 
@@ -199,14 +180,14 @@ def _heading(run: pd.Series) -> str:
 
 
 def _entries(settings: list[list[Trace]]) -> Iterator[Entry]:
-    settings.sort(key=lambda traces: (str(traces[0].run["optimizer"]), _switch(traces[0].run)))
+    settings.sort(key=lambda traces: (str(traces[0].run["optimizer"]), switch_of(traces[0].run)))
     labels = [rows.label(traces[0].run) for traces in settings]
     for label, traces in zip(labels, settings, strict=True):
         digest = files.digest(json.loads(str(traces[0].run["options"])))[:4]
         yield Entry(label if labels.count(label) == 1 else f"{label} #{digest}", tuple(traces))
 
 
-def _switch(run: pd.Series) -> float:
+def switch_of(run: pd.Series) -> float:
     """The switch epoch; infinite for a run that has none."""
     return math.inf if pd.isna(run["switch_epoch"]) else float(run["switch_epoch"])
 
@@ -366,226 +347,5 @@ def limit(run: pd.Series, epoch: int) -> float:
     if run["optimizer"] not in {*BASES, *BASES.values()}:
         return math.nan
     options = json.loads(str(run["options"]))
-    scheme = options.get("scheme", "taylor3") if epoch >= _switch(run) else "euler"
+    scheme = options.get("scheme", "taylor3") if epoch >= switch_of(run) else "euler"
     return MultistepScheme.resolve(scheme).stability_limit(float(options.get("momentum", 0.0)))
-
-
-# --- what is printed -----------------------------------------------------------------------------------------------
-
-
-def to_markdown(groups: Sequence[Group], rule: Rule) -> str:
-    """All tables, with the rule."""
-    parts = [part for group in groups for part in _tables(group, rule)]
-    about = (
-        f"A jump begins where the training loss is at least {rule.factor:g} times the smallest loss before it, and "
-        f"lasts until it is below {math.sqrt(rule.factor):.2g} times that loss. Epochs from {rule.first} on count. "
-        f"Brackets: exact 95 % intervals of Poisson counts. A late jump begins in the last {rule.late} epochs. "
-        f"Jumps by {SMALLER:g} are those of the same rule with that factor. "
-        "“p, jumps”: exact binomial test of equal rates, two-sided; “p, Holm”: corrected over the rows, and decides "
-        f"below {ALPHA:g}. “p, seeds”: sign test over the seeds in which one of the two jumped more often."
-    )
-    return "\n\n".join([*parts, about]) + "\n"
-
-
-def _tables(group: Group, rule: Rule) -> Iterator[str]:
-    yield f"**{escaping.markdown(group.heading)}**"
-    heads = ["Optimizer", "Runs", "Diverged", "Runs that jump", f"Epochs from {rule.first}", f"Jumps by {SMALLER:g}"]
-    heads += [f"Jumps by {rule.factor:g}", "Jumps per 100 epochs", "Final metric, late jump"]
-    heads += ["Final metric, no late jump"]
-    yield table(heads, [_count_cells(count(entry, rule)) for entry in group.entries])
-    for some in (rule, replace(rule, factor=SMALLER)):
-        if compared := after_switch(recounted(group, some), some):
-            yield f"After the switch epoch, on the same seeds, jumps by a factor of {some.factor:g}:"
-            heads = ["Optimizer", "Against", "Pairs", "Epochs each", "Jumps", "Jumps of the other", "Ratio"]
-            heads += ["p, jumps", "p, Holm", "Seeds with more", "Seeds with fewer", "p, seeds", "Does it jump more?"]
-            yield table(heads, map(_paired_cells, compared))
-    if jumps := listed(group):
-        yield f"Each jump, with lr × sharpness before and after it (largest: of the {BEFORE} epochs before):"
-        heads = ["Optimizer", "Seed", "Epoch", "Times the smallest loss", "At its peak", "Epochs", "Final metric"]
-        heads += ["largest", "before", "in it", "after", "median of the run", "limit"]
-        yield table(heads, map(_jump_cells, jumps))
-
-
-def table(heads: Sequence[str], rows: Any) -> str:
-    """A table in Markdown, of cells that are Markdown already."""
-    return "\n".join(map(markdown_row, [heads, ["---"] * len(heads), *rows]))
-
-
-def number(value: float) -> str:
-    """To three digits; a dash for NaN."""
-    return "–" if math.isnan(value) else f"{value:.3g}"
-
-
-def _interval(row: Mapping[str, Any], middle: str) -> str:
-    return "–" if math.isnan(row["low"]) else f"{number(row[middle])} [{number(row['low'])}, {number(row['high'])}]"
-
-
-def _count_cells(row: Mapping[str, Any]) -> list[str]:
-    finals = [
-        f"{row[f'{name}_mean']:.2f} (n={row[f'{name}_runs']})" if row[f"{name}_runs"] else "–"
-        for name in ("late", "other")
-    ]
-    counts = [str(row[key]) for key in ("runs", "diverged", "runs_with_jumps", "epochs", "smaller_jumps", "jumps")]
-    return [escaping.markdown(row["optimizer"]), *counts, _interval(row, "per_100"), *finals]
-
-
-def _paired_cells(row: Mapping[str, Any]) -> list[str]:
-    pairs = f"{row['pairs']}" + (f" ({row['left_out']} differ before the switch)" if row["left_out"] else "")
-    counts = [str(row[key]) for key in ("epochs", "jumps", "jumps_reference")]
-    tests = [p_value(row["p"]), p_value(row["p_holm"]), str(row["seeds_more"]), str(row["seeds_fewer"])]
-    names = [escaping.markdown(row[key]) for key in ("optimizer", "reference")]
-    return [*names, pairs, *counts, _interval(row, "ratio"), *tests, p_value(row["p_seeds"]), row["answer"]]
-
-
-def _jump_cells(row: Mapping[str, Any]) -> list[str]:
-    measured = [number(row[key]) for key in ("largest_before", "before", "at", "after", "median", "limit")]
-    numbers = [str(row["seed"]), str(row["epoch"]), number(row["times"]), number(row["peak"]), str(row["epochs"])]
-    final = "–" if pd.isna(row["final"]) else f"{row['final']:.2f}"
-    return [escaping.markdown(row["optimizer"]), *numbers, final, *measured]
-
-
-def csv_files(groups: Sequence[Group], rule: Rule) -> dict[str, str]:
-    """The tables in full, by file name; a group is named by its heading."""
-    rows: dict[str, list[dict[str, Any]]] = {"jumps": [], "after_switch": [], "each": []}
-    for group in groups:
-        about = {"group": group.heading}
-        rows["jumps"] += [{**about, **count(entry, rule)} for entry in group.entries]
-        for some in (rule, replace(rule, factor=SMALLER)):
-            compared = after_switch(recounted(group, some), some)
-            rows["after_switch"] += [{**about, "factor": some.factor, **row} for row in compared]
-        rows["each"] += [{**about, **row} for row in listed(group)]
-    return {f"{name}.csv": escaping.csv(pd.DataFrame(of_name)) for name, of_name in rows.items() if of_name}
-
-
-def command(traces: Sequence[Trace]) -> str:
-    """The command that trains the runs that jumped again, with lr × sharpness; empty if none lacks it."""
-    lacking = [trace.run for trace in traces if trace.jumps and MEASURED not in trace.history]
-    if not lacking:
-        return ""
-    first = lacking[0]
-    values: dict[str, set[Any]] = {
-        "optimizer": {str(run["optimizer"]) for run in lacking},
-        "seed": {int(run["seed"]) for run in lacking},
-        "switch_epoch": {f"{_switch(run):g}" for run in lacking} - {"inf"},
-    }
-    swept = [f"{name}={','.join(map(str, sorted(some)))}" for name, some in values.items() if some]
-    protocol = "" if not first["protocols"] else f" protocol={first['protocols'][0]}"
-    return (
-        f"python run.py -m task={first['task']} model={first['model']}{protocol} {' '.join(swept)} log_sharpness=1 "
-        "results.root=my/sharpness"
-    )
-
-
-# --- the picture ---------------------------------------------------------------------------------------------------
-
-
-def draw(group: Group, path: Path) -> None:
-    """Training loss against epoch, a panel for each optimizer; jumps are marked at their first epoch."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    columns = min(COLUMNS, len(group.entries))
-    rows = math.ceil(len(group.entries) / columns)
-    figure = Figure(figsize=(4.0 * columns, 2.4 * rows + 0.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    panels = list(figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flat)
-    for panel, entry in zip(panels, group.entries, strict=False):
-        _panel(panel, entry)
-    for panel in panels[len(group.entries) :]:
-        panel.set_visible(False)
-    figure.suptitle(escaping.mathtext(group.heading), fontsize=9.0)
-    figure.supxlabel("epoch", fontsize=9.0)
-    figure.supylabel("training loss", fontsize=9.0)
-    files.write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=150, metadata={}))
-
-
-def _panel(axes: Any, entry: Entry) -> None:
-    for trace in entry.traces:
-        axes.semilogy(trace.losses, color="#33557f", linewidth=0.7, alpha=0.6)
-        epochs = [jump.epoch for jump in trace.jumps]
-        axes.semilogy(epochs, trace.losses[epochs], "v", color="#b5432a", markersize=5)
-    switch = entry.first["switch_epoch"]
-    if not pd.isna(switch) and 0 < float(switch) < float(entry.first["epochs"]):
-        axes.axvline(float(switch), color="#777777", linestyle="--", linewidth=0.8)
-    jumps = sum(len(trace.jumps) for trace in entry.traces)
-    axes.set_title(escaping.mathtext(f"{entry.label} (runs: {len(entry.traces)}, jumps: {jumps})"), fontsize=8.0)
-    axes.tick_params(labelsize=8.0)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-# --- the script ----------------------------------------------------------------------------------------------------
-
-
-def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The options."""
-    parser = argparse.ArgumentParser(description="How often the training loss jumps, for each optimizer.")
-    stores.add(parser)
-    for name in ("task", "model"):
-        parser.add_argument(f"--{name}", help=f"only runs of this {name}")
-    parser.add_argument("--data", choices=("real", "synthetic"), default="real", help="which runs (default: real)")
-    parser.add_argument("--factor", type=float, default=10.0, help="times the smallest loss so far (default: 10)")
-    parser.add_argument("--first", type=int, default=30, metavar="EPOCH", help="count from here on (default: 30)")
-    parser.add_argument("--late", type=int, default=20, metavar="EPOCHS", help="a late jump is in these last (20)")
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="also write CSV, Markdown and a picture there")
-    options = parser.parse_args(arguments)
-    if not (is_number(options.factor) and options.factor > 1.0):
-        parser.error("--factor must be a number above 1")
-    if not (is_whole(options.first, 1) and is_whole(options.late, 1)):
-        parser.error("--first and --late must be whole numbers of at least 1")
-    return options
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the tables, and write them with --out; returns the exit code."""
-    options = parse(arguments)
-    rule = Rule(options.factor, options.first, options.late)
-    try:
-        if options.out is not None:
-            stores.check_apart(options.out, options)
-        groups = grouped(traces_of(options, rule), rule)
-        text = to_markdown(groups, rule)
-        if options.out is not None:
-            outputs.renew(options.out, lambda folder: _write(folder, groups, rule, text))
-    except BenchError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(text)
-    if line := command([trace for group in groups for entry in group.entries for trace in entry.traces]):
-        print(f"To record lr × sharpness around these jumps:\n  {line}")
-    return 0
-
-
-def traces_of(options: argparse.Namespace, rule: Rule) -> list[Trace]:
-    """The runs that the options ask for.
-
-    Raises:
-        StoreError: there is none that has an epoch to count.
-    """
-    frames = [stores.read([root]) for root in options.results]
-    recorded = {run_id: history for frame in frames for run_id, history in _recorded(frame)}
-    runs = stores.filtered(store.merge(frames), options, ["task", "model", "data"])
-    traces = [trace for trace in read(runs, recorded) if trace.exposed(rule.first)]
-    if not traces:
-        raise StoreError(
-            f"no finished run in {stores.listed(options.results)} has a training loss after epoch {rule.first}: name "
-            "another store with --results, or an earlier epoch with --first."
-        )
-    return traces
-
-
-def _recorded(runs: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """The histories that have lr × sharpness, by run id."""
-    for _, run in runs[runs["status"].isin(FINISHED)].iterrows():
-        history = store.history(Path(str(run["folder"])))
-        if history is not None and {LOSS, MEASURED} <= set(history):
-            yield str(run["run_id"]), history
-
-
-def _write(folder: Path, groups: Sequence[Group], rule: Rule, text: str) -> None:
-    files.write_texts(folder, {"jumps.md": text, **csv_files(groups, rule)})
-    for place, group in enumerate(groups):
-        draw(group, folder / ("jumps.png" if place == 0 else f"jumps-{place + 1}.png"))
-
-
-if __name__ == "__main__":
-    sys.exit(terminal.piped(main))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -13,15 +12,11 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from tmsgd_bench.results import store
+from tmsgd_bench import cli
+from tmsgd_bench.results import jumps, store
 
 EPOCHS = 20
 SWITCH = 10
-
-
-@pytest.fixture(scope="module")
-def jumps(script: Callable[[str], ModuleType]) -> ModuleType:
-    return script("jumps")
 
 
 @pytest.fixture
@@ -59,43 +54,42 @@ def _write(
     write_run(root, name, seed, epochs=EPOCHS, options={"momentum": 0.0, **options}, extra=change)
 
 
-def _group(jumps: ModuleType, root: Path, rule: Any) -> Any:
+def _group(root: Path, rule: Any) -> Any:
     (group,) = jumps.grouped(jumps.read(store.read_runs(root), {}), rule)
     return group
 
 
-def test_a_jump_is_measured_from_the_smallest_loss_so_far_and_lasts_until_halfway_back(jumps: ModuleType) -> None:
+def test_a_jump_is_measured_from_the_smallest_loss_so_far_and_lasts_until_halfway_back() -> None:
     losses = np.array([1.0, 0.1, 0.5, 1.2, 2.0, 0.4, 0.3, 0.1, 0.9, 1.0, 0.2])
     first, second = jumps.find(losses, 10.0)
     assert (first.epoch, first.epochs, second.epoch, second.epochs) == (3, 3, 9, 1)
     assert (first.times, first.peak) == pytest.approx((12.0, 20.0))
 
 
-def test_a_loss_that_never_comes_back_is_one_jump(jumps: ModuleType) -> None:
+def test_a_loss_that_never_comes_back_is_one_jump() -> None:
     (jump,) = jumps.find(np.array([1.0, 11.0, 4.0, 30.0, 12.0]), 10.0)
     assert (jump.epoch, jump.epochs, jump.peak) == (1, 4, 30.0)
     assert jumps.find(np.array([1.0, 9.9, 0.5]), 10.0) == []
 
 
 @pytest.mark.parametrize("count", [0, 1, 7])
-def test_the_interval_of_a_rate_is_the_exact_one_of_a_poisson_count(jumps: ModuleType, count: int) -> None:
+def test_the_interval_of_a_rate_is_the_exact_one_of_a_poisson_count(count: int) -> None:
     rate, low, high = jumps.rate(count, 50)
     assert rate == 2.0 * count
     assert stats.poisson.cdf(count, high / 2.0) == pytest.approx(0.025)
     assert low == 0.0 if count == 0 else stats.poisson.sf(count - 1, low / 2.0) == pytest.approx(0.025)
 
 
-def test_equal_counts_give_a_ratio_around_one_and_none_an_open_end(jumps: ModuleType) -> None:
+def test_equal_counts_give_a_ratio_around_one_and_none_an_open_end() -> None:
     low, high = jumps.rate_ratio(4, 4)
     assert low < 1.0 < high and low * high == pytest.approx(1.0)
     assert jumps.rate_ratio(3, 0)[1] == math.inf
     assert all(map(math.isnan, jumps.rate_ratio(0, 0)))
 
 
-def test_jumps_count_from_the_first_epoch_asked_for(jumps: ModuleType, root: Path) -> None:
+def test_jumps_count_from_the_first_epoch_asked_for(root: Path) -> None:
     counts = {
-        entry.label: jumps.count(entry, jumps.Rule(first=6))
-        for entry in _group(jumps, root, jumps.Rule(first=6)).entries
+        entry.label: jumps.count(entry, jumps.Rule(first=6)) for entry in _group(root, jumps.Rule(first=6)).entries
     }
     assert {label: (row["jumps"], row["epochs"]) for label, row in counts.items()} == {
         "SGD": (1, 42),
@@ -103,35 +97,32 @@ def test_jumps_count_from_the_first_epoch_asked_for(jumps: ModuleType, root: Pat
     }
 
 
-def test_sgd_and_tmsgd_are_compared_after_the_switch_on_the_same_seeds(jumps: ModuleType, root: Path) -> None:
+def test_sgd_and_tmsgd_are_compared_after_the_switch_on_the_same_seeds(root: Path) -> None:
     rule = jumps.Rule(first=2)
-    (row,) = jumps.after_switch(_group(jumps, root, rule), rule)
+    (row,) = jumps.after_switch(_group(root, rule), rule)
     assert (row["pairs"], row["left_out"], row["epochs"]) == (3, 0, 30)
     assert (row["jumps"], row["jumps_reference"], row["seeds_more"], row["seeds_fewer"]) == (3, 1, 2, 0)
     assert row["p"] == pytest.approx(stats.binomtest(3, 4).pvalue) and row["p_seeds"] == pytest.approx(0.5)
     assert row["answer"] == "cannot tell"
 
 
-def test_runs_that_differ_before_the_switch_are_no_pair(
-    jumps: ModuleType, root: Path, write_run: Callable[..., Path]
-) -> None:
+def test_runs_that_differ_before_the_switch_are_no_pair(root: Path, write_run: Callable[..., Path]) -> None:
     _write(write_run, root, "sgd", 3, [4])
     _write(write_run, root, "tmsgd", 3, [5])
     rule = jumps.Rule(first=2)
-    (row,) = jumps.after_switch(_group(jumps, root, rule), rule)
+    (row,) = jumps.after_switch(_group(root, rule), rule)
     assert (row["pairs"], row["left_out"]) == (3, 1)
 
 
-def test_many_more_jumps_are_an_answer(jumps: ModuleType, tmp_path: Path, write_run: Callable[..., Path]) -> None:
+def test_many_more_jumps_are_an_answer(tmp_path: Path, write_run: Callable[..., Path]) -> None:
     for seed in range(8):
         _write(write_run, tmp_path, "sgd", seed, [])
         _write(write_run, tmp_path, "tmsgd", seed, [12])
-    (row,) = jumps.after_switch(_group(jumps, tmp_path, jumps.Rule(first=2)), jumps.Rule(first=2))
+    (row,) = jumps.after_switch(_group(tmp_path, jumps.Rule(first=2)), jumps.Rule(first=2))
     assert row["answer"] == "more" and row["p_holm"] < 0.05 and row["high"] == math.inf
 
 
 def test_recorded_sharpness_of_another_store_is_shown_around_the_jump(
-    jumps: ModuleType,
     root: Path,
     tmp_path_factory: pytest.TempPathFactory,
     write_run: Callable[..., Path],
@@ -142,7 +133,7 @@ def test_recorded_sharpness_of_another_store_is_shown_around_the_jump(
     _write(write_run, other, "tmsgd", 0, [5, 12], [0.01 * epoch for epoch in range(EPOCHS)])
     _write(write_run, other, "tmsgd", 1, [12], [9.0] * EPOCHS)
     arguments = ["--results", str(root), str(other), "--first", "6"]
-    assert jumps.main(arguments) == 0
+    assert cli.main(["jumps", *arguments]) == 0
     said = capsys.readouterr().out
     (row,) = (line for line in said.splitlines() if line.startswith("| TM-SGD, switch 10 | 0 |"))
     assert row.endswith("| 0.11 | 0.11 | 0.12 | 0.13 | 0.095 | 1 |")
@@ -151,28 +142,27 @@ def test_recorded_sharpness_of_another_store_is_shown_around_the_jump(
     assert "optimizer=sgd,tmsgd seed=0,1,2 switch_epoch=10 log_sharpness=1" in said
 
 
-def test_the_tables_and_a_picture_are_written_and_written_again(jumps: ModuleType, root: Path, tmp_path: Path) -> None:
+def test_the_tables_and_a_picture_are_written_and_written_again(root: Path, tmp_path: Path) -> None:
     out = tmp_path.with_name(f"{tmp_path.name}-out")
     arguments = ["--results", str(root), "--first", "6", "--out", str(out)]
-    assert jumps.main(arguments) == 0 and jumps.main(arguments) == 0
+    assert cli.main(["jumps", *arguments]) == 0 and cli.main(["jumps", *arguments]) == 0
     names = ["after_switch.csv", "each.csv", "jumps.csv", "jumps.md", "jumps.png", "manifest.json"]
     assert sorted(path.name for path in out.iterdir()) == names
     assert pd.read_csv(out / "each.csv")["epoch"].tolist() == [12] * 4
     (out / "jumps.md").write_text("my notes")
-    assert jumps.main(arguments) == 2 and (out / "jumps.md").read_text() == "my notes"
+    assert cli.main(["jumps", *arguments]) == 2 and (out / "jumps.md").read_text() == "my notes"
 
 
 @pytest.mark.parametrize("arguments", [[], ["--task", "seg"], ["--first", "40"]])
 def test_what_cannot_be_counted_is_refused_in_one_sentence(
-    jumps: ModuleType, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]
 ) -> None:
     place = root if arguments else tmp_path / "nothing"
-    assert jumps.main(["--results", str(place), *arguments]) == 2
+    assert cli.main(["jumps", "--results", str(place), *arguments]) == 2
     said = capsys.readouterr().err
     assert said.startswith("error: ") and len(said.splitlines()) == 1 and "--" in said
 
 
 @pytest.mark.parametrize("arguments", [["--factor", "1"], ["--factor", "nan"], ["--first", "0"]])
-def test_a_rule_that_counts_nothing_is_refused(jumps: ModuleType, arguments: list[str]) -> None:
-    with pytest.raises(SystemExit, match="2"):
-        jumps.main(arguments)
+def test_a_rule_that_counts_nothing_is_refused(arguments: list[str]) -> None:
+    assert cli.main(["jumps", *arguments]) == 2
