@@ -18,7 +18,7 @@ NAME = "published.yaml"
 KEYS = ("commands", "quoted", "slow", "not_derived")
 FOLDER = "results"
 """The name of the folder in its commands."""
-COMMANDS = ("table", "compare", "claims", "targets", "jumps", "figure", "report", "numerics")
+COMMANDS = ("table", "compare", "claims", "targets", "tuned", "jumps", "figure", "report", "numerics")
 """The commands that may stand there: they read results, and write into one folder."""
 OUTSIDE = (NAME, "README.md")
 """Files that nothing makes."""

@@ -25,6 +25,7 @@ from matplotlib.ticker import MaxNLocator
 from tmsgd_bench.escaping import mathtext, plain
 from tmsgd_bench.results.answer import Gain
 from tmsgd_bench.results.figure_gains import draw_gains
+from tmsgd_bench.results.report.svg import slim
 from tmsgd_bench.results.selection import few_seeds
 from tmsgd_bench.results.statistics import Difference, summarise
 
@@ -61,10 +62,6 @@ THEME: Any = STYLE | {
     "ytick.labelcolor": INK,
     "grid.color": GRID,
 }
-
-
-FINER = re.compile(r"(?<=\.\d)\d+")
-"""What a coordinate has beyond a tenth of a point: a third of a picture's bytes, and nothing to see."""
 
 
 @dataclass(frozen=True)
@@ -430,25 +427,11 @@ def inline(
         FigureCanvasSVG(figure).print_svg(buffer, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :].strip()
-    svg = re.sub(r'\b(id="|href="#|url\(#)', rf"\g<1>{name}-", svg)
     svg = re.sub("|".join(variables), lambda match: f"var({variables[match.group()]})", svg)
     svg = re.sub(r' (?:width|height)="[\d.]+pt"', "", svg, count=2)
-    svg = _smaller(svg)
     named = f'<svg role="img" aria-labelledby="{name}-title {name}-text"'
     words = f'<title id="{name}-title">{_escape(title)}</title><desc id="{name}-text">{_escape(text)}</desc>'
-    return re.sub(r"<svg([^>]*)>", lambda match: f"{named}{match[1]}>{words}", svg, count=1)
-
-
-def _smaller(svg: str) -> str:
-    """The same picture in two thirds of the bytes: without names of groups, repeated styles, and white space."""
-    svg = re.sub(r'\b(?:d|x|y|transform)="[^"]+"', lambda match: FINER.sub("", match.group()), svg)
-    styled = dict(re.findall(r'<path id="([^"]+)"[^>]* style="([^"]+)"', svg))
-    mark = re.compile(r'<use xlink:href="#([^"]+)"([^>]*?) style="([^"]+)"')
-    svg = mark.sub(lambda use: use[0].partition(" style=")[0] if styled.get(use[1]) == use[3] else use[0], svg)
-    svg = re.sub(r'style="[^"]+"', lambda style: re.sub(r"([:;]) ", r"\1", style[0]), svg)
-    svg = re.sub(r'\bd="[^"]+"', lambda path: re.sub(r"\s*([A-Za-z])\s*", r"\1", path[0]).replace("\n", " "), svg)
-    svg = re.sub(r'<g id="[^"]*"|<!--.*?-->', lambda found: "<g" if found[0].startswith("<g") else "", svg)
-    return re.sub(r">\s+<", "><", svg)
+    return re.sub(r"<svg([^>]*)>", lambda match: f"{named}{match[1]}>{words}", slim(svg, name), count=1)
 
 
 def _escape(text: str) -> str:
