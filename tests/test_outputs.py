@@ -230,7 +230,7 @@ def test_runs_that_are_nowhere_else_are_deleted_only_by_force(capsys: Capture, r
     shutil.rmtree(gone)
     before = snapshot(tmp_path / "out")
     assert cli.main(arguments) == 2
-    assert f"1 runs that the results lack, {gone.name}" in capsys.readouterr().err
+    assert f"1 run that the results lack, {gone.name}" in capsys.readouterr().err
     assert snapshot(tmp_path / "out") == before
     assert cli.main([*arguments, "--force"]) == 0
     assert len(runs := packed.read(tmp_path / "out" / packed.NAME)) == 5 and gone.name not in runs

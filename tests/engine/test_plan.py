@@ -181,7 +181,7 @@ def test_a_run_to_be_forced_is_not_called_done_and_its_time_and_disk_count(tmp_p
     text = plan.describe(jobs(tmp_path, SGD, force=True))
     assert total(text) == EPOCHS
     assert "0 of them done" in text and states(text) != ["done"]
-    assert "for 1 runs" in text
+    assert "for 1 run, " in text
 
 
 # Time and disk

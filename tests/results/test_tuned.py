@@ -270,7 +270,7 @@ def test_without_a_complete_search_no_test_counts(complete: Path) -> None:
         Path(folder).rename(complete / ".elsewhere")
     table = tuned.build(store.read_runs(complete))
     rows = {row.optimizer: row for row in table.rows}
-    assert rows["sgd"].final.n == 0 and "search incomplete: 1 runs missing" in rows["sgd"].marks
+    assert rows["sgd"].final.n == 0 and "search incomplete: 1 run missing" in rows["sgd"].marks
     assert table.answers[0].judgement.verdict == "not yet tested"
 
 

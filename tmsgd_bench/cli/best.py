@@ -12,6 +12,7 @@ from tmsgd_bench.cli import stores
 from tmsgd_bench.errors import StoreError
 from tmsgd_bench.results import cells, learning_rates
 from tmsgd_bench.results.learning_rates import Search, Trial
+from tmsgd_bench.wording import number_of
 
 
 def add(commands: Any) -> None:
@@ -41,7 +42,14 @@ def print_best(options: argparse.Namespace) -> int:
         raise stores.no_search(runs, options, options.task or "ctr")
     if options.settings:
         return _print_settings(places)
-    terminal.say("\n".join(line for found in places for line in _lines(found)))
+    for found in places:
+        table = "\n".join(_table(found))
+        if terminal.is_drawn():
+            terminal.show(table, ("Remark",))
+            terminal.say("")
+        else:
+            terminal.say(table)
+        terminal.say(f"{_next(found)}\n")
     return 0
 
 
@@ -55,8 +63,8 @@ def _print_settings(places: Sequence[Sequence[Search]]) -> int:
     return 0
 
 
-def _lines(found: Sequence[Search]) -> Iterator[str]:
-    """A table of the searches of one place, the best of each in bold type, and the command that comes next."""
+def _table(found: Sequence[Search]) -> Iterator[str]:
+    """A table of the searches of one place, in Markdown, the best of each in bold type."""
     task, model, dataset, data = found[0].where
     unit = f", {found[0].unit}" if found[0].unit else ""
     better = "larger" if found[0].direction == "max" else "smaller"
@@ -70,16 +78,16 @@ def _lines(found: Sequence[Search]) -> Iterator[str]:
     for search in found:
         trials = "; ".join(_trial(search, trial) for trial in search.trials)
         best = f"{search.best.lr:g}" if search.best else "–"
-        remark = f"{search.missing} runs missing" if search.missing else search.edge
+        remark = f"{number_of(search.missing, 'run')} missing" if search.missing else search.edge
         yield cells.markdown_row((escaping.markdown(search.label), trials, best, remark))
     yield ""
-    reason = learning_rates.reason_without_best(found)
-    yield (
-        f"{reason[0].upper()}{reason[1:]}."
-        if reason
-        else f"Test the best rates{learning_rates.folder_note(found)}: {learning_rates.command_to_test(found)}"
-    )
-    yield ""
+
+
+def _next(found: Sequence[Search]) -> str:
+    """The command that comes next, on a line of its own, which can be copied; or why there is none."""
+    if reason := learning_rates.reason_without_best(found):
+        return f"{reason[0].upper()}{reason[1:]}."
+    return f"Test the best rates{learning_rates.folder_note(found)}: {learning_rates.command_to_test(found)}"
 
 
 def _trial(search: Search, trial: Trial) -> str:

@@ -10,6 +10,7 @@ from tmsgd_bench import terminal
 from tmsgd_bench.cli import stores
 from tmsgd_bench.errors import StoreError
 from tmsgd_bench.results import packed, packing
+from tmsgd_bench.wording import number_of
 
 
 def add(commands: Any) -> None:
@@ -57,7 +58,7 @@ def pack(options: argparse.Namespace) -> int:
     if not runs:
         raise StoreError(f"no run in {stores.listed(options.stores)} has finished: train one first.")
     packed.write(options.out, runs)
-    terminal.say(f"{options.out} holds {len(runs)} runs.")
+    terminal.say(f"{options.out} holds {number_of(len(runs), 'run')}.")
     return 0
 
 

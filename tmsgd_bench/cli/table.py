@@ -16,6 +16,7 @@ from tmsgd_bench.results import packed, packing, table_forms, tables
 from tmsgd_bench.results.paper import paper
 from tmsgd_bench.results.status import FINISHED
 from tmsgd_bench.version import PROTOCOLS
+from tmsgd_bench.wording import number_of
 
 
 def add(commands: Any) -> None:
@@ -90,8 +91,8 @@ def check_nothing_lost(run_ids: set[str], runs: pd.DataFrame, path: Path) -> Non
     lost = sorted(set(packed.read(path)) - run_ids - set(elsewhere))
     if lost:
         raise StoreError(
-            f"{path} holds {len(lost)} runs that the results lack, {lost[0]} for one: add them to the results with "
-            f"'python -m tmsgd_bench unpack {path} --out STORE', choose another folder, or delete them with --force."
+            f"{path} holds {number_of(len(lost), 'run')} that the results lack, {lost[0]} for one: "
+            f"add them to the results with 'python -m tmsgd_bench unpack {path} --out STORE', choose another folder, or delete them with --force."
         )
 
 

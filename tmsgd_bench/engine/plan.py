@@ -290,7 +290,7 @@ def _disk(rows: list[dict[str, Any]], frames: dict[Path, pd.DataFrame]) -> str:
     if not sizes:
         return "unknown: the store has no finished run to measure"
     total = count * sorted(sizes)[len(sizes) // 2] / 1e6
-    return f"about {total:.1f} MB for {count} runs, and checkpoints while they train"
+    return f"about {total:.1f} MB for {number_of(count, 'run')}, and checkpoints while they train"
 
 
 def _time(seconds: float) -> str:

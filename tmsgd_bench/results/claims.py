@@ -27,6 +27,7 @@ from tmsgd_bench.results.paper import OWN_PROTOCOL, Experiment, every_experiment
 from tmsgd_bench.results.statistics import BOOTSTRAP_FROM, POWER, Comparison
 from tmsgd_bench.results.verdicts import NOT_TESTED, RULE, Judgement, Verdict
 from tmsgd_bench.version import LEVELS
+from tmsgd_bench.wording import number_of
 
 NUMERICAL = "numerical"
 """The level of claims about the method as an integrator, which need no training."""
@@ -157,7 +158,9 @@ def _elsewhere(runs: pd.DataFrame, experiment: Experiment) -> tuple[str, ...]:
     """That the paper's other settings have been tried, for a claim without any evidence."""
     counts = selection.elsewhere(runs, experiment)
     return tuple(
-        f"{count} runs of protocol {name}" for (data, name), count in counts.items() if data == "real" and name
+        f"{number_of(count, 'run')} of protocol {name}"
+        for (data, name), count in counts.items()
+        if data == "real" and name
     )
 
 

@@ -19,6 +19,7 @@ from tmsgd_bench.results.statistics import Comparison, Difference, Summary, comp
 from tmsgd_bench.results.status import Status
 from tmsgd_bench.results.verdicts import Judgement
 from tmsgd_bench.version import LEVELS, OWN_SETTINGS
+from tmsgd_bench.wording import number_of
 
 
 @dataclass(frozen=True)
@@ -265,6 +266,6 @@ def _with_claims(rows: Sequence[Row], tested: Mapping[Key, Tested], reference: s
 def _left_out(every: pd.DataFrame, metric: str) -> list[str]:
     older, copies = int((every["left_out"] & ~every["unmeasured"]).sum()), int(every["copy"].sum())
     unmeasured = int(every["unmeasured"].sum())
-    marks = [f"{older} runs of older settings left out"] if older else []
-    marks += [f"{unmeasured} runs without {metric} left out"] if unmeasured else []
+    marks = [f"{number_of(older, 'run')} of older settings left out"] if older else []
+    marks += [f"{number_of(unmeasured, 'run')} without {metric} left out"] if unmeasured else []
     return [*marks, f"{copies} copies of runs left out"] if copies else marks

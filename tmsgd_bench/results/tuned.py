@@ -23,6 +23,7 @@ from tmsgd_bench.results.statistics import Comparison, Summary, compare, summari
 from tmsgd_bench.results.status import Status
 from tmsgd_bench.results.verdicts import RULE, Judgement, judge
 from tmsgd_bench.tuning import PROTOCOL
+from tmsgd_bench.wording import number_of
 
 PAIRS: tuple[Pair, ...] = (("tmsgd", "sgd"), ("tmsgdm", "sgdm"), ("tmsgd", "sgdm"))
 """The questions: is the first better than the second, each with its best learning rate?"""
@@ -125,7 +126,7 @@ def _own_experiments(runs: pd.DataFrame, data: str) -> Iterator[Experiment]:
 def _row(experiment: Experiment, optimizer: str, search: Search, chosen: pd.DataFrame) -> Row:
     of_optimizer = selection.counted(chosen, optimizer)
     marks = selection.marks(of_optimizer) if len(of_optimizer) else [search.edge] if search.edge else []
-    missing = [f"search incomplete: {search.missing} runs missing"] if search.missing else []
+    missing = [f"search incomplete: {number_of(search.missing, 'run')} missing"] if search.missing else []
     if search.best is None and not search.missing:
         missing = ["diverged with every learning rate"]
     return Row(
