@@ -92,7 +92,8 @@ def check_nothing_lost(run_ids: set[str], runs: pd.DataFrame, path: Path) -> Non
     if lost:
         raise StoreError(
             f"{path} holds {number_of(len(lost), 'run')} that the results lack, {lost[0]} for one: "
-            f"add them to the results with 'python -m tmsgd_bench unpack {path} --out STORE', choose another folder, or delete them with --force."
+            f"add them to the results with 'python -m tmsgd_bench unpack {path} --out STORE', choose another "
+            "folder, or delete them with --force."
         )
 
 
