@@ -131,11 +131,14 @@ def test_without_sgd_the_rows_stand_without_differences(
         write_run(tmp_path, name, 0, final=final)
     assert cli.main(["compare", "--results", str(tmp_path)]) == 0
     text = capsys.readouterr().out
-    assert "no differences" in text and "--reference NAME" in text and "| Adam | 91" in text
+    assert "no differences" in text and "--reference" in text and "| Adam | 91" in text
     assert cli.main(["compare", "--results", str(tmp_path), "--reference", "adam"]) == 0
     assert "differences to Adam" in capsys.readouterr().out
     assert cli.main(["compare", "--results", str(tmp_path), "--reference", "sgd"]) == 2
     assert "choose --reference from adam, mine" in capsys.readouterr().err
+    write_run(tmp_path, "sgd", 0, status="failed")
+    assert cli.main(["compare", "--results", str(tmp_path)]) == 0
+    assert "no finished run is the reference" in capsys.readouterr().out
 
 
 def test_unverified_and_partial_data_are_marked(root: Path, write_run: WriteRun) -> None:
@@ -265,6 +268,11 @@ def test_the_best_row_is_the_reference_on_the_validation_split_alone(
     ("options", "sentence"),
     [
         (["--reference", "sgd,lr=0.5"], "no finished run is --reference sgd,lr=0.5: there are sgd,lr=0.01, sgd,lr=0.1"),
+        (
+            ["--reference", "sgd,momentum=0.9"],
+            "is --reference sgd,momentum=0.9: there are sgd,momentum=",
+        ),
+        (["--reference", ""], "no finished run has the optimizer ''"),
         (["--reference", "sgd,0.1"], "write NAME or NAME,SETTING=VALUE"),
         (["--group-by", "batch"], "no optimizer has such a setting: choose from lr"),
     ],

@@ -139,7 +139,42 @@ def test_recorded_sharpness_of_another_store_is_shown_around_the_jump(
     assert row.endswith("| 0.11 | 0.11 | 0.12 | 0.13 | 0.095 | 1 |")
     (unrecorded,) = (line for line in said.splitlines() if line.startswith("| TM-SGD, switch 10 | 1 |"))
     assert unrecorded.endswith("| – | – | – | – | – | 1 |")
-    assert "optimizer=sgd,tmsgd seed=0,1,2 switch_epoch=10 log_sharpness=1" in said
+    assert "protocol=table2 optimizer=sgd,tmsgd seed=0,1,2 log_sharpness=1" in said
+
+
+def test_the_command_has_what_its_runs_have_and_leaves_out_those_of_no_protocol(
+    tmp_path: Path, write_run: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """run.py would train other runs: on other data, or at another learning rate."""
+
+    def jump(folder: Path) -> None:
+        history = pd.read_parquet(folder / store.HISTORY)
+        history.assign(loss=[1.0, 1.0, 20.0, *[1.0] * (len(history) - 3)]).to_parquet(folder / store.HISTORY)
+
+    data = {"kind": "synthetic", "limit": None, "fingerprint": "f"}
+    for seed, protocols in ((0, ["smoke"]), (1, []), (2, ["tuned"])):
+        write_run(tmp_path, "sgd", seed, protocols=protocols, data=data, epochs=5, extra=jump)
+    assert cli.main(["jumps", "--results", str(tmp_path), "--data", "synthetic", "--first", "1"]) == 0
+    (command,) = (line for line in capsys.readouterr().out.splitlines() if "run.py" in line)
+    assert "data=synthetic" in command and "protocol=smoke optimizer=sgd seed=0 log_sharpness=1" in command
+
+
+def test_groups_that_a_heading_cannot_tell_apart_have_a_digest(tmp_path: Path, write_run: Callable[..., Path]) -> None:
+    for tokens in (32, 64):
+        write_run(tmp_path, "sgd", 0, task={"name": "tc", "tokens": tokens}, epochs=5, extra=_with_loss)
+    groups = jumps.grouped(jumps.read(store.read_runs(tmp_path), {}), jumps.Rule(first=1))
+    headings = [group.heading for group in groups]
+    assert len(set(headings)) == 2 and len({heading.partition("; #")[0] for heading in headings}) == 1
+
+
+def _with_loss(folder: Path) -> None:
+    history = pd.read_parquet(folder / store.HISTORY)
+    history.assign(loss=1.0).to_parquet(folder / store.HISTORY)
+
+
+def test_one_factor_is_counted_once(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["jumps", "--results", str(root), "--first", "6", "--factor", "3"]) == 0
+    assert capsys.readouterr().out.count("jumps by a factor of 3:") == 1
 
 
 def test_the_tables_and_a_picture_are_written_and_written_again(root: Path, tmp_path: Path) -> None:
@@ -161,6 +196,8 @@ def test_what_cannot_be_counted_is_refused_in_one_sentence(
     assert cli.main(["jumps", "--results", str(place), *arguments]) == 2
     said = capsys.readouterr().err
     assert said.startswith("error: ") and len(said.splitlines()) == 1 and "--" in said
+    assert cli.main(["jumps", "--results", str(root), "--data", "synthetic"]) == 2
+    assert "no finished run on synthetic data" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [["--factor", "1"], ["--factor", "nan"], ["--first", "0"]])

@@ -97,3 +97,9 @@ def test_groups_that_set_something_stay() -> None:
     clipped = '<clipPath id="b"/><g id="a"><g clip-path="url(#b)"><g><path d="M 1.25 2"/></g></g></g>'
     text = slim(f'<svg xmlns="http://www.w3.org/2000/svg">{clipped}</svg>', "one")
     assert re.search(r'<g clip-path="url\(#\w+-0\)"><path d="M1.2 2"/></g></svg>$', text)
+
+
+def test_a_scale_keeps_its_digits_and_a_place_does_not() -> None:
+    for before, after in (("scale(0.015625)", "scale(0.015625)"), ("translate(1.234 5.67)", "translate(1.2 5.6)")):
+        text = f'<svg xmlns="http://www.w3.org/2000/svg"><text transform="{before}">a</text></svg>'
+        assert f'transform="{after}"' in slim(text, "one")

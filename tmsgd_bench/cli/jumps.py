@@ -23,8 +23,8 @@ DESCRIPTION = """\
 For each optimizer: how many runs jump, how often, and how runs with a late jump end. TM-SGD is compared with SGD after
 its switch epoch. A jump begins where the training loss is at least FACTOR times the smallest loss before it, and lasts
 until it is halfway back on a logarithmic axis. Runs with log_sharpness=1 have lr × sharpness in their histories. If one
-of the stores holds such a run, its values around each jump are printed. If some are missing, the last line is the
-command that records them."""
+of the stores holds such a run, its values around each jump are printed. If some are missing, the last lines are
+the commands that record them."""
 
 
 def add(commands: Any) -> None:
@@ -59,8 +59,8 @@ def print_jumps(options: argparse.Namespace) -> int:
     if options.out is not None:
         outputs.renew(options.out, lambda folder: _write(folder, groups, rule))
     forms.say(groups, {"md": lambda content: jump_forms.to_markdown(content, rule)}, None, jump_forms.LEAST)
-    if line := jump_forms.command([trace for group in groups for entry in group.entries for trace in entry.traces]):
-        terminal.say(f"\nTo record lr × sharpness around these jumps:\n  {line}")
+    if lines := jump_forms.commands(groups):
+        terminal.say("\n  ".join(("\nTo record lr × sharpness around these jumps:", *lines)))
     return 0
 
 
@@ -78,18 +78,23 @@ def _traces(options: argparse.Namespace, rule: Rule) -> list[Trace]:
     """The runs that the options ask for.
 
     Raises:
-        StoreError: there is none that has an epoch to count.
+        StoreError: none has finished, or none has an epoch to count.
     """
     from tmsgd_bench.results import jumps
 
     frames = [stores.read([root]) for root in options.results]
     recorded = {run_id: history for frame in frames for run_id, history in _recorded(frame)}
     runs = stores.filtered(store.merge(frames), options, ["task", "model", "data"])
+    if not runs["status"].isin(FINISHED).any():
+        raise StoreError(
+            f"{stores.listed(options.results)} holds no finished run on {options.data} data: name another store with "
+            "--results, or other data with --data."
+        )
     traces = [trace for trace in jumps.read(runs, recorded) if trace.exposed(rule.first)]
     if not traces:
         raise StoreError(
-            f"no finished run in {stores.listed(options.results)} has a training loss after epoch {rule.first}: name "
-            "another store with --results, or an earlier epoch with --first."
+            f"no finished run in {stores.listed(options.results)} has a training loss from epoch {rule.first} on: name "
+            "an earlier epoch with --first, or another store with --results."
         )
     return traces
 

@@ -105,7 +105,7 @@ def build(runs: pd.DataFrame, reference: str | None = None, group_by: Collection
         ConfigError: no run has that optimizer, or that setting.
         StoreError: a run that follows a protocol reports another metric than the paper's table asks for.
     """
-    chosen = rows.Reference.parse(reference or USUAL)
+    chosen = rows.Reference.parse(USUAL if reference is None else reference)
     if reference is not None:
         _check_reference(runs[runs["status"].isin(FINISHED) & runs["conditions"].notna()], chosen)
     return of_any(runs, chosen, group_by)
@@ -138,8 +138,14 @@ def _check_reference(finished: pd.DataFrame, reference: rows.Reference) -> None:
         names = ", ".join(sorted(set(finished["optimizer"])))
         raise ConfigError(f"no finished run has the optimizer {reference.name!r}: choose --reference from {names}.")
     if len(finished) and not any(reference.fits(run) for _, run in named.iterrows()):
-        rates = ", ".join(f"{reference.name},lr={lr:g}" for lr in sorted(set(named["lr"].dropna())))
-        raise ConfigError(f"no finished run is --reference {reference}: there are {rates}.")
+        raise ConfigError(f"no finished run is --reference {reference}: there are {_choices(named, reference)}.")
+
+
+def _choices(runs: pd.DataFrame, reference: rows.Reference) -> str:
+    """The references that differ from one in its own settings alone."""
+    every = [rows.settings_of(run) for _, run in runs.iterrows()]
+    settings = {tuple(f"{key}={rows.shown(one.get(key))}" for key in reference.settings) for one in every}
+    return ", ".join(",".join((reference.name, *one)) for one in sorted(settings))
 
 
 def _tables(runs: pd.DataFrame, group_by: Collection[str]) -> pd.Series:
@@ -307,7 +313,7 @@ def columns(group: Group) -> Cells:
 def _in_words(group: Group) -> str:
     """To what the differences are taken, after the heading."""
     if not group.reference:
-        return "; no differences: no run has the reference, and --reference NAME chooses another"
+        return "; no differences: no finished run is the reference (SGD, if --reference names no other)"
     note = f", {group.note}" if group.note else ""
     return f"; differences to {escaping.markdown(group.reference + note)}"
 

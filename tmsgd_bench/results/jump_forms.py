@@ -9,20 +9,18 @@ from typing import Any
 
 import pandas as pd
 
-from tmsgd_bench import escaping
-from tmsgd_bench.results.cells import markdown_row, p_value
+from tmsgd_bench import escaping, tuning
+from tmsgd_bench.results.cells import decimals, markdown_row, p_value
 from tmsgd_bench.results.jumps import (
     BEFORE,
     MEASURED,
     SMALLER,
     Group,
     Rule,
-    Trace,
     after_switch,
     count,
     listed,
     recounted,
-    switch_of,
 )
 from tmsgd_bench.results.statistics import ALPHA
 
@@ -35,7 +33,7 @@ def to_markdown(groups: Sequence[Group], rule: Rule) -> str:
     parts = [part for group in groups for part in _tables(group, rule)]
     about = (
         f"A jump begins where the training loss is at least {rule.factor:g} times the smallest loss before it, and "
-        f"lasts until it is below {math.sqrt(rule.factor):.2g} times that loss. Epochs from {rule.first} on count. "
+        f"lasts until it is below {math.sqrt(rule.factor):.3g} times that loss. Epochs from {rule.first} on count. "
         f"Brackets: exact 95 % intervals of Poisson counts. A late jump begins in the last {rule.late} epochs. "
         f"Jumps by {SMALLER:g} are those of the same rule with that factor. "
         "“p, jumps”: exact binomial test of equal rates, two-sided; “p, Holm”: corrected over the rows, and decides "
@@ -49,8 +47,9 @@ def _tables(group: Group, rule: Rule) -> Iterator[str]:
     heads = ["Optimizer", "Runs", "Diverged", "Runs that jump", f"Epochs from {rule.first}", f"Jumps by {SMALLER:g}"]
     heads += [f"Jumps by {rule.factor:g}", "Jumps per 100 epochs", "Final metric, late jump"]
     heads += ["Final metric, no late jump"]
-    yield table(heads, [_count_cells(count(entry, rule)) for entry in group.entries])
-    for some in (rule, replace(rule, factor=SMALLER)):
+    digits = decimals(pd.Series([trace.run["final"] for entry in group.entries for trace in entry.traces], dtype=float))
+    yield table(heads, [_count_cells(count(entry, rule), digits) for entry in group.entries])
+    for some in _rules(rule):
         if compared := after_switch(recounted(group, some), some):
             yield f"After the switch epoch, on the same seeds, jumps by a factor of {some.factor:g}:"
             heads = ["Optimizer", "Against", "Pairs", "Epochs each", "Jumps", "Jumps of the other", "Ratio"]
@@ -60,7 +59,12 @@ def _tables(group: Group, rule: Rule) -> Iterator[str]:
         yield f"Each jump, with lr × sharpness before and after it (largest: of the {BEFORE} epochs before):"
         heads = ["Optimizer", "Seed", "Epoch", "Times the smallest loss", "At its peak", "Epochs", "Final metric"]
         heads += ["largest", "before", "in it", "after", "median of the run", "limit"]
-        yield table(heads, map(_jump_cells, jumps))
+        yield table(heads, [_jump_cells(jump, digits) for jump in jumps])
+
+
+def _rules(rule: Rule) -> list[Rule]:
+    """The rule, and the same with the smaller factor, if that is another one."""
+    return [rule] if rule.factor == SMALLER else [rule, replace(rule, factor=SMALLER)]
 
 
 def table(heads: Sequence[str], rows: Any) -> str:
@@ -77,9 +81,9 @@ def _interval(row: Mapping[str, Any], middle: str) -> str:
     return "–" if math.isnan(row["low"]) else f"{number(row[middle])} [{number(row['low'])}, {number(row['high'])}]"
 
 
-def _count_cells(row: Mapping[str, Any]) -> list[str]:
+def _count_cells(row: Mapping[str, Any], digits: int) -> list[str]:
     finals = [
-        f"{row[f'{name}_mean']:.2f} (n={row[f'{name}_runs']})" if row[f"{name}_runs"] else "–"
+        f"{row[f'{name}_mean']:.{digits}f} (n={row[f'{name}_runs']})" if row[f"{name}_runs"] else "–"
         for name in ("late", "other")
     ]
     counts = [str(row[key]) for key in ("runs", "diverged", "runs_with_jumps", "epochs", "smaller_jumps", "jumps")]
@@ -94,10 +98,10 @@ def _paired_cells(row: Mapping[str, Any]) -> list[str]:
     return [*names, pairs, *counts, _interval(row, "ratio"), *tests, p_value(row["p_seeds"]), row["answer"]]
 
 
-def _jump_cells(row: Mapping[str, Any]) -> list[str]:
+def _jump_cells(row: Mapping[str, Any], digits: int) -> list[str]:
     measured = [number(row[key]) for key in ("largest_before", "before", "at", "after", "median", "limit")]
     numbers = [str(row["seed"]), str(row["epoch"]), number(row["times"]), number(row["peak"]), str(row["epochs"])]
-    final = "–" if pd.isna(row["final"]) else f"{row['final']:.2f}"
+    final = "–" if pd.isna(row["final"]) else f"{row['final']:.{digits}f}"
     return [escaping.markdown(row["optimizer"]), *numbers, final, *measured]
 
 
@@ -107,27 +111,38 @@ def csv_files(groups: Sequence[Group], rule: Rule) -> dict[str, str]:
     for group in groups:
         about = {"group": group.heading}
         rows["jumps"] += [{**about, **count(entry, rule)} for entry in group.entries]
-        for some in (rule, replace(rule, factor=SMALLER)):
+        for some in _rules(rule):
             compared = after_switch(recounted(group, some), some)
             rows["after_switch"] += [{**about, "factor": some.factor, **row} for row in compared]
         rows["each"] += [{**about, **row} for row in listed(group)]
     return {f"{name}.csv": escaping.csv(pd.DataFrame(of_name)) for name, of_name in rows.items() if of_name}
 
 
-def command(traces: Sequence[Trace]) -> str:
-    """The command that trains the runs that jumped again, with lr × sharpness; empty if none lacks it."""
-    lacking = [trace.run for trace in traces if trace.jumps and MEASURED not in trace.history]
-    if not lacking:
-        return ""
-    first = lacking[0]
-    values: dict[str, set[Any]] = {
-        "optimizer": {str(run["optimizer"]) for run in lacking},
-        "seed": {int(run["seed"]) for run in lacking},
-        "switch_epoch": {f"{switch_of(run):g}" for run in lacking} - {"inf"},
-    }
-    swept = [f"{name}={','.join(map(str, sorted(some)))}" for name, some in values.items() if some]
-    protocol = "" if not first["protocols"] else f" protocol={first['protocols'][0]}"
-    return (
-        f"python run.py -m task={first['task']} model={first['model']}{protocol} {' '.join(swept)} log_sharpness=1 "
-        "results.root=my/sharpness"
-    )
+def commands(groups: Sequence[Group]) -> list[str]:
+    """A command for each group that trains its runs that jumped again, with lr × sharpness.
+
+    Runs that have it are left out, and runs that follow no protocol: their settings do not fit into a command.
+    """
+    return [_command(lacking) for group in groups if (lacking := list(_lacking(group)))]
+
+
+def _lacking(group: Group) -> Iterator[pd.Series]:
+    for entry in group.entries:
+        for trace in entry.traces:
+            follows = [name for name in trace.run["protocols"] or () if name != tuning.PROTOCOL]
+            if trace.jumps and MEASURED not in trace.history and follows and trace.run["split"] == "test":
+                yield trace.run
+
+
+def _command(runs: Sequence[pd.Series]) -> str:
+    """Of runs that follow a protocol, which has all their other settings."""
+    first = runs[0]
+    places = {"task": "task", "model": "model", "data": "data", "data.name": "dataset"}
+    chosen = [f"{key}={first[column]}" for key, column in places.items() if first[column] is not None]
+    chosen += [] if all(run["verified"] for run in runs) else ["data.verify=false"]
+    chosen += [] if first["weights_file"] is None else ["model.weights=FILE"]
+    names = sorted({str(run["optimizer"]) for run in runs})
+    seeds = sorted({int(run["seed"]) for run in runs})
+    swept = [f"optimizer={','.join(names)}", f"seed={','.join(map(str, seeds))}"]
+    words = [*chosen, f"protocol={first['protocols'][0]}", *swept, "log_sharpness=1", "results.root=my/sharpness"]
+    return f"python run.py -m {' '.join(words)}"

@@ -169,14 +169,21 @@ def grouped(traces: Sequence[Trace], rule: Rule) -> list[Group]:
     groups: dict[str, dict[str, list[Trace]]] = {}
     for trace in traces:
         groups.setdefault(str(trace.run["group"]), {}).setdefault(str(trace.run["options"]), []).append(trace)
+    headings = [_heading(next(iter(options.values()))[0].run) for options in groups.values()]
+    alike = [headings.count(heading) > 1 for heading in headings]
+    named = [
+        f"{heading}; #{key[:4]}" if several else heading
+        for heading, several, key in zip(headings, alike, groups, strict=True)
+    ]
     return [
-        recounted(Group(_heading(options[0][0].run), tuple(_entries(options))), rule)
-        for options in (list(of_group.values()) for of_group in groups.values())
+        recounted(Group(heading, tuple(_entries(list(options.values())))), rule)
+        for heading, options in zip(named, groups.values(), strict=True)
     ]
 
 
 def _heading(run: pd.Series) -> str:
-    return f"{comparison.about(run)}, lr {run['lr']:g}"
+    split = "" if run["split"] == "test" else f"; {run['split']} split"
+    return f"{comparison.about(run)}, lr {run['lr']:g}{split}"
 
 
 def _entries(settings: list[list[Trace]]) -> Iterator[Entry]:

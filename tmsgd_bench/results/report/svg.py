@@ -14,7 +14,8 @@ SVG = "http://www.w3.org/2000/svg"
 LINK = "{http://www.w3.org/1999/xlink}href"
 FINER = re.compile(r"(?<=\.\d)\d+")
 """What a coordinate has beyond a tenth of a point: a third of a picture's bytes, and nothing to see."""
-COORDINATES = ("d", "x", "y", "transform")
+COORDINATES = ("d", "x", "y")
+PLACES = re.compile(r"(?:translate|rotate)\([^)]*\)")
 NO_TURN = re.compile(r"rotate\(-?0(?:\.0)? [^)]*\)")
 REFERENCE = re.compile(r"url\(#([^)]+)\)")
 OFTEN = 2
@@ -59,6 +60,8 @@ def _short(key: str, value: str) -> str:
     """The value of an attribute in as few letters as show the same."""
     if key in COORDINATES:
         value = FINER.sub("", value)
+    if key == "transform":  # a scale needs its digits
+        return PLACES.sub(lambda place: FINER.sub("", place[0]), value)
     if key == "d":
         return " ".join(re.sub(r"\s*([A-Za-z])\s*", r"\1", value).split())
     return re.sub(r"([:;]) ", r"\1", value) if key == "style" else value
@@ -74,9 +77,9 @@ def _shorten_ids(root: Element, key: str) -> None:
             element.set("id", short[old])
         for attribute, value in element.attrib.items():
             if attribute == "href":
-                element.set(attribute, f"#{short[value[1:]]}")
+                element.set(attribute, f"#{short.get(value[1:], value[1:])}")
             else:
-                element.set(attribute, REFERENCE.sub(lambda found: f"url(#{short[found[1]]})", value))
+                element.set(attribute, REFERENCE.sub(lambda found: f"url(#{short.get(found[1], found[1])})", value))
 
 
 def _references(element: Element) -> Iterator[str]:
