@@ -21,6 +21,7 @@ from tmsgd_bench.engine.outcome import Outcome, score
 from tmsgd_bench.errors import ConfigError
 from tmsgd_bench.results import store
 from tmsgd_bench.results.status import Status
+from tmsgd_bench.wording import number_of
 
 ROOT = Path(__file__).parents[1]
 SHORT = ("protocol=smoke", "data.limit=20", "epochs=4")
@@ -315,7 +316,7 @@ def test_a_plan_is_printed_and_nothing_is_written(
 ) -> None:
     assert run(*arguments, *SHORT, "plan=true") == 0
     said = capsys.readouterr().out
-    assert said.startswith(f"plan: {runs} runs, 0 of them done\n") and "sweep:" not in said
+    assert said.startswith(f"plan: {number_of(runs, 'run')}, 0 of them done\n") and "sweep:" not in said
     assert re.findall(r"^(\d+) epochs to train", said, re.MULTILINE) == [str(epochs)]
     assert len(re.findall(r"^  to do ", said, re.MULTILINE)) == runs
     assert trained == [] and list(tmp_path.iterdir()) == []
