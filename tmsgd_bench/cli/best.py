@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tmsgd_bench import escaping, terminal
-from tmsgd_bench.cli import stores
+from tmsgd_bench.cli import forms, stores
 from tmsgd_bench.errors import StoreError
 from tmsgd_bench.results import cells, learning_rates
 from tmsgd_bench.results.learning_rates import Search, Trial
@@ -43,13 +43,8 @@ def print_best(options: argparse.Namespace) -> int:
     if options.settings:
         return _print_settings(places)
     for found in places:
-        table = "\n".join(_table(found))
-        if terminal.is_drawn():
-            terminal.show(table, ("Remark",))
-            terminal.say("")
-        else:
-            terminal.say(table)
-        terminal.say(f"{_next(found)}\n")
+        forms.say_markdown("\n".join(_table(found)), ("Remark",))
+        terminal.say(f"\n{_next(found)}\n")
     return 0
 
 

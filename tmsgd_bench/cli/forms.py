@@ -43,3 +43,16 @@ def say(
         terminal.show((drawn or forms["md"])(content), least, HINT)
     else:
         terminal.say(forms[form or default](content), end="")
+
+
+def say_markdown(text: str, least: Sequence[str]) -> None:
+    """Print tables in Markdown, drawn in a terminal, for a command without ``--format``.
+
+    Args:
+        text: with a line break at its end.
+        least: as in :func:`say`.
+    """
+    if terminal.is_drawn():
+        terminal.show(text, least)
+    else:
+        terminal.say(text, end="")

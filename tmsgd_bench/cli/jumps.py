@@ -56,9 +56,10 @@ def print_jumps(options: argparse.Namespace) -> int:
     if options.out is not None:
         stores.check_apart(options.out, options)
     groups = jumps.grouped(_traces(options, rule), rule)
+    text = jump_forms.to_markdown(groups, rule)
     if options.out is not None:
-        outputs.renew(options.out, lambda folder: _write(folder, groups, rule))
-    forms.say(groups, {"md": lambda content: jump_forms.to_markdown(content, rule)}, None, jump_forms.LEAST)
+        outputs.renew(options.out, lambda folder: _write(folder, groups, rule, text))
+    forms.say_markdown(text, jump_forms.LEAST)
     if lines := jump_forms.commands(groups):
         terminal.say("\n  ".join(("\nTo record lr × sharpness around these jumps:", *lines)))
     return 0
@@ -109,10 +110,10 @@ def _recorded(runs: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
             yield str(run["run_id"]), history
 
 
-def _write(folder: Path, groups: list[Group], rule: Rule) -> None:
+def _write(folder: Path, groups: list[Group], rule: Rule, text: str) -> None:
     from tmsgd_bench.results import jump_forms
     from tmsgd_bench.results.figure_jumps import draw
 
-    files.write_texts(folder, {"jumps.md": jump_forms.to_markdown(groups, rule), **jump_forms.csv_files(groups, rule)})
+    files.write_texts(folder, {"jumps.md": text, **jump_forms.csv_files(groups, rule)})
     for place, group in enumerate(groups):
         draw(group, folder / ("jumps.png" if place == 0 else f"jumps-{place + 1}.png"))
