@@ -22,6 +22,7 @@ from tmsgd_bench.results.jumps import (
     listed,
     recounted,
 )
+from tmsgd_bench.results.rows import choices
 from tmsgd_bench.results.statistics import ALPHA
 
 LEAST = ("Diverged", "Runs", "Epochs each", "Pairs", "At its peak", "Epochs", "after", "in it")
@@ -136,11 +137,8 @@ def _lacking(group: Group) -> Iterator[pd.Series]:
 
 def _command(runs: Sequence[pd.Series]) -> str:
     """Of runs that follow a protocol, which has all their other settings."""
-    first = runs[0]
-    places = {"task": "task", "model": "model", "data": "data", "data.name": "dataset"}
-    chosen = [f"{key}={first[column]}" for key, column in places.items() if first[column] is not None]
-    chosen += [] if all(run["verified"] for run in runs) else ["data.verify=false"]
-    chosen += [] if first["weights_file"] is None else ["model.weights=FILE"]
+    first = min(runs, key=lambda run: bool(run["verified"]))
+    chosen = [f"{key}={value}" for key, value in choices(first).items()]
     names = sorted({str(run["optimizer"]) for run in runs})
     seeds = sorted({int(run["seed"]) for run in runs})
     swept = [f"optimizer={','.join(names)}", f"seed={','.join(map(str, seeds))}"]

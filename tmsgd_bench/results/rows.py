@@ -64,6 +64,14 @@ class Reference:
         )
 
 
+def choices(run: pd.Series) -> dict[str, str]:
+    """What a command sets besides protocol, optimizer and seed to train a run again; the reader names PATH."""
+    chosen = {"task": run["task"], "model": run["model"], "data": run["data"]}
+    chosen |= {} if pd.isna(run["dataset"]) else {"data.name": run["dataset"]}
+    chosen |= {} if run["verified"] else {"data.verify": "false"}
+    return chosen | ({} if pd.isna(run["weights_file"]) else {"model.weights": "PATH"})
+
+
 def _equal(value: Any, text: str) -> bool:
     try:
         return float(text) == value if is_number(value) else shown(value) == text

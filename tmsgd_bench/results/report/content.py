@@ -22,6 +22,7 @@ from tmsgd_bench.results.paper import Experiment, experiments, layout, paper
 from tmsgd_bench.results.report import charts
 from tmsgd_bench.results.report.charts import ExperimentRuns
 from tmsgd_bench.results.report.figures import Chart
+from tmsgd_bench.results.rows import choices
 from tmsgd_bench.results.status import Status
 from tmsgd_bench.tuning import PROTOCOL as TUNED
 from tmsgd_bench.version import LEVELS, PROTOCOLS
@@ -310,8 +311,7 @@ def _command(run: pd.Series) -> str:
         return ""
     settings = {key: run[key] for key in ("task", "model", "optimizer", "data", "seed")}
     settings |= {} if run["protocols"][0] != TUNED else {"lr": f"{run['lr']:.10g}", "task.evaluate_on": run["split"]}
-    settings |= {} if run["verified"] else {"data.verify": "false"}
-    settings |= {} if pd.isna(run["weights_file"]) else {"model.weights": "PATH"}
+    settings |= choices(run)
     words = shlex.join([f"protocol={run['protocols'][0]}", *(f"{key}={value}" for key, value in settings.items())])
     return " ".join(["python run.py", *own_folders([Path(run["folder"])]), words])
 
