@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from PIL import Image
@@ -371,13 +372,32 @@ def test_the_figure_has_a_curve_for_each_optimizer_and_marks_the_best_rate(
 
 
 def test_the_limit_of_tmsgd_is_half_of_sgds(tmp_path: Path, search: Callable[..., None]) -> None:
-    """Between the rates where SGD begins to diverge without a sharpness; at 1/λ where SGD's runs recorded λ."""
+    """Without a sharpness it lies between half the rates where SGD becomes unstable."""
     search(tmp_path, "sgd", [*PEAK[:5], None, None])
     search(tmp_path, "tmsgd")
     (axes,) = figure_lr.draw(list(found(tmp_path).values())).axes
-    spans = [patch.get_x() for patch in axes.patches if isinstance(patch, Rectangle)]
-    assert spans == pytest.approx([0.3162, 0.1581])
+    assert shaded(axes) == pytest.approx([0.3162, 0.1581])
     assert "limit is 0.5 of SGD's" in " ".join(axes.get_xlabel().split())
+
+
+def shaded(axes: Axes) -> list[float]:
+    return [patch.get_x() for patch in axes.patches if isinstance(patch, Rectangle)]
+
+
+def test_a_rate_whose_loss_once_exploded_is_unstable_though_the_run_ended(
+    tmp_path: Path, search: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search(tmp_path, "sgd")
+    search(tmp_path, "tmsgd")
+    runs = store.read_runs(tmp_path)
+    rates = {Path(folder): lr for folder, lr in zip(runs["folder"], runs["lr"], strict=True)}
+
+    def exploded(folder: Path) -> pd.DataFrame:
+        return pd.DataFrame({"loss": [0.9, 0.5, 0.4] if rates[folder] < 0.3 else [1e6, 3.0, 0.4]})
+
+    monkeypatch.setattr(store, "history", exploded)
+    (axes,) = figure_lr.draw(list(found(tmp_path).values())).axes
+    assert shaded(axes) == pytest.approx([0.1, 0.05])
 
 
 def test_a_recorded_sharpness_gives_the_limits(

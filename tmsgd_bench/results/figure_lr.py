@@ -35,6 +35,8 @@ STYLE: Any = {"font.size": 9.0, "pdf.fonttype": 42, "axes.spines.top": False, "a
 COLOURS = ("#33557f", "#b5432a", "#3f7d4e", "#7a5195")
 LATE = "#b5432a"
 """The colour of TM-SGD and TM-SGD-M, second in their panels."""
+BLOWN_UP = 10.0
+"""A rate is unstable, too, if the training loss of an epoch is so many times that of an untrained model."""
 OUTSIDE = 4.0
 """Means that are so many times further from the best than the median mean are drawn at the edge."""
 
@@ -192,29 +194,48 @@ def _limit(axes: Axes, panel: Sequence[Search]) -> None:
     elif bracket := _bracket(base):
         axes.axvspan(*bracket, color=COLOURS[0], alpha=0.10, linewidth=0)
         axes.axvspan(share * bracket[0], share * bracket[1], color=LATE, alpha=0.10, linewidth=0)
-        note = f"shaded: where {base.label} begins to diverge, and where {by_name[late].label} should; {words}"
+        note = f"shaded: where {base.label} becomes unstable, and where {by_name[late].label} should; {words}"
     else:
-        note = f"in theory {words}; {base.label} diverged with no rate"
+        note = f"in theory {words}; {base.label} is unstable with no rate"
     axes.set_xlabel("learning rate\n" + _wrapped(note, 42), fontsize=7.5)
 
 
 def _sharpness(search: Search) -> float | None:
     """The mean of the last sharpness λ that the runs with the best rate recorded; None if they recorded none."""
     runs = search.runs[search.runs["lr"] == search.best.lr] if search.best else search.runs.iloc[:0]
-    values = []
-    for folder in runs["folder"]:
-        history = store.history(Path(folder))
-        if history is not None and "sharpness" in history and len(known := history["sharpness"].dropna()):
-            values.append(float(known.iloc[-1]))
+    values = [float(known.iloc[-1]) for known in _recorded(runs, "sharpness") if len(known)]
     mean = sum(values) / len(values) if values else 0.0
     return mean if mean > 0.0 else None
 
 
+def _recorded(runs: pd.DataFrame, name: str) -> Iterator[pd.Series]:
+    """What the runs recorded under a name, epoch by epoch; nothing of runs that recorded none."""
+    for folder in runs["folder"]:
+        history = store.history(Path(folder))
+        if history is not None and name in history:
+            yield history[name].dropna().astype(float)
+
+
 def _bracket(search: Search) -> tuple[float, float] | None:
-    """The largest rate below those that diverged, and the first that did; None if none did, or the smallest did."""
-    diverged = [trial.lr for trial in search.trials if trial.diverged]
-    stable = [trial.lr for trial in search.trials if not diverged or trial.lr < diverged[0]]
-    return (stable[-1], diverged[0]) if diverged and stable else None
+    """The largest stable rate below all unstable ones, and the first unstable one; None if there are not both."""
+    unstable = _unstable(search)
+    stable = [trial.lr for trial in search.trials if not unstable or trial.lr < unstable[0]]
+    return (stable[-1], unstable[0]) if unstable and stable else None
+
+
+def _unstable(search: Search) -> list[float]:
+    """The rates with a run that diverged, or whose training loss is once far above that of an untrained model.
+
+    The loss of an untrained model is taken to be that of the first epoch with the smallest rate.
+    """
+    losses = {trial.lr: list(_recorded(search.runs[search.runs["lr"] == trial.lr], "loss")) for trial in search.trials}
+    firsts = [float(loss.iloc[0]) for loss in losses[search.trials[0].lr] if len(loss)]
+    bound = BLOWN_UP * max(firsts, default=math.inf)
+    return [
+        trial.lr
+        for trial in search.trials
+        if trial.diverged or any(float(loss.max()) > bound for loss in losses[trial.lr] if len(loss))
+    ]
 
 
 def _signs(searches: Sequence[Search]) -> list[Line2D]:
