@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import errno
-import io
 import json
 import math
 from collections.abc import Mapping
@@ -96,13 +95,15 @@ class Outdated(Damaged):
 # ---------------------------------------------------------------- reading
 
 
-class _PlainLoader(yaml.SafeLoader):
-    """Reads plain values alone. Tags could run code, and with aliases a short file could become a huge value."""
+YAML: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""libyaml's parser, six times as fast as the one in Python; PyYAML can be built without it. Tags could run code."""
 
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("an alias")
-        return super().compose_node(parent, index)
+
+def _plain_yaml(data: bytes) -> Any:
+    """The value in a YAML document without aliases: with them a short file could become a huge value."""
+    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(data, Loader=YAML)):
+        raise yaml.YAMLError("an alias")
+    return yaml.load(data, Loader=YAML)
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
@@ -118,7 +119,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
 @lru_cache(maxsize=PARSED)
 def _parsed_settings(data: bytes) -> dict[str, Any]:
     try:
-        values = yaml.load(data, Loader=_PlainLoader)
+        values = _plain_yaml(data)
     except (ValueError, TypeError, KeyError, yaml.YAMLError, RecursionError) as error:
         raise Damaged(f"{CONFIG} is not plain YAML") from error
     return _check_kinds(CONFIG, values)
@@ -153,8 +154,12 @@ def read_history(folder: Path) -> pd.DataFrame:
 
 @lru_cache(maxsize=PARSED)
 def _parsed_history(data: bytes) -> pd.DataFrame:
+    import pyarrow as pa  # which takes half a second
+    import pyarrow.parquet as pq
+
     try:
-        history = pd.read_parquet(io.BytesIO(data))
+        table = pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
+        history = table.to_pandas(use_threads=False)  # on small files threads cost more time than they save
     except Exception as error:  # pyarrow has many kinds for a damaged file
         raise Damaged(f"{HISTORY} is not Parquet") from error
     if not history.columns.is_unique or any(kind.kind not in "iufb" for kind in history.dtypes):
