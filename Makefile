@@ -162,7 +162,7 @@ docs: setup ## build the documentation's web site into site/
 	$(VENV)/bin/uv pip install --quiet --python $(PY) -e '.[docs]'
 	$(PY) scripts/build_docs.py
 
-report: setup ## all results as one HTML page, into results/report
+report: setup ## all results as HTML pages, into results/report
 	$(PY) -m tmsgd_bench $(REPORT) $(ARGS)
 
 verify: setup ## make all that is published in results again from its evidence, and compare (half a minute)

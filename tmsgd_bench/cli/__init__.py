@@ -47,7 +47,7 @@ Examples of this command:
   tmsgd-bench claims                 the paper's claims, judged by our runs
   tmsgd-bench targets                epochs and seconds until a fixed target is reached
   tmsgd-bench jumps                  how often the training loss jumps
-  tmsgd-bench report                 everything on one page
+  tmsgd-bench report                 everything as HTML pages
   tmsgd-bench figure 1               the paper's figures, drawn from the runs
   tmsgd-bench export runs.parquet    all runs as tidy rows
   tmsgd-bench pack results/runs --out runs.parquet  finished runs in one file, to publish

@@ -1,4 +1,4 @@
-"""``report``: everything as one page."""
+"""``report``: everything as HTML pages."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ def add(commands: Any) -> None:
     """Add the command to the parser's commands."""
     parser = commands.add_parser(
         "report",
-        help="everything as one HTML page, and its tables as Markdown, CSV and LaTeX",
-        description="Write one self-contained HTML file with verdicts, tables, curves, settings and the runs behind "
-        "every number, and beside it the tables as Markdown, CSV and LaTeX.",
+        help="everything as HTML pages, and their tables as Markdown, CSV and LaTeX",
+        description="Write an HTML page with verdicts, tables, curves and settings, another with the runs behind every "
+        "number, and beside them the tables as Markdown, CSV and LaTeX.",
     )
     stores.add(parser)
     stores.add_numerics(parser)

@@ -1,4 +1,4 @@
-"""The report: one HTML page with everything inlined, and its tables as Markdown, CSV and LaTeX.
+"""The report: an HTML page with everything inlined, another that lists the runs, and all tables in other forms.
 
 The same runs give the same bytes: nothing in it is dated but by the runs.
 """
@@ -26,6 +26,8 @@ from tmsgd_bench.version import BENCHMARK_VERSION
 log = logging.getLogger(__name__)
 
 PAGE = "index.html"
+RUNS_PAGE = "runs.html"
+"""The list of all runs is as large as the report, and read less often."""
 AnySection = content.Section | own.OwnSection
 FORMATS = {"md": "Markdown", "csv": "CSV", "tex": "LaTeX"}
 """What a table's files are, by suffix."""
@@ -40,12 +42,12 @@ NUMERICS = {
 
 
 def write(runs: pd.DataFrame, numerics: Path, folder: Path) -> Path:
-    """Write the page and its tables into a folder, and return the page's path.
+    """Write the pages and their tables into a folder, and return the first page's path.
 
     Args:
         runs: from :func:`tmsgd_bench.results.store.read_runs`.
         numerics: what ``python -m tmsgd_bench numerics`` wrote; need not be there.
-        folder: made if missing. Links in the page are relative to it.
+        folder: made if missing. Links in the pages are relative to it.
 
     Raises:
         StoreError: the folder cannot be written or holds other files of these names, a run's file cannot be read, or a
@@ -53,15 +55,15 @@ def write(runs: pd.DataFrame, numerics: Path, folder: Path) -> Path:
     """
     verdicts = claims.evaluate(runs, numerical.read_numerics(numerics))
     sections, own_sections = content.sections(runs, folder), own.sections(runs, folder)
-    page = render(runs, verdicts, sections, numerics, folder, own_sections)
-    texts = {PAGE: page, **_tables(verdicts, [*sections, *own_sections])}
+    pages = render(runs, verdicts, sections, numerics, folder, own_sections)
+    texts = {**pages, **_tables(verdicts, [*sections, *own_sections])}
     outputs.renew(folder, lambda place: files.write_texts(place, texts), replaced=_is_ours)
     return folder / PAGE
 
 
 def _is_ours(name: str) -> bool:
     """Whether a file is of a report: of a section that this one lacks, say."""
-    return name == PAGE or name.startswith(("claims.", "table-", "own-"))
+    return name in (PAGE, RUNS_PAGE) or name.startswith(("claims.", "table-", "own-"))
 
 
 def _tables(verdicts: Verdicts, sections: Sequence[AnySection]) -> dict[str, str]:
@@ -79,30 +81,28 @@ def render(
     numerics: Path,
     folder: Path,
     own_sections: Sequence[own.OwnSection] = (),
-) -> str:
-    """The page.
+) -> dict[str, str]:
+    """The report's pages by file name.
 
     Args:
         runs: all runs to be listed.
         verdicts, sections, own_sections: what they come to.
         numerics: folder of the numerical experiments.
-        folder: where the page is to lie, for links.
+        folder: where the pages are to lie, for links.
     """
     environments, evidence = content.evidence(runs, folder)
-    pages = Environment(
-        loader=PackageLoader("tmsgd_bench.results.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=_visible,
-    )
-    pages.filters["svg"] = Markup
+    templates = _templates()
+    shared = {
+        "style": Markup(templates.get_template("style.css.jinja").render()),
+        "evidence": evidence,
+        "statuses": runs["status"].value_counts().to_dict(),
+        "report_page": PAGE,
+        "runs_page": RUNS_PAGE,
+    }
     found = answer.findings(verdicts)
     rows = answer.measured_gains(found)
-    style = Markup(pages.get_template("style.css.jinja").render())
-    return pages.get_template("page.html.jinja").render(
-        style=style,
+    first = templates.get_template("page.html.jinja").render(
+        shared,
         verdicts=verdicts,
         answer=answer.sentence(verdicts),
         findings=found,
@@ -114,14 +114,26 @@ def render(
         formats=FORMATS,
         numerics=list(_numerics_charts(numerics)),
         numerics_link=content.relative(numerics, folder),
-        environments=environments,
-        evidence=evidence,
-        statuses=runs["status"].value_counts().to_dict(),
         claim_forms=claim_forms,
         footnotes={"claims": claims.footnote(), "tables": cells.footnote()},
         version=__version__,
         benchmark_version=BENCHMARK_VERSION,
     )
+    listed = templates.get_template("runs.html.jinja").render(shared, environments=environments)
+    return {PAGE: first, RUNS_PAGE: listed}
+
+
+def _templates() -> Environment:
+    templates = Environment(
+        loader=PackageLoader("tmsgd_bench.results.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_visible,
+    )
+    templates.filters["svg"] = Markup
+    return templates
 
 
 def _visible(value: Any) -> Any:
