@@ -18,7 +18,7 @@ PARALLEL := hydra/launcher=cores hydra.launcher.n_jobs=$(JOBS)
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9 -]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' Makefile
-	@echo "  options: JOBS=$(JOBS) parallel runs, SEEDS=$(SEEDS), TASKS of make reduced, search and tuned, ARGS='more settings' (for run.py; plan=true prints the runs and starts none)"
+	@echo "  options: JOBS=$(JOBS) parallel runs, SEEDS=$(SEEDS), TASKS of make reduced, search and tuned, RESULTS=$(RESULTS) the runs, OUT=$(OUT) what is made of them, ARGS='more settings' (for run.py; plan=true prints the runs and starts none)"
 
 setup: $(VENV)/.ready ## install into .venv (Python 3.11 or newer; needs the network)
 
@@ -49,12 +49,12 @@ test-gpu: setup ## run the tests that need a GPU
 faults: setup ## inject kills, damaged files and full disks for SECONDS=600, and see that nothing is lost
 	$(PY) scripts/fault_campaign.py --seconds $(SECONDS) $(ARGS)
 
-table1 table2: setup ## the paper's Tables 1 and 2, settings as printed and as read, into results/settings
+table1 table2: setup ## the paper's Tables 1 and 2, settings as printed and as corrected, into results/settings
 	$(PY) scripts/settings.py
 
-# Results of RESULTS=results/runs, the default, are written into results/; those of another store beside it.
+# What is made of a store's runs is written beside it: results/ itself has what is published.
 STORE := $(patsubst %/,%,$(firstword $(RESULTS)))
-OUT ?= $(if $(filter results/runs,$(RESULTS)),results,$(STORE)-out)
+OUT ?= $(STORE)-out
 # Make hands these names to the shell as they are, and the shell reads such letters in its own way.
 UNSAFE := ' " ` \ $$ ; & | < > * ?
 ifneq ($(strip $(foreach letter,$(UNSAFE),$(findstring $(letter),$(RESULTS)$(OUT)))),)
@@ -162,7 +162,7 @@ docs: setup ## build the documentation's web site into site/
 	$(VENV)/bin/uv pip install --quiet --python $(PY) -e '.[docs]'
 	$(PY) scripts/build_docs.py
 
-report: setup ## all results as HTML pages, into results/report
+report: setup ## all results as HTML pages, into OUT/report
 	$(PY) -m tmsgd_bench $(REPORT) $(ARGS)
 
 verify: setup ## make all that is published in results again from its evidence, and compare (half a minute)

@@ -44,7 +44,7 @@ def test_reduced_plans_every_task_first_and_then_makes_a_table_of_each() -> None
     for task, number, plan, line in zip(("tc", "od"), ("5", "3"), plans, sweeps, strict=True):
         assert f"task={task} " in plan and f"task={task} " in line
         after = lines[lines.index(line) + 1]
-        assert f"table {number} " in after and f"--out results/reduced/{task} --protocol reduced" in after
+        assert f"table {number} " in after and f"--out results/runs-out/reduced/{task} --protocol reduced" in after
     assert all("plan=true" in line for line in recipe("reduced", "ARGS=plan=true"))
     assert "claims" in lines[-1] and "--protocol reduced" in lines[-1]
 
@@ -81,13 +81,12 @@ def test_tuned_has_tasks_and_seeds_of_its_own_unless_they_are_given() -> None:
 
 
 @needs_make
-@pytest.mark.parametrize("results", ["results/table5", "results/demo/", "a b"])
-def test_results_of_another_store_are_written_beside_it(results: str) -> None:
-    for line in recipe("table5", "report", "switch", f"RESULTS={results}"):
+@pytest.mark.parametrize("results", ["results/runs", "results/table5", "results/demo/", "a b"])
+def test_what_is_made_of_a_store_is_written_beside_it_and_not_over_what_is_published(results: str) -> None:
+    given = [] if results == "results/runs" else [f"RESULTS={results}"]
+    for line in recipe("table5", "report", "switch", "reduced", "tuned", *given):
         out = line.partition("--out ")[2].split()
-        assert not out or not out[0].startswith(("results/table5/", "results/report", "results/switch"))
         assert not out or out[0].startswith(f"{results.split()[0].rstrip('/')}-out/")
-    assert "--out results/report" in recipe("report")[0]
 
 
 @needs_make

@@ -7,8 +7,8 @@ Runs of different versions are never mixed.
 """
 
 PROTOCOLS = ("table2", "corrected", "reduced", "tuned", "smoke", "own")
-"""The sets of values in a task's YAML: printed in the paper, as read, real data in minutes, the same with the best
-learning rate, a few seconds; and the only ones that a task needs that is not the paper's."""
+"""The sets of values in a task's YAML: as printed in the paper, with misprints corrected, real data in minutes, the
+same with the best learning rate, a few seconds; and the only ones that a task needs that is not the paper's."""
 LEVELS = {"table2": "full", "corrected": "full (corrected)", "reduced": "reduced", "tuned": "tuned"}
 """The level of evidence of runs on real data, by the protocol that they follow; others are no evidence for a claim."""
 OWN_SETTINGS = ("reduced", "tuned")

@@ -51,7 +51,7 @@ Examples of this command:
   tmsgd-bench figure 1               the paper's figures, drawn from the runs
   tmsgd-bench export runs.parquet    all runs as tidy rows
   tmsgd-bench pack results/runs --out runs.parquet  finished runs in one file, to publish
-  tmsgd-bench verify                 whether what is published is what its evidence gives
+  tmsgd-bench verify                 make the published results again from their runs, and compare
   tmsgd-bench data                   which data sets are present
   tmsgd-bench new task birds         the files of your own task, which work as they are
   tmsgd-bench numerics               the methods as integrators: order, stability, noise

@@ -26,8 +26,8 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--protocol",
         choices=tuple(LEVELS),
-        help="only one level: the settings as printed (table2), as read (corrected), of short runs on real data "
-        "(reduced), or with tuned learning rates (tuned) (default: every level that has runs)",
+        help="only one level: the settings as printed (table2), with misprints corrected (corrected), of short runs "
+        "on real data (reduced), or with tuned learning rates (tuned) (default: every level that has runs)",
     )
     forms.add(parser, claim_forms.FORMATS, default="text")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="also write md, csv and tex there")

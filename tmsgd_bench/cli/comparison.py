@@ -24,9 +24,9 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--reference",
         metavar="NAME[,SETTING=VALUE]",
-        help="the optimizer to compare with, such as adam; sgd,lr=0.1 is one of several rows (default: sgd, and no "
-        "differences where no run has it; of several rows the one that follows a protocol, then the one with the most "
-        "runs, then, of runs on the validation split, the best one, then the one with the smallest learning rate)",
+        help="the row to compare with: adam, or sgd,lr=0.1 if the optimizer has several rows (default: sgd, and no "
+        "differences where no run has it; of several rows one that follows a protocol; then the one with most runs, "
+        "on the validation split the best one, and last the smallest learning rate)",
     )
     parser.add_argument(
         "--group-by",

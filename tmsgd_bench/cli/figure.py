@@ -54,7 +54,7 @@ def add(commands: Any) -> None:
         "--out",
         type=Path,
         metavar="FOLDER",
-        help="the folder to write into (default, only for the runs in results/runs: results/figures)",
+        help="the folder to write into (default, only for the runs in results/runs: results/runs-out/figures)",
     )
     parser.set_defaults(action=draw_figure)
 

@@ -38,7 +38,9 @@ def add(commands: Any) -> None:
     parser.add_argument("--data", choices=("real", "synthetic"), default="real", help="which runs (default: real)")
     parser.add_argument("--factor", type=float, default=10.0, help="times the smallest loss so far (default: 10)")
     parser.add_argument("--first", type=int, default=30, metavar="EPOCH", help="count from here on (default: 30)")
-    parser.add_argument("--late", type=int, default=20, metavar="EPOCHS", help="a late jump is in these last (20)")
+    parser.add_argument(
+        "--late", type=int, default=20, metavar="EPOCHS", help="late jumps are in the last EPOCHS (default: 20)"
+    )
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="also write CSV, Markdown and a picture there")
     parser.set_defaults(action=print_jumps)
 

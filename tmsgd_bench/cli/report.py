@@ -24,7 +24,7 @@ def add(commands: Any) -> None:
         "--out",
         type=Path,
         metavar="FOLDER",
-        help="the folder to write into (default, only for the runs in results/runs: results/report)",
+        help="the folder to write into (default, only for the runs in results/runs: results/runs-out/report)",
     )
     parser.set_defaults(action=write_report)
 

@@ -39,7 +39,7 @@ def add(commands: Any) -> None:
 def _add_runs(commands: Any) -> None:
     parser = commands.add_parser(
         "runs",
-        help="list runs: done, diverged, failed, running, abandoned",
+        help="list runs: done, diverged, failed, running, abandoned, damaged",
         description="List runs. 'final' is the primary metric after the last epoch, 'best' its best epoch "
         "(chosen on test data). An abandoned run was interrupted; the command that started it resumes it.",
     )

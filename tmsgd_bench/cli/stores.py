@@ -31,7 +31,7 @@ def add(parser: argparse.ArgumentParser, several: bool = True) -> None:
         nargs="+" if several else 1,
         default=[RESULTS],
         metavar="PLACE",
-        help=f"the results: {'folders' if several else 'a folder'} of runs, or packed (default: results/runs)",
+        help=f"{'stores' if several else 'store'} to read: a folder of runs, or a packed file (default: results/runs)",
     )
 
 
@@ -152,16 +152,18 @@ def numerics_folder(options: argparse.Namespace) -> Path:
 
 
 def target(options: argparse.Namespace, name: str) -> Path:
-    """The folder to write into: that of ``--out``, or ``name`` beside the default store.
+    """The folder to write into: that of ``--out``, or ``name`` in a folder beside the default store.
+
+    The folder that the default store is in has what is published, which no command writes over by default.
 
     Raises:
         ConfigError: there is no ``--out``, and the runs are not those of the default store alone.
         StoreError: the folder is one of the stores, lies in one, or contains one; a packed file may lie in it.
     """
+    place = RESULTS.with_name(f"{RESULTS.name}-out") / name
     if options.out is None and options.results != [RESULTS]:
-        place = RESULTS.with_name(name)
         raise ConfigError(f"name a folder with --out: {place} is for the runs in {RESULTS}.")
-    folder: Path = RESULTS.with_name(name) if options.out is None else options.out
+    folder: Path = place if options.out is None else options.out
     check_apart(folder, options)
     return folder
 

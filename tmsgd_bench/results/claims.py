@@ -178,7 +178,7 @@ def _claims(entry: Mapping[str, Any], levels: list[_Level], numerics: Numerics |
 
 
 def _without_repeats(claims: list[Claim]) -> Iterator[Claim]:
-    """Without the claims whose runs are those of another level: most settings are the same as printed and as read."""
+    """Without the claims whose runs are those of another level: most settings are the same in both."""
     seen: set[tuple[str, str, tuple[str, ...]]] = set()
     for claim in claims:
         key = claim.id, claim.place, claim.run_ids

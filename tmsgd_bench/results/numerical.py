@@ -142,8 +142,8 @@ def fluctuation(numerics: Numerics) -> Finding:
 
 RULES: dict[str, Callable[[Numerics], Finding]] = {"order": order, "accuracy": accuracy, "fluctuation": fluctuation}
 STATEMENTS = {
-    "order": "eq. (8) is of second order, Euler's rule of first",
-    "accuracy": "eq. (8) errs less than Euler's rule with the same step size, on every problem",
+    "order": "eq. (8) is of second order, Euler's method of first",
+    "accuracy": "eq. (8) errs less than Euler's method with the same step size, on every problem",
     "fluctuation": "used from the start, eq. (8) lets the loss rise more in all than SGD does, on every problem",
 }
 """What each rule tests, in words."""
