@@ -191,8 +191,8 @@ def footnote() -> str:
     """What every printed form of the claims must say."""
     return (
         "Each verdict is at a level: full (the paper's settings as printed), full (corrected) (the same with misprints "
-        f"corrected), reduced, or tuned. {RULE} “p, Holm” is p after Holm's correction over the claims of one table of the "
-        "paper at one level, tested or not, about models that have been trained. A claim made of several is "
+        f"corrected), reduced, or tuned. {RULE} “p, Holm” is p after Holm's correction over the claims of one table "
+        "of the paper at one level, tested or not, about models that have been trained. A claim made of several is "
         "contradicted if one of them is; it is supported, or no such difference, if all of them are. Primary metric "
         "after the last epoch; A − B paired by seed, 95 % interval: "
         f"Student's t below {BOOTSTRAP_FROM} pairs, a percentile bootstrap from there on. Paired t-test, or the exact "
