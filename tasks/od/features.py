@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from tasks.voc import ImageSplit
 from tmsgd_bench.data import cache, memory
 from tmsgd_bench.data.packed import Packed
 from tmsgd_bench.engine.loop import weights_digest
+from tmsgd_bench.engine.progress import counted
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +85,6 @@ def _computed(shapes: Sequence[tuple[int, int, int]], compute: Callable[[int], T
     )
     log.info("computing the features of %s images, once for all runs", f"{len(shapes):,}")
     packed = Packed(torch.empty(total), lengths.cumsum(0) - lengths, extents[:, 1:].contiguous(), shapes[0][0])
-    for number in tqdm(range(len(shapes)), desc="features", unit="image", disable=None, dynamic_ncols=True):
+    for number in counted(range(len(shapes)), len(shapes), "features", "image"):
         packed[number].copy_(compute(number))
     return packed

@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -41,6 +42,16 @@ def test_reports_into_a_broken_stream_are_lost_and_nothing_else(kind: str, monke
         print("a summary", flush=True)
         for stream in streams:
             stream.settle()
+
+
+def test_work_before_training_says_how_far_it_is_where_no_bar_can_be_shown(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = iter(range(0, 200, 20))  # each item takes 20 seconds
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    with caplog.at_level(logging.INFO):
+        assert list(progress.counted("abcde", 5, "features", "image")) == list("abcde")
+    assert caplog.messages == ["features: 2 of 5 images, 1 min 00 s left", "features: 4 of 5 images, 20 s left"]
 
 
 def test_a_sound_stream_gets_every_line(capsys: pytest.CaptureFixture[str]) -> None:

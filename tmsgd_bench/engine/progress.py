@@ -7,9 +7,10 @@ import math
 import os
 import sys
 import time
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tqdm import tqdm
 
@@ -20,8 +21,10 @@ if TYPE_CHECKING:
     from tmsgd_bench.engine.loop import LossRecord, Trainer
 
 log = logging.getLogger(__name__)
+Item = TypeVar("Item")
 
 LOG_SECONDS = 10.0
+PREPARATION_SECONDS = 30.0
 BAR_SECONDS = 0.5
 LIVE_SECONDS = 1.0
 SCREEN = "TMSGD_SWEEP_SCREEN"
@@ -144,6 +147,28 @@ def make_reporter(kind: str) -> Observer:
         return LiveReporter(place)
     bar = kind == "bar" or (kind == "auto" and sys.stderr.isatty())
     return BarReporter() if bar else LogReporter()
+
+
+def counted(items: Iterable[Item], total: int, what: str, unit: str) -> Iterator[Item]:
+    """The items of some work before training, with its progress: a bar on a terminal, otherwise log lines.
+
+    Args:
+        items: one for each piece of work.
+        total: how many there are.
+        what: the work, in a word or two.
+        unit: what an item is; its plural has an s.
+    """
+    if sys.stderr.isatty():
+        yield from tqdm(items, desc=what, total=total, unit=unit, dynamic_ncols=True)
+        return
+    began = latest = time.monotonic()
+    for done, item in enumerate(items, 1):
+        yield item
+        now = time.monotonic()
+        if now - latest >= PREPARATION_SECONDS and done < total:
+            latest = now
+            left = duration((now - began) / done * (total - done))
+            log.info("%s: %d of %d %ss, %s left", what, done, total, unit, left)
 
 
 def duration(seconds: float) -> str:

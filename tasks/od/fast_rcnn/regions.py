@@ -81,7 +81,7 @@ def folder(data_folder: Path) -> Path:
     return data_folder.parent / FOLDER / "proposals"
 
 
-def proposals(split: ImageSplit, source: Source, jobs: int | None = None, progress: bool | None = None) -> Proposals:
+def proposals(split: ImageSplit, source: Source, jobs: int | None = None) -> Proposals:
     """The proposals of every image of a part; computed where they are not there yet.
 
     Those of a subset of a list are kept under another name than those of all of it, as its photos are.
@@ -91,7 +91,6 @@ def proposals(split: ImageSplit, source: Source, jobs: int | None = None, progre
 
     Args:
         jobs: processes that compute; None for as many as there are cores.
-        progress: show a bar; None for one on a terminal only.
 
     Raises:
         ConfigError: no image has any: without background a detector learns nothing, and none can be tested.
@@ -103,7 +102,7 @@ def proposals(split: ImageSplit, source: Source, jobs: int | None = None, progre
         split.settings,
         kept_name(split, "proposals"),
         options,
-        lambda: _tensors(list(_chosen(split, source, jobs, progress))),
+        lambda: _tensors(list(_chosen(split, source, jobs))),
     )
     loaded = Proposals(tensors["boxes"], tensors["ends"])
     _check_some(loaded, source, " and ".join(splits))
@@ -126,19 +125,19 @@ def _tensors(boxes: Sequence[Tensor]) -> dict[str, Tensor]:
     return {"boxes": torch.cat([torch.zeros(0, 4), *boxes]), "ends": ends}
 
 
-def _chosen(split: ImageSplit, source: Source, jobs: int | None, progress: bool | None) -> Iterator[Tensor]:
+def _chosen(split: ImageSplit, source: Source, jobs: int | None) -> Iterator[Tensor]:
     """Of each image, those that are large enough, up to the limit."""
-    for boxes in _found(split, source, jobs, progress):
+    for boxes in _found(split, source, jobs):
         of_image = torch.from_numpy(np.asarray(boxes, dtype=np.float32))
         large = ((of_image[:, 2:] - of_image[:, :2]) >= source.min_side).all(dim=1)
         yield of_image[large][: source.limit]
 
 
-def _found(split: ImageSplit, source: Source, jobs: int | None, progress: bool | None) -> Sequence[np.ndarray]:
+def _found(split: ImageSplit, source: Source, jobs: int | None) -> Sequence[np.ndarray]:
     if source.kind != OWN:
         return _imported(split, source.kind)
     kept = Kept(folder(split.settings.data_folder) / source.search.key, split.names, split.photos, source.search)
-    return selective_search.proposals(kept, cores() if jobs is None else jobs, progress)
+    return selective_search.proposals(kept, cores() if jobs is None else jobs)
 
 
 def _imported(split: ImageSplit, kind: str) -> list[np.ndarray]:

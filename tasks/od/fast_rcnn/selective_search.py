@@ -19,12 +19,12 @@ import numpy as np
 from filelock import FileLock, Timeout
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
 from tasks.od.options import SEARCH
 from tmsgd_bench import files, shared_memory
 from tmsgd_bench.data import sealed
 from tmsgd_bench.data.loading import START
+from tmsgd_bench.engine.progress import counted
 from tmsgd_bench.errors import ConfigError, DataError, StoreError
 
 log = logging.getLogger(__name__)
@@ -169,7 +169,7 @@ def _save(path: Path, boxes: np.ndarray) -> None:
     sealed.seal(path)
 
 
-def proposals(kept: Kept, jobs: int, progress: bool | None = None) -> list[np.ndarray]:
+def proposals(kept: Kept, jobs: int) -> list[np.ndarray]:
     """The boxes of every image; what is not kept yet is computed, image by image, in parallel.
 
     Each image's boxes are on disk as soon as they are found, so whatever ends this early, the next call goes on from
@@ -177,7 +177,6 @@ def proposals(kept: Kept, jobs: int, progress: bool | None = None) -> list[np.nd
 
     Args:
         jobs: processes that compute; 1 for this one alone.
-        progress: show a bar; None for one on a terminal only.
 
     Raises:
         DataError: something must be computed, and OpenCV's selective search is not installed.
@@ -189,7 +188,7 @@ def proposals(kept: Kept, jobs: int, progress: bool | None = None) -> list[np.nd
             version = opencv().__version__  # says what is missing before any process is started
             log.info("selective search by OpenCV %s in %d images, %d at a time", version, len(missing), jobs)
             _note(kept, version)
-            found |= _compute(kept, missing, jobs, progress)
+            found |= _compute(kept, missing, jobs)
     return [boxes for boxes in found.values() if boxes is not None]
 
 
@@ -258,7 +257,7 @@ def _workers(wanted: int) -> int:
     return wanted
 
 
-def _compute(kept: Kept, missing: Sequence[int], jobs: int, progress: bool | None) -> dict[int, np.ndarray | None]:
+def _compute(kept: Kept, missing: Sequence[int], jobs: int) -> dict[int, np.ndarray | None]:
     workers = _workers(0 if jobs == 1 else min(jobs, len(missing)))
     rows = _Missing(kept, missing)
     loader: DataLoader[Any] = DataLoader(
@@ -272,8 +271,7 @@ def _compute(kept: Kept, missing: Sequence[int], jobs: int, progress: bool | Non
     )
     found: dict[int, np.ndarray | None] = {}
     problem = ""
-    hide = None if progress is None else not progress
-    for number, boxes, reason in tqdm(loader, desc="selective search", unit="image", disable=hide, dynamic_ncols=True):
+    for number, boxes, reason in counted(loader, len(missing), "selective search", "image"):
         found[number] = boxes
         if reason and not problem:
             problem = reason
