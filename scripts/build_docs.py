@@ -14,6 +14,8 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+from tmsgd_bench.results.published import OF_THE_READER
+
 ROOT = Path(__file__).parents[1]
 GATHERED = ROOT / "build" / "docs"
 PUBLISHED = {".md", ".png", ".csv", ".tex", ".html", ".json", ".yaml"}
@@ -43,7 +45,8 @@ def gather(folder: Path) -> None:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
     for path in sorted((ROOT / "results").rglob("*")):
-        if path.suffix in PUBLISHED and "runs" not in path.relative_to(ROOT / "results").parts:
+        top = ROOT / "results" / path.relative_to(ROOT / "results").parts[0]
+        if path.suffix in PUBLISHED and not any(map(top.match, OF_THE_READER)):
             target = folder / path.relative_to(ROOT)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, target)

@@ -99,6 +99,14 @@ def test_what_is_as_published_passes_and_nothing_is_changed(results: Path, capsy
     assert contents(results) == before
 
 
+def test_folders_of_a_readers_own_runs_are_passed_over(results: Path, capsys: Capture) -> None:
+    for name in ("runs", "runs-out/table5", "demo"):
+        (results / name).mkdir(parents=True)
+        (results / name / "table5.md").write_text("mine")
+    assert cli.main(["verify"]) == 0
+    assert "table5.md" not in capsys.readouterr().out
+
+
 def test_slow_commands_are_said_and_run_when_asked_for(results: Path, capsys: Capture) -> None:
     assert cli.main(["verify", "--write", "--slow"]) == 0 and (results / "claims" / "claims.md").exists()
     assert cli.main(["verify"]) == 0

@@ -15,8 +15,20 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tmsgd_bench import manifest
 from tmsgd_bench.errors import StoreError
-from tmsgd_bench.results import answer, claim_forms, claims, numerical, report, selection, store, table_forms, tables
+from tmsgd_bench.results import (
+    answer,
+    claim_forms,
+    claims,
+    differences,
+    numerical,
+    report,
+    selection,
+    store,
+    table_forms,
+    tables,
+)
 from tmsgd_bench.results.answer import Gain
 from tmsgd_bench.results.paper import experiments, paper
 from tmsgd_bench.results.report import content, figures, own
@@ -305,6 +317,18 @@ def test_a_page_needs_no_scripts_and_no_files(written: Path, page: Page, runs_pa
         assert not re.search(r"url\((?!#)", html) and "@import" not in html
         outside = {a["href"] for a in one.all("a") if "//" in a["href"]}
         assert outside <= {"https://arxiv.org/abs/2409.04707"}
+
+
+def test_without_drawings_a_report_differs_in_nothing_else(written: Path, root: Path) -> None:
+    """As verify makes it, which compares all but the drawings."""
+    with differences.without_drawings():
+        undrawn = report.write(store.read_runs(root), NUMERICS, written.with_name("undrawn")).parent
+    drawn_page = (written / report.PAGE).read_text(encoding="utf-8")
+    page = (undrawn / report.PAGE).read_text(encoding="utf-8")
+    assert len(page) < len(drawn_page)
+    assert differences.first_difference(report.PAGE, drawn_page, page) is None
+    names = {path.name for path in written.iterdir()} - {report.PAGE, manifest.NAME}
+    assert all((written / name).read_bytes() == (undrawn / name).read_bytes() for name in names)
 
 
 def test_links_lead_somewhere(written: Path, page: Page, runs_page: Page) -> None:

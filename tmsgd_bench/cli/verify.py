@@ -16,14 +16,12 @@ from typing import Any
 from tmsgd_bench import escaping, files, manifest, terminal
 from tmsgd_bench.errors import BenchError, ConfigError, StoreError
 from tmsgd_bench.results import published
-from tmsgd_bench.results.differences import first_difference
+from tmsgd_bench.results.differences import first_difference, without_drawings
 from tmsgd_bench.results.published import FOLDER, Command
 
 Parsers = Mapping[str, argparse.ArgumentParser]
 TEXTS = (".csv", ".md", ".tex", ".html")
 """The endings of files that are compared. Pictures are not: their numbers are in a table or CSV file beside them."""
-OF_THE_READER = ("runs", "demo")
-"""Folders beside the published ones; git ignores them."""
 
 
 def add(commands: Any) -> None:
@@ -207,7 +205,7 @@ class Check:
     def _printed(self, command: Command, target: str) -> str | None:
         """What a command prints in the copy; None if it fails, which counts as a difference."""
         try:
-            with chdir(self.place):
+            with chdir(self.place), without_drawings():
                 return _run(self.parsers, command, force=True)
         except (BenchError, OSError, ValueError) as error:
             self.differing[target] = f"'{command.line}' fails: {error}"
@@ -275,7 +273,7 @@ class Check:
 
     def _files(self) -> Iterator[Path]:
         for top in sorted(self.results.iterdir()):
-            if top.name not in OF_THE_READER and not top.name.startswith("."):
+            if not any(map(top.match, (*published.OF_THE_READER, ".*"))):
                 yield from sorted(path for path in top.rglob("*") if path.is_file()) if top.is_dir() else [top]
 
     def _problem(self, path: Path, name: str) -> str:

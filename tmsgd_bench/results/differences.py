@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from itertools import zip_longest
 
 CLOSE = 1e-9
@@ -13,8 +15,20 @@ CLOSE = 1e-9
 SHOWN = 40
 """How many characters of a cell a message shows."""
 DRAWING = re.compile(r"<svg\b.*?</svg>", re.DOTALL)
+DRAWN: ContextVar[bool] = ContextVar("DRAWN", default=True)
+"""Whether the report has its drawings."""
 MISSING = "nothing"
 Rows = list[list[str]]
+
+
+@contextmanager
+def without_drawings() -> Iterator[None]:
+    """Reports made in this context lack their drawings, which take most of the time and are not compared."""
+    before = DRAWN.set(False)
+    try:
+        yield
+    finally:
+        DRAWN.reset(before)
 
 
 def first_difference(name: str, published: str, derived: str) -> str | None:

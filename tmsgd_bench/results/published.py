@@ -18,6 +18,8 @@ NAME = "published.yaml"
 KEYS = ("commands", "quoted", "slow", "not_derived")
 FOLDER = "results"
 """The name of the folder in its commands."""
+OF_THE_READER = ("runs", "demo", "*-out")
+"""Patterns of the folders beside the published ones that hold a reader's own runs; git ignores them."""
 COMMANDS = ("table", "compare", "claims", "targets", "tuned", "jumps", "figure", "report", "numerics")
 """The commands that may stand there: they read results, and write into one folder."""
 OUTSIDE = (NAME, "README.md")

@@ -24,6 +24,7 @@ from matplotlib.ticker import MaxNLocator
 
 from tmsgd_bench.escaping import mathtext, plain
 from tmsgd_bench.results.answer import Gain
+from tmsgd_bench.results.differences import DRAWN
 from tmsgd_bench.results.figure_gains import draw_gains
 from tmsgd_bench.results.report.svg import slim
 from tmsgd_bench.results.selection import few_seeds
@@ -421,6 +422,8 @@ def inline(
         style: matplotlib settings.
         variables: the page's CSS variable of each colour (#rrggbb); other colours stay.
     """
+    if not DRAWN.get():
+        return "<svg></svg>"
     buffer = io.StringIO()
     settings: Any = {**style, "svg.fonttype": "none", "svg.hashsalt": name}
     with rc_context(settings):
