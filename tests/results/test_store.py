@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from tmsgd_bench import manifest
+from tmsgd_bench import cli, manifest
 from tmsgd_bench.errors import RunIsBusy, StoreError
 from tmsgd_bench.files import write_json
 from tmsgd_bench.results import heartbeat, record, selection, store
@@ -362,6 +362,21 @@ def test_every_status_is_told(tmp_path: Path, write_run: WriteRun) -> None:
         found = {name: row["status"] for name, row in by_id(tmp_path).items()}
     assert found == written | {running.run_id: "running"}
     assert list(found) == sorted(found)
+
+
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_runs_can_be_asked_for_by_what_their_names_begin_with(
+    tmp_path: Path, write_run: WriteRun, is_packed: bool
+) -> None:
+    for optimizer in ("sgd", "sgdm", "adam"):
+        write_run(tmp_path / "store", optimizer)
+    root = tmp_path / "store"
+    if is_packed:
+        assert cli.main(["pack", str(root), "--out", str(tmp_path / "runs.parquet")]) == 0
+        root = tmp_path / "runs.parquet"
+    every = read_runs(root)
+    assert list(read_runs(root, "tc-lstm-sgd-")["run_id"]) == [name for name in every["run_id"] if "-sgd-" in name]
+    assert read_runs(root, "od-").empty and list(read_runs(root, "od-").columns) == list(every.columns)
 
 
 def test_a_row_holds_settings_outcome_and_place(tmp_path: Path, write_run: WriteRun) -> None:

@@ -248,7 +248,7 @@ def _seconds_per_epoch(spec: RunSpec, runs: pd.DataFrame) -> tuple[float, bool]:
     own = own[own["optimizer"] == spec.optimizer["name"]]
     if len(own):
         return _median_pace(own), False
-    published = _alike(spec, _published())
+    published = _alike(spec, _published(f"{spec.task['name']}-{spec.model['name']}-"))
     published = published[(published["epochs"] == spec.epochs) & (published["batch_size"] == spec.batch_size)]
     same = published[published["optimizer"] == spec.optimizer["name"]]
     return _median_pace(same if len(same) else published), True
@@ -270,11 +270,11 @@ def _median_pace(runs: pd.DataFrame) -> float:
 
 
 @functools.cache
-def _published() -> pd.DataFrame:
-    """The runs that are published with this checkout; none in an installed package."""
+def _published(begin: str) -> pd.DataFrame:
+    """The runs that are published with this checkout and whose names begin so; none in an installed package."""
     places = sorted(PUBLISHED.glob(f"*/{packed.NAME}")) + sorted(PUBLISHED.glob(f"*/*/{packed.NAME}"))
     try:
-        frames = [store.read_runs(place) for place in places]
+        frames = [store.read_runs(place, begin) for place in places]
     except StoreError:  # a damaged file is no reason to have no plan
         frames = []
     return store.merge(frames) if frames else pd.DataFrame(columns=pd.Index(store.COLUMNS))

@@ -222,7 +222,7 @@ def intact(folder: Path, name: str) -> bool:
     return not problem
 
 
-def read_runs(root: Path) -> pd.DataFrame:
+def read_runs(root: Path, begin: str = "") -> pd.DataFrame:
     """Every run of a store, finished or not: one row a run, sorted by run id.
 
     Columns: those of ``COLUMNS``. ``status`` is one of ``status.OF_RUNS``; ``final``, ``best`` are the primary metric
@@ -234,28 +234,32 @@ def read_runs(root: Path) -> pd.DataFrame:
     Args:
         root: a folder of runs, a packed file, or a folder that holds one (``runs.parquet``); of a run that is both in
             a folder and packed, the one that has a result counts.
+        begin: only the runs whose names begin with it; the others are not opened.
 
     Raises:
         StoreError: the folder exists but cannot be read, or the packed file is damaged.
     """
     if packed.is_packed(root):
-        return _packed_runs(root)
-    runs = _unpacked_runs(root)
+        return _packed_runs(root, begin)
+    runs = _unpacked_runs(root, begin)
     if not packed.is_packed(root / packed.NAME):
         return runs
-    published = _packed_runs(root / packed.NAME)
+    published = _packed_runs(root / packed.NAME, begin)
     return merge([runs, published]) if len(runs) else published
 
 
-def _packed_runs(path: Path) -> pd.DataFrame:
-    return _frame([_finished_row(path / run_id, again=False) for run_id in packed.read(path)])
+def _packed_runs(path: Path, begin: str) -> pd.DataFrame:
+    names = [run_id for run_id in packed.read(path) if run_id.startswith(begin)]
+    return _frame([_finished_row(path / run_id, again=False) for run_id in names])
 
 
-def _unpacked_runs(root: Path) -> pd.DataFrame:
+def _unpacked_runs(root: Path, begin: str) -> pd.DataFrame:
+    def named(folder: Path) -> list[Path]:
+        return [path for path in folder.iterdir() if path.name.startswith(begin)] if folder.exists() else []
+
     try:
-        finished = [path for path in root.iterdir() if _is_run(path)] if root.exists() else []
-        work = root / ".work"
-        begun = [path for path in work.iterdir() if _is_there(path / CONFIG)] if work.exists() else []
+        finished = [path for path in named(root) if _is_run(path)]
+        begun = [path for path in named(root / ".work") if _is_there(path / CONFIG)]
     except OSError as error:
         raise StoreError(
             f"cannot read the results in {root} ({error.strerror}): check results.root and its permissions."
