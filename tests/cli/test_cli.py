@@ -510,6 +510,14 @@ def test_report_writes_a_page_and_says_where(capsys: Capture, trained: Path, tmp
     assert all(name in page for name in store.read_runs(trained)["run_id"])
 
 
+@pytest.mark.parametrize("command", [["export", "FILE"], ["figure", "NAME"]], ids=" ".join)
+def test_an_argument_that_results_has_swallowed_is_told_how_to_be_given(capsys: Capture, command: list[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main([command[0], "--results", "results/table5", "given"])
+    assert ended.value.code == 2
+    assert f"write it first, as in 'tmsgd-bench {' '.join(command)} --results PLACE'" in capsys.readouterr().err
+
+
 def test_report_refuses_a_folder_it_cannot_write(capsys: Capture, runs: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     options = ["--results", runs, "--numerics", tmp_path, "--out", tmp_path / "file"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from tmsgd_bench import __version__, escaping, extras, files, terminal
 from tmsgd_bench.cli import (
@@ -79,6 +80,16 @@ NOUNS = (
 """The modules that add commands, in the order of the help."""
 
 
+class Parser(argparse.ArgumentParser):
+    """Says what to do where ``--results``, which takes several places, has swallowed an argument that came after it."""
+
+    def error(self, message: str) -> NoReturn:
+        name = message.rpartition("arguments are required: ")[2]
+        if name != message and "--results PLACE [PLACE" in self.format_usage():
+            message += f": write it first, as in '{self.prog} {name} --results PLACE'"
+        super().error(message)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0 success, 1 a failed check, 2 bad input."""
     try:
@@ -108,7 +119,7 @@ def _refused(sentence: str) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="tmsgd-bench",
         description="Show the runs of the TM-SGD benchmark, make its tables, prepare its data sets.",
         epilog=EPILOG,
