@@ -55,6 +55,12 @@ table1 table2: setup ## the paper's Tables 1 and 2, settings as printed and as c
 # What is made of a store's runs is written beside it: results/ itself has what is published.
 STORE := $(patsubst %/,%,$(firstword $(RESULTS)))
 OUT ?= $(STORE)-out
+ifeq ($(and $(strip $(RESULTS)),$(strip $(OUT))),)
+$(error RESULTS and OUT must name folders, and not be empty)
+endif
+ifneq ($(findstring results.root=,$(ARGS)),)
+$(error ARGS must not hold results.root=: give RESULTS=FOLDER, which also says what the tables are made of)
+endif
 # Make hands these names to the shell as they are, and the shell reads such letters in its own way.
 UNSAFE := ' " ` \ $$ ; & | < > * ?
 ifneq ($(strip $(foreach letter,$(UNSAFE),$(findstring $(letter),$(RESULTS)$(OUT)))),)

@@ -14,7 +14,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from tmsgd_bench.results.published import OF_THE_READER
+from tmsgd_bench.results.published import is_of_the_reader
 
 ROOT = Path(__file__).parents[1]
 GATHERED = ROOT / "build" / "docs"
@@ -45,8 +45,7 @@ def gather(folder: Path) -> None:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
     for path in sorted((ROOT / "results").rglob("*")):
-        top = ROOT / "results" / path.relative_to(ROOT / "results").parts[0]
-        if path.suffix in PUBLISHED and not any(map(top.match, OF_THE_READER)):
+        if path.suffix in PUBLISHED and not is_of_the_reader(path.relative_to(ROOT / "results")):
             target = folder / path.relative_to(ROOT)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, target)

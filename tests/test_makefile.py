@@ -106,3 +106,10 @@ def test_clean_deletes_no_environment_that_setup_did_not_make(tmp_path: Path) ->
     for name in ("plain", "made", ".", ""):
         subprocess.run(["make", "clean", f"VENV={name}"], cwd=tmp_path, check=True, capture_output=True)
     assert {path.name for path in tmp_path.iterdir()} == {"Makefile", "plain"}
+
+
+@needs_make
+@pytest.mark.parametrize("setting", ["RESULTS=", "OUT=", "ARGS=results.root=elsewhere"])
+def test_folders_that_would_be_other_ones_than_meant_are_refused(setting: str) -> None:
+    ended = subprocess.run(["make", "-n", "table5", setting], cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode != 0 and "RESULTS" in ended.stderr and len(ended.stderr.splitlines()) == 1

@@ -100,7 +100,7 @@ def test_what_is_as_published_passes_and_nothing_is_changed(results: Path, capsy
 
 
 def test_folders_of_a_readers_own_runs_are_passed_over(results: Path, capsys: Capture) -> None:
-    for name in ("runs", "runs-out/table5", "demo"):
+    for name in ("runs", "runs-out/table5", "demo", "table5/some-out"):
         (results / name).mkdir(parents=True)
         (results / name / "table5.md").write_text("mine")
     assert cli.main(["verify"]) == 0

@@ -265,6 +265,25 @@ def test_settings_that_would_grow_beyond_all_bounds_are_not_read(tmp_path: Path,
     assert "config.yaml is not plain YAML" in reason(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"x: {'[' * 600}{']' * 600}",
+        f"x:\n  {'- ' * 600}1",
+        "x: !!timestamp never",
+        "x: !!int ''",
+        f"x: {'1:' * 300}1.0",
+    ],
+    ids=["deep", "deep blocks", "no time", "no number", "no angle"],
+)
+def test_settings_that_yaml_cannot_hold_are_damaged(tmp_path: Path, write_run: WriteRun, line: str) -> None:
+    run = write_run(tmp_path)
+    with (run / store.CONFIG).open("a") as file:
+        file.write(line)
+    store.seal(run)
+    assert "config.yaml is not plain YAML" in reason(tmp_path)
+
+
 # --- anything at all -------------------------------------------------------------------------------------------------
 
 

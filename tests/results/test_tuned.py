@@ -400,6 +400,27 @@ def test_a_rate_whose_loss_once_exploded_is_unstable_though_the_run_ended(
     assert shaded(axes) == pytest.approx([0.1, 0.05])
 
 
+@pytest.mark.parametrize(("finals", "known"), [(None, "with no rate"), ([None] * 7, "with the smallest rate already")])
+def test_without_a_limit_the_figure_says_why(
+    tmp_path: Path, search: Callable[..., None], finals: list[float | None] | None, known: str
+) -> None:
+    search(tmp_path, "sgd", *([] if finals is None else [finals]))
+    search(tmp_path, "tmsgd")
+    (axes,) = figure_lr.draw(list(found(tmp_path).values())).axes
+    assert not shaded(axes) and f"SGD is unstable {known}" in " ".join(axes.get_xlabel().split())
+
+
+def test_the_numbers_of_the_figure_stand_beside_it(tmp_path: Path, search: Callable[..., None]) -> None:
+    search(tmp_path / "store", "sgd", [*PEAK[:5], None, None])
+    search(tmp_path / "store", "tmsgd")
+    assert cli.main(["figure", "lr", "--results", str(tmp_path / "store"), "--out", str(tmp_path / "out")]) == 0
+    table = pd.read_csv(tmp_path / "out" / "lr-tc-lstm.csv")
+    assert len(table) == 14 and list(table[table["optimizer"] == "sgd"]["lr"]) == list(tuning.grid(0.1))
+    sgd, tmsgd = (table[table["optimizer"] == name] for name in ("sgd", "tmsgd"))
+    assert list(sgd["unstable"]) == [False] * 5 + [True] * 2 and sgd["best"].sum() == 1
+    assert set(sgd["limit_low"]) == {0.3162} and set(tmsgd["limit_high"]) == {0.5 * tuning.grid(0.1)[5]}
+
+
 def test_a_recorded_sharpness_gives_the_limits(
     tmp_path: Path, search: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -81,12 +81,14 @@ NOUNS = (
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what to do where ``--results``, which takes several places, has swallowed an argument that came after it."""
+    """What to do about an argument that is not known, or that ``--results``, which takes several, has swallowed."""
 
     def error(self, message: str) -> NoReturn:
         name = message.rpartition("arguments are required: ")[2]
         if name != message and "--results PLACE [PLACE" in self.format_usage():
             message += f": write it first, as in '{self.prog} {name} --results PLACE'"
+        if message.startswith("unrecognized arguments"):
+            message += f": '{self.prog} COMMAND --help' lists what a command takes; --results names folders of runs"
         super().error(message)
 
 

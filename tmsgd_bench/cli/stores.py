@@ -154,7 +154,7 @@ def numerics_folder(options: argparse.Namespace) -> Path:
 def target(options: argparse.Namespace, name: str) -> Path:
     """The folder to write into: that of ``--out``, or ``name`` in a folder beside the default store.
 
-    The folder that the default store is in has what is published, which no command writes over by default.
+    The default store lies beside what is published, which is not to be written over.
 
     Raises:
         ConfigError: there is no ``--out``, and the runs are not those of the default store alone.

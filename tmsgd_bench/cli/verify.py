@@ -272,9 +272,9 @@ class Check:
         return left
 
     def _files(self) -> Iterator[Path]:
-        for top in sorted(self.results.iterdir()):
-            if not any(map(top.match, (*published.OF_THE_READER, ".*"))):
-                yield from sorted(path for path in top.rglob("*") if path.is_file()) if top.is_dir() else [top]
+        for path in sorted(self.results.rglob("*")):
+            if path.is_file() and not published.is_of_the_reader(path.relative_to(self.results)):
+                yield path
 
     def _problem(self, path: Path, name: str) -> str:
         """What is wrong with a file by the manifest beside it, or because a command should have made it."""

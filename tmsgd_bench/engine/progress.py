@@ -150,7 +150,9 @@ def make_reporter(kind: str) -> Observer:
 
 
 def counted(items: Iterable[Item], total: int, what: str, unit: str) -> Iterator[Item]:
-    """The items of some work before training, with its progress: a bar on a terminal, otherwise log lines.
+    """The items of some work before training, with its progress: a bar on a terminal, or log lines.
+
+    On the screen of a sweep there are log lines, too: its workers share one terminal.
 
     Args:
         items: one for each piece of work.
@@ -158,7 +160,7 @@ def counted(items: Iterable[Item], total: int, what: str, unit: str) -> Iterator
         what: the work, in a word or two.
         unit: what an item is; its plural has an s.
     """
-    if sys.stderr.isatty():
+    if sys.stderr.isatty() and screen_folder() is None:
         yield from tqdm(items, desc=what, total=total, unit=unit, dynamic_ncols=True)
         return
     began = latest = time.monotonic()

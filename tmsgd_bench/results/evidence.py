@@ -96,13 +96,21 @@ class Outdated(Damaged):
 
 
 YAML: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""libyaml's parser, six times as fast as the one in Python; PyYAML can be built without it. Tags could run code."""
+"""libyaml's parser, six times as fast as the one in Python; PyYAML can be built without it."""
+DEPTH = 50
+"""So many levels a file of settings may have at most; ours have fewer than ten."""
 
 
 def _plain_yaml(data: bytes) -> Any:
-    """The value in a YAML document without aliases: with them a short file could become a huge value."""
-    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(data, Loader=YAML)):
-        raise yaml.YAMLError("an alias")
+    """The value in a YAML document of plain values alone.
+
+    Tags could run code, with aliases a short file could become a huge value, and thousands of levels end a process.
+    """
+    depth = 0
+    for event in yaml.parse(data, Loader=YAML):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "tag", None) is not None or depth > DEPTH:
+            raise yaml.YAMLError("an alias, a tag, or too many levels")
     return yaml.load(data, Loader=YAML)
 
 
@@ -120,7 +128,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
 def _parsed_settings(data: bytes) -> dict[str, Any]:
     try:
         values = _plain_yaml(data)
-    except (ValueError, TypeError, KeyError, yaml.YAMLError, RecursionError) as error:
+    except Exception as error:  # PyYAML has many kinds for values that it cannot convert
         raise Damaged(f"{CONFIG} is not plain YAML") from error
     return _check_kinds(CONFIG, values)
 

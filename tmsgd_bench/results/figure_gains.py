@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
@@ -30,7 +31,7 @@ LINEAR = 1.0
 def write(
     runs: pd.DataFrame, folder: Path, data: str = "real", protocol: str | None = None, seed: int | None = None
 ) -> list[Path]:
-    """Draw the gains at every level that has runs, as ``gains.png`` and ``gains.pdf``.
+    """Draw the gains at every level that has runs, as ``gains.png`` and ``gains.pdf``; ``gains.csv`` has the numbers.
 
     Args:
         runs: from :func:`tmsgd_bench.results.store.read_runs`.
@@ -40,7 +41,7 @@ def write(
         seed: None: a gain is over all seeds.
 
     Returns:
-        The files.
+        The pictures.
 
     Raises:
         ConfigError: other data or one seed are asked for.
@@ -55,7 +56,7 @@ def write(
             f"no seed has runs of both SGD and TM-SGD on real data{level}: train some, or name another --results."
         )
     with rc_context(STYLE):
-        return save(draw(rows), folder, "gains")
+        return save(draw(rows), folder, "gains", pd.DataFrame(map(asdict, rows)))
 
 
 def draw(rows: Sequence[Gain]) -> Figure:

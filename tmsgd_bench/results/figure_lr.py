@@ -1,7 +1,7 @@
 """The metric against the learning rate of each optimizer, from the runs of ``experiment=search``.
 
-It also shows where theory expects TM-SGD to become unstable: at half of SGD's learning rate, and TM-SGD-M at less than
-a seventh of SGD-M's.
+It also shows where theory expects TM-SGD to become unstable: at half of SGD's learning rate, and TM-SGD-M at 0.13 of
+SGD-M's.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 import math
 import textwrap
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ OUTSIDE = 4.0
 def write(
     runs: pd.DataFrame, folder: Path, data: str = "real", protocol: str | None = PROTOCOL, seed: int | None = None
 ) -> list[Path]:
-    """Draw the searches of each task and model, a picture each: ``lr-<task>-<model>``.
+    """Draw the searches of each task and model, a picture each: ``lr-<task>-<model>``, and a CSV file of the numbers.
 
     Args:
         runs: from :func:`tmsgd_bench.results.store.read_runs`.
@@ -54,7 +55,7 @@ def write(
         seed: this one alone; None for all.
 
     Returns:
-        The files.
+        The pictures.
 
     Raises:
         StoreError: there is no search, or the folder cannot be written.
@@ -70,7 +71,7 @@ def write(
         name = f"lr-{task}-{model}"
         name += f"-{dataset}" if any(path.stem == name for path in written) else ""
         with rc_context(STYLE):
-            written += save(draw(searches), folder, name)
+            written += save(draw(searches), folder, name, numbers(searches))
     if not written:
         raise StoreError(
             f"no run is of a search for a learning rate on {data} data: train some with 'python run.py "
@@ -176,28 +177,105 @@ def _at_edge(axes: Axes, search: Search, colour: str, ends: tuple[float, float],
     axes.plot(outside, [height] * len(outside), marker=sign, markersize=5, markerfacecolor="white", **style)
 
 
-def _limit(axes: Axes, panel: Sequence[Search]) -> None:
-    """Where theory expects the second optimizer of a panel to become unstable, if it is TM-SGD or TM-SGD-M."""
+@dataclass(frozen=True)
+class Limits:
+    """Where SGD (SGD-M) becomes unstable, and where theory expects it of TM-SGD (TM-SGD-M).
+
+    Args:
+        base, late: their searches.
+        share: the largest stable learning rate of ``late`` as a share of that of ``base``, in theory.
+        sharpness: from which both limits are computed; None if no run recorded it.
+        ends: learning rates between which ``base`` becomes unstable, without a sharpness; None if it is unstable with
+            none, or with the smallest already.
+    """
+
+    base: Search
+    late: Search
+    share: float
+    sharpness: float | None
+    ends: tuple[float, float] | None
+
+    @property
+    def note(self) -> str:
+        """What is drawn, in words."""
+        words = f"{self.late.label}'s limit is {self.share:.2g} of {self.base.label}'s"
+        if self.sharpness is not None:
+            return f"dashed: predicted limits for λ = {self.sharpness:.3g}; {words}"
+        if self.ends is not None:
+            return f"shaded: where {self.base.label} becomes unstable, and where {self.late.label} should; {words}"
+        known = "with the smallest rate already" if _unstable(self.base) else "with no rate"
+        return f"in theory {words}; {self.base.label} is unstable {known}"
+
+
+def limits(panel: Sequence[Search]) -> Limits | None:
+    """Of the optimizers of a panel; None unless TM-SGD stands there beside SGD, or TM-SGD-M beside SGD-M."""
     by_name = {search.optimizer: search for search in panel}
     late = next((name for name in by_name if name in BASES), None)
     if late is None or BASES[late] not in by_name:
-        return
+        return None
     base = by_name[BASES[late]]
-    momentum = float(json.loads(base.runs["options"].iloc[0]).get("momentum", 0.0))
+    momentum = _momentum(base)
     share = largest_stable_lr(1.0, momentum=momentum) / largest_stable_lr(1.0, "euler", momentum)
-    words = f"{by_name[late].label}'s limit is {share:.2g} of {base.label}'s"
-    if sharpness := _sharpness(base):
-        limit = largest_stable_lr(sharpness, "euler", momentum)
-        axes.axvline(limit, color=COLOURS[0], linestyle="--", linewidth=1)
-        axes.axvline(share * limit, color=LATE, linestyle="--", linewidth=1)
-        note = f"dashed: predicted limits for λ = {sharpness:.3g}; {words}"
-    elif bracket := _bracket(base):
-        axes.axvspan(*bracket, color=COLOURS[0], alpha=0.10, linewidth=0)
-        axes.axvspan(share * bracket[0], share * bracket[1], color=LATE, alpha=0.10, linewidth=0)
-        note = f"shaded: where {base.label} becomes unstable, and where {by_name[late].label} should; {words}"
-    else:
-        note = f"in theory {words}; {base.label} is unstable with no rate"
-    axes.set_xlabel("learning rate\n" + _wrapped(note, 42), fontsize=7.5)
+    sharpness = _sharpness(base)
+    if sharpness is None:
+        return Limits(base, by_name[late], share, None, _bracket(base))
+    limit = largest_stable_lr(sharpness, "euler", momentum)
+    return Limits(base, by_name[late], share, sharpness, (limit, limit))
+
+
+def _momentum(search: Search) -> float:
+    return float(json.loads(search.runs["options"].iloc[0]).get("momentum", 0.0))
+
+
+def _limit(axes: Axes, panel: Sequence[Search]) -> None:
+    """Draw where theory expects the second optimizer of a panel to become unstable, if it is TM-SGD or TM-SGD-M."""
+    found = limits(panel)
+    if found is None:
+        return
+    for scale, colour in ((1.0, COLOURS[0]), (found.share, LATE)):
+        if found.ends is None:
+            continue
+        low, high = (scale * end for end in found.ends)
+        if low == high:
+            axes.axvline(low, color=colour, linestyle="--", linewidth=1)
+        else:
+            axes.axvspan(low, high, color=colour, alpha=0.10, linewidth=0)
+    axes.set_xlabel("learning rate\n" + _wrapped(found.note, 42), fontsize=7.5)
+
+
+def numbers(searches: Sequence[Search]) -> pd.DataFrame:
+    """What is drawn: a row for each optimizer and learning rate.
+
+    ``limit_low`` and ``limit_high`` are the ends of the optimizer's shaded range, or its dashed line.
+    """
+    ranges: dict[str, tuple[float, float]] = {}
+    for panel in _panels(searches):
+        found = limits(panel)
+        if found is not None and found.ends is not None:
+            low, high = ranges[found.base.optimizer] = found.ends
+            ranges[found.late.optimizer] = (found.share * low, found.share * high)
+    rows = []
+    for search in searches:
+        low, high = ranges.get(search.optimizer, (math.nan, math.nan))
+        unstable = _unstable(search)
+        rows += [
+            {
+                "optimizer": search.optimizer,
+                "lr": trial.lr,
+                "mean": trial.mean,
+                "least": min(trial.finals),
+                "most": max(trial.finals),
+                "seeds": len(trial.finals),
+                "diverged": trial.diverged,
+                "unstable": trial.lr in unstable,
+                "best": search.best is not None and trial.lr == search.best.lr,
+                "limit_low": low,
+                "limit_high": high,
+            }
+            for trial in search.trials
+            if trial.finals
+        ]
+    return pd.DataFrame(rows)
 
 
 def _sharpness(search: Search) -> float | None:

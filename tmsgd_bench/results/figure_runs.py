@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from tmsgd_bench import files, outputs
+from tmsgd_bench import escaping, files, outputs
 from tmsgd_bench.errors import StoreError
 from tmsgd_bench.results import selection, store
 from tmsgd_bench.results.status import FINISHED, Status
@@ -180,8 +180,11 @@ def title(chosen: pd.DataFrame, what: str) -> str:
     return f"{data} · seed {first['seed']} · {number_of(first['epochs'], 'epoch')} · {protocol}"
 
 
-def save(figure: Figure, folder: Path, name: str) -> list[Path]:
-    """Write a figure as PNG and PDF into a folder, which is made if missing; returns the files.
+def save(figure: Figure, folder: Path, name: str, numbers: pd.DataFrame | None = None) -> list[Path]:
+    """Write a figure as PNG and PDF into a folder, which is made if missing; returns the pictures.
+
+    Args:
+        numbers: what is drawn, as a CSV file beside it; None if another file has it.
 
     Raises:
         StoreError: the folder cannot be written, or holds other files of these names.
@@ -190,6 +193,8 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     def fill(place: Path) -> None:
         for kind in KINDS:
             files.write_atomically(place / f"{name}.{kind}", writer(figure, kind))
+        if numbers is not None:
+            files.write_text(place / f"{name}.csv", escaping.csv(numbers))
 
     outputs.renew(folder, fill)
     return [folder / f"{name}.{kind}" for kind in KINDS]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any, TypeVar
 
 import yaml
@@ -18,8 +18,8 @@ NAME = "published.yaml"
 KEYS = ("commands", "quoted", "slow", "not_derived")
 FOLDER = "results"
 """The name of the folder in its commands."""
-OF_THE_READER = ("runs", "demo", "*-out")
-"""Patterns of the folders beside the published ones that hold a reader's own runs; git ignores them."""
+OF_THE_READER = ("runs", "demo")
+"""Folders beside the published ones that hold a reader's own runs; git ignores them."""
 COMMANDS = ("table", "compare", "claims", "targets", "tuned", "jumps", "figure", "report", "numerics")
 """The commands that may stand there: they read results, and write into one folder."""
 OUTSIDE = (NAME, "README.md")
@@ -27,6 +27,13 @@ OUTSIDE = (NAME, "README.md")
 EVIDENCE = ".parquet"
 """The ending of files of packed runs."""
 Kind = TypeVar("Kind")
+
+
+def is_of_the_reader(path: PurePath) -> bool:
+    """Whether a path within the results is of a reader's own runs, or of what was made of some; or hidden."""
+    top, *_ = path.parts
+    folders = path.parts[:-1]
+    return top in OF_THE_READER or top.startswith(".") or any(name.endswith("-out") for name in folders)
 
 
 @dataclass(frozen=True)
