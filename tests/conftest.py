@@ -6,6 +6,7 @@ import gc
 import logging
 import math
 import os
+import signal
 import tarfile
 import urllib.error
 import urllib.request
@@ -59,6 +60,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """Let pytest-xdist hand out the files in their order, not those with the most tests first."""
     config.option.loadscopereorder = False
     gc.disable()  # until the tests are collected: all that is imported by then stays
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background of a shell; some tests send it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if missing := [name for name in SLOW if not (TESTS / name).exists()]:
         raise pytest.UsageError(f"SLOW in tests/conftest.py names {', '.join(missing)}, not there: correct it.")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,15 @@ from tmsgd_bench.interrupt import Interrupted
 from tmsgd_bench.results import store
 
 EPOCHS, SWITCH = 6, 3
+
+
+@pytest.fixture(autouse=True)
+def heeded() -> Iterator[None]:
+    """No signal is ignored: SIGHUP is where the tests run under nohup, and a run leaves it so."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in interrupt.SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def signals_at(number: int, epoch: int, step: int, times: int = 1) -> Callable[[int, int], None]:
