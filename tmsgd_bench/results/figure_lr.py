@@ -185,8 +185,8 @@ class Limits:
         base, late: their searches.
         share: the largest stable learning rate of ``late`` as a share of that of ``base``, in theory.
         sharpness: from which both limits are computed; None if no run recorded it.
-        ends: learning rates between which ``base`` becomes unstable, without a sharpness; None if it is unstable with
-            none, or with the smallest already.
+        ends: learning rates between which ``base`` becomes unstable, equal if they come from a sharpness; None if it is
+            unstable with none of its rates, or with the smallest already.
     """
 
     base: Search
@@ -214,7 +214,7 @@ def limits(panel: Sequence[Search]) -> Limits | None:
     if late is None or BASES[late] not in by_name:
         return None
     base = by_name[BASES[late]]
-    momentum = _momentum(base)
+    momentum = float(json.loads(base.runs["options"].iloc[0]).get("momentum", 0.0))
     share = largest_stable_lr(1.0, momentum=momentum) / largest_stable_lr(1.0, "euler", momentum)
     sharpness = _sharpness(base)
     if sharpness is None:
@@ -223,23 +223,17 @@ def limits(panel: Sequence[Search]) -> Limits | None:
     return Limits(base, by_name[late], share, sharpness, (limit, limit))
 
 
-def _momentum(search: Search) -> float:
-    return float(json.loads(search.runs["options"].iloc[0]).get("momentum", 0.0))
-
-
 def _limit(axes: Axes, panel: Sequence[Search]) -> None:
     """Draw where theory expects the second optimizer of a panel to become unstable, if it is TM-SGD or TM-SGD-M."""
     found = limits(panel)
     if found is None:
         return
+    low, high = found.ends or (math.nan, math.nan)
     for scale, colour in ((1.0, COLOURS[0]), (found.share, LATE)):
-        if found.ends is None:
-            continue
-        low, high = (scale * end for end in found.ends)
-        if low == high:
-            axes.axvline(low, color=colour, linestyle="--", linewidth=1)
-        else:
-            axes.axvspan(low, high, color=colour, alpha=0.10, linewidth=0)
+        if found.sharpness is not None:
+            axes.axvline(scale * low, color=colour, linestyle="--", linewidth=1)
+        elif found.ends is not None:
+            axes.axvspan(scale * low, scale * high, color=colour, alpha=0.10, linewidth=0)
     axes.set_xlabel("learning rate\n" + _wrapped(found.note, 42), fontsize=7.5)
 
 
