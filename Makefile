@@ -49,8 +49,8 @@ test-gpu: setup ## run the tests that need a GPU
 faults: setup ## inject kills, damaged files and full disks for SECONDS=600, and see that nothing is lost
 	$(PY) scripts/fault_campaign.py --seconds $(SECONDS) $(ARGS)
 
-table1 table2: setup ## the paper's Tables 1 and 2, settings as printed and as corrected, into results/settings
-	$(PY) scripts/settings.py
+table1 table2: setup ## the paper's Tables 1 and 2, settings as printed and as corrected, into OUT/settings
+	$(PY) scripts/settings.py --out $(OUT)/settings
 
 # What is made of a store's runs is written beside it: results/ itself has what is published.
 STORE := $(patsubst %/,%,$(firstword $(RESULTS)))
@@ -174,8 +174,8 @@ report: setup ## all results as HTML pages, into OUT/report
 verify: setup ## make all that is published in results again from its evidence, and compare (half a minute)
 	$(PY) -m tmsgd_bench verify $(ARGS)
 
-numerics: setup ## the method as an integrator: order, stability, noise, into results/numerics (half a minute)
-	$(PY) -m tmsgd_bench numerics $(ARGS)
+numerics: setup ## the method as an integrator: order, stability, noise, into OUT/numerics (half a minute)
+	$(PY) -m tmsgd_bench numerics --out $(OUT)/numerics $(ARGS)
 
 bench-step: setup ## time one optimizer step, for each implementation
 	$(PY) scripts/bench_step.py $(ARGS)

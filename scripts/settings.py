@@ -1,6 +1,6 @@
 """The paper's Tables 1 and 2, written from this project's own configuration.
 
-    python scripts/settings.py [--out results/settings]
+    python scripts/settings.py [--out FOLDER]
 
 Table 1: task, data, model, metric and optimizers. Table 2: the settings as the paper prints them, and corrected ones
 where the print contradicts itself (protocol=corrected). Both are printed, and written as Markdown and CSV.
@@ -22,6 +22,7 @@ from omegaconf import OmegaConf
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tmsgd_bench import files, outputs, terminal
+from tmsgd_bench.cli import stores
 from tmsgd_bench.data.catalog import find
 from tmsgd_bench.engine.compose import ignore_version_warning
 from tmsgd_bench.errors import BenchError
@@ -36,7 +37,7 @@ COLUMNS = {"epochs": "epochs", "lr": "learning rate", "batch_size": "batch size"
 def main() -> None:
     ignore_version_warning()
     parser = argparse.ArgumentParser(description="Write the paper's Tables 1 and 2 from the configuration.")
-    parser.add_argument("--out", type=Path, default=Path("results/settings"), metavar="FOLDER")
+    parser.add_argument("--out", type=Path, default=stores.place_of("settings"), metavar="FOLDER")
     out = parser.parse_args().out
     configs = task_configs()
     texts: dict[str, str] = {}

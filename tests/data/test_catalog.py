@@ -645,3 +645,12 @@ def test_a_module_that_writes_no_synthetic_data_is_refused(code: str | None, sen
         (own.parent / "own_days.py").write_text(code, encoding="utf-8")
     with pytest.raises(ConfigError, match=sentence):
         find("days", [own / "data_entries"]).prepare(own / "data", "synthetic")
+
+
+def test_the_files_of_the_test_split_can_be_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The remedy for a run that does not need them names the same option."""
+    assert cli.main(["data", "verify", "voc2007", "--without-test", "--root", str(tmp_path)]) == 1
+    text = capsys.readouterr().out
+    assert f"voc2007: {tmp_path / 'voc2007'} is missing" in text
+    assert f"data prepare voc2007 --root {tmp_path} --without-test'" in text and "VOCtest" not in text
+    assert cli.main(["data", "card", "voc2007", "--without-test"]) == 2

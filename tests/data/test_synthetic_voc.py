@@ -441,7 +441,7 @@ def test_of_what_is_trained_on_nothing_may_be_missing(part: Path, drawn: dict[in
         scaled(drawn[2007]).without_test().verify(part)
     message = str(raised.value)
     assert f"{path.parent} holds 55 of 56 files named *{path.suffix} and listed in " in message
-    assert "start again (delete a damaged file first), or put" in message
+    assert "data prepare voc2007 --root" in message and "--without-test' (delete a damaged file first)" in message
     assert "VOCtest" not in message and "test.txt" not in message
 
 

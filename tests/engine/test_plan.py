@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from toy import STEPS, ToyTask, make_options, make_spec
 from whole_runs import Killed
 
-from tmsgd_bench.engine import plan, prefix
+from tmsgd_bench.data.catalog import find
+from tmsgd_bench.engine import plan, prefix, task_data
 from tmsgd_bench.engine.plan import PlannedRun
 from tmsgd_bench.engine.runner import run
 from tmsgd_bench.engine.spec import RunSpec
@@ -258,6 +259,24 @@ def test_a_plan_of_an_empty_store_knows_neither_time_nor_disk(tmp_path: Path) ->
     text = plan.describe(jobs(tmp_path / "none", SGD))
     assert "other: unknown" in text and "disk: unknown" in text
     assert not (tmp_path / "none").exists()
+
+
+def test_a_plan_names_the_data_that_are_not_there(tmp_path: Path) -> None:
+    """And what will happen: a sweep of a night would stop there."""
+
+    def said(name: str, **options: Any) -> str:
+        data = task_data.TaskData(name, root=str(tmp_path), **options)
+        todo = [replace(job, data=data) for job in jobs(tmp_path / "runs", SGD, ONE)]
+        return plan.describe(todo).partition("\ndata: ")[2]
+
+    assert said("r8").startswith(f"r8 is not there; it will be downloaded into {tmp_path / 'r8'}")
+    assert said("avazu").startswith("avazu is not there; it cannot be downloaded: ")
+    assert said("voc2007+voc2012").count("is not there; it will be downloaded") == 2
+    assert said("r8", kind="synthetic") == said("r8", verify=False) == ""
+    for file in find("r8").files:
+        file.path(tmp_path / "r8").parent.mkdir(exist_ok=True)
+        file.path(tmp_path / "r8").touch()
+    assert said("r8") == ""
 
 
 def test_a_plan_changes_nothing_in_the_store(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tmsgd_bench import manifest
+from tmsgd_bench import files, manifest, outputs
 from tmsgd_bench.errors import StoreError
 from tmsgd_bench.results import (
     answer,
@@ -392,6 +392,13 @@ def test_a_damaged_picture_is_named_and_left_out(
     (folder / "generated_images.png").write_bytes(PICTURE[:-1])
     assert list(content._images(store.read_runs(tmp_path), tmp_path)) == []
     assert "generated_images.png differs from its checksum" in caplog.text
+
+
+def test_a_folder_of_another_command_is_refused(root: Path, tmp_path: Path) -> None:
+    outputs.renew(tmp_path / "table5", lambda place: files.write_texts(place, {"table5.md": "a table"}))
+    with pytest.raises(StoreError, match=r"table5 holds what another command wrote, table5\.md for one"):
+        report.write(store.read_runs(root), tmp_path / "none", tmp_path / "table5")
+    assert not (tmp_path / "table5/index.html").exists()
 
 
 def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:

@@ -42,14 +42,15 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("--root", help="folder of the data sets (default: $TMSGD_DATA or the user's cache folder)")
     parser.add_argument("--synthetic", action="store_true", help="synthetic data in place of the real data")
+    parser.add_argument(
+        "--without-test", action="store_true", help="prepare and verify: without the files of the test split alone"
+    )
     parser.set_defaults(action=manage_data)
 
 
 def manage_data(options: argparse.Namespace) -> int:
     """List, verify, prepare or describe data sets."""
-    folders = _entry_folders(options.config_dir)
-    names = options.names or [*catalog(), *(name for name in own_entries(folders) if name not in catalog())]
-    chosen = [find(name, folders) for name in names]
+    chosen = _chosen(options)
     root, kind = data_root(options.root), "synthetic" if options.synthetic else "real"
     if options.do == "card":
         return _print_cards(chosen)
@@ -69,6 +70,22 @@ def manage_data(options: argparse.Namespace) -> int:
         return 0 if all(verified) else 1
     _list(chosen, root, options)
     return 0
+
+
+def _chosen(options: argparse.Namespace) -> list[Dataset]:
+    """The data sets that are named, or all; with ``--without-test`` without the files of the test split alone.
+
+    Raises:
+        ConfigError: there is none of a name, or the action takes no ``--without-test``.
+    """
+    folders = _entry_folders(options.config_dir)
+    names = options.names or [*catalog(), *(name for name in own_entries(folders) if name not in catalog())]
+    chosen = [find(name, folders) for name in names]
+    if not options.without_test:
+        return chosen
+    if options.do not in ("prepare", "verify"):
+        raise ConfigError("--without-test is for 'prepare' and 'verify'.")
+    return [dataset.without_test() for dataset in chosen]
 
 
 def _entry_folders(config_dir: Path | None) -> list[Path]:

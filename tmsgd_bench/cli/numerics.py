@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tmsgd_bench import terminal
+from tmsgd_bench.cli import stores
 from tmsgd_bench.numerics import NAMES
 
 
@@ -23,9 +24,9 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--out",
         type=Path,
-        default=Path("results/numerics"),
+        default=stores.place_of("numerics"),
         metavar="FOLDER",
-        help="for figures and numbers (default: results/numerics)",
+        help=f"for figures and numbers (default: {stores.place_of('numerics')})",
     )
     parser.add_argument(
         "--only", nargs="+", choices=NAMES, default=NAMES, metavar="NAME", help=f"some of {', '.join(NAMES)}"

@@ -41,7 +41,7 @@ def add_numerics(parser: argparse.ArgumentParser) -> None:
         "--numerics",
         type=Path,
         metavar="FOLDER",
-        help="what the numerics command wrote (default: results/numerics, if it is there)",
+        help="what the numerics command wrote (default: what is published in results/numerics, if it is there)",
     )
 
 
@@ -151,16 +151,22 @@ def numerics_folder(options: argparse.Namespace) -> Path:
     return folder or RESULTS.with_name("numerics")
 
 
-def target(options: argparse.Namespace, name: str) -> Path:
-    """The folder to write into: that of ``--out``, or ``name`` in a folder beside the default store.
+def place_of(name: str) -> Path:
+    """The folder of this name for what commands write without ``--out``: beside the default store.
 
-    The default store lies beside what is published, which is not to be written over.
+    It is not in the folder of what is published, which is not to be written over.
+    """
+    return RESULTS.with_name(f"{RESULTS.name}-out") / name
+
+
+def target(options: argparse.Namespace, name: str) -> Path:
+    """The folder to write into: that of ``--out``, or :func:`place_of`.
 
     Raises:
         ConfigError: there is no ``--out``, and the runs are not those of the default store alone.
         StoreError: the folder is one of the stores, lies in one, or contains one; a packed file may lie in it.
     """
-    place = RESULTS.with_name(f"{RESULTS.name}-out") / name
+    place = place_of(name)
     if options.out is None and options.results != [RESULTS]:
         raise ConfigError(f"name a folder with --out: {place} is for the runs in {RESULTS}.")
     folder: Path = place if options.out is None else options.out

@@ -110,8 +110,24 @@ class Dataset:
         counts = [folder.count for folder in self.folders]
         return max(*counts, sum(folder.count for folder in self.folders if folder.split))
 
+    def lacking(self, root: Path) -> dict[str, str]:
+        """By the name of a data set whose real files are not all there: what :meth:`prepare` will do about it.
+
+        Their contents are not checked.
+        """
+        folder = self.folder(root, "real")
+        downloaded = any(file.url and not file.path(folder).exists() for file in self.files)
+        unpacked = self._lacks_members(folder)
+        if not (downloaded or unpacked):
+            return {}
+        if unpacked and not self.archives:
+            return {self.name: f"it cannot be downloaded: {self.remedy(folder)}"}
+        return {self.name: f"it will be downloaded into {folder}"}
+
     def problems(self, folder: Path) -> list[str]:
         """The problems of the files in a folder, one phrase each."""
+        if (self.folders or self.archives) and not folder.exists():
+            return [f"{folder} is missing"]
         phrases = [file.problem(file.path(folder)) for file in self.files]
         phrases += [files_folder.problem(folder) for files_folder in self.folders]
         return [phrase for phrase in phrases if phrase] or self._changes(folder)
@@ -158,9 +174,9 @@ class Dataset:
         if not by_hand:
             return f"{self.obtain.format(folder=folder)}."
         command = f"run 'python -m tmsgd_bench data prepare {self.name} --root {shlex.quote(str(folder.parent))}"
-        command += "'" if self.entries is None else f" --config-dir {shlex.quote(str(self.entries.parent))}'"
-        again = command if self.whole else "start again"  # the command would download the test split too
-        return f"{again} (delete a damaged file first), or put {' and '.join(by_hand)}."
+        command += "" if self.entries is None else f" --config-dir {shlex.quote(str(self.entries.parent))}"
+        command += "'" if self.whole else " --without-test'"
+        return f"{command} (delete a damaged file first), or put {' and '.join(by_hand)}."
 
     def fingerprint(self, folder: Path, kind: str, verify: bool) -> str:
         """A digest of the data set, which is part of a run's identity.
@@ -303,6 +319,10 @@ class Combined:
     def fingerprint(self, folder: Path, kind: str, verify: bool) -> str:
         """See :meth:`Dataset.fingerprint`."""
         return "+".join(dataset.fingerprint(folder.parent / dataset.name, kind, verify) for dataset in self.datasets)
+
+    def lacking(self, root: Path) -> dict[str, str]:
+        """See :meth:`Dataset.lacking`."""
+        return {name: phrase for dataset in self.datasets for name, phrase in dataset.lacking(root).items()}
 
     def prepare(self, root: Path, kind: str, report: Callable[[str], None] = lambda _: None) -> Path:
         """See :meth:`Dataset.prepare`."""

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from tmsgd_bench.checks import flag, path
-from tmsgd_bench.engine import command_line, compose, explanations
+from tmsgd_bench.engine import command_line, compose, explanations, task_data
 from tmsgd_bench.engine.spec import RunOptions, RunSpec
 from tmsgd_bench.errors import ConfigError, StoreError
 from tmsgd_bench.results import packed, store
@@ -42,10 +42,11 @@ class PlanShown(BaseException):
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One run that a command would train."""
+    """One run that a command would train, on which data; None: on some that a plan says nothing about."""
 
     spec: RunSpec
     options: RunOptions
+    data: task_data.TaskData | None = None
 
     @property
     def folder(self) -> RunFolder:
@@ -116,7 +117,8 @@ def of_sweep(config: DictConfig) -> tuple[list[PlannedRun], list[Exception]]:
 
 def of_config(config: DictConfig, in_sweep: bool) -> PlannedRun:
     """The run that one composed configuration describes."""
-    return PlannedRun(compose.run_spec(config), compose.run_options(config, in_sweep))
+    data = task_data.chosen(compose.checked(config))
+    return PlannedRun(compose.run_spec(config), compose.run_options(config, in_sweep), data)
 
 
 def expand(overrides: Iterable[str]) -> list[list[str]]:
@@ -177,7 +179,14 @@ def describe(runs: list[PlannedRun]) -> str:
     total = _time(sum(known)) + (f", and {number_of(unknown, 'run')} of unknown time" if unknown else "")
     total += " (by published runs, of another machine)" if any(row["published"] for row in rows) else ""
     lines.append(f"time, one run after the other: {total if known or not seconds else 'unknown'}")
-    return "\n".join([*lines, f"disk: {_disk(rows, frames)}"])
+    return "\n".join([*lines, f"disk: {_disk(rows, frames)}", *_lacking(runs)])
+
+
+def _lacking(runs: Iterable[PlannedRun]) -> list[str]:
+    """A line for each data set that is not there; a long sweep would stop at it, or download it at night."""
+    data_sets = dict.fromkeys(run.data for run in runs if run.data)
+    absent = {name: phrase for data in data_sets for name, phrase in data.lacking().items()}
+    return [f"data: {name} is not there; {phrase}" for name, phrase in absent.items()]
 
 
 def seconds_left(runs: Sequence[PlannedRun]) -> dict[str, float]:

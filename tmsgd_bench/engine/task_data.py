@@ -62,6 +62,10 @@ class TaskData:
         """The data set's fingerprint; see :meth:`Dataset.fingerprint`."""
         return self.dataset.fingerprint(self.folder, self.kind, self.verify)
 
+    def lacking(self) -> dict[str, str]:
+        """What will happen about real files that are not there; see :meth:`Dataset.lacking`."""
+        return self.dataset.lacking(data_root(self.root)) if self.kind == "real" and self.verify else {}
+
     def ready(self) -> Path:
         """Verify, download or write the files; returns their folder. Without ``verify``, real files are not checked.
 

@@ -15,7 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib import rc_context
 
-from tmsgd_bench import __version__, escaping, files, outputs
+from tmsgd_bench import __version__, escaping, files, manifest, outputs
 from tmsgd_bench.errors import StoreError
 from tmsgd_bench.results import answer, cells, claim_forms, claims, numerical, table_forms
 from tmsgd_bench.results.claims import Claim, Verdicts
@@ -32,7 +32,7 @@ AnySection = content.Section | own.OwnSection
 FORMATS = {"md": "Markdown", "csv": "CSV", "tex": "LaTeX"}
 """What a table's files are, by suffix."""
 NUMERICS = {
-    "order": "Error at the end time against the step size: the order of each rule",
+    "order": "Error at the end time against the step size: the order of each method",
     "regions": "Stability regions in the plane of learning rate × curvature",
     "early": "Loss and largest learning rate × curvature along the way, from the start and after a switch",
     "frequency": "Gain and phase from the gradient to the displacement",
@@ -53,12 +53,19 @@ def write(runs: pd.DataFrame, numerics: Path, folder: Path) -> Path:
         StoreError: the folder cannot be written or holds other files of these names, a run's file cannot be read, or a
             run reports another metric than the paper's.
     """
+    _check_target(folder)
     verdicts = claims.evaluate(runs, numerical.read_numerics(numerics))
     sections, own_sections = content.sections(runs, folder), own.sections(runs, folder)
     pages = render(runs, verdicts, sections, numerics, folder, own_sections)
     texts = {**pages, **_tables(verdicts, [*sections, *own_sections])}
     outputs.renew(folder, lambda place: files.write_texts(place, texts), replaced=_is_ours)
     return folder / PAGE
+
+
+def _check_target(folder: Path) -> None:
+    """Raise StoreError if the files of another command are in a folder, say a published table."""
+    if foreign := [name for name in manifest.read(folder) or {} if not _is_ours(name)]:
+        raise StoreError(f"{folder} holds what another command wrote, {foreign[0]} for one: choose another folder.")
 
 
 def _is_ours(name: str) -> bool:
