@@ -37,7 +37,7 @@ def search(write_run: Write) -> Callable[..., None]:
     def write(
         root: Path, optimizer: str, means: Iterable[float | None] = PEAK, task: str = "tc", **changes: Any
     ) -> None:
-        for lr, mean in zip(tuning.grid(CENTRES[optimizer]), means, strict=False):
+        for lr, mean in zip(tuning.grid(CENTRES.get(optimizer, CENTRES["sgd"])), means, strict=False):
             for place, seed in enumerate(tuning.search_seeds()):
                 final = None if mean is None else mean + 0.1 * place
                 status = "diverged" if mean is None else "done"
@@ -244,6 +244,21 @@ def test_own_tasks_and_other_models_have_their_rows_and_answers(
     assert f"TM-SGD better than SGD, each with its best learning rate? undecided: {name}." in capsys.readouterr().out
 
 
+def test_an_own_optimizer_is_compared_with_sgd_and_tmsgd(
+    tmp_path: Path, search: Callable[..., None], tested_runs: Callable[..., None]
+) -> None:
+    """Each with its best rate; no claim of the paper is about it."""
+    for optimizer, better in (("sgd", 0.0), ("tmsgd", 0.5), ("signsgd", 2.0)):
+        search(tmp_path, optimizer)
+        tested_runs(tmp_path, optimizer, 0.3162, [final + better + seed / 100 for seed, final in enumerate(FINALS)])
+    table = tuned.build(store.read_runs(tmp_path))
+    assert [row.optimizer for row in table.rows] == ["sgd", "tmsgd", "signsgd"]
+    assert [answer.pair for answer in table.answers] == [("tmsgd", "sgd"), ("signsgd", "sgd"), ("signsgd", "tmsgd")]
+    assert [answer.comparison.difference.mean for answer in table.answers] == pytest.approx([0.5, 2.0, 1.5])
+    sentence = f"{table.rows[2].search.label} better than TM-SGD, each with its best learning rate? "
+    assert sentence in tuned.to_markdown(table)
+
+
 def test_diverged_runs_are_marked(
     tmp_path: Path, search: Callable[..., None], tested_runs: Callable[..., None]
 ) -> None:
@@ -259,7 +274,7 @@ def test_diverged_runs_are_marked(
     assert table.answers[0].marks == ("TM-SGD: 1 diverged",)
 
 
-def tested_runs_with_other_rates_do_not_count(complete: Path, tested_runs: Callable[..., None]) -> None:
+def test_tests_with_other_rates_do_not_count(complete: Path, tested_runs: Callable[..., None]) -> None:
     """Such as those at the rate of ``reduced``, whatever they show."""
     before = tuned.build(store.read_runs(complete)).answers
     tested_runs(complete, "sgd", 0.1, [99.0] * 5)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,6 +27,8 @@ from tmsgd_bench.wording import number_of
 
 PAIRS: tuple[Pair, ...] = (("tmsgd", "sgd"), ("tmsgdm", "sgdm"), ("tmsgd", "sgdm"))
 """The questions: is the first better than the second, each with its best learning rate?"""
+OF_OWN = ("sgd", "tmsgd")
+"""What the user's own optimizers are compared with."""
 
 
 @dataclass(frozen=True)
@@ -102,13 +104,26 @@ def build(runs: pd.DataFrame, data: str = "real") -> Tuned:
             continue
         chosen = selection.select(runs, experiment, data, PROTOCOL)
         selected.append(chosen)
-        in_order = [*(name for name in experiment.labels if name in found), *sorted(found.keys() - experiment.labels)]
-        rows += [_row(experiment, name, found[name], chosen) for name in in_order]
         tested = families.of_conditions(runs, experiment.table, data, PROTOCOL) if experiment.table else {}
-        answers = [_answer(experiment, pair, chosen) for pair in PAIRS if set(pair) <= set(found)]
+        experiment = _with_searched(experiment, found)
+        rows += [_row(experiment, name, found[name], chosen) for name in experiment.labels if name in found]
+        answers = [_answer(experiment, pair, chosen) for pair in _questions(found)]
         pairs += [(answer, families.claim(tested, experiment, answer.pair)) for answer in answers]
     lost = selection.left_out(runs, selected)
     return Tuned(tuple(rows), tuple(_judged(pairs)), "; ".join(filter(None, [f"{data} data", lost])))
+
+
+def _with_searched(experiment: Experiment, found: Mapping[str, Search]) -> Experiment:
+    """The experiment with all optimizers that were searched, by name after those of the paper."""
+    own = {name: found[name].label for name in sorted(found.keys() - experiment.labels)}
+    return replace(experiment, labels={**experiment.labels, **own})
+
+
+def _questions(found: Collection[str]) -> list[Pair]:
+    """Which of the searched optimizers are compared: as in ``PAIRS``, and each of the user's own with ``OF_OWN``."""
+    papers = {name for experiment in every_experiment() for name in experiment.labels}
+    own = [(name, than) for name in sorted(set(found) - papers) for than in OF_OWN]
+    return [pair for pair in (*PAIRS, *own) if set(pair) <= set(found)]
 
 
 def _own_experiments(runs: pd.DataFrame, data: str) -> Iterator[Experiment]:
@@ -183,7 +198,7 @@ LEAST = ("Margin", "Validation, search seeds", "p, Holm")
 def sentences(tuned: Tuned) -> list[str]:
     """The answer to each question in a sentence: how many tasks have which verdict."""
     lines = []
-    for pair in PAIRS:
+    for pair in dict.fromkeys([*PAIRS, *(answer.pair for answer in tuned.answers)]):
         answers = [answer for answer in tuned.answers if answer.pair == pair]
         verdicts: dict[str, list[str]] = {}
         for answer in answers:
