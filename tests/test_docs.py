@@ -315,3 +315,5 @@ def test_the_reduced_pages_numbers_are_those_of_the_published_tables() -> None:
                 continue
             decimals = len(number.partition(".")[2])
             assert f"{rows.loc[optimizer, 'mean']:.{decimals}f}" == number, (model, optimizer)
+            fewer = rows.loc[optimizer, "n"] < rows["n"].max()
+            assert cell.endswith(f" (n={rows.loc[optimizer, 'n']})") == fewer, (model, optimizer)
