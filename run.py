@@ -36,10 +36,12 @@ compose.ignore_version_warning()
 def train(config: DictConfig) -> float | None:
     """Train the run that a composed configuration describes; returns its score (tmsgd_bench/engine/outcome.py)."""
     command_line.check_verbose(HydraConfig.get().verbose)
-    if plan.wanted(config):
-        print(plan.describe([plan.of_config(config, in_sweep=False)]))
-        return None
     choices = HydraConfig.get().runtime.choices
+    if plan.wanted(config):
+        planned = plan.of_config(config, in_sweep=False)
+        command_line.check_names(config, choices)
+        print(plan.describe([planned]))
+        return None
     options = compose.run_options(config, in_sweep=sweep.in_sweep())  # checked before run_spec, which may download data
     command_line.check_names(config, choices)
     spec = compose.run_spec(config, fetch=True)

@@ -143,6 +143,17 @@ def searchable(folder: Path) -> None:
 
 
 @pytest.mark.usefixtures("searchable")
+def test_a_validation_split_without_a_task_that_takes_it_is_refused(
+    folder: Path, run: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = folder / "birds_task.py"
+    module.write_text(module.read_text(encoding="utf-8").replace("splits_training = True", ""), encoding="utf-8")
+    assert run("protocol=reduced", "plan=true") == 2
+    said = capsys.readouterr().err
+    assert "set splits_training = True in birds_task." in said and said.count("\n") == 1
+
+
+@pytest.mark.usefixtures("searchable")
 def test_a_search_of_an_optimizer_with_a_fixed_rate_is_refused_once(
     run: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -142,3 +142,11 @@ def test_the_citation_names_this_version_and_the_paper() -> None:
 def test_a_commit_is_checked_by_make_lint() -> None:
     (local,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"]
     assert local["repo"] == "local" and [hook["entry"] for hook in local["hooks"]] == ["make lint"]
+
+
+def test_an_interrupt_while_a_command_is_imported_ends_it_without_a_traceback(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as ended, extras.explained():
+        raise KeyboardInterrupt
+    assert ended.value.code == 130 and capsys.readouterr().err == "interrupted: nothing was started\n"

@@ -41,6 +41,8 @@ def lacking() -> str | None:
 def explained() -> Iterator[None]:
     """Around the imports of a command: if they fail for want of the extra, print one sentence and exit with code 2.
 
+    Imports take seconds, so Ctrl-C may come within them: then exit with code 130, as later.
+
     Raises:
         ImportError: the imports fail for another reason.
     """
@@ -52,3 +54,6 @@ def explained() -> Iterator[None]:
             raise
         print(f"error: {sentence}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted: nothing was started", file=sys.stderr)
+        sys.exit(130)

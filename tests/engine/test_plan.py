@@ -279,6 +279,13 @@ def test_a_plan_names_the_data_that_are_not_there(tmp_path: Path) -> None:
     assert said("r8") == ""
 
 
+def test_a_plan_shows_the_settings_that_no_name_does(tmp_path: Path) -> None:
+    """Such as the learning rates of a search; what all runs of an optimizer share is left out."""
+    rates = [make_spec("sgd", EPOCHS, lr=lr) for lr in (0.1, 0.3)]
+    lines = plan.describe(jobs(tmp_path, *rates, make_spec("adam", EPOCHS, lr=0.5))).splitlines()[1:4]
+    assert [line.rpartition("  ")[2] for line in lines[:2]] == ["lr=0.1", "lr=0.3"] and "lr=" not in lines[2]
+
+
 def test_a_plan_changes_nothing_in_the_store(tmp_path: Path) -> None:
     todo = jobs(tmp_path, SGD, ONE)
     train(todo[0], kill_at=2)

@@ -54,6 +54,17 @@ def test_what_a_constructor_takes_is_accepted() -> None:
     check_signature("optimizer", lambda params, **options: None, {"anything": object()})
 
 
+def test_a_constructor_that_takes_any_option_is_not_given_a_misspelt_one() -> None:
+    """It would keep quiet about it."""
+
+    def own(params: Any, lr: float = 0.1, weight_decay: float = 0.0, **options: Any) -> None:
+        """Take any option."""
+
+    check_signature("optimizer", own, {"lr": 0.1, "weight_decay": 0.1, "decoupled": True})
+    with pytest.raises(ConfigError, match="did you mean 'weight_decay'"):
+        check_signature("optimizer", own, {"weigth_decay": 0.1})
+
+
 def test_a_class_is_named_as_it_is_imported() -> None:
     def own(network: torch.nn.Module | int) -> None:
         """Take a module, which YAML cannot hold, or a number."""

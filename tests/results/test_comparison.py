@@ -268,10 +268,7 @@ def test_the_best_row_is_the_reference_on_the_validation_split_alone(
     ("options", "sentence"),
     [
         (["--reference", "sgd,lr=0.5"], "no finished run is --reference sgd,lr=0.5: there are sgd,lr=0.01, sgd,lr=0.1"),
-        (
-            ["--reference", "sgd,momentum=0.9"],
-            "is --reference sgd,momentum=0.9: there are sgd,momentum=",
-        ),
+        (["--reference", "sgd,momentum=0.9"], "sgd has no setting 'momentum': choose --reference from lr."),
         (["--reference", ""], "no finished run has the optimizer ''"),
         (["--reference", "sgd,0.1"], "write NAME or NAME,SETTING=VALUE"),
         (["--group-by", "batch"], "no optimizer has such a setting: choose from lr"),

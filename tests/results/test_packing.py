@@ -124,7 +124,10 @@ def test_a_damaged_run_is_named_and_nothing_is_packed(root: Path, tmp_path: Path
     assert str(run) in refusal(capsys) and not (tmp_path / "runs.parquet").exists()
 
 
-@pytest.mark.parametrize(("place", "out"), [("missing", "a.parquet"), ("empty", "a.parquet"), ("store", "a.csv")])
+@pytest.mark.parametrize(
+    ("place", "out"),
+    [("missing", "a.parquet"), ("empty", "a.parquet"), ("store", "a.csv"), ("store", "store/a.parquet")],
+)
 def test_what_cannot_be_packed_is_refused(root: Path, tmp_path: Path, place: str, out: str, capsys: Capture) -> None:
     (tmp_path / "empty").mkdir()
     assert pack(tmp_path / place, out=tmp_path / out) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,7 @@ def pack(options: argparse.Namespace) -> int:
         StoreError: a run is damaged, or there is none.
     """
     packed.check_name(options.out)
+    _check_outside(options.out, options.stores)
     runs = packing.read([*options.stores, *([options.out] if options.out.exists() else [])])
     for root in options.stores if not runs else ():
         stores.check_no_folder_of_stores(root)
@@ -60,6 +62,15 @@ def pack(options: argparse.Namespace) -> int:
     packed.write(options.out, runs)
     terminal.say(f"{options.out} holds {number_of(len(runs), 'run')}.")
     return 0
+
+
+def _check_outside(file: Path, roots: Sequence[Path]) -> None:
+    """Raise StoreError if a new packed file would lie among the folders of runs: there it would pass for the store."""
+    for root in roots:
+        if root.is_dir() and packed.file_at(root) is None and file.resolve().is_relative_to(root.resolve()):
+            raise StoreError(
+                f"{file} is in the store {root}, where no run could be trained any more: choose another place."
+            )
 
 
 def unpack(options: argparse.Namespace) -> int:

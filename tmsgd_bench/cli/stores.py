@@ -96,9 +96,8 @@ def filtered(runs: pd.DataFrame, options: argparse.Namespace, names: Sequence[st
         value = getattr(options, name)
         known = sorted(set(runs[name].dropna().map(str)))
         if value is not None and value not in known and name in ("task", "model", "optimizer"):
-            raise ConfigError(
-                f"no run has the {name} {value!r}: leave out --{name}, or take one of {', '.join(known) or 'none'}."
-            )
+            remedy = f"leave out --{name}, or take one of {', '.join(known)}" if known else "there are no runs"
+            raise ConfigError(f"no run has the {name} {value!r}: {remedy}.")
         matching = matching if value is None else matching[matching[name] == value]
     return matching
 

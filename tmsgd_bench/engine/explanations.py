@@ -64,6 +64,8 @@ def _missing(file: str, options: Iterable[str], conf: Path) -> str:
 def _unreadable(error: BaseException) -> str:
     """A sentence for a setting or a file with a syntax error; empty for other errors."""
     if isinstance(error, OverrideParseException):
+        if error.override and ("=" not in error.override or error.override.endswith(",")):
+            return f"cannot read the setting {error.override}: write NAME=VALUE, or NAME=VALUE,VALUE without a space."
         return (
             f"cannot read the setting {error.override}: put a value with special letters in quotes, as in "
             "\"data.root='my folder'\", with \\' for a quote inside."

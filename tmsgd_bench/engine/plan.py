@@ -106,8 +106,11 @@ def of_sweep(config: DictConfig) -> tuple[list[PlannedRun], list[Exception]]:
     errors: list[Exception] = []
     for overrides in expand([*parameters, *config.hydra.overrides.task]):
         try:
-            composed = compose_config(config.hydra.job.config_name, overrides=[*folders, *overrides])
+            composed = compose_config(
+                config.hydra.job.config_name, overrides=[*folders, *overrides], return_hydra_config=True
+            )
             run = of_config(composed, in_sweep=True)
+            command_line.check_names(composed, composed.hydra.runtime.choices)
         except Exception as error:  # the job raises it again, and reports it
             errors.append(error)
             continue
@@ -164,10 +167,11 @@ def describe(runs: list[PlannedRun]) -> str:
     model, data and optimizer, or else from published runs of another machine.
     """
     rows, frames = _rows(runs)
+    differing = _differing(runs)
     lines = [f"plan: {number_of(len(runs), 'run')}, {sum(row['state'] == Status.DONE for row in rows)} of them done"]
     lines += [
         f"  {row['state']:<9} {number_of(row['epochs'], 'epoch'):>13}  {_time(row['seconds']):>9}  {row['run']}"
-        f"{row['note']}"
+        f"{differing[row['run']]}{row['note']}"
         for row in rows
     ]
     epochs, unshared = sum(row["epochs"] for row in rows), sum(row["unshared_epochs"] for row in rows)
@@ -180,6 +184,27 @@ def describe(runs: list[PlannedRun]) -> str:
     total += " (by published runs, of another machine)" if any(row["published"] for row in rows) else ""
     lines.append(f"time, one run after the other: {total if known or not seconds else 'unknown'}")
     return "\n".join([*lines, f"disk: {_disk(rows, frames)}", *_lacking(runs)])
+
+
+def _differing(runs: Sequence[PlannedRun]) -> dict[str, str]:
+    """By the names of the runs: the settings in which runs of one optimizer differ and that no name shows."""
+    settings = {run.spec.run_id: _not_in_the_name(run.spec) for run in runs}
+    by_optimizer: dict[str, list[dict[str, Any]]] = {}
+    for one in settings.values():
+        by_optimizer.setdefault(one["name"], []).append(one)
+    return {
+        run_id: "".join(
+            f"  {key}={value}"
+            for key, value in one.items()
+            if any(other.get(key) != value for other in by_optimizer[one["name"]])
+        )
+        for run_id, one in settings.items()
+    }
+
+
+def _not_in_the_name(spec: RunSpec) -> dict[str, Any]:
+    of_optimizer = {key: value for key, value in spec.optimizer.items() if key not in ("_target_", "switch_epoch")}
+    return {**of_optimizer, "epochs": spec.epochs, "batch_size": spec.batch_size}
 
 
 def _lacking(runs: Iterable[PlannedRun]) -> list[str]:

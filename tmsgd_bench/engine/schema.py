@@ -343,6 +343,7 @@ def check_task(task: Any, model: Any) -> None:
     if check_options is not None:
         check_options("task", options)
     else:
+        _check_has_validation_split(kind, task)
         check_signature("task", kind, options)
     _check_without_test(kind, task.get("without_test", {}), options)
     check_model(kind, task["name"], model)
@@ -351,6 +352,18 @@ def check_task(task: Any, model: Any) -> None:
     for protocol in PROTOCOLS:
         if protocol in task:
             _check_protocol(f"task.{protocol}", task[protocol], known)
+
+
+def _check_has_validation_split(kind: Any, task: Mapping[str, Any]) -> None:
+    """Refuse ``evaluate_on`` for a task that neither divides its training split nor takes it as an option."""
+    taken = parameters(kind, first=1)
+    if "evaluate_on" not in task or getattr(kind, "splits_training", False):
+        return
+    if taken is not None and "evaluate_on" not in taken.named:
+        raise ConfigError(
+            "task.evaluate_on is for tasks that have a validation split: set splits_training = True in "
+            f"{task['_target_']}, and take the examples from settings.split (docs/extending.md), or leave it out."
+        )
 
 
 def _check_without_test(kind: Any, values: Mapping[str, Any], options: Mapping[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import math
 import pkgutil
@@ -26,6 +27,8 @@ SIMPLE: dict[Any, Callable[[Any], bool]] = {
     str: lambda value: isinstance(value, str),
 }
 """Whether a value is of a type."""
+MISSPELT = 0.85
+"""The similarity (:mod:`difflib`) from which on a name is taken for another one: ``weigth_decay``, ``lerning_rate``."""
 
 
 def resolve(section: str, target: Any) -> Any:
@@ -97,7 +100,7 @@ def check_signature(
     arguments = set(arguments)
     settings = {key: needed for key, needed in signature.named.items() if key not in arguments}
     for key in options:
-        if key in arguments or not (key in settings or signature.open_ended):
+        if key in arguments or not (key in settings or signature.takes(key)):
             raise unknown_setting(full_name(section, key), key, list(settings))
     for key, needed in settings.items():
         if needed and key not in options:
@@ -119,6 +122,10 @@ class Parameters:
 
     named: dict[str, bool]
     open_ended: bool
+
+    def takes(self, key: str) -> bool:
+        """Whether a name that is not one of the parameters may be given; not if it looks like one of them, misspelt."""
+        return self.open_ended and not difflib.get_close_matches(key, self.named, cutoff=MISSPELT)
 
 
 def parameters(kind: Any, first: int = 0) -> Parameters | None:

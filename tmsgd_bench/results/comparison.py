@@ -138,7 +138,16 @@ def _check_reference(finished: pd.DataFrame, reference: rows.Reference) -> None:
         names = ", ".join(sorted(set(finished["optimizer"])))
         raise ConfigError(f"no finished run has the optimizer {reference.name!r}: choose --reference from {names}.")
     if len(finished) and not any(reference.fits(run) for _, run in named.iterrows()):
+        _check_settings(named, reference)
         raise ConfigError(f"no finished run is --reference {reference}: there are {_choices(named, reference)}.")
+
+
+def _check_settings(runs: pd.DataFrame, reference: rows.Reference) -> None:
+    """Refuse a reference with a setting that its optimizer does not have."""
+    known = sorted(set().union(*(rows.settings_of(run) for _, run in runs.iterrows())))
+    for key in reference.settings:
+        if key not in known:
+            raise ConfigError(f"{reference.name} has no setting {key!r}: choose --reference from {', '.join(known)}.")
 
 
 def _choices(runs: pd.DataFrame, reference: rows.Reference) -> str:
