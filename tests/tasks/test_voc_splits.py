@@ -471,6 +471,7 @@ def test_years_that_name_none_are_refused(hydra: Callable[..., DictConfig], give
 def test_a_run_asks_for_test_images_only_where_its_splits_need_them(
     hydra: Callable[..., DictConfig], tmp_path: Path, given: list[str], asked: bool
 ) -> None:
+    (tmp_path / "voc2007").mkdir()  # of a folder that is there, each missing file is named
     with pytest.raises(DataError) as raised:
         compose.run_spec(hydra("data=real", f"data.root={tmp_path}", *given))
     message = str(raised.value)

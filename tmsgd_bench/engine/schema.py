@@ -359,7 +359,7 @@ def _check_has_validation_split(kind: Any, task: Mapping[str, Any]) -> None:
     taken = parameters(kind, first=1)
     if "evaluate_on" not in task or getattr(kind, "splits_training", False):
         return
-    if taken is not None and "evaluate_on" not in taken.named:
+    if taken is not None and not (taken.open_ended or "evaluate_on" in taken.named):
         raise ConfigError(
             "task.evaluate_on is for tasks that have a validation split: set splits_training = True in "
             f"{task['_target_']}, and take the examples from settings.split (docs/extending.md), or leave it out."
