@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tmsgd_bench import terminal
+from tmsgd_bench import outputs, terminal
 from tmsgd_bench.cli import stores
 from tmsgd_bench.errors import StoreError
 from tmsgd_bench.results import packed, packing
@@ -50,10 +49,11 @@ def pack(options: argparse.Namespace) -> int:
 
     Raises:
         ConfigError: the file's name does not say what it is.
-        StoreError: a run is damaged, or there is none.
+        StoreError: a run is damaged, or there is none, or the file would lie among the folders of runs.
     """
     packed.check_name(options.out)
-    _check_outside(options.out, options.stores)
+    # Among the folders of runs the file would pass for the store, where no run could be trained any more.
+    outputs.apart(options.out, [root for root in options.stores if packed.file_at(root) is None])
     runs = packing.read([*options.stores, *([options.out] if options.out.exists() else [])])
     for root in options.stores if not runs else ():
         stores.check_no_folder_of_stores(root)
@@ -62,15 +62,6 @@ def pack(options: argparse.Namespace) -> int:
     packed.write(options.out, runs)
     terminal.say(f"{options.out} holds {number_of(len(runs), 'run')}.")
     return 0
-
-
-def _check_outside(file: Path, roots: Sequence[Path]) -> None:
-    """Raise StoreError if a new packed file would lie among the folders of runs: there it would pass for the store."""
-    for root in roots:
-        if root.is_dir() and packed.file_at(root) is None and file.resolve().is_relative_to(root.resolve()):
-            raise StoreError(
-                f"{file} is in the store {root}, where no run could be trained any more: choose another place."
-            )
 
 
 def unpack(options: argparse.Namespace) -> int:

@@ -43,6 +43,18 @@ def ignore_version_warning() -> None:
     warnings.filterwarnings("ignore", message=r"\s*The version_base parameter")
 
 
+def planned(config: DictConfig, in_sweep: bool) -> tuple[RunSpec, RunOptions, task_data.TaskData]:
+    """The run a composed configuration describes, where and how to train it, and its data; nothing is downloaded.
+
+    The settings are resolved once for all three, which takes half as long as composing them.
+
+    Raises:
+        DataError, ConfigError: as :func:`run_spec` and :func:`run_options`.
+    """
+    values = checked(config)
+    return _spec(config, values, fetch=False), _options(values, in_sweep), task_data.chosen(values)
+
+
 def run_spec(config: DictConfig, fetch: bool = False) -> RunSpec:
     """The run a composed configuration describes.
 
@@ -54,7 +66,10 @@ def run_spec(config: DictConfig, fetch: bool = False) -> RunSpec:
         ConfigError: a value is of the wrong type, out of range, or refers to a setting that does not exist; or of
             tuned learning rates, the seed is kept for the other half, or the optimizer's rate is fixed.
     """
-    values = checked(config)
+    return _spec(config, checked(config), fetch)
+
+
+def _spec(config: DictConfig, values: dict[str, Any], fetch: bool) -> RunSpec:
     if values["protocol"] == tuning.PROTOCOL:
         _check_rate_is_used(config)
         tuning.check_seed(values["seed"], values["task"].get("evaluate_on", "test"))
@@ -108,7 +123,11 @@ def run_options(config: DictConfig, in_sweep: bool) -> RunOptions:
     Raises:
         ConfigError: a setting cannot be used, or the store holds packed runs, which training would not find.
     """
-    options = RunOptions.of(checked(config), in_sweep)
+    return _options(checked(config), in_sweep)
+
+
+def _options(values: dict[str, Any], in_sweep: bool) -> RunOptions:
+    options = RunOptions.of(values, in_sweep)
     if packed.file_at(options.results_root):
         raise ConfigError(
             f"results.root={options.results_root} holds packed runs, and a run is trained in a folder: choose another "

@@ -22,6 +22,7 @@ from tmsgd_bench.engine import command_line, compose, explanations, task_data
 from tmsgd_bench.engine.spec import RunOptions, RunSpec
 from tmsgd_bench.errors import ConfigError, StoreError
 from tmsgd_bench.results import packed, store
+from tmsgd_bench.results.rows import in_words
 from tmsgd_bench.results.status import FINISHED, Status
 from tmsgd_bench.results.store import RunFolder
 from tmsgd_bench.wording import number_of
@@ -120,8 +121,7 @@ def of_sweep(config: DictConfig) -> tuple[list[PlannedRun], list[Exception]]:
 
 def of_config(config: DictConfig, in_sweep: bool) -> PlannedRun:
     """The run that one composed configuration describes."""
-    data = task_data.chosen(compose.checked(config))
-    return PlannedRun(compose.run_spec(config), compose.run_options(config, in_sweep), data)
+    return PlannedRun(*compose.planned(config, in_sweep))
 
 
 def expand(overrides: Iterable[str]) -> list[list[str]]:
@@ -188,18 +188,14 @@ def describe(runs: list[PlannedRun]) -> str:
 
 def _differing(runs: Sequence[PlannedRun]) -> dict[str, str]:
     """By the names of the runs: the settings in which runs of one optimizer differ and that no name shows."""
-    settings = {run.spec.run_id: _not_in_the_name(run.spec) for run in runs}
-    by_optimizer: dict[str, list[dict[str, Any]]] = {}
-    for one in settings.values():
-        by_optimizer.setdefault(one["name"], []).append(one)
-    return {
-        run_id: "".join(
-            f"  {key}={value}"
-            for key, value in one.items()
-            if any(other.get(key) != value for other in by_optimizer[one["name"]])
-        )
-        for run_id, one in settings.items()
-    }
+    by_optimizer: dict[str, list[RunSpec]] = {}
+    for run in runs:
+        by_optimizer.setdefault(run.spec.optimizer["name"], []).append(run.spec)
+    differing: dict[str, str] = {}
+    for specs in by_optimizer.values():
+        words = in_words([_not_in_the_name(spec) for spec in specs], "=") or [""] * len(specs)
+        differing |= {spec.run_id: f"  {one}" if one else "" for spec, one in zip(specs, words, strict=True)}
+    return differing
 
 
 def _not_in_the_name(spec: RunSpec) -> dict[str, Any]:

@@ -356,9 +356,9 @@ def check_task(task: Any, model: Any) -> None:
 
 def _check_has_validation_split(kind: Any, task: Mapping[str, Any]) -> None:
     """Refuse ``evaluate_on`` for a task that neither divides its training split nor takes it as an option."""
-    taken = parameters(kind, first=1)
     if "evaluate_on" not in task or getattr(kind, "splits_training", False):
         return
+    taken = parameters(kind, first=1)
     if taken is not None and not (taken.open_ended or "evaluate_on" in taken.named):
         raise ConfigError(
             "task.evaluate_on is for tasks that have a validation split: set splits_training = True in "

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -105,18 +105,13 @@ def build(runs: pd.DataFrame, data: str = "real") -> Tuned:
         chosen = selection.select(runs, experiment, data, PROTOCOL)
         selected.append(chosen)
         tested = families.of_conditions(runs, experiment.table, data, PROTOCOL) if experiment.table else {}
-        experiment = _with_searched(experiment, found)
+        searched = pd.concat([search.runs for search in found.values()])
+        experiment = selection.with_own_optimizers(experiment, searched)
         rows += [_row(experiment, name, found[name], chosen) for name in experiment.labels if name in found]
         answers = [_answer(experiment, pair, chosen) for pair in _questions(found)]
         pairs += [(answer, families.claim(tested, experiment, answer.pair)) for answer in answers]
     lost = selection.left_out(runs, selected)
     return Tuned(tuple(rows), tuple(_judged(pairs)), "; ".join(filter(None, [f"{data} data", lost])))
-
-
-def _with_searched(experiment: Experiment, found: Mapping[str, Search]) -> Experiment:
-    """The experiment with all optimizers that were searched, by name after those of the paper."""
-    own = {name: found[name].label for name in sorted(found.keys() - experiment.labels)}
-    return replace(experiment, labels={**experiment.labels, **own})
 
 
 def _questions(found: Collection[str]) -> list[Pair]:
