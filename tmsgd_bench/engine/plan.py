@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,8 @@ from tmsgd_bench.results.status import FINISHED, Status
 from tmsgd_bench.results.store import RunFolder
 from tmsgd_bench.wording import number_of
 
+SEED = re.compile("seed=(0|[1-9][0-9]*)")
+"""An override that sets the seed alone, as the sweeper writes it."""
 PUBLISHED = Path(__file__).resolve().parents[2] / "results"
 
 
@@ -105,11 +108,10 @@ def of_sweep(config: DictConfig) -> tuple[list[PlannedRun], list[Exception]]:
     folders = command_line.search_path(config.hydra)
     runs: dict[tuple[Path, str], PlannedRun] = {}
     errors: list[Exception] = []
+    known: dict[tuple[str, ...], DictConfig] = {}
     for overrides in expand([*parameters, *config.hydra.overrides.task]):
         try:
-            composed = compose_config(
-                config.hydra.job.config_name, overrides=[*folders, *overrides], return_hydra_config=True
-            )
+            composed = _compose(config.hydra.job.config_name, [*folders, *overrides], known)
             run = of_config(composed, in_sweep=True)
             command_line.check_names(composed, composed.hydra.runtime.choices)
         except Exception as error:  # the job raises it again, and reports it
@@ -117,6 +119,21 @@ def of_sweep(config: DictConfig) -> tuple[list[PlannedRun], list[Exception]]:
             continue
         runs.setdefault((run.options.results_root, run.spec.run_id), run)
     return list(runs.values()), errors
+
+
+def _compose(name: str, overrides: list[str], known: dict[tuple[str, ...], DictConfig]) -> DictConfig:
+    """Compose a configuration, or take a known one of another seed: to compose one takes a tenth of a second.
+
+    Args:
+        known: what was composed before, by its overrides without the seed; the seed in it is that of the last call.
+    """
+    seeds = [match for match in map(SEED.fullmatch, overrides) if match]
+    rest = tuple(text for text in overrides if not SEED.fullmatch(text))
+    if not seeds or rest not in known:
+        known[rest] = compose_config(name, overrides=overrides, return_hydra_config=True)
+    else:
+        known[rest].seed = int(seeds[-1][1])
+    return known[rest]
 
 
 def of_config(config: DictConfig, in_sweep: bool) -> PlannedRun:

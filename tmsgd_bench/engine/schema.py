@@ -134,12 +134,27 @@ ADAM = {
     "decoupled_weight_decay": flag(),
     **TORCHS,
 }
-TMSGD = {
+
+
+def _scheme(setting: str, value: Any) -> None:
+    """A name that is known, or coefficients of a method that converges."""
+    either(name(), items(number(-1e6, 1e6, 0.5), 2, 64))(setting, value)
+    if value == "taylor3":
+        return
+    from tmsgd_bench.optim.schemes import MultistepScheme  # with torch, which takes seconds: not for the paper's method
+
+    try:
+        MultistepScheme.resolve(value)
+    except ValueError as error:
+        raise ConfigError(f"{setting}: {error}") from None
+
+
+TMSGD: dict[str, Check] = {
     "switch_epoch": either(SWITCH_EPOCH, choice(AUTO)),
     "restart_every_epochs": optional(whole(1)),
     "momentum": FRACTION,
     "weight_decay": SMALL,
-    "scheme": either(name(), items(number(-1e6, 1e6, 0.5), 2, 64)),
+    "scheme": _scheme,
     "restart_every": optional(whole(1)),
     "foreach": STEPPING,
     "fused": STEPPING,
