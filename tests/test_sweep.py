@@ -174,7 +174,7 @@ def test_the_summary_adds_up_the_saved_epochs(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "overrides",
     [
-        ("optimizer=tmsgd,sgd", "switch_epoch=1,3"),
+        ("optimizer=tmsgd,sgd", "switch_epoch=1,3", "seed=7,0"),
         ("experiment=switch", "n_seeds=1", "switch_epochs='0,2'"),
         ("experiment=table5", "n_seeds=1", "optimizer=tmsgd,sgd", "seed=range(3,5)"),
         ("optimizer=glob(sgd*)",),
