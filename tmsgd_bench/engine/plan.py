@@ -28,8 +28,8 @@ from tmsgd_bench.results.status import FINISHED, Status
 from tmsgd_bench.results.store import RunFolder
 from tmsgd_bench.wording import number_of
 
-SEED = re.compile("seed=(0|[1-9][0-9]*)")
-"""An override that sets the seed alone, as the sweeper writes it."""
+NUMBER = re.compile(r"(seed|lr|lr_step|switch_epoch)=(-?(?:0|[1-9][0-9]*)(\.[0-9]+)?)")
+"""An override that sets one number at the top level of a configuration, of those that sweeps vary."""
 PUBLISHED = Path(__file__).resolve().parents[2] / "results"
 
 
@@ -122,18 +122,20 @@ def of_sweep(config: DictConfig) -> tuple[list[PlannedRun], list[Exception]]:
 
 
 def _compose(name: str, overrides: list[str], known: dict[tuple[str, ...], DictConfig]) -> DictConfig:
-    """Compose a configuration, or take a known one of another seed: to compose one takes a tenth of a second.
+    """Compose a configuration, or change numbers of a known one: to compose one takes a tenth of a second.
 
     Args:
-        known: what was composed before, by its overrides without the seed; the seed in it is that of the last call.
+        known: the configurations composed before, by their overrides without those numbers, and the numbers' names.
     """
-    seeds = [match for match in map(SEED.fullmatch, overrides) if match]
-    rest = tuple(text for text in overrides if not SEED.fullmatch(text))
-    if not seeds or rest not in known:
-        known[rest] = compose_config(name, overrides=overrides, return_hydra_config=True)
-    else:
-        known[rest].seed = int(seeds[-1][1])
-    return known[rest]
+    numbers = {
+        match[1]: float(match[2]) if match[3] else int(match[2]) for match in map(NUMBER.fullmatch, overrides) if match
+    }
+    key = (*(text for text in overrides if not NUMBER.fullmatch(text)), *sorted(numbers))
+    if key not in known:
+        known[key] = compose_config(name, overrides=overrides, return_hydra_config=True)
+    for setting, number in numbers.items():
+        known[key][setting] = number
+    return known[key]
 
 
 def of_config(config: DictConfig, in_sweep: bool) -> PlannedRun:
