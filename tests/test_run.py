@@ -742,10 +742,13 @@ def test_a_protocol_takes_its_epochs_and_batch_size_from_the_task() -> None:
         values = yaml.safe_load((CONF / f"protocol/{protocol}.yaml").read_text())
         assert values["epochs"] == f"${{task.{protocol}.epochs}}"
         assert values["batch_size"] == f"${{task.{protocol}.batch_size}}"
+    values = yaml.safe_load((CONF / "protocol/reduced.yaml").read_text())
+    for name in ("epochs", "batch_size"):
+        assert values[name] == f"${{oc.select:task.reduced.${{model.name}}.{name},${{task.reduced.{name}}}}}"
 
 
 def test_a_protocol_is_composed_once_for_the_runs_of_all_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And those with other epochs are not, unless a model may have its own."""
+    """And those with other epochs are not."""
     composed: list[list[str]] = []
 
     def noted(name: str, overrides: list[str]) -> Any:
@@ -759,8 +762,7 @@ def test_a_protocol_is_composed_once_for_the_runs_of_all_seeds(monkeypatch: pyte
         for seed in (0, 3):
             config = hydra_compose("config", overrides=[*given, f"seed={seed}"])
             assert compose.followed_protocols(config, compose.run_spec(config), chosen) == ("smoke",)
-    own = [f"protocol={name}" for name in PROTOCOLS if name in OWN_SETTINGS and name != "tuned"]  # by its seeds
-    assert sorted(overrides[-1] for overrides in composed) == sorted(["protocol=smoke", *own])
+    assert [overrides[-1] for overrides in composed] == ["protocol=smoke"]
 
 
 def test_other_data_than_the_published_follow_no_protocol(tmp_path: Path) -> None:

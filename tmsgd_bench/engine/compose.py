@@ -174,7 +174,7 @@ def followed_protocols(config: DictConfig, spec: RunSpec, choices: Mapping[str, 
     """
     overrides = _canonical_overrides(config, spec, choices)
     followed = []
-    for protocol in _candidates(config, spec, choices.get("protocol"), overrides):
+    for protocol in _candidates(config, spec, choices, overrides):
         weights = _weights_file(config) if protocol in OWN_SETTINGS else ()
         canonical = _composed((*overrides, *weights, f"protocol={protocol}"))
         canonical.seed = spec.seed
@@ -216,25 +216,29 @@ def _canonical_overrides(config: DictConfig, spec: RunSpec, choices: Mapping[str
     return tuple(overrides)
 
 
-def _candidates(config: DictConfig, spec: RunSpec, chosen: str | None, overrides: tuple[str, ...]) -> list[str]:
+def _candidates(
+    config: DictConfig, spec: RunSpec, choices: Mapping[str, str | None], overrides: tuple[str, ...]
+) -> list[str]:
     """The protocols whose epochs and batch size are the run's: to compose one takes a tenth of a second.
 
-    A task need not have all protocols. In those of ``OWN_SETTINGS`` a model may have its own epochs and batch size. The
-    seed tells whether a run can follow ``tuned``.
+    A task need not have all protocols. The seed tells whether a run can follow ``tuned``.
     """
     protocols = [protocol for protocol in PROTOCOLS if protocol in config.task]
     if spec.seed not in tuning.seeds_of(_split(spec)):
         protocols = [protocol for protocol in protocols if protocol != tuning.PROTOCOL]
     if not protocols:
         return []
+    chosen = choices.get("protocol")
     first = chosen if chosen in protocols else protocols[0]
-    blocks = _composed((*overrides, f"protocol={first}")).task  # of all protocols, as they stand in the task's YAML
+    task = _composed((*overrides, f"protocol={first}")).task  # with all protocols, as they stand in the task's YAML
     needed = {"epochs": spec.epochs, "batch_size": spec.batch_size}
-    return [
-        name
-        for name in protocols
-        if name in OWN_SETTINGS or all(blocks[name].get(key, value) == value for key, value in needed.items())
-    ]
+    return [name for name in protocols if _agrees(task[name], name, str(choices["model"]), needed)]
+
+
+def _agrees(block: DictConfig, protocol: str, model: str, needed: Mapping[str, int]) -> bool:
+    """Whether a protocol has these values; in those of ``OWN_SETTINGS`` a model's own block comes first."""
+    own = block.get(model) if protocol in OWN_SETTINGS else None
+    return all((own or {}).get(key, block.get(key, value)) == value for key, value in needed.items())
 
 
 def _composed(overrides: tuple[str, ...]) -> DictConfig:
