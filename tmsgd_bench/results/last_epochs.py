@@ -35,6 +35,8 @@ def compared(better: pd.DataFrame, than: pd.DataFrame, experiment: Experiment) -
 
 def _outcomes(runs: pd.DataFrame, experiment: Experiment, last: int) -> pd.Series:
     recorded = runs[(runs["epochs"].astype(float) >= LONG) & runs["folder"].notna()]
+    if recorded.empty:  # as in all protocols of short runs
+        return pd.Series(dtype=float)
     means = [_mean(row, experiment.metric, last) for _, row in recorded.iterrows()]
     with_means = recorded.assign(final=pd.Series(means, index=recorded.index, dtype=float))
     known = with_means["final"].notna() | (with_means["status"] == Status.DIVERGED)

@@ -15,6 +15,8 @@ def outcomes(runs: pd.DataFrame, direction: str) -> pd.Series:
     Runs without a result are not in it.
     """
     finished = runs[runs["status"].isin(FINISHED)]
+    if finished.empty:
+        return pd.Series(dtype=float)
     worst = -math.inf if direction == "max" else math.inf
     usable = (finished["status"] == Status.DONE) & finished["final"].notna()  # a metric that is not finite is no number
     finals = finished["final"].astype(float).where(usable, worst)

@@ -162,6 +162,8 @@ def left_out(runs: pd.DataFrame, selected: Iterable[pd.DataFrame]) -> str:
 
 def marks(runs: pd.DataFrame) -> list[str]:
     """What a reader must know about the runs behind a number."""
+    if runs.empty:
+        return []
     texts = _data_marks(runs[runs["status"] != Status.DAMAGED])
     for status in (status for status in OF_RUNS if status != Status.DONE):
         if count := int((runs["status"] == status).sum()):
