@@ -105,6 +105,7 @@ def main() -> int:
         The exit code: 0 success, 1 a failed run, 2 bad input, 128 + n for signal n.
     """
     progress.protect_streams()
+    sys.argv[1:] = command_line.settings_last(sys.argv[1:])
     with interrupt.handled():
         return _run()
 

@@ -26,7 +26,7 @@ from omegaconf import OmegaConf
 
 from tmsgd_bench import cli, files, tuning
 from tmsgd_bench.data.catalog import catalog, find
-from tmsgd_bench.engine import compose, explanations, schema, sweep
+from tmsgd_bench.engine import command_line, compose, explanations, schema, sweep
 from tmsgd_bench.engine.optimizers import build_optimizer, build_schedulers
 from tmsgd_bench.engine.signatures import resolve
 from tmsgd_bench.engine.spec import RunSpec
@@ -64,9 +64,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runner:
         monkeypatch.setattr(sweep.SweepCallback, "folder", None)
         base = [f"data.root={tmp_path}/data", f"results.root={tmp_path}/runs", "device=cpu", "progress=log"]
         data = [] if any(a.startswith("data=") for a in arguments) else ["data=synthetic"]
-        flags = [a for a in arguments if a.startswith("-")]
-        settings = [a for a in arguments if not a.startswith("-")]
-        monkeypatch.setattr(sys, "argv", ["run.py", *flags, *base, *data, *settings])
+        monkeypatch.setattr(sys, "argv", ["run.py", *base, *data, *arguments])
         return module.main()
 
     return call
@@ -409,6 +407,21 @@ def test_a_wrong_input_gets_one_sentence(
     assert message in said and "Traceback" not in said
     assert len([line for line in said.strip().splitlines() if "no protocol's" not in line]) == 1
     assert runs(tmp_path / "runs") == [] and not list((tmp_path / "runs").glob(".work/*"))
+
+
+@pytest.mark.parametrize(
+    ("given", "sorted_"),
+    [
+        ("task=tc --config-dir my -m seed=0,1", "--config-dir my -m task=tc seed=0,1"),
+        ("a=1 -cd a=b b=2 --config-name=x c=3", "-cd a=b --config-name=x a=1 b=2 c=3"),
+        ("a=1 --info defaults b=2", "--info defaults a=1 b=2"),
+        ("a=1 --info b=2", "--info a=1 b=2"),
+        ("--cfg job a=1 ~b", "--cfg job a=1 ~b"),
+        ("a=1 --config-dir", "a=1 --config-dir"),
+    ],
+)
+def test_options_may_stand_between_settings(given: str, sorted_: str) -> None:
+    assert command_line.settings_last(given.split()) == sorted_.split()
 
 
 @pytest.mark.skipif(os.environ.get("CUDA_VISIBLE_DEVICES") is not None, reason="CUDA devices are chosen outside")

@@ -23,6 +23,27 @@ OPTION = re.compile(r"\w[\w.+/-]*")
 GROUPS_OF_FILES = ("task", "model", "optimizer", "data", "protocol", "prefix", "tracker", "experiment")
 
 
+WITH_VALUE = ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--cfg", "-c", "--package", "-p")
+"""Hydra's options whose value is the next argument."""
+
+
+def settings_last(arguments: Sequence[str]) -> list[str]:
+    """The same arguments with all settings behind all options: Hydra's parser refuses settings on both sides of one.
+
+    Example:
+        >>> settings_last(["task=tc", "--config-dir", "my", "-m", "seed=0,1"])
+        ['--config-dir', 'my', '-m', 'task=tc', 'seed=0,1']
+    """
+    if arguments and arguments[-1] in WITH_VALUE:  # its value is missing, and no setting may become it
+        return list(arguments)
+    options: list[str] = []
+    settings: list[str] = []
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        is_value = before in WITH_VALUE or (before in ("--info", "-i") and "=" not in argument)
+        (options if is_value or argument.startswith("-") else settings).append(argument)
+    return [*options, *settings]
+
+
 def search_path(hydra: Any) -> list[str]:
     """The override with which a configuration is composed again from the same folders.
 
