@@ -418,6 +418,9 @@ def test_a_wrong_input_gets_one_sentence(
         ("a=1 --info b=2", "--info a=1 b=2"),
         ("--cfg job a=1 ~b", "--cfg job a=1 ~b"),
         ("a=1 --config-dir", "a=1 --config-dir"),
+        ("a=1 b=2 --config-di my", "--config-di my a=1 b=2"),
+        ("a=1 --experimental-rerun my.pickle b=2", "--experimental-rerun my.pickle a=1 b=2"),
+        ("a=1 --multirun b=2,3 --inf", "--multirun --inf a=1 b=2,3"),
     ],
 )
 def test_options_may_stand_between_settings(given: str, sorted_: str) -> None:

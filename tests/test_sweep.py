@@ -178,8 +178,10 @@ def test_the_summary_adds_up_the_saved_epochs(tmp_path: Path) -> None:
         ("experiment=switch", "n_seeds=1", "switch_epochs='0,2'"),
         ("experiment=table5", "n_seeds=1", "optimizer=tmsgd,sgd", "seed=range(3,5)"),
         ("optimizer=glob(sgd*)",),
+        ("optimizer=tmsgd,sgd", "switch_epoch=1", "seed=0,7", "++seed=3"),
+        ("optimizer=tmsgd,sgd", "switch_epoch=1,2", "lr=0.1,1e-2", "+schedule=null"),
     ],
-    ids=["lists", "an experiment's own sweep", "an experiment overridden", "a pattern"],
+    ids=["lists", "an experiment's own sweep", "an experiment overridden", "a pattern", "a later one", "two notations"],
 )
 def test_the_planned_jobs_are_those_that_start_in_their_order(
     overrides: tuple[str, ...], run: Runner, started: list[Any], monkeypatch: pytest.MonkeyPatch

@@ -23,8 +23,9 @@ OPTION = re.compile(r"\w[\w.+/-]*")
 GROUPS_OF_FILES = ("task", "model", "optimizer", "data", "protocol", "prefix", "tracker", "experiment")
 
 
-WITH_VALUE = ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--cfg", "-c", "--package", "-p")
-"""Hydra's options whose value is the next argument."""
+WITH_VALUE = ("--config-dir", "--config-name", "--config-path", "--cfg", "--package", "--experimental-rerun")
+SHORT = ("-cd", "-cn", "-cp", "-c", "-p")
+"""Hydra's options whose value is the next argument. The long ones may be cut short."""
 
 
 def settings_last(arguments: Sequence[str]) -> list[str]:
@@ -34,14 +35,21 @@ def settings_last(arguments: Sequence[str]) -> list[str]:
         >>> settings_last(["task=tc", "--config-dir", "my", "-m", "seed=0,1"])
         ['--config-dir', 'my', '-m', 'task=tc', 'seed=0,1']
     """
-    if arguments and arguments[-1] in WITH_VALUE:  # its value is missing, and no setting may become it
+    if "--" in arguments or (arguments and _takes_value(arguments[-1], "")):  # its value is missing: no setting is it
         return list(arguments)
     options: list[str] = []
     settings: list[str] = []
     for before, argument in zip(["", *arguments], arguments, strict=False):
-        is_value = before in WITH_VALUE or (before in ("--info", "-i") and "=" not in argument)
-        (options if is_value or argument.startswith("-") else settings).append(argument)
+        is_option = argument.startswith("-") or _takes_value(before, argument)
+        (options if is_option else settings).append(argument)
     return [*options, *settings]
+
+
+def _takes_value(option: str, following: str) -> bool:
+    """Whether an argument of Hydra's takes the one that follows; ``--info`` need not have a value."""
+    if option == "-i" or (option.startswith("--i") and "--info".startswith(option)):
+        return following != "" and "=" not in following
+    return option in SHORT or (option.startswith("--") and any(name.startswith(option) for name in WITH_VALUE))
 
 
 def search_path(hydra: Any) -> list[str]:

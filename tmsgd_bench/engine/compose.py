@@ -232,13 +232,14 @@ def _candidates(
     first = chosen if chosen in protocols else protocols[0]
     task = _composed((*overrides, f"protocol={first}")).task  # with all protocols, as they stand in the task's YAML
     needed = {"epochs": spec.epochs, "batch_size": spec.batch_size}
-    return [name for name in protocols if _agrees(task[name], name, str(choices["model"]), needed)]
+    return [name for name in protocols if _agrees(task[name], name, config.model.name, needed)]
 
 
 def _agrees(block: DictConfig, protocol: str, model: str, needed: Mapping[str, int]) -> bool:
     """Whether a protocol has these values; in those of ``OWN_SETTINGS`` a model's own block comes first."""
     own = block.get(model) if protocol in OWN_SETTINGS else None
-    return all((own or {}).get(key, block.get(key, value)) == value for key, value in needed.items())
+    first = own if isinstance(own, DictConfig) else {}
+    return all(first.get(key, block.get(key, value)) == value for key, value in needed.items())
 
 
 def _composed(overrides: tuple[str, ...]) -> DictConfig:

@@ -130,9 +130,12 @@ def _compose(name: str, overrides: list[str], known: dict[tuple[str, ...], DictC
     numbers = {
         match[1]: float(match[2]) if match[3] else int(match[2]) for match in map(NUMBER.fullmatch, overrides) if match
     }
-    key = (*(text for text in overrides if not NUMBER.fullmatch(text)), *sorted(numbers))
-    if key not in known:
+    others = [text for text in overrides if not NUMBER.fullmatch(text)]
+    key = (*others, *sorted(numbers))
+    again = {text.lstrip("+~").partition("=")[0] for text in others} & numbers.keys()  # ++seed=3 beside seed=0, say
+    if again or key not in known:
         known[key] = compose_config(name, overrides=overrides, return_hydra_config=True)
+        return known[key]
     for setting, number in numbers.items():
         known[key][setting] = number
     return known[key]
