@@ -16,6 +16,7 @@ import time
 from abc import abstractmethod
 from collections.abc import Sequence
 from importlib import import_module
+from operator import itemgetter
 from typing import Any, ClassVar
 
 from hydra.core.singleton import Singleton
@@ -90,6 +91,8 @@ class Cores(SurvivingLauncher):
     def launch(self, job_overrides: Overrides, initial_job_idx: int) -> Sequence[JobReturn]:
         """See :class:`SurvivingLauncher`. joblib starts all workers at once, so there are no more than runs.
 
+        The runs are numbered in the order in which they start (:func:`sweep.start_order`).
+
         Raises:
             ConfigError: there is no shared memory. Then joblib would use threads, and runs in threads would share one
                 random stream.
@@ -99,8 +102,11 @@ class Cores(SurvivingLauncher):
         shared_memory.check(cores(), "leave out hydra/launcher to train one run after the other")
         self.inner.joblib["n_jobs"] = min(self.inner.joblib["n_jobs"], len(job_overrides))
         numbers = range(initial_job_idx, initial_job_idx + len(job_overrides))
-        with sweep_screen.if_wanted(self.progress, numbers, effective_n_jobs(self.inner.joblib["n_jobs"])):
-            return super().launch(job_overrides, initial_job_idx)
+        at_once = effective_n_jobs(self.inner.joblib["n_jobs"])
+        order = sweep.start_order(numbers, at_once)
+        with sweep_screen.if_wanted(self.progress, numbers, at_once):
+            answers = super().launch([job_overrides[place] for place in order], initial_job_idx)
+        return [answer for _, answer in sorted(zip(order, answers, strict=True), key=itemgetter(0))]
 
     def loss_errors(self) -> tuple[type[Exception], ...]:
         from joblib.externals.loky.process_executor import BrokenProcessPool

@@ -508,9 +508,27 @@ def test_joblib_starts_no_more_workers_than_there_are_jobs(
 ) -> None:
     monkeypatch.setattr(sweep.SweepCallback, "folder", tmp_path)
     cores = tmsgd_launchers.Cores(n_jobs=wanted)
-    monkeypatch.setattr(cores.inner, "launch", lambda *_: [])
+    monkeypatch.setattr(cores.inner, "launch", lambda jobs, _: [sweep.job_return(job, None) for job in jobs])
     cores.launch([["seed=0"], ["seed=1"]], 0)
     assert cores.inner.joblib["n_jobs"] == started
+
+
+@needs("hydra_joblib_launcher")
+def test_runs_that_would_wait_for_each_other_start_later_and_are_answered_in_their_places(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep.SweepCallback, "folder", tmp_path)
+    monkeypatch.setattr(sweep, "start_order", lambda numbers, at_once: [0, 2, 1][: len(numbers)])
+    cores, started = tmsgd_launchers.Cores(n_jobs=2), list[str]()
+
+    def launch(jobs: Sequence[Sequence[str]], first: int) -> Sequence[Any]:
+        started.extend(job[0] for job in jobs)
+        return [sweep.job_return(job, float(job[0][-1])) for job in jobs]
+
+    monkeypatch.setattr(cores.inner, "launch", launch)
+    answers = cores.launch([["seed=0"], ["seed=1"], ["seed=2"]], 0)
+    assert started == ["seed=0", "seed=2", "seed=1"]
+    assert [answer.return_value for answer in answers] == [0.0, 1.0, 2.0]
 
 
 def test_a_folder_that_another_machine_does_not_have_is_named(tmp_path: Path) -> None:

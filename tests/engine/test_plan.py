@@ -22,6 +22,7 @@ from tmsgd_bench.engine import plan, prefix, task_data
 from tmsgd_bench.engine.plan import PlannedRun
 from tmsgd_bench.engine.runner import run
 from tmsgd_bench.engine.spec import RunSpec
+from tmsgd_bench.errors import ConfigError
 from tmsgd_bench.results import packed, packing, store
 from tmsgd_bench.results.store import RunFolder
 from tmsgd_bench.task import TaskSettings
@@ -309,3 +310,40 @@ def test_only_runs_that_will_share_a_trunk_register(tmp_path: Path) -> None:
 def test_runs_that_train_alone_do_not_register(changes: dict[str, bool], tmp_path: Path) -> None:
     plan.register(jobs(tmp_path, SGD, TWO, **changes))
     assert list(tmp_path.iterdir()) == []
+
+
+# --- the order in which jobs start ---------------------------------------------------------------------------------
+
+TRUNKS = st.lists(st.one_of(st.none(), st.sampled_from("abcde")), max_size=40)
+
+
+@given(TRUNKS, st.integers(1, 6))
+def test_every_job_starts_once_and_those_that_need_nobody_in_their_order(trunks: list[str | None], cores: int) -> None:
+    order = plan.start_order(trunks, cores)
+    assert sorted(order) == list(range(len(trunks)))
+    needing = {job for job, trunk in enumerate(trunks) if trunk is not None and trunk in trunks[:job]}
+    alone = [job for job in order if job not in needing]
+    assert alone == sorted(alone)
+    for place, job in enumerate(order):
+        if job in needing:  # its state is there, or nothing else is left to start
+            first = order.index(trunks.index(trunks[job]))
+            assert place - first >= cores or needing.issuperset(order[place:])
+
+
+@given(TRUNKS)
+def test_one_after_the_other_nobody_waits(trunks: list[str | None]) -> None:
+    assert plan.start_order(trunks, 1) == list(range(len(trunks)))
+
+
+def test_pairs_do_not_start_together_on_two_cores() -> None:
+    assert plan.start_order(["a", "a", "b", "b", "c", "c", "d", "d"], 2) == [0, 2, 1, 3, 4, 6, 5, 7]
+
+
+def test_jobs_of_one_trunk_are_those_that_share_one_and_are_not_finished(tmp_path: Path) -> None:
+    other = make_spec("sgd", EPOCHS, seed=1)
+    one, two, alone, error = *jobs(tmp_path, SGD, TWO, other), ConfigError("no such setting")
+    first, second, third, none = plan.trunks_of([one, two, alone, error])
+    assert first == second and first is not None and third not in (first, None) and none is None
+    train(one)
+    assert plan.trunks_of([one, two]) == [None, first]
+    assert plan.trunks_of(jobs(tmp_path, SGD, TWO, share_prefix=False)) == [None, None]

@@ -6,6 +6,7 @@ import functools
 import itertools
 import math
 import re
+from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,16 +99,15 @@ def is_known(config: DictConfig) -> bool:
     return known
 
 
-def of_sweep(config: DictConfig) -> tuple[list[PlannedRun], list[Exception]]:
-    """The different runs of a sweep, in the order in which they start, and the errors of those that cannot start.
+def of_sweep(config: DictConfig) -> list[PlannedRun | Exception]:
+    """The jobs of a sweep in its order: each the run that it trains, or the error with which it cannot start.
 
     Args:
         config: the argument of Hydra's ``on_multirun_start``.
     """
     parameters = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
     folders = command_line.search_path(config.hydra)
-    runs: dict[tuple[Path, str], PlannedRun] = {}
-    errors: list[Exception] = []
+    jobs: list[PlannedRun | Exception] = []
     known: dict[tuple[str, ...], DictConfig] = {}
     for overrides in expand([*parameters, *config.hydra.overrides.task]):
         try:
@@ -115,10 +115,49 @@ def of_sweep(config: DictConfig) -> tuple[list[PlannedRun], list[Exception]]:
             run = of_config(composed, in_sweep=True)
             command_line.check_names(composed, composed.hydra.runtime.choices)
         except Exception as error:  # the job raises it again, and reports it
-            errors.append(error)
+            jobs.append(error)
             continue
-        runs.setdefault((run.options.results_root, run.spec.run_id), run)
-    return list(runs.values()), errors
+        jobs.append(run)
+    return jobs
+
+
+def runs_of(jobs: Iterable[PlannedRun | Exception]) -> list[PlannedRun]:
+    """The different runs of a sweep's jobs."""
+    runs = (job for job in jobs if isinstance(job, PlannedRun))
+    return list({(run.options.results_root, run.spec.run_id): run for run in reversed([*runs])}.values())[::-1]
+
+
+def trunks_of(jobs: Iterable[PlannedRun | Exception]) -> list[str | None]:
+    """For each job the name of the trunk that it shares with other jobs; None if it shares or trains nothing."""
+    from tmsgd_bench.engine.prefix import trunk_of
+
+    trunks = (
+        None if isinstance(job, Exception) or job.folder.finished() else trunk_of(job.spec, job.options) for job in jobs
+    )
+    return [None if trunk is None else str(trunk.folder) for trunk in trunks]
+
+
+def start_order(trunks: Sequence[str | None], at_once: int) -> list[int]:
+    """The order in which to start jobs, by their places in the sweep.
+
+    Runs of one trunk that start together would wait for each other, and leave cores idle. So the others start
+    ``at_once`` jobs after the first, by when it has ended if all jobs take equally long.
+
+    Args:
+        trunks: for each job the name of its trunk, or None.
+        at_once: how many jobs run at a time.
+    """
+    order: list[int] = []
+    first: dict[str, int] = {}
+    waiting: deque[int] = deque()
+    for job, trunk in enumerate(trunks):
+        while waiting and len(order) - first[str(trunks[waiting[0]])] >= at_once:
+            order.append(waiting.popleft())
+        if trunk is not None and len(order) - first.setdefault(trunk, len(order)) in range(1, at_once):
+            waiting.append(job)
+        else:
+            order.append(job)
+    return [*order, *waiting]
 
 
 def _compose(name: str, overrides: list[str], known: dict[tuple[str, ...], DictConfig]) -> DictConfig:

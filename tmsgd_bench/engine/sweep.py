@@ -70,16 +70,18 @@ class SweepCallback(Callback):
 
     folder: Path | None = None
     runs: Sequence[plan.PlannedRun] = ()
+    jobs: Sequence[plan.PlannedRun | Exception] = ()
 
     def on_multirun_start(self, config: Any, **_: Any) -> None:
         try:
             plan.check_root(config)
             folder = _folder(config)
             plan_only = plan.wanted(config)
-            runs, errors = plan.of_sweep(config) if plan.is_known(config) else ([], [])
+            jobs = plan.of_sweep(config) if plan.is_known(config) else []
         except Exception as error:  # Hydra would make a warning of it
             raise plan.PlanShown(error) from error
-        type(self).folder, type(self).runs = folder, runs
+        runs, errors = plan.runs_of(jobs), [job for job in jobs if isinstance(job, Exception)]
+        type(self).folder, type(self).runs, type(self).jobs = folder, runs, jobs
         # Every job is told the folder. Its own sweep.dir would contain another time, and another place if results.root
         # is swept.
         with open_dict(config.hydra.overrides):
@@ -97,6 +99,17 @@ class SweepCallback(Callback):
             _begin(folder, config)
         except (BenchError, OSError) as error:  # the store cannot be written: no run could leave a result
             raise plan.PlanShown(error) from error
+
+
+def start_order(numbers: range, at_once: int) -> list[int]:
+    """The order in which to start jobs of this sweep, as places in ``numbers``; their own order if it is not planned.
+
+    Args:
+        numbers: the jobs' numbers in the sweep.
+        at_once: how many jobs run at a time.
+    """
+    jobs = SweepCallback.jobs[numbers.start : numbers.stop]
+    return plan.start_order(plan.trunks_of(jobs), at_once) if len(jobs) == len(numbers) else list(range(len(numbers)))
 
 
 def _check_some_can_start(runs: Sequence[plan.PlannedRun], errors: Sequence[Exception]) -> None:
