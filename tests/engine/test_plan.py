@@ -339,6 +339,12 @@ def test_pairs_do_not_start_together_on_two_cores() -> None:
     assert plan.start_order(["a", "a", "b", "b", "c", "c", "d", "d"], 2) == [0, 2, 1, 3, 4, 6, 5, 7]
 
 
+def test_a_run_that_two_jobs_train_is_planned_once_in_its_first_place(tmp_path: Path) -> None:
+    """As with optimizer=sgd and two switch epochs, which SGD does not have."""
+    one, two = jobs(tmp_path, SGD, TWO)
+    assert plan.runs_of([one, two, ConfigError("no such setting"), one, two]) == [one, two]
+
+
 def test_jobs_of_one_trunk_are_those_that_share_one_and_are_not_finished(tmp_path: Path) -> None:
     other = make_spec("sgd", EPOCHS, seed=1)
     one, two, alone, error = *jobs(tmp_path, SGD, TWO, other), ConfigError("no such setting")

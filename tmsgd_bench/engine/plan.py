@@ -122,9 +122,12 @@ def of_sweep(config: DictConfig) -> list[PlannedRun | Exception]:
 
 
 def runs_of(jobs: Iterable[PlannedRun | Exception]) -> list[PlannedRun]:
-    """The different runs of a sweep's jobs."""
-    runs = (job for job in jobs if isinstance(job, PlannedRun))
-    return list({(run.options.results_root, run.spec.run_id): run for run in reversed([*runs])}.values())[::-1]
+    """The different runs of a sweep's jobs, each in the place of its first job."""
+    runs: dict[Path, PlannedRun] = {}
+    for job in jobs:
+        if isinstance(job, PlannedRun):
+            runs.setdefault(job.folder.final, job)
+    return list(runs.values())
 
 
 def trunks_of(jobs: Iterable[PlannedRun | Exception]) -> list[str | None]:
