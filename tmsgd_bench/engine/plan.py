@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from hydra import compose as compose_config
@@ -28,6 +28,9 @@ from tmsgd_bench.results.rows import in_words
 from tmsgd_bench.results.status import FINISHED, Status
 from tmsgd_bench.results.store import RunFolder
 from tmsgd_bench.wording import number_of
+
+if TYPE_CHECKING:  # importing torch takes seconds, which a plan should not cost
+    from tmsgd_bench.engine.prefix import Trunk
 
 NUMBER = re.compile(r"(seed|lr|lr_step|switch_epoch)=(-?(?:0|[1-9][0-9]*)(\.[0-9]+)?)")
 """An override that sets one number at the top level of a configuration, of those that sweeps vary."""
@@ -132,12 +135,15 @@ def runs_of(jobs: Iterable[PlannedRun | Exception]) -> list[PlannedRun]:
 
 def trunks_of(jobs: Iterable[PlannedRun | Exception]) -> list[str | None]:
     """For each job the name of the trunk that it shares with other jobs; None if it shares or trains nothing."""
+    trunks = (None if isinstance(job, Exception) else _needed_trunk(job) for job in jobs)
+    return [None if trunk is None else str(trunk.folder) for trunk in trunks]
+
+
+def _needed_trunk(run: PlannedRun) -> Trunk | None:
+    """The trunk of a run that is still to be trained."""
     from tmsgd_bench.engine.prefix import trunk_of
 
-    trunks = (
-        None if isinstance(job, Exception) or job.folder.finished() else trunk_of(job.spec, job.options) for job in jobs
-    )
-    return [None if trunk is None else str(trunk.folder) for trunk in trunks]
+    return None if run.folder.finished() else trunk_of(run.spec, run.options)
 
 
 def start_order(trunks: Sequence[str | None], at_once: int) -> list[int]:
@@ -169,15 +175,12 @@ def _compose(name: str, overrides: list[str], known: dict[tuple[str, ...], DictC
     Args:
         known: the configurations composed before, by their overrides without those numbers, and the numbers' names.
     """
-    numbers = {
-        match[1]: float(match[2]) if match[3] else int(match[2]) for match in map(NUMBER.fullmatch, overrides) if match
-    }
-    others = [text for text in overrides if not NUMBER.fullmatch(text)]
-    key = (*others, *sorted(numbers))
-    again = {text.lstrip("+~").partition("=")[0] for text in others} & numbers.keys()  # ++seed=3 beside seed=0, say
-    if again or key not in known:
+    keys = [text.lstrip("+~").partition("=")[0] for text in overrides]
+    matches = [match for match in map(NUMBER.fullmatch, overrides) if match and keys.count(match[1]) == 1]
+    numbers = {match[1]: float(match[2]) if match[3] else int(match[2]) for match in matches}
+    key = (*(text for text in overrides if text.partition("=")[0] not in numbers), *sorted(numbers))
+    if key not in known:
         known[key] = compose_config(name, overrides=overrides, return_hydra_config=True)
-        return known[key]
     for setting, number in numbers.items():
         known[key][setting] = number
     return known[key]
@@ -216,10 +219,10 @@ def register(runs: Iterable[PlannedRun]) -> None:
 
     So the first run of a trunk leaves the states that the others need.
     """
-    from tmsgd_bench.engine.prefix import shared_epochs, trunk_of
+    from tmsgd_bench.engine.prefix import shared_epochs
 
     for run in runs:
-        if not run.folder.finished() and (trunk := trunk_of(run.spec, run.options)):
+        if trunk := _needed_trunk(run):
             trunk.register(run.spec.run_id, shared_epochs(run.spec))
 
 

@@ -69,7 +69,6 @@ class SweepCallback(Callback):
     """Starts a sweep in the main process: prints its plan if asked for, and makes its folder."""
 
     folder: Path | None = None
-    runs: Sequence[plan.PlannedRun] = ()
     jobs: Sequence[plan.PlannedRun | Exception] = ()
 
     def on_multirun_start(self, config: Any, **_: Any) -> None:
@@ -81,7 +80,7 @@ class SweepCallback(Callback):
         except Exception as error:  # Hydra would make a warning of it
             raise plan.PlanShown(error) from error
         runs, errors = plan.runs_of(jobs), [job for job in jobs if isinstance(job, Exception)]
-        type(self).folder, type(self).runs, type(self).jobs = folder, runs, jobs
+        type(self).folder, type(self).jobs = folder, jobs
         # Every job is told the folder. Its own sweep.dir would contain another time, and another place if results.root
         # is swept.
         with open_dict(config.hydra.overrides):

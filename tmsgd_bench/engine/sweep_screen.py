@@ -164,7 +164,7 @@ def if_wanted(progress: object, numbers: range, at_once: int) -> AbstractContext
         return nullcontext()
     from rich.console import Console
 
-    runs = list(SweepCallback.runs)
+    runs = plan.runs_of(SweepCallback.jobs)
     return shown(SweepScreen(place, numbers, at_once, lambda: plan.seconds_left(runs)), Console(stderr=True))
 
 
