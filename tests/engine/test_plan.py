@@ -324,10 +324,11 @@ def test_every_job_starts_once_and_those_that_need_nobody_in_their_order(trunks:
     needing = {job for job, trunk in enumerate(trunks) if trunk is not None and trunk in trunks[:job]}
     alone = [job for job in order if job not in needing]
     assert alone == sorted(alone)
-    for place, job in enumerate(order):
-        if job in needing:  # its state is there, or nothing else is left to start
-            first = order.index(trunks.index(trunks[job]))
-            assert place - first >= cores or needing.issuperset(order[place:])
+    training = [job for job in order if trunks[job] is not None]
+    for place, job in enumerate(training):
+        if job in needing:  # its state is there, or nothing else is left to train
+            first = training.index(trunks.index(trunks[job]))
+            assert place - first >= cores or needing.issuperset(training[place:])
 
 
 @given(TRUNKS)
@@ -339,17 +340,25 @@ def test_pairs_do_not_start_together_on_two_cores() -> None:
     assert plan.start_order(["a", "a", "b", "b", "c", "c", "d", "d"], 2) == [0, 2, 1, 3, 4, 6, 5, 7]
 
 
+def test_jobs_that_train_nothing_are_no_time_to_wait_for() -> None:
+    """As when a sweep of pairs is started again, and every other pair is finished."""
+    assert plan.start_order(["a", None, "a", None, "b", None, "b"], 2) == [0, 1, 3, 4, 2, 5, 6]
+
+
 def test_a_run_that_two_jobs_train_is_planned_once_in_its_first_place(tmp_path: Path) -> None:
     """As with optimizer=sgd and two switch epochs, which SGD does not have."""
     one, two = jobs(tmp_path, SGD, TWO)
     assert plan.runs_of([one, two, ConfigError("no such setting"), one, two]) == [one, two]
 
 
-def test_jobs_of_one_trunk_are_those_that_share_one_and_are_not_finished(tmp_path: Path) -> None:
+def test_jobs_have_the_trunk_they_share_or_a_name_of_their_own_and_none_if_they_train_nothing(tmp_path: Path) -> None:
     other = make_spec("sgd", EPOCHS, seed=1)
     one, two, alone, error = *jobs(tmp_path, SGD, TWO, other), ConfigError("no such setting")
     first, second, third, none = plan.trunks_of([one, two, alone, error])
     assert first == second and first is not None and third not in (first, None) and none is None
     train(one)
     assert plan.trunks_of([one, two]) == [None, first]
-    assert plan.trunks_of(jobs(tmp_path, SGD, TWO, share_prefix=False)) == [None, None]
+    for changes in ({"share_prefix": False}, {"force": True}):
+        names = plan.trunks_of(jobs(tmp_path, SGD, TWO, **changes))
+        assert names[1] not in (names[0], None)
+    assert plan.trunks_of(jobs(tmp_path, SGD, force=True)) != [None]

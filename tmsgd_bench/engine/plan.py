@@ -134,9 +134,15 @@ def runs_of(jobs: Iterable[PlannedRun | Exception]) -> list[PlannedRun]:
 
 
 def trunks_of(jobs: Iterable[PlannedRun | Exception]) -> list[str | None]:
-    """For each job the name of the trunk that it shares with other jobs; None if it shares or trains nothing."""
-    trunks = (None if isinstance(job, Exception) else _needed_trunk(job) for job in jobs)
-    return [None if trunk is None else str(trunk.folder) for trunk in trunks]
+    """For each job the folder of the trunk that it needs, or its own if it needs none; None if it trains nothing."""
+    return [None if isinstance(job, Exception) else _trunk_or_own(job) for job in jobs]
+
+
+def _trunk_or_own(run: PlannedRun) -> str | None:
+    if run.folder.finished() and not run.options.force:
+        return None
+    trunk = _needed_trunk(run)
+    return str(run.folder.final if trunk is None else trunk.folder)
 
 
 def _needed_trunk(run: PlannedRun) -> Trunk | None:
@@ -150,22 +156,28 @@ def start_order(trunks: Sequence[str | None], at_once: int) -> list[int]:
     """The order in which to start jobs, by their places in the sweep.
 
     Runs of one trunk that start together would wait for each other, and leave cores idle. So the others start
-    ``at_once`` jobs after the first, by when it has ended if all jobs take equally long.
+    ``at_once`` jobs after the first, by when it has ended if all jobs take equally long. Jobs that train nothing take
+    no time, and do not count.
 
     Args:
-        trunks: for each job the name of its trunk, or None.
+        trunks: for each job the name of its trunk, or None if it trains nothing.
         at_once: how many jobs run at a time.
     """
     order: list[int] = []
     first: dict[str, int] = {}
     waiting: deque[int] = deque()
+    training = 0  # jobs in the order that train
     for job, trunk in enumerate(trunks):
-        while waiting and len(order) - first[str(trunks[waiting[0]])] >= at_once:
+        while waiting and training - first[str(trunks[waiting[0]])] >= at_once:
             order.append(waiting.popleft())
-        if trunk is not None and len(order) - first.setdefault(trunk, len(order)) in range(1, at_once):
+            training += 1
+        if trunk is None:
+            order.append(job)
+        elif training - first.setdefault(trunk, training) in range(1, at_once):
             waiting.append(job)
         else:
             order.append(job)
+            training += 1
     return [*order, *waiting]
 
 
