@@ -338,6 +338,10 @@ def test_the_plan_says_which_runs_never_switch(run: Runner, capsys: pytest.Captu
         (("-m", "seed=range(0,"), "range(0,"),
         (("-m", "lr=tag(log,interval(0.01,1))"), "an interval needs a sweeper that draws from it"),
         (("optimizer=nope",), "unknown optimizer 'nope'"),
+        (("-m", "seed=range(3,1)"), "seed=range(3,1) has no value"),
+        (("experiment=table5", "n_seeds=0"), "n_seeds must be a whole number >= 1"),
+        (("experiment=reduced", "n_seeds=abc"), "n_seeds must be a whole number >= 1"),
+        (("experiment=search",), "experiment=search varies lr_step, which protocol=smoke does not have"),
     ],
 )
 def test_a_plan_of_wrong_settings_says_what_is_wrong(

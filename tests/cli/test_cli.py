@@ -456,7 +456,14 @@ def test_a_store_that_is_not_there_is_refused_with_the_fix(capsys: Capture, tmp_
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_a_store_that_is_a_file_is_refused(capsys: Capture, tmp_path: Path, command: list[str]) -> None:
     (tmp_path / "file").write_text("no folder")
-    assert str(tmp_path / "file") in refusal(capsys, *command, "--results", tmp_path / "file")
+    text = refusal(capsys, *command, "--results", tmp_path / "file")
+    assert str(tmp_path / "file") in text and ".parquet" in text
+
+
+def test_compare_of_an_empty_store_says_that_none_is_there(capsys: Capture, tmp_path: Path) -> None:
+    """And not that none has finished, as if some were on their way."""
+    text = refusal(capsys, "compare", "--results", tmp_path)
+    assert str(tmp_path) in text and "--results" in text and "finished" not in text
 
 
 # --- claims, report, export ----------------------------------------------------------------------------------------

@@ -59,6 +59,8 @@ def read(roots: Sequence[Path]) -> pd.DataFrame:
 def _read(root: Path) -> pd.DataFrame:
     if not root.exists():
         raise StoreError(f"there are no results in {root}: train a run first, or name another place with --results.")
+    if root.is_file() and not packed.is_packed(root):
+        raise StoreError(f"{root} holds no runs: name a folder of runs, or a packed file ({packed.SUFFIX}).")
     runs = store.read_runs(root)
     if runs.empty:
         check_no_folder_of_stores(root)
@@ -117,13 +119,15 @@ def no_search(runs: pd.DataFrame, options: argparse.Namespace, task: str = "ctr"
 
 
 def check_some(runs: pd.DataFrame, options: argparse.Namespace) -> None:
-    """Refuse to write a file about no runs.
+    """Refuse to write about no runs.
 
     Raises:
         StoreError: there is no run in the stores of ``--results``.
     """
     if runs.empty:
-        raise StoreError(f"there is no run in {listed(options.results)}, so nothing is written: train one first.")
+        raise StoreError(
+            f"there is no run in {listed(options.results)}: train one first, or name another place with --results."
+        )
 
 
 def listed(paths: Sequence[Path]) -> str:

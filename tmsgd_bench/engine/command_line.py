@@ -121,8 +121,8 @@ def check_groups(overrides: Iterable[str], conf: Path) -> None:
 
 def _check_added(key: str) -> None:
     """Refuse an unknown setting that is added at the top level; options may be added within a section."""
-    added, known = key.lstrip("+"), {*schema.GROUPS, *schema.VARIABLES, *GROUPS_OF_FILES, "hydra", "local"}
-    if added != key and re.fullmatch(r"\w+", added) and added not in known:
+    added, known = key.lstrip("+"), {*schema.GROUPS, *GROUPS_OF_FILES, "hydra", "local"}
+    if added != key and re.fullmatch(r"\w+", added) and added not in {*known, *schema.VARIABLES}:
         raise unknown_setting(added, added, sorted(known))
 
 

@@ -207,7 +207,7 @@ def expand(overrides: Iterable[str]) -> list[list[str]]:
     """Every combination of the overrides' choices, in the order of Hydra's sweeper: the last one varies fastest.
 
     Raises:
-        ConfigError: one is an interval, which has no list of values.
+        ConfigError: one is an interval, which has no list of values, or a list without any.
     """
     hydra = GlobalHydra.instance()
     loader = hydra.config_loader() if hydra.is_initialized() else None  # resolves glob(*)
@@ -220,6 +220,8 @@ def expand(overrides: Iterable[str]) -> list[list[str]]:
             )
         if override.is_sweep_override():
             values = [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+            if not values:
+                raise ConfigError(f"{override.input_line} has no value, so the sweep has no run: name one, as seed=0.")
         else:
             values = [override.input_line or ""]
         choices[override.get_key_element()] = values

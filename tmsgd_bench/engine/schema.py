@@ -72,9 +72,11 @@ EVERY = choice("epoch", "update")
 STEPPING = optional(flag())
 """``foreach`` and ``fused``: with null the optimizer chooses."""
 
+N_SEEDS = whole(1, 100_000)
+
 SIMPLE: dict[str, Check] = {
     "seed": SEED,
-    "n_seeds": whole(1, 100_000),
+    "n_seeds": N_SEEDS,
     "workers": either(choice("auto"), whole(0, MOST_THREADS)),
     "tf32": flag(),
     "plan": flag(),

@@ -152,7 +152,8 @@ def _check_types(section: str, kind: Any, options: Mapping[str, Any]) -> None:
         if not fits(value, hints.get(key, Any)):
             allowed = type_name(hints[key])
             raise ConfigError(
-                f"{full_name(section, key)} must be {allowed}, as {kind.__qualname__} declares it, not {shown(value)}."
+                f"{full_name(section, key)} must be {allowed}, as {kind.__qualname__} declares it, not {shown(value)}: "
+                "correct it in its YAML, or on the command line."
             )
 
 

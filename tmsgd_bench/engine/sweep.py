@@ -26,6 +26,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from tmsgd_bench import files, interrupt, tuning
 from tmsgd_bench.engine import command_line, plan, progress, trackers, workers
 from tmsgd_bench.engine.outcome import Outcome
+from tmsgd_bench.engine.schema import N_SEEDS, VARIABLES
 from tmsgd_bench.errors import BenchError, ConfigError, StoreError
 from tmsgd_bench.results.status import OF_JOBS, Status
 from tmsgd_bench.wording import number_of
@@ -53,6 +54,19 @@ def switch_study(epochs: int) -> str:
     return _listed(sorted({round(share * epochs) for share in SWITCH_SHARES}))
 
 
+def first_seeds(count: Any) -> str:
+    """The seeds of an experiment in a sweep's notation, from 0 on.
+
+    Args:
+        count: the setting ``n_seeds``.
+
+    Raises:
+        ConfigError: it is no number of seeds.
+    """
+    N_SEEDS("n_seeds", count)
+    return _listed(range(count))
+
+
 def _listed(values: Iterable[int]) -> str:
     """Values of a setting, as a sweep has them."""
     return ",".join(map(str, values))
@@ -60,6 +74,7 @@ def _listed(values: Iterable[int]) -> str:
 
 OmegaConf.register_new_resolver("switch_study", switch_study, replace=True)
 OmegaConf.register_new_resolver("grid_rate", tuning.rate_of_step, replace=True)
+OmegaConf.register_new_resolver("first_seeds", first_seeds, replace=True)
 OmegaConf.register_new_resolver("half_decades", lambda: _listed(tuning.half_decades()), replace=True)
 OmegaConf.register_new_resolver("search_seeds", lambda: _listed(tuning.search_seeds()), replace=True)
 OmegaConf.register_new_resolver("fresh_seeds", lambda count: _listed(tuning.first_fresh_seeds(count)), replace=True)
@@ -73,6 +88,7 @@ class SweepCallback(Callback):
 
     def on_multirun_start(self, config: Any, **_: Any) -> None:
         try:
+            _check_variables(config)
             plan.check_root(config)
             folder = _folder(config)
             plan_only = plan.wanted(config)
@@ -109,6 +125,21 @@ def start_order(numbers: range, at_once: int) -> list[int]:
     """
     jobs = SweepCallback.jobs[numbers.start : numbers.stop]
     return plan.start_order(plan.trunks_of(jobs), at_once) if len(jobs) == len(numbers) else list(range(len(numbers)))
+
+
+def _check_variables(config: Any) -> None:
+    """Check that an experiment's sweep varies what its protocol has, before a job's error names what no user wrote.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    lacking = [key for key in config.hydra.sweeper.get("params") or () if key in VARIABLES and key not in config]
+    if lacking:
+        choices = config.hydra.runtime.choices
+        raise ConfigError(
+            f"experiment={choices.experiment} varies {lacking[0]}, which protocol={choices.protocol} does not have: "
+            "leave protocol= away."
+        )
 
 
 def _check_some_can_start(runs: Sequence[plan.PlannedRun], errors: Sequence[Exception]) -> None:
