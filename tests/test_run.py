@@ -826,6 +826,8 @@ def test_a_model_of_another_task_is_told(run: Runner, capsys: pytest.CaptureFixt
         (("+epoch=3",), "unknown setting 'epoch': did you mean 'epochs'?"),
         (("model=vgg16",), "model=vgg16 is of another task than task=tc"),
         (("-m", "nope=1,2"), "unknown setting 'nope'"),
+        (("seed=1,2",), "seed=1,2 has several values: add -m"),
+        (("--config-dir", "/nope"), "the folder /nope of --config-dir is not there"),
         (("-m", "results.root=null"), "results.root must be a path, not None"),
     ],
     ids=str,

@@ -26,6 +26,11 @@ DETAIL = re.compile(r"\s*(full_key|object_type|reference_type)[:=]")
 """Lines of OmegaConf's messages that are of no use to a user."""
 LIMITED = ("reduced", "smoke")
 """The protocols that limit the training examples."""
+REWORDED = {
+    r"Ambiguous value for argument '(.+?)'\s": "{} has several values: add -m to train a run with each of them.",
+    r"Additional config directory '(.+)' not found": "the folder {} of --config-dir is not there: correct its name.",
+}
+"""Messages of Hydra, and what stands in their place."""
 EXTRAS = {"joblib": "parallel", "ray": "ray", "submitit": "slurm", "optuna": "optuna"}
 """The extra that a launcher or a sweeper comes with, by the first word of its name."""
 
@@ -95,6 +100,9 @@ def _explain_override(error: BaseException, conf: Path) -> str:
     """This project's own sentence, or Hydra's message on one line; for a misspelt key, the key that it resembles."""
     if refused := _refusal(error):
         return str(refused)
+    for pattern, sentence in REWORDED.items():
+        if found := re.search(pattern, str(error)):
+            return sentence.format(found[1])
     cause = error.__cause__ or error
     key = getattr(cause, "full_key", None) or getattr(cause, "key", None)
     lines = f"{error}\n{error.__cause__ or ''}".splitlines()
