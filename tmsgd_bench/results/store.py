@@ -20,6 +20,7 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -249,6 +250,13 @@ def read_runs(root: Path, begin: str = "") -> pd.DataFrame:
 
 
 def _packed_runs(path: Path, begin: str) -> pd.DataFrame:
+    packed.read(path)  # tells a file that cannot be read
+    return _unchanged_runs(path, begin, *manifest.changed(path.stat())).copy()
+
+
+@lru_cache(maxsize=64)
+def _unchanged_runs(path: Path, begin: str, size: int, modified: int, changed: int) -> pd.DataFrame:
+    """The runs in a packed file, examined again only if its size or one of its times of change differs."""
     names = [run_id for run_id in packed.read(path) if run_id.startswith(begin)]
     return _frame([_finished_row(path / run_id, again=False) for run_id in names])
 
