@@ -127,8 +127,9 @@ def test_recorded_sharpness_of_another_store_is_shown_around_the_jump(
     tmp_path_factory: pytest.TempPathFactory,
     write_run: Callable[..., Path],
     capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Of two runs with one name the one that recorded is used, if it had the same losses."""
+    """Of two runs with one name the one that recorded is used, if it had the same losses; otherwise that is said."""
     other = tmp_path_factory.mktemp("recorded")
     _write(write_run, other, "tmsgd", 0, [5, 12], [0.01 * epoch for epoch in range(EPOCHS)])
     _write(write_run, other, "tmsgd", 1, [12], [9.0] * EPOCHS)
@@ -139,6 +140,8 @@ def test_recorded_sharpness_of_another_store_is_shown_around_the_jump(
     assert row.endswith("| 0.11 | 0.11 | 0.12 | 0.13 | 0.095 | 1 |")
     (unrecorded,) = (line for line in said.splitlines() if line.startswith("| TM-SGD, switch 10 | 1 |"))
     assert unrecorded.endswith("| – | – | – | – | – | 1 |")
+    (warning,) = caplog.messages
+    assert "tmsgd-switch10-seed1" in warning and "losses of the two runs differ" in warning
     assert "protocol=table2 optimizer=sgd,tmsgd seed=0,1,2 log_sharpness=1" in said
 
 

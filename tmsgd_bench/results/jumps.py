@@ -16,6 +16,7 @@ it stands the sign test over seeds: which of the two jumped more often.
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -32,6 +33,8 @@ from tmsgd_bench.results import comparison, rows, store
 from tmsgd_bench.results.selection import BASES
 from tmsgd_bench.results.statistics import ALPHA, LEVEL, holm, sign_p_value, summarise
 from tmsgd_bench.results.status import FINISHED, Status
+
+log = logging.getLogger(__name__)
 
 LOSS = "loss"
 MEASURED = "lr_times_sharpness"
@@ -147,7 +150,8 @@ def read(runs: pd.DataFrame, recorded: Mapping[str, pd.DataFrame]) -> list[Trace
 
     Args:
         runs: from :func:`tmsgd_bench.results.store.read_runs`.
-        recorded: by run id the histories that have lr × sharpness. One is used if its losses are those of the run.
+        recorded: by run id the histories that have lr × sharpness. One is used if its losses are those of the run;
+            of another a warning is logged.
 
     Raises:
         StoreError: a history cannot be read.
@@ -157,10 +161,16 @@ def read(runs: pd.DataFrame, recorded: Mapping[str, pd.DataFrame]) -> list[Trace
         history = store.history(Path(str(run["folder"])))
         if history is None or LOSS not in history:
             continue
-        other = recorded.get(str(run["run_id"]))
-        history = other if other is not None and other[LOSS].equals(history[LOSS]) else history
-        finite = np.isfinite(history[LOSS].to_numpy(dtype=float))
-        traces.append(Trace(run, history.iloc[: len(finite) if finite.all() else int(finite.argmin())], ()))
+        other = recorded.get(str(run["run_id"]), history)
+        if not other[LOSS].equals(history[LOSS]):
+            log.warning(
+                "%s: its recorded lr × sharpness is not used, because the losses of the two runs differ: record it on "
+                "the kind of processor that trained the other.",
+                run["run_id"],
+            )
+            other = history
+        finite = np.isfinite(other[LOSS].to_numpy(dtype=float))
+        traces.append(Trace(run, other.iloc[: len(finite) if finite.all() else int(finite.argmin())], ()))
     return traces
 
 
