@@ -42,8 +42,8 @@ def add(commands: Any) -> None:
 def print_comparison(options: argparse.Namespace) -> int:
     """Print every group of runs that can be compared."""
     runs = stores.filtered(stores.read(options.results), options, ["task"])
-    groups = comparison.build(runs, options.reference, options.group_by)
     stores.check_some(runs, options)
+    groups = comparison.build(runs, options.reference, options.group_by)
     if not groups:
         raise StoreError(f"no run in {stores.listed(options.results)} has finished: there is nothing to compare yet.")
     forms.say(groups, comparison.FORMATS, options.format, comparison.LEAST)

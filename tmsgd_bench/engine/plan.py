@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 from hydra import compose as compose_config
@@ -28,9 +28,6 @@ from tmsgd_bench.results.rows import in_words
 from tmsgd_bench.results.status import FINISHED, Status
 from tmsgd_bench.results.store import RunFolder
 from tmsgd_bench.wording import number_of
-
-if TYPE_CHECKING:  # importing torch takes seconds, which a plan should not cost
-    from tmsgd_bench.engine.prefix import Trunk
 
 NUMBER = re.compile(r"(seed|lr|lr_step|switch_epoch)=(-?(?:0|[1-9][0-9]*)(\.[0-9]+)?)")
 """An override that sets one number at the top level of a configuration, of those that sweeps vary."""
@@ -139,17 +136,17 @@ def trunks_of(jobs: Iterable[PlannedRun | Exception]) -> list[str | None]:
 
 
 def _trunk_or_own(run: PlannedRun) -> str | None:
-    if run.folder.finished() and not run.options.force:
+    from tmsgd_bench.engine.prefix import trunk_of  # with torch, which takes seconds: not for other commands
+
+    if not _trains(run):
         return None
-    trunk = _needed_trunk(run)
+    trunk = trunk_of(run.spec, run.options)
     return str(run.folder.final if trunk is None else trunk.folder)
 
 
-def _needed_trunk(run: PlannedRun) -> Trunk | None:
-    """The trunk of a run that is still to be trained."""
-    from tmsgd_bench.engine.prefix import trunk_of
-
-    return None if run.folder.finished() else trunk_of(run.spec, run.options)
+def _trains(run: PlannedRun) -> bool:
+    """Whether a run is still to be trained."""
+    return run.options.force or not run.folder.finished()
 
 
 def start_order(trunks: Sequence[str | None], at_once: int) -> list[int]:
@@ -233,10 +230,10 @@ def register(runs: Iterable[PlannedRun]) -> None:
 
     So the first run of a trunk leaves the states that the others need.
     """
-    from tmsgd_bench.engine.prefix import shared_epochs
+    from tmsgd_bench.engine.prefix import shared_epochs, trunk_of
 
     for run in runs:
-        if trunk := _needed_trunk(run):
+        if _trains(run) and (trunk := trunk_of(run.spec, run.options)):
             trunk.register(run.spec.run_id, shared_epochs(run.spec))
 
 

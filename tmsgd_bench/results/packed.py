@@ -71,7 +71,19 @@ def read(path: Path) -> Mapping[str, Files]:
         StoreError: the file cannot be read, is damaged, or is another kind of file.
     """
     try:
-        return _read(path, *manifest.changed(path.stat()))
+        return _read(path, *state(path))
+    except OSError as error:
+        raise files.unreadable(path, error) from error
+
+
+def state(path: Path) -> tuple[int, int, int]:
+    """What changes with a packed file's contents.
+
+    Raises:
+        StoreError: the file cannot be looked at.
+    """
+    try:
+        return manifest.changed(path.stat())
     except OSError as error:
         raise files.unreadable(path, error) from error
 

@@ -250,13 +250,12 @@ def read_runs(root: Path, begin: str = "") -> pd.DataFrame:
 
 
 def _packed_runs(path: Path, begin: str) -> pd.DataFrame:
-    packed.read(path)  # tells a file that cannot be read
-    return _unchanged_runs(path, begin, *manifest.changed(path.stat())).copy()
+    return _unchanged_runs(path, begin, packed.state(path)).copy()
 
 
 @lru_cache(maxsize=64)
-def _unchanged_runs(path: Path, begin: str, size: int, modified: int, changed: int) -> pd.DataFrame:
-    """The runs in a packed file, examined again only if its size or one of its times of change differs."""
+def _unchanged_runs(path: Path, begin: str, state: tuple[int, int, int]) -> pd.DataFrame:
+    """The runs in a packed file, examined again only if its state differs."""
     names = [run_id for run_id in packed.read(path) if run_id.startswith(begin)]
     return _frame([_finished_row(path / run_id, again=False) for run_id in names])
 
