@@ -36,17 +36,17 @@ compose.ignore_version_warning()
 def train(config: DictConfig) -> float | None:
     """Train the run that a composed configuration describes; returns its score (tmsgd_bench/engine/outcome.py)."""
     command_line.check_verbose(HydraConfig.get().verbose)
-    choices = HydraConfig.get().runtime.choices
+    runtime = HydraConfig.get().runtime
     if plan.wanted(config):
         planned = plan.of_config(config, in_sweep=False)
-        command_line.check_names(config, choices)
+        command_line.check_names(config, runtime.choices, runtime.config_sources)
         print(plan.describe([planned]))
         return None
     options = compose.run_options(config, in_sweep=sweep.in_sweep())  # checked before run_spec, which may download data
-    command_line.check_names(config, choices)
+    command_line.check_names(config, runtime.choices, runtime.config_sources)
     spec = compose.run_spec(config, fetch=True)
     if options.force or not RunFolder(options.results_root, spec.run_id).finished():
-        spec = spec.following(compose.followed_protocols(config, spec, choices))
+        spec = spec.following(compose.followed_protocols(config, spec, runtime.choices))
         if not spec.protocols:
             log.info("%s: these settings are no protocol's: it enters no table, but 'compare' shows it", spec.run_id)
     # Imported only here: torch takes seconds to import, and a wrong setting should be told at once.

@@ -500,6 +500,20 @@ def test_an_optimizer_is_one_yaml_anywhere(run: Runner, tmp_path: Path) -> None:
     assert list(store.read_runs(tmp_path / "runs")["protocols"]) == [("smoke",)]
 
 
+@pytest.mark.parametrize("sweep", [(), ("-m",)], ids=["run", "sweep"])
+def test_an_own_file_with_a_name_of_the_projects_is_refused(
+    sweep: tuple[str, ...], run: Runner, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Hydra would use the project's, and say nothing."""
+    own = tmp_path / "my" / "optimizer" / "sgd.yaml"
+    own.parent.mkdir(parents=True)
+    own.write_text("name: sgd\nlabel: SGD\n_target_: torch.optim.SGD\nlr: ${lr}\nweight_decay: 0.1\n")
+    folder = f"--config-dir={tmp_path}/my"
+    assert run(folder, *sweep, "protocol=smoke", "optimizer=sgd") in (1, 2)
+    assert f"{own} would not be used, because {CONF}/optimizer/sgd.yaml has its name" in "".join(capfd.readouterr())
+    assert run(folder, *sweep, "protocol=smoke", "optimizer=adam") == 0
+
+
 OWN_MODELS = """
 import torch
 from torch import nn

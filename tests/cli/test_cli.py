@@ -241,7 +241,7 @@ def test_runs_as_csv_is_the_whole_frame(capsys: Capture, runs: Path) -> None:
 
 
 def test_runs_of_an_empty_store_is_empty(capsys: Capture, tmp_path: Path) -> None:
-    assert ask(capsys, "runs", "--results", tmp_path) == "no runs match\n"
+    assert ask(capsys, "runs", "--results", tmp_path) == f"there is no run in {tmp_path}\n"
     header = ask(capsys, "runs", "--results", tmp_path, "--format", "csv")
     assert header == ",".join(store.COLUMNS) + "\n"
 
@@ -506,6 +506,26 @@ def test_a_run_in_two_stores_counts_once(runs: Path, tmp_path: Path, write_run: 
     merged = store.merge([store.read_runs(runs), store.read_runs(tmp_path / "copy")])
     assert list(merged["run_id"]) == list(store.read_runs(runs)["run_id"])
     assert merged.set_index("run_id").loc[failed, "status"] == "done"
+
+
+def test_a_run_with_other_results_in_two_stores_is_warned_of(
+    capsys: Capture, tmp_path: Path, write_run: WriteRun
+) -> None:
+    """The one in the store that is named first counts. Copies of a run, and a run without a result, are no news."""
+    names = [write_run(tmp_path / "one", "sgd", seed, final=90.0).name for seed in (0, 1)]
+    shutil.copytree(tmp_path / "one" / names[1], tmp_path / "other" / names[1])
+    assert write_run(tmp_path / "other", "sgd", 0, final=80.0).name == names[0]
+    for stores, mean in ((["one", "other"], "90"), (["other", "one"], "85")):
+        assert cli.main(["compare", "--results", *(str(tmp_path / name) for name in stores)]) == 0
+        out, err = capsys.readouterr()
+        assert f"| SGD | {mean}" in out
+        assert f"{names[0]}: more than one store has it, with different results" in err and names[1] not in err
+
+
+def test_an_empty_name_of_a_store_is_refused(capsys: Capture) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["runs", "--results", ""])
+    assert "name a folder or a packed file, not nothing" in capsys.readouterr().err
 
 
 def test_report_writes_a_page_and_says_where(capsys: Capture, trained: Path, tmp_path: Path) -> None:

@@ -281,6 +281,11 @@ def test_the_family_ends_at_zero_and_one(c: float) -> None:
         MultistepScheme.family(c)
 
 
+def test_the_family_takes_a_number_alone() -> None:
+    with pytest.raises(ValueError, match="c must be a number between 0 and 1, not 'x'"):
+        MultistepScheme.family("x")  # type: ignore[arg-type]
+
+
 @FAST
 @given(c=st.floats(min_value=-5.0, max_value=5.0))
 def test_the_family_is_zero_stable_exactly_between_zero_and_one(c: float) -> None:

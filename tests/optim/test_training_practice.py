@@ -321,6 +321,20 @@ def test_a_state_of_sgd_with_nesterov_in_a_later_group_alone_is_refused_too() ->
         optimizer.load_state_dict(SGD(groups, 0.1, 0.9).state_dict())
 
 
+OTHERS = [torch.optim.Adam, torch.optim.RMSprop, torch.optim.Rprop, torch.optim.ASGD, torch.optim.Adadelta]
+
+
+@pytest.mark.parametrize("other", OTHERS, ids=lambda kind: kind.__name__)
+def test_a_fresh_state_of_another_optimizer_is_refused_and_changes_nothing(other: type[Any]) -> None:
+    """It has no tensors yet that would tell."""
+    params = weights(SHAPES, torch.float32)
+    optimizer = TMSGD(params, 0.1, switch_step=SWITCH)
+    groups = copy.deepcopy(optimizer.state_dict()["param_groups"])
+    with pytest.raises(ValueError, match="it is of another optimizer"):
+        optimizer.load_state_dict(other(params, lr=0.3).state_dict())
+    assert optimizer.state_dict()["param_groups"] == groups
+
+
 # ---------------------------------------------------------------- what users pass and save
 
 

@@ -169,6 +169,12 @@ def test_optimizers_of_one_name_with_other_options_are_told_apart(root: Path, wr
     assert group.entries[0].comparison is None and group.entries[0].final.mean == pytest.approx(sum(SGD) / 3)
 
 
+def test_optimizers_of_one_label_are_told_apart_by_their_names(root: Path, write_run: WriteRun) -> None:
+    write_run(root, "sgd", 0, final=50.0, options={"name": "mine", "label": "SGD"}, protocols=[])
+    (group,) = comparison.build(read_runs(root))
+    assert {"SGD (sgd)", "SGD (mine)"} < {entry.label for entry in group.entries}
+
+
 def test_groups_that_a_heading_cannot_tell_apart_name_the_settings_that_differ(root: Path, write_run: WriteRun) -> None:
     write_run(root, "sgd", 0, final=50.0, model={"name": "lstm", "hidden": 99})
     headings = sorted(group.heading for group in comparison.build(read_runs(root)))

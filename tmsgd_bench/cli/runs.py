@@ -66,10 +66,10 @@ def _add_show(commands: Any) -> None:
 
 def list_runs(options: argparse.Namespace) -> int:
     """Print the runs that match the filters."""
-    runs = stores.read(options.results)
-    runs = stores.filtered(runs, options, ("task", "model", "optimizer", "status", "data", "seed"))
+    every = stores.read(options.results)
+    runs = stores.filtered(every, options, ("task", "model", "optimizer", "status", "data", "seed"))
     if runs.empty and options.format != "csv":
-        terminal.say("no runs match")
+        terminal.say(f"there is no run in {stores.listed(options.results)}" if every.empty else "no runs match")
         return 0
     if options.format == "csv":
         terminal.say(escaping.csv(runs), end="")

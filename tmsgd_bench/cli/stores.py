@@ -27,12 +27,18 @@ def add(parser: argparse.ArgumentParser, several: bool = True) -> None:
     """
     parser.add_argument(
         "--results",
-        type=Path,
+        type=_place,
         nargs="+" if several else 1,
         default=[RESULTS],
         metavar="PLACE",
         help=f"{'stores' if several else 'store'} to read: a folder of runs, or a packed file (default: results/runs)",
     )
+
+
+def _place(text: str) -> Path:
+    if not text:  # an unset variable of the shell, say; as a path it would be the current folder
+        raise argparse.ArgumentTypeError("name a folder or a packed file, not nothing")
+    return Path(text)
 
 
 def add_numerics(parser: argparse.ArgumentParser) -> None:
@@ -48,12 +54,20 @@ def add_numerics(parser: argparse.ArgumentParser) -> None:
 def read(roots: Sequence[Path]) -> pd.DataFrame:
     """The runs in stores, as :func:`tmsgd_bench.results.store.read_runs` gives them; warns of those that are damaged.
 
-    A run that is in two stores counts once.
+    A run that is in two stores counts once. Where its results differ, that of the store named first counts, and a
+    warning says so.
 
     Raises:
         StoreError: one of them is not there, cannot be read, or is a folder of stores that holds no runs itself.
     """
-    return store.merge([_read(root) for root in roots])
+    frames = [_read(root) for root in roots]
+    if differing := store.differing(frames):
+        named = f"{differing[0]} and {len(differing) - 1} more" if len(differing) > 1 else differing[0]
+        terminal.warn(
+            f"{named}: more than one store has it, with different results, from different machines, say. That of the "
+            "store named first counts."
+        )
+    return store.merge(frames)
 
 
 def _read(root: Path) -> pd.DataFrame:

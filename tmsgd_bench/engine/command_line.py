@@ -126,14 +126,21 @@ def _check_added(key: str) -> None:
         raise unknown_setting(added, added, sorted(known))
 
 
-def check_names(config: DictConfig, choices: Mapping[str, str | None]) -> None:
+def check_names(config: DictConfig, choices: Mapping[str, str | None], sources: Iterable[Any]) -> None:
     """Raise ConfigError for a task, model or optimizer whose ``name`` is not that of its YAML file.
 
-    Tables select runs by these names: another optimizer with the name sgd would be in SGD's row.
+    Tables select runs by these names: another optimizer with the name sgd would be in SGD's row. And for a chosen file
+    that two folders have: Hydra takes one, and says nothing of the other.
 
     Args:
         choices: the option chosen in each of Hydra's groups.
+        sources: the folders that Hydra looks in, ``hydra.runtime.config_sources``, in the order in which it does.
     """
+    folders = {Path(source.path).resolve(): None for source in sources if source.schema == "file"}
+    for group, chosen in choices.items():
+        places = [folder / group / f"{chosen}.yaml" for folder in folders]
+        if len(used := [path for path in places if path.is_file()]) > 1:
+            raise ConfigError(f"{used[1]} would not be used, because {used[0]} has its name: give it another name.")
     for group in ("task", "model", "optimizer"):
         chosen = str(choices[group]).rpartition("/")[2]
         if (name := config[group].name) != chosen:

@@ -51,8 +51,8 @@ def explain(error: BaseException, conf: Path) -> str | None:
         return f"Hydra cannot use these settings ({one_line(error)}): 'python run.py --cfg job' shows what there is."
     if isinstance(error, OSError) and error.filename:
         return (
-            f"cannot use {error.filename} ({error.strerror}): repair it, or choose another folder with "
-            "results.root=PATH or data.root=PATH."
+            f"cannot use {error.filename} ({error.strerror}): repair it, or choose another folder with the setting "
+            "that names it: results.root, data.root, hydra.run.dir or hydra.sweep.dir."
         )
     return None
 

@@ -113,7 +113,7 @@ def of_sweep(config: DictConfig) -> list[PlannedRun | Exception]:
         try:
             composed = _compose(config.hydra.job.config_name, [*folders, *overrides], known)
             run = of_config(composed, in_sweep=True)
-            command_line.check_names(composed, composed.hydra.runtime.choices)
+            command_line.check_names(composed, composed.hydra.runtime.choices, config.hydra.runtime.config_sources)
         except Exception as error:  # the job raises it again, and reports it
             jobs.append(error)
             continue

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 from torch import Tensor
@@ -259,8 +260,11 @@ class MultistepScheme:
         """x⁺ = 3c x + (1−4c) x₋₁ + c x₋₂ + (2−2c) τ x', second order and zero-stable for 0 < c < 1.
 
         Raises:
-            ValueError: c is outside the open interval (0, 1).
+            ValueError: c is no number, or outside the open interval (0, 1).
         """
+        if not isinstance(c, Real):
+            raise ValueError(f"c must be a number between 0 and 1, not {c!r}.")
+        c = float(c)
         return cls((3.0 * c, 1.0 - 4.0 * c, c), 2.0 - 2.0 * c)
 
     @classmethod
@@ -279,7 +283,7 @@ class MultistepScheme:
             return SCHEMES[scheme]
         try:
             coefficients = tuple(float(value) for value in scheme)
-        except TypeError:
+        except (TypeError, ValueError):
             raise ValueError(f"a scheme is a name, a MultistepScheme or its coefficients, not {scheme!r}.") from None
         if len(coefficients) < 2:
             raise ValueError(

@@ -48,6 +48,8 @@ _AT_ONCE = (
 )
 COUNTS = ("switch_step", "restart_every", "step")
 REALS = ("lr", "momentum", "weight_decay")
+OF_OTHERS = frozenset({"betas", "eps", "etas", "lambd"})
+"""Options that neither TMSGD nor SGD has, and one of which each of torch's other optimizers has, but for LBFGS."""
 
 
 class TMSGD(Optimizer):
@@ -458,6 +460,8 @@ def _check_loaded(state: dict[str, Any], defaults: dict[str, Any]) -> None:
             "and those of torch.optim.SGD."
         )
     for group in state.get("param_groups", ()):
+        if others := OF_OTHERS & group.keys():  # before its first step a state has no tensors
+            raise ValueError(f"TMSGD cannot go on from a state with {min(others)}: it is of another optimizer.")
         if group.get("nesterov") or group.get("dampening"):
             raise ValueError("TMSGD cannot go on from a state of SGD with nesterov or dampening: it has neither.")
         if "scheme" in group:
@@ -475,7 +479,7 @@ def _plain(options: dict[str, Any]) -> dict[str, Any]:
 def _check_number(label: str, value: Any) -> None:
     try:
         number = math.nan if isinstance(value, str) else float(value)
-    except TypeError:
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # the last are of tensors, and of huge integers
         number = math.nan
     # A NaN fails every comparison, so it is refused here together with negative values.
     if not (number >= 0.0 and math.isfinite(number)):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -105,26 +106,28 @@ def learning_rate(run: pd.Series) -> float | None:
 def labels(every: Sequence[pd.DataFrame]) -> list[str]:
     """What each optimizer's row is called.
 
-    Rows of one name are told apart by the settings in which they differ, or by a digest of their options if these are
-    many.
+    Optimizers of one label are told apart by their names, and rows of one name by the settings in which they differ,
+    or by a digest of their options if these are many.
 
     Args:
         every: the runs of each row.
     """
     first = [of_options.iloc[0] for of_options in every]
     several = len({learning_rate(run) for run in first}) > 1
-    names = [label(run, several) for run in first]
+    shared = Counter(own for own, _ in {(run["label"], run["optimizer"]) for run in first})
+    names = [label(run, several, with_name=shared[run["label"]] > 1) for run in first]
     return [
         name if names.count(name) == 1 else f"{name}{_distinction(run, name, first, names)}"
         for run, name in zip(first, names, strict=True)
     ]
 
 
-def label(run: pd.Series, with_lr: bool = False) -> str:
-    """Its optimizer's name, its learning rate if that is wanted, and its switch epoch if it has one."""
+def label(run: pd.Series, with_lr: bool = False, with_name: bool = False) -> str:
+    """Its optimizer's label, its name and its learning rate if they are wanted, and its switch epoch if it has one."""
+    name = f" ({run['optimizer']})" if with_name else ""
     lr = f", lr {shown(learning_rate(run))}" if with_lr else ""
     switch = "" if pd.isna(run["switch_epoch"]) else f", switch {float(run['switch_epoch']):g}"
-    return f"{run['label']}{lr}{switch}"
+    return f"{run['label']}{name}{lr}{switch}"
 
 
 def _distinction(run: pd.Series, name: str, first: Sequence[pd.Series], names: Sequence[str]) -> str:

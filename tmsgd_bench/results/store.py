@@ -332,6 +332,14 @@ def merge(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
     return finished_first.drop_duplicates("run_id").sort_values("run_id", ignore_index=True)
 
 
+def differing(frames: Sequence[pd.DataFrame]) -> list[str]:
+    """The names of the runs that finished in several stores with different results."""
+    every = pd.concat(frames, ignore_index=True)
+    finished = every[every["status"].isin(FINISHED)].groupby("run_id")
+    counts = finished[["status", "final", "weights_sha256"]].nunique()  # a missing value is no difference
+    return [str(name) for name in counts.index[(counts > 1).any(axis=1)]]
+
+
 DIGITS = 8
 """Of a digest, so many tell the files apart that people use."""
 COLUMNS = (
