@@ -113,7 +113,7 @@ fig2: ig ## the paper's Figure 2: sneakers by each optimizer's generator (after 
 paper: $(if $(PLAN),,table1) table3 seg table4 table5 ic ig ctr fig1 fig2 ## all tables and figures, then the report
 	$(call AFTER,$(REPORT))
 
-switch: setup ## TM-SGD with six switch epochs against SGD, R8 (an hour on two cores)
+switch: setup ## TM-SGD with six switch epochs against SGD, R8 (40 minutes on two cores)
 	$(SWEEP)
 	$(call FIGURE,switch,switch)
 
