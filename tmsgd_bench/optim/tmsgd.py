@@ -479,7 +479,7 @@ def _plain(options: dict[str, Any]) -> dict[str, Any]:
 def _check_number(label: str, value: Any) -> None:
     try:
         number = math.nan if isinstance(value, str) else float(value)
-    except (TypeError, ValueError, OverflowError, RuntimeError):  # the last are of tensors, and of huge integers
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # also a tensor of several values, a huge integer
         number = math.nan
     # A NaN fails every comparison, so it is refused here together with negative values.
     if not (number >= 0.0 and math.isfinite(number)):
