@@ -87,7 +87,7 @@ def _traces(options: argparse.Namespace, rule: Rule) -> list[Trace]:
 
     frames = [stores.read([root]) for root in options.results]
     recorded = {run_id: history for frame in frames for run_id, history in _recorded(frame)}
-    runs = stores.filtered(store.merge(frames), options, ["task", "model", "data"])
+    runs = stores.filtered(stores.merged(frames), options, ["task", "model", "data"])
     if not runs["status"].isin(FINISHED).any():
         raise StoreError(
             f"{stores.listed(options.results)} holds no finished run on {options.data} data: name another store with "

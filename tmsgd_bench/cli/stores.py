@@ -60,7 +60,11 @@ def read(roots: Sequence[Path]) -> pd.DataFrame:
     Raises:
         StoreError: one of them is not there, cannot be read, or is a folder of stores that holds no runs itself.
     """
-    frames = [_read(root) for root in roots]
+    return merged([_read(root) for root in roots])
+
+
+def merged(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """The runs of several stores in one frame; warns of those whose results differ, of which the first counts."""
     if differing := store.differing(frames):
         named = f"{differing[0]} and {len(differing) - 1} more" if len(differing) > 1 else differing[0]
         terminal.warn(

@@ -136,15 +136,19 @@ def check_names(config: DictConfig, choices: Mapping[str, str | None], sources: 
         choices: the option chosen in each of Hydra's groups.
         sources: the folders that Hydra looks in, ``hydra.runtime.config_sources``, in the order in which it does.
     """
-    folders = {Path(source.path).resolve(): None for source in sources if source.schema == "file"}
-    for group, chosen in choices.items():
-        places = [folder / group / f"{chosen}.yaml" for folder in folders]
-        if len(used := [path for path in places if path.is_file()]) > 1:
-            raise ConfigError(f"{used[1]} would not be used, because {used[0]} has its name: give it another name.")
+    _check_hidden(choices, sources)
     for group in ("task", "model", "optimizer"):
         chosen = str(choices[group]).rpartition("/")[2]
         if (name := config[group].name) != chosen:
             raise ConfigError(f"{group}.name must be {chosen!r}, the name of its YAML file, not {shown(name)}.")
+
+
+def _check_hidden(choices: Mapping[str, str | None], sources: Iterable[Any]) -> None:
+    folders = {Path(source.path).resolve(): None for source in sources if source.schema == "file"}
+    for group, chosen in choices.items():
+        found = [path for folder in folders if (path := folder / group / f"{chosen}.yaml").is_file()]
+        if len(found) > 1:
+            raise ConfigError(f"{found[1]} would not be used, because {found[0]} has its name: give it another name.")
 
 
 def _check_group(group: str, override: Override, conf: Path) -> None:

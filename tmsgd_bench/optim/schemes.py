@@ -264,7 +264,6 @@ class MultistepScheme:
         """
         if not isinstance(c, Real):
             raise ValueError(f"c must be a number between 0 and 1, not {c!r}.")
-        c = float(c)
         return cls((3.0 * c, 1.0 - 4.0 * c, c), 2.0 - 2.0 * c)
 
     @classmethod
