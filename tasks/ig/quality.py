@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 from collections.abc import Iterator
@@ -60,21 +61,13 @@ class Quality:
         settings: the run's; the photos' features are kept on disk beside its data.
         network: whose features count.
         photos: uint8, shape (photos, 3, 64, 64).
-        images: how many photos the run's were cut down to; None if they are all of them.
     """
 
-    def __init__(
-        self, settings: TaskSettings, network: FeatureNetwork, photos: Tensor, images: int | None = None
-    ) -> None:
+    def __init__(self, settings: TaskSettings, network: FeatureNetwork, photos: Tensor) -> None:
         self.network = network.to(settings.device).eval()
-        # Another kind of device rounds otherwise.
-        options = {"version": VERSION, "network": network.key, "device": settings.device.type}
-        if settings.validates:
-            options["validation_share"] = settings.validation_share
-        else:
-            options["limit"] = settings.data_limit
-        if images is not None:
-            options["images"] = images
+        # Several settings choose the photos, so their own digest is part of the key. Other devices round otherwise.
+        of_photos = hashlib.sha256(photos.cpu().numpy()).hexdigest()
+        options = {"version": VERSION, "network": network.key, "device": settings.device.type, "photos": of_photos}
         real = cache.tensors(settings, "features", options, lambda: self._all_features(photos))
         self.distances = {name: _frechet(real[name].to(settings.device)) for name in network.sizes}
 

@@ -77,7 +77,6 @@ class ImageGeneration(Task):
         self.train_size = len(self.photos)
         _check_count(self.photos, to_compare)
         self.reference = _some(to_compare, evaluation_images)
-        self.evaluation_images = evaluation_images
         self.network = choose_network(features, settings.weights_folder)
         self.metrics = (*self.network.distances, DIVERSITY)
         self.evaluate_every, self.sample_epochs = evaluate_every, sample_epochs
@@ -87,7 +86,7 @@ class ImageGeneration(Task):
     @cached_property
     def quality(self) -> Quality:
         """Made at the first evaluation: the photos' features may take minutes, and are kept on disk."""
-        return Quality(self.settings, self.network, self.reference, self.evaluation_images)
+        return Quality(self.settings, self.network, self.reference)
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         """Pairs of photos (float32, (batch, 3, 64, 64), from −1 to 1) and noise (float32, (batch, numbers))."""

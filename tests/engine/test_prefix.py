@@ -489,6 +489,21 @@ def test_a_run_that_comes_too_late_for_its_state_does_not_wait_for_the_trunk(swe
     assert sweep.trunks() == []
 
 
+@pytest.mark.parametrize("epoch", [1, 2, 4])
+def test_a_run_that_comes_too_late_is_killed_and_trains_no_epoch_twice(epoch: int, sweep: Sweep, alone: Alone) -> None:
+    def killed_and_started_again() -> None:
+        with pytest.raises(Killed):
+            sweep.run(THREE, kill_at(epoch, 1))
+        sweep.run(THREE)
+
+    sweep.register([SGD])
+    sweep.run(SGD, during(5, killed_and_started_again))
+    assert [number for name, number in sweep.epochs if name == THREE.run_id] == list(range(EPOCHS))
+    assert sweep.outcome(SGD) == alone(SGD) and sweep.outcome(THREE) == alone(THREE)
+    assert sweep.result(THREE)["prefix"]["trained_by"] == {THREE.run_id: 3}
+    assert sweep.trunks() == []
+
+
 def test_a_run_registered_in_the_middle_of_another_finds_its_state(sweep: Sweep, alone: Alone) -> None:
     sweep.register([SGD])
     sweep.run(SGD, during(2, lambda: sweep.register([THREE])))

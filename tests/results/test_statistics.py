@@ -398,6 +398,14 @@ def test_pairs_in_which_both_diverged_say_nothing() -> None:
     assert (mixed.void, mixed.p) == (1, paired_p_value(by_seed(2.0, 4.0), by_seed(1.0, 1.0)))
 
 
+def test_such_a_pair_does_not_turn_the_direction_round() -> None:
+    """The mean is above zero, and the majority of pairs below. The t-test is of the mean."""
+    worst, differences = -math.inf, [-0.001] * 6 + [1.0] * 5
+    found = compare(by_seed(worst, *differences), by_seed(worst, *[0.0] * 11))
+    assert found.void == 1 and found.above < found.below
+    assert found.direction == found.difference.mean > 0.0
+
+
 def test_no_pair_no_direction() -> None:
     assert math.isnan(compare(pd.Series([1.0], index=[0]), pd.Series([1.0], index=[1])).direction)
 

@@ -301,13 +301,26 @@ def test_the_photos_features_are_computed_once_and_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"data_limit": 60}, {"fingerprint": "other"}], ids=["another subset", "another data set"]
+    ("kept", "photos"),
+    [
+        (images_of(1, 60), images_of(0, 60)),
+        (images_of(0, 60), images_of(0, 60)[:20]),
+        (images_of(0, 20), images_of(0, 60)),
+    ],
+    ids=["others", "fewer", "more"],
 )
-def test_features_of_other_photos_are_not_taken_for_these(tmp_path: Path, change: dict[str, Any]) -> None:
-    network = Averages()
-    Quality(settings(tmp_path / "d"), InceptionFeatures(network, SIZES), images_of(0, 60))
-    Quality(settings(tmp_path / "d", **change), InceptionFeatures(network, SIZES), images_of(1, 60))
-    assert network.calls == 2
+def test_features_of_other_photos_are_not_taken_for_these(tmp_path: Path, kept: Tensor, photos: Tensor) -> None:
+    """Whichever settings chose the photos: they are told apart by what they show."""
+    network, own = InceptionFeatures(Averages(), SIZES), settings(tmp_path / "d")
+    Quality(own, network, kept)
+    assert Quality(own, network, photos).measure(photos)["fid"] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_a_limit_of_the_photos_to_validate_on_changes_what_is_compared_with(shoes: Path) -> None:
+    for limit in (None, 5, None):
+        task = make(shoes, validation_share=0.2, evaluation_limit=limit)
+        found = task.quality.measure(task.reference)
+        assert found["random_features_distance"] == pytest.approx(0.0, abs=1e-4)
 
 
 def test_the_random_network_is_always_the_same_and_draws_nothing() -> None:
@@ -575,8 +588,8 @@ def test_few_images_are_compared_with_as_many_photos(few: Path, tmp_path: Path, 
     assert torch.equal(task.reference, whole.photos[subset(12, count)])
     network = InceptionFeatures(Averages(), SIZES)
     own = settings(tmp_path / "d")
-    measured = [Quality(own, network, one.reference, one.evaluation_images) for one in (task, whole, task)]
-    assert isinstance(network.network, Averages) and network.network.calls == 2
+    measured = [Quality(own, network, one.reference) for one in (task, whole, task)]
+    assert isinstance(network.network, Averages) and network.network.calls == (2 if count < 12 else 1)
     assert measured[0].measure(task.reference)["fid"] == pytest.approx(0.0, abs=1e-6)
     found = evaluated(task)
     with torch.no_grad():

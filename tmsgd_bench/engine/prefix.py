@@ -203,7 +203,8 @@ class SharedEpochs(Observer):
     """Shares a run's epochs before its switch with the other runs of its trunk.
 
     When training starts it loads the newest state of the trunk. If epochs are missing, it holds the trunk's lock while
-    they are trained, and saves the states that other runs need.
+    they are trained, and saves the states that other runs need. A run that came too late for its state trains without
+    the lock, and saves its own checkpoints.
 
     Args:
         trunk: the run's.
@@ -215,6 +216,7 @@ class SharedEpochs(Observer):
         self.trunk, self.work, self.every_seconds = trunk, work, every_seconds
         self.latest = time.monotonic()
         self.lock: FileLock | None = None
+        self.alone = checkpoint.Checkpointer(work, every_seconds)
         self.active = False  # between start and the end of the shared epochs
         self.trained: dict[str, int] = {}  # epochs that each run has trained, by run id
         self.made_on: dict[str, Any] = {}
@@ -231,8 +233,8 @@ class SharedEpochs(Observer):
         if trainer.epoch >= until:
             return
         self.active = True
-        if trainer.epoch:  # trained before the run shared anything
-            self.trained = {trainer.spec.run_id: trainer.epoch}
+        if trainer.epoch:
+            self._recall(trainer)
         try:
             while self._load_newest(trainer) < until and not self._may_train(trainer):
                 interrupt.stop_if_asked()
@@ -249,12 +251,23 @@ class SharedEpochs(Observer):
         self.trained[run_id] = self.trained.get(run_id, 0) + 1
         if self.lock is not None:
             self._save_if_needed(trainer)
+        else:
+            self.alone.epoch(trainer, row)
+            self._write_note(trainer)
         self._finish_if_through(trainer)
 
     def end(self, trainer: Trainer, error: BaseException | None) -> None:
         """Release the lock, if the run ended within its shared epochs."""
         if self.active:
             self._finish(trainer)
+
+    def _recall(self, trainer: Trainer) -> None:
+        """Which runs trained the epochs of the run's own checkpoint: its note says which were not its own."""
+        note = files.read_json(self.work / PREFIX) or {}
+        run_id = trainer.spec.run_id
+        others = {name: epochs for name, epochs in note.get("trained_by", {}).items() if name != run_id}
+        self.trained = {**others, run_id: trainer.epoch - sum(others.values())}
+        self.made_on = note.get("made_on", {})
 
     def _load_newest(self, trainer: Trainer) -> int:
         """Load the trunk's newest state that is ahead of the trainer, if there is one; returns the trainer's epoch."""
@@ -307,6 +320,9 @@ class SharedEpochs(Observer):
         self.active = False
         if self.lock is not None:
             self.lock.release()
+        self._write_note(trainer)
+
+    def _write_note(self, trainer: Trainer) -> None:
         saved = trainer.epoch - self.trained.get(trainer.spec.run_id, 0)
         note = {
             "trunk": self.trunk.folder.name,

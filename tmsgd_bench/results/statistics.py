@@ -83,11 +83,13 @@ class Comparison:
 
     @property
     def direction(self) -> float:
-        """A number with the sign of ours − reference: the mean, or where a run diverged the majority of pairs.
+        """A number with the sign of ours − reference: of what p tests, the mean or the majority of pairs.
 
-        NaN if there is no pair at all.
+        Zero if both runs of every pair diverged, and NaN if there is no pair at all.
         """
-        return float(self.above - self.below) if self.diverged or self.void else self.difference.mean
+        if self.diverged:
+            return float(self.above - self.below)
+        return 0.0 if self.void and not self.difference.n else self.difference.mean
 
 
 def summarise(values: pd.Series) -> Summary:
