@@ -205,7 +205,7 @@ def _write_run(
     options = changes.pop("options", {})
     config = _config(optimizer, seed) | changes
     config["optimizer"] |= options
-    run_id = f"{config['task']['name']}-lstm-{optimizer}-seed{seed}-{identity.identity(config)[: identity.DIGITS]}"
+    run_id = identity.run_id(config)
     finished = status in ("done", "diverged")
     folder = root / run_id if finished else root / ".work" / run_id
     folder.mkdir(parents=True)

@@ -27,3 +27,15 @@ def determinants(settings: Mapping[str, Any]) -> dict[str, Any]:
 def identity(settings: Mapping[str, Any]) -> str:
     """SHA-256 (hexadecimal) of the determinants."""
     return digest(determinants(settings))
+
+
+def run_id(settings: Mapping[str, Any]) -> str:
+    """The name of a run's folder: readable, and unique through the identity's first digits.
+
+    Args:
+        settings: as in :func:`determinants`, with the ``name`` of task, model and optimizer.
+    """
+    optimizer = settings["optimizer"]
+    names = [settings["task"]["name"], settings["model"]["name"], optimizer["name"]]
+    switch = [] if optimizer.get("switch_epoch") is None else [f"switch{optimizer['switch_epoch']}"]
+    return "-".join([*names, *switch, f"seed{settings['seed']}", identity(settings)[:DIGITS]])

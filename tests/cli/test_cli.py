@@ -177,7 +177,7 @@ def ids(root: Path, *starts: str) -> list[str]:
 def test_runs_lists_every_run_with_status_and_metric(capsys: Capture, runs: Path) -> None:
     text = ask(capsys, "runs", "--results", runs)
     assert listed(text) == list(store.read_runs(runs)["run_id"])
-    assert line_of(text, "tc-lstm-tmsgd-seed1").split()[1:] == [
+    assert line_of(text, "tc-lstm-tmsgd-switch2-seed1").split()[1:] == [
         "done",
         "3",
         "3",
@@ -205,8 +205,8 @@ def test_runs_shows_partial_data_and_why_a_run_failed(capsys: Capture, runs: Pat
         (["--status", "failed"], ["tc-lstm-adam-seed1"]),
         (["--status", "diverged"], ["tc-lstm-adam-seed0"]),
         (["--data", "synthetic"], ["tc-lstm-apollo"]),
-        (["--seed", "2"], ["tc-lstm-sgd-seed2", "tc-lstm-tmsgd-seed2"]),
-        (["--optimizer", "tmsgd", "--seed", "0"], ["tc-lstm-tmsgd-seed0"]),
+        (["--seed", "2"], ["tc-lstm-sgd-seed2", "tc-lstm-tmsgd-switch2-seed2"]),
+        (["--optimizer", "tmsgd", "--seed", "0"], ["tc-lstm-tmsgd-switch2-seed0"]),
         (["--task", "tc", "--model", "lstm"], ["tc-lstm"]),
     ],
     ids=" ".join,
@@ -273,13 +273,15 @@ def test_show_prints_settings_outcome_environment_and_last_epochs(capsys: Captur
 
 
 def test_show_takes_the_start_of_a_name(capsys: Capture, runs: Path) -> None:
-    (name,) = ids(runs, "tc-lstm-tmsgd-seed1")
-    assert ask(capsys, "show", "tc-lstm-tmsgd-seed1", "--results", runs) == ask(capsys, "show", name, "--results", runs)
+    (name,) = ids(runs, "tc-lstm-tmsgd-switch2-seed1")
+    assert ask(capsys, "show", "tc-lstm-tmsgd-switch2-seed1", "--results", runs) == ask(
+        capsys, "show", name, "--results", runs
+    )
 
 
 def test_show_prefers_the_whole_name_to_a_longer_one(capsys: Capture, tmp_path: Path, write_run: WriteRun) -> None:
     folder = write_run(tmp_path)
-    shutil.copytree(folder, folder.with_name(f"{folder.name}-again-{folder.name[-10:]}"))
+    assert write_run(tmp_path, task={"name": f"{folder.name}-again"}).name.startswith(folder.name)
     assert ask(capsys, "show", folder.name, "--results", tmp_path).startswith(f"{folder.name}: done\n")
 
 

@@ -96,6 +96,18 @@ def test_runs_at_other_settings_are_another_group(change: dict[str, object], roo
     assert sum(entry.final.n for group in groups for entry in group.entries) == 10
 
 
+@pytest.mark.parametrize("other", [{"unit": ""}, {"direction": "min"}], ids=["unit", "direction"])
+def test_a_metric_in_another_unit_or_direction_is_another_group(
+    other: dict[str, str], root: Path, write_run: WriteRun
+) -> None:
+    """A task's code may be changed between two runs; their numbers do not mix."""
+    before = comparison.build(read_runs(root))
+    write_run(root, seed=8, outcome=other)
+    alone, others = sorted(comparison.build(read_runs(root)), key=lambda group: len(group.entries))
+    assert [entry.final.n for entry in alone.entries] == [1]
+    assert [entry.final for entry in others.entries] == [entry.final for entry in before[0].entries]
+
+
 def test_a_diverged_run_is_in_its_group_and_marked(root: Path, write_run: WriteRun) -> None:
     write_run(root, "adam", 3, status="diverged")
     write_run(root, "sgd", 3, final=91.0)

@@ -91,6 +91,22 @@ def test_every_damage_to_a_file_is_named_and_hides_no_other_run(
     assert store.RunFolder(tmp_path, run.name).finished() is None
 
 
+@pytest.mark.parametrize("link", [False, True], ids=["copy", "link"])
+def test_a_run_does_not_count_twice_under_two_names(tmp_path: Path, write_run: WriteRun, link: bool) -> None:
+    """A copy would be one more seed: it would make differences look surer than they are."""
+    run = write_run(tmp_path)
+    for name in (f"old-{run.name}", run.name.replace("seed0", "seed1")):
+        copy = tmp_path / name
+        copy.symlink_to(run) if link else shutil.copytree(run, copy)
+        told = (
+            f"damaged: {copy}: the run's name is {run.name}: give its folder that name; delete it if the run is there"
+        )
+        (sentence,) = store.complaints(read_runs(tmp_path))
+        assert sentence.startswith(told)
+        copy.unlink() if link else shutil.rmtree(copy)
+    assert status(tmp_path) == {run.name: "done"}
+
+
 def test_every_single_flipped_bit_of_the_small_files_is_noticed(tmp_path: Path, write_run: WriteRun) -> None:
     run, rng = write_run(tmp_path), random.Random(0)
     for name in record.REQUIRED:

@@ -141,7 +141,7 @@ def test_recorded_sharpness_of_another_store_is_shown_around_the_jump(
     (unrecorded,) = (line for line in said.splitlines() if line.startswith("| TM-SGD, switch 10 | 1 |"))
     assert unrecorded.endswith("| – | – | – | – | – | 1 |")
     (warning,) = caplog.messages
-    assert "tmsgd-seed1" in warning and "losses of the two runs differ" in warning
+    assert "tmsgd-switch10-seed1" in warning and "losses of the two runs differ" in warning
     assert "protocol=table2 optimizer=sgd,tmsgd seed=0,1,2 log_sharpness=1" in said
 
 

@@ -109,10 +109,7 @@ class RunSpec:
     @property
     def run_id(self) -> str:
         """The run's folder name: readable, and unique through the identity's first ten digits."""
-        parts = [self.task["name"], self.model["name"], self.optimizer["name"]]
-        if self.switch_epoch is not None:
-            parts.append(f"switch{self.switch_epoch}")
-        return "-".join([*parts, f"seed{self.seed}", self.identity[: identity.DIGITS]])
+        return identity.run_id(self.determinants)
 
     @property
     def switch_epoch(self) -> int | Literal["auto"] | None:

@@ -36,7 +36,8 @@ from tmsgd_bench.wording import number_of
 
 USUAL = "sgd"
 """The reference that nobody needs to name."""
-SAME = ["task", "model", "dataset", "table", "metric"]
+MEASURE = ["metric", "unit", "direction"]
+SAME = ["task", "model", "dataset", "table", *MEASURE]
 Behind = frozenset[frozenset[str]]
 """The names of the runs behind a comparison, from :func:`tmsgd_bench.results.families.runs_behind`."""
 
@@ -117,10 +118,9 @@ def of_any(runs: pd.DataFrame, reference: rows.Reference, group_by: Collection[s
     if known.empty:
         return []
     known = known.assign(table=_tables(known, group_by))
-    metrics = known.groupby("table")["metric"].transform("first")  # a diverged run's is its task's as well
-    groups = [
-        of_group for _, of_group in known.assign(metric=known["metric"].fillna(metrics)).groupby(SAME, dropna=False)
-    ]
+    measures = known.groupby("table")[MEASURE].transform("first")  # a diverged run's is its task's as well
+    known = known.assign(**{name: known[name].fillna(measures[name]) for name in MEASURE})
+    groups = [of_group for _, of_group in known.groupby(SAME, dropna=False)]
     groups = [of_group for of_group in groups if of_group["status"].isin(FINISHED).any()]
     claimed = _claimed(runs)
     made = [(_group(of_group, reference, claimed), _finished(of_group).iloc[0]) for of_group in groups]

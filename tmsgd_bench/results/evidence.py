@@ -27,7 +27,7 @@ from tmsgd_bench.results.record import CONFIG, ENVIRONMENT, HISTORY, KINDS, MEAS
 from tmsgd_bench.results.status import Status
 from tmsgd_bench.version import BENCHMARK_VERSION
 
-Fault = Literal["damaged", "unsealed", "unreadable", "outdated"]
+Fault = Literal["damaged", "unsealed", "unreadable", "outdated", "renamed"]
 PARSED = 2048
 """So many files are kept as they were parsed: a report, or a check of all that is published, reads each repeatedly."""
 AGAIN = "restore it from a copy, or train it again with the same command and force=true"
@@ -36,6 +36,7 @@ REMEDIES: dict[Fault, str] = {
     "unsealed": AGAIN,
     "unreadable": "mend the permissions of its files, or the disk, and try again",
     "outdated": "migrate its store with 'python scripts/migrate_evidence.py STORE --out FILE', or train it again",
+    "renamed": "give its folder that name; delete it if the run is there under its name already",
 }
 
 
@@ -46,7 +47,8 @@ class Problem:
     Args:
         reason: a phrase without a colon.
         fault: damaged; *unsealed*, in itself whole, but without a manifest; *unreadable*, perhaps for a moment only;
-            *outdated*, of a benchmark version whose rule for identities was another.
+            *outdated*, of a benchmark version whose rule for identities was another; *renamed*, under a name that is
+            not its own, so that it could count twice.
     """
 
     reason: str
@@ -90,6 +92,12 @@ class Outdated(Damaged):
     """A run is of a benchmark version whose rule for identities was another."""
 
     fault: Fault = "outdated"
+
+
+class Renamed(Damaged):
+    """A run's folder has another name than the run."""
+
+    fault: Fault = "renamed"
 
 
 # ---------------------------------------------------------------- reading
@@ -310,11 +318,13 @@ def _settings_of_name(folder: Path) -> tuple[dict[str, Any], Damaged | None]:
 
 def _check_identity(settings: Mapping[str, Any], name: str) -> None:
     try:
-        identity_of_settings = identity.identity(settings)
+        expected = identity.run_id(settings)
     except (TypeError, ValueError, RecursionError) as error:
         raise Damaged(f"{CONFIG} holds more than plain values") from error
-    if name.endswith(f"-{identity_of_settings[: identity.DIGITS]}"):
+    if name == expected:
         return
+    if name.endswith(expected[-identity.DIGITS - 1 :]):
+        raise Renamed(f"the run's name is {escaping.plain(expected)}")
     version = settings["benchmark_version"]
     if version < BENCHMARK_VERSION:
         raise Outdated(f"it is of benchmark version {version}, which named runs by another rule")
