@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LinearLR, LRScheduler, MultiStepLR
 from toy import STEPS, make_options, make_spec, task_maker
 from whole_runs import Killed, history, kill_at, outcome
 
-from tmsgd_bench.engine.optimizers import build_schedulers
+from tmsgd_bench.engine.optimizers import advance, build_schedulers
 from tmsgd_bench.engine.runner import run
 from tmsgd_bench.engine.schedules import WarmupPoly, WarmupSteps
 from tmsgd_bench.engine.spec import RunSpec
@@ -288,3 +288,28 @@ def test_runs_that_share_their_beginning_have_the_bits_of_runs_alone(tmp_path: P
 def test_every_option_of_a_schedule_is_part_of_the_identity(change: dict[str, Any]) -> None:
     spec = toy("poly", "sgd")
     assert replace(spec, schedule=described("poly") | change).identity != spec.identity
+
+
+@pytest.mark.parametrize(
+    "options", [{"step_size": 0}, {"name": "ReduceLROnPlateau"}], ids=["by zero", "wants a metric"]
+)
+def test_a_schedule_that_cannot_be_stepped_is_told(options: dict[str, Any]) -> None:
+    kind = options.pop("name", "StepLR")
+    per_update, per_epoch = build_schedulers({}, {"_target_": f"torch.optim.lr_scheduler.{kind}", **options}, sgd(), 7)
+    assert per_update == []
+    with pytest.raises(ConfigError, match=rf"^the learning-rate schedule {kind} cannot go on \(.+\): "):
+        for _ in range(2):
+            advance(per_epoch)
+
+
+@pytest.mark.parametrize("kind", ["CyclicLR", "OneCycleLR"])
+def test_a_schedule_changes_the_momentum_only_if_it_says_so(kind: str) -> None:
+    """By torch's default it would make SGD with momentum of SGD."""
+    options: dict[str, Any] = {"max_lr": 0.4} | ({"base_lr": 0.1} if kind == "CyclicLR" else {"total_steps": 9})
+    spec = {"_target_": f"torch.optim.lr_scheduler.{kind}", **options}
+    with pytest.raises(ConfigError, match=rf"^{kind} changes the momentum .+: add cycle_momentum: "):
+        build_schedulers({}, spec, sgd(), 7)
+    optimizer = sgd()
+    _, per_epoch = build_schedulers({}, spec | {"cycle_momentum": False}, optimizer, 7)
+    advance(per_epoch)
+    assert optimizer.param_groups[0]["momentum"] == sgd().param_groups[0]["momentum"]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,26 @@ def test_packing_adds_to_a_file_and_a_run_counts_once(root: Path, tmp_path: Path
     other = write_run(tmp_path / "other", "adam", 0)
     assert pack(tmp_path / "other", out=out) == 0
     assert set(packed.read(out)) == {*before, other.name}
+
+
+def test_two_commands_at_once_lose_no_run(
+    root: Path, tmp_path: Path, write_run: WriteRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second begins while the first, which has read the file, is about to write it."""
+    out, write = tmp_path / "runs.parquet", packed.write
+    extra = write_run(tmp_path / "more", "adam", 7)
+    second = threading.Thread(target=cli.main, args=(["pack", str(extra.parent), "--out", str(out)],))
+
+    def write_late(path: Path, runs: Mapping[str, packed.Files]) -> None:
+        if not second.ident:
+            second.start()
+            second.join(0.3)
+        write(path, runs)
+
+    monkeypatch.setattr(packed, "write", write_late)
+    assert cli.main(["pack", str(root), "--out", str(out)]) == 0
+    second.join()
+    assert {*packed.read(out)} == {*packing.read([root]), extra.name}
 
 
 def test_two_runs_of_one_name_are_not_packed(root: Path, tmp_path: Path, write_run: WriteRun, capsys: Capture) -> None:

@@ -54,12 +54,14 @@ def pack(options: argparse.Namespace) -> int:
     packed.check_name(options.out)
     # Among the folders of runs the file would pass for the store, where no run could be trained any more.
     outputs.apart(options.out, [root for root in options.stores if packed.file_at(root) is None])
-    runs = packing.read([*options.stores, *([options.out] if options.out.exists() else [])])
+    runs = packing.gathered(options.stores)
     for root in options.stores if not runs else ():
         stores.check_no_folder_of_stores(root)
     if not runs:
         raise StoreError(f"no run in {stores.listed(options.stores)} has finished: train one first.")
-    packed.write(options.out, runs)
+    with packed.locked(options.out):  # another command that adds to the file waits
+        runs = packing.gathered([options.out] if options.out.exists() else [], runs)
+        packed.write(options.out, {run_id: contents for run_id, (_, contents) in runs.items()})
     terminal.say(f"{options.out} holds {number_of(len(runs), 'run')}.")
     return 0
 

@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from tmsgd_bench import interrupt
 from tmsgd_bench.engine.clocks import Clocks
 from tmsgd_bench.engine.observers import Observer, Row
-from tmsgd_bench.engine.optimizers import build_optimizer, build_schedulers
+from tmsgd_bench.engine.optimizers import advance, build_optimizer, build_schedulers
 from tmsgd_bench.engine.spec import RunSpec
 from tmsgd_bench.errors import BenchError
 from tmsgd_bench.seeding import seed_globally
@@ -170,15 +170,13 @@ class Trainer:
         steps = 0
         for batch in self.task.batches(self.epoch):
             losses.add(self.task.training_step(batch, self.optimizers))
-            for scheduler in self.per_update:
-                scheduler.step()
+            advance(self.per_update)
             for observer in observers:
                 observer.step(self, losses)
             steps += 1
         if steps != self.task.steps_per_epoch:
             raise BenchError(f"the task made {steps} batches in an epoch, but declares {self.task.steps_per_epoch}.")
-        for scheduler in self.per_epoch:
-            scheduler.step()
+        advance(self.per_epoch)
         return losses.all()
 
     def _divergence(self, losses: dict[str, Tensor]) -> Divergence | None:

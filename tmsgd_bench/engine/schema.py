@@ -126,7 +126,7 @@ EVERY_OPTIMIZER = Section(
 OF_A_MODEL = {"_target_": class_name(), "name": name()}
 """The settings that every model's YAML has; the others are passed to its class."""
 
-TORCHS = {"maximize": flag(), "foreach": STEPPING, "differentiable": flag(), "fused": STEPPING, "weight_decay": SMALL}
+TORCHS = {"maximize": flag(), "foreach": STEPPING, "fused": STEPPING, "weight_decay": SMALL}
 SGD = {"momentum": FRACTION, "dampening": number(0, 1, 0), "nesterov": flag(), **TORCHS}
 ADAM = {
     "betas": items(FRACTION, 2, 2),

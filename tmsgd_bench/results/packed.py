@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from filelock import FileLock
 
 from tmsgd_bench import files, manifest
 from tmsgd_bench.errors import ConfigError, StoreError
@@ -135,6 +138,28 @@ def _rows(table: pa.Table) -> Iterator[tuple[str, Files]]:
         yield run_id.decode(errors="replace"), {name: data for name, data in contents.items() if data is not None}
 
 
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a packed file's lock, a hidden file beside it, so that what one command adds another does not undo.
+
+    Args:
+        path: its folder is made if missing.
+
+    Raises:
+        StoreError: the folder cannot be written.
+    """
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def write(path: Path, runs: Mapping[str, Files]) -> None:
     """Write runs into a packed file, in place of an earlier one; the same runs give the same bytes.
 
@@ -163,10 +188,14 @@ def write(path: Path, runs: Mapping[str, Files]) -> None:
             ),
         )
     except (OSError, StoreError) as error:
-        raise StoreError(
-            f"cannot write {path} ({files.os_reason(error)}): free some space, mend the permissions of its folder, or "
-            "choose another file."
-        ) from error
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: Exception) -> StoreError:
+    return StoreError(
+        f"cannot write {path} ({files.os_reason(error)}): free some space, mend the permissions of its folder, or "
+        "choose another file."
+    )
 
 
 def _packed(runs: Mapping[str, Files]) -> pa.Table:

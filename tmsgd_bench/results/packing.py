@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from tmsgd_bench import files, manifest
@@ -14,6 +14,7 @@ from tmsgd_bench.results.packed import Files
 from tmsgd_bench.results.record import MEASURED, PREFIX, REQUIRED
 from tmsgd_bench.results.status import FINISHED
 
+Found = tuple[Path, Files]
 EVIDENCE = (*REQUIRED, PREFIX, MEASURED)
 """The files of a run that are packed. Pictures and predictions may hold examples of data that must not be published,
 and weights are too large."""
@@ -47,19 +48,31 @@ def read(roots: Iterable[Path]) -> dict[str, Files]:
         roots: folders of runs, or packed files.
 
     Raises:
+        StoreError: see :func:`gathered`.
+    """
+    return {run_id: contents for run_id, (_, contents) in gathered(roots).items()}
+
+
+def gathered(roots: Iterable[Path], known: Mapping[str, Found] | None = None) -> dict[str, Found]:
+    """Where each finished run in stores is, and its files, by its id.
+
+    Args:
+        roots: folders of runs, or packed files.
+        known: runs that were gathered before, which are returned as well.
+
+    Raises:
         StoreError: a store cannot be read, one of its runs is damaged, or two have a run of one id with other files.
     """
-    runs: dict[str, Files] = {}
-    folders: dict[str, Path] = {}
+    runs = dict(known or {})
     for root in roots:
         for folder in _finished(root):
             contents = files_of(folder)
-            if contents != runs.setdefault(folder.name, contents):
+            first, of_first = runs.setdefault(folder.name, (folder, contents))
+            if contents != of_first:
                 raise StoreError(
-                    f"{folder} differs from {folders[folder.name]}, a run of the same name: leave out the store with "
-                    "the one that is not to be packed."
+                    f"{folder} differs from {first}, a run of the same name: leave out the store with the one that is "
+                    "not to be packed."
                 )
-            folders.setdefault(folder.name, folder)
     return runs
 
 
