@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tmsgd_bench import cli
+from tmsgd_bench import cli, terminal
 from tmsgd_bench.results import store
 
 WriteRun = Callable[..., Path]
@@ -98,6 +98,17 @@ def test_characters_that_a_terminal_lacks_are_replaced(
         patch.setattr(sys, "stdout", stream)
         assert cli.main([*command, "--results", str(results)]) == 0
     assert raw.getvalue().isascii() and raw.getvalue()
+
+
+def test_numbers_keep_their_signs_where_a_terminal_has_ascii_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, encoding="ascii")
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", stream)
+        terminal.prepare()
+        terminal.say("+0.62 [−2.02, +3.27] – ± 鞋")
+    stream.flush()
+    assert raw.getvalue() == b"+0.62 [-2.02, +3.27] - +- ?\n"
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,11 +19,21 @@ if TYPE_CHECKING:
     from tmsgd_bench.drawing import Table
 
 
+PLAIN = {"−": "-", "–": "-", "±": "+-", "“": '"', "”": '"', "’": "'", "…": "...", "×": "x", "λ": "lambda", "→": "->"}
+"""For an output whose encoding has ASCII alone. Without its sign a number would be another."""
+
+
 def prepare() -> None:
-    """Replace characters that the output's encoding lacks by "?"."""
+    """Replace characters that the output's encoding lacks by those of PLAIN, others by "?"."""
+    codecs.register_error("plain", lambda error: (_plain(error), error.end))  # type: ignore[attr-defined]
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")
+            stream.reconfigure(errors="plain")
+
+
+def _plain(error: UnicodeError) -> str:
+    assert isinstance(error, UnicodeEncodeError)  # streams to write to raise no other
+    return "".join(PLAIN.get(character, "?") for character in error.object[error.start : error.end])
 
 
 def say(text: str, end: str = "\n") -> None:

@@ -6,6 +6,8 @@ then tested with fresh seeds on the test split.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -16,6 +18,8 @@ from tmsgd_bench.checks import choice, whole
 from tmsgd_bench.errors import ConfigError
 
 PROTOCOL = "tuned"
+ROUNDING = 0.01
+"""Of a rate's step: it has few digits."""
 DIGITS = 4
 """Significant digits of a rate, so that it can be typed."""
 
@@ -69,6 +73,21 @@ def rate(centre: float, step: int) -> float:
         [0.03162, 0.1, 0.3162, 1.0]
     """
     return float(f"{centre * 10.0 ** (step / 2.0):.{DIGITS}g}") if step else centre
+
+
+def of_one_grid(rates: Sequence[float]) -> bool:
+    """Whether learning rates belong to one grid, which need not be complete: half decades apart, and not too far.
+
+    Args:
+        rates: ascending.
+
+    Example:
+        >>> of_one_grid([0.01, 0.1, 0.3162]), of_one_grid([0.01, 0.015]), of_one_grid([1e-6, 1.0])
+        (True, False, False)
+    """
+    steps = [2.0 * math.log10(rate / rates[0]) for rate in rates]
+    apart = all(abs(step - round(step)) < ROUNDING for step in steps)
+    return apart and max(steps, default=0.0) < half_decades()[-1] - half_decades()[0] + 0.5
 
 
 def rate_of_step(centre: Any, step: Any) -> float:

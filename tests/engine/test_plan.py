@@ -204,7 +204,7 @@ def test_the_time_is_that_of_like_runs_by_their_epochs(tmp_path: Path) -> None:
         with_training_seconds(tmp_path, job.spec, 3 * 3600.0)
     text = plan.describe(jobs(tmp_path, SGD, TWO))
     assert re.findall(r"epochs +(\S+ \S+)  toy", text) == ["3.0 h", "90 min"]
-    assert "time, one run after the other: 4.5 h" in text and "unknown" not in text
+    assert "training alone, one run after the other: 4.5 h" in text and "unknown" not in text
 
 
 def test_the_time_of_a_run_unlike_all_others_is_unknown(tmp_path: Path) -> None:
@@ -214,8 +214,8 @@ def test_the_time_of_a_run_unlike_all_others_is_unknown(tmp_path: Path) -> None:
     with_training_seconds(tmp_path, finished, 400.0)
     limited = replace(SGD, data={**SGD.data, "limit": 10})
     text = plan.describe(jobs(tmp_path, SGD, limited, make_spec("adam", EPOCHS)))
-    assert "time, one run after the other: 7 min, and 2 runs of unknown time" in text
-    assert "time, one run after the other: unknown" in plan.describe(jobs(tmp_path, limited))
+    assert "training alone, one run after the other: 7 min, and 2 runs of unknown time" in text
+    assert "training alone, one run after the other: unknown" in plan.describe(jobs(tmp_path, limited))
 
 
 @pytest.mark.parametrize(("optimizer", "seconds"), [("sgd", 60.0), ("adam", 60.0), ("sgdm", 600.0)])

@@ -21,6 +21,7 @@ import torch
 from commands import FORKS
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from toy import BATCH, SIZE, STEPS, ToyTask, make_options, make_spec
@@ -32,6 +33,7 @@ from tmsgd_bench.engine.plan import PlannedRun
 from tmsgd_bench.engine.prefix import Trunk, shared_epochs, trunk_key
 from tmsgd_bench.engine.runner import Outcome, run
 from tmsgd_bench.engine.spec import RunOptions, RunSpec
+from tmsgd_bench.engine.sweep import skip_finished
 from tmsgd_bench.errors import StoreError
 from tmsgd_bench.results import store
 from tmsgd_bench.task import TaskSettings
@@ -182,7 +184,7 @@ SCHEDULES: dict[str, dict[str, Any] | None] = {
     "drops after the switch": scheduled("MultiStepLR", milestones=[4, 5], gamma=0.1),
     "moves every epoch": scheduled("CosineAnnealingLR", T_max=EPOCHS),
     "restarts": scheduled("CosineAnnealingWarmRestarts", T_0=2),
-    "moves the momentum too": scheduled("OneCycleLR", max_lr=0.05, total_steps=EPOCHS + 1),
+    "moves the momentum too": scheduled("OneCycleLR", max_lr=0.05, total_steps=EPOCHS + 1, cycle_momentum=True),
 }
 
 
@@ -873,3 +875,17 @@ def test_a_shared_run_lists_itself_like_any_other(sweep: Sweep) -> None:
     frame = store.read_runs(sweep.root)
     assert sorted(frame["run_id"]) == sorted(spec.run_id for spec in (SGD, THREE))
     assert set(frame["status"]) == {"done"} and set(frame["epochs_done"]) == {EPOCHS}
+
+
+def test_a_launcher_that_skips_a_finished_run_releases_its_trunk(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Trunk, "release", lambda trunk, run_id: kill_at(0, 0)(0, 0))
+        sweep.run(THREE)
+    assert sweep.claims()
+    monkeypatch.setattr(plan, "of_config", lambda config, in_sweep: PlannedRun(THREE, sweep.options()))
+    config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}, "overrides": {"task": []}}})
+    skipped = skip_finished(0, config)
+    assert skipped is not None and skipped.status == "skipped"
+    assert sweep.trunks() == []

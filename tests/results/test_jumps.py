@@ -66,6 +66,12 @@ def test_a_jump_is_measured_from_the_smallest_loss_so_far_and_lasts_until_halfwa
     assert (first.times, first.peak) == pytest.approx((12.0, 20.0))
 
 
+def test_losses_are_compared_up_to_the_first_that_is_not_positive() -> None:
+    """Ratios to zero, or to a negative loss, say nothing."""
+    assert jumps.find(np.array([1.0, 0.1, 20.0, 0.1, 0.0, 5.0, 5.0]), 10.0) == [jumps.Jump(2, 200.0, 200.0, 1)]
+    assert jumps.find(np.array([-1.0, -2.0, 3.0]), 10.0) == []
+
+
 def test_a_loss_that_never_comes_back_is_one_jump() -> None:
     (jump,) = jumps.find(np.array([1.0, 11.0, 4.0, 30.0, 12.0]), 10.0)
     assert (jump.epoch, jump.epochs, jump.peak) == (1, 4, 30.0)

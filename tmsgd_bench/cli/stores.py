@@ -12,6 +12,7 @@ import pandas as pd
 from tmsgd_bench import escaping, outputs, terminal
 from tmsgd_bench.errors import ConfigError, StoreError
 from tmsgd_bench.results import learning_rates, packed, store
+from tmsgd_bench.results.commands import own_folders
 
 RESULTS = Path("results/runs")
 """The store that a command reads by default."""
@@ -133,7 +134,17 @@ def no_search(runs: pd.DataFrame, options: argparse.Namespace, task: str = "ctr"
     if learning_rates.searches(runs):
         other = "real" if options.data == "synthetic" else "synthetic"
         return StoreError(f"{sentence}, but some are on {other} data: add --data {other}.")
-    return StoreError(f"{sentence}: start one with 'python run.py experiment=search task={task}'.")
+    return StoreError(f"{sentence}: start one with '{_search_command(runs, options, task)}'.")
+
+
+def _search_command(runs: pd.DataFrame, options: argparse.Namespace, task: str) -> str:
+    """The command whose runs the same options find."""
+    of_task = runs.loc[runs["task"] == task, "folder"]
+    data = [] if options.data == "real" else [f"data={options.data}"]
+    roots = [root for root in options.results if root != RESULTS and not packed.is_packed(root)]
+    place = [f"results.root={shlex.quote(str(root))}" for root in roots[:1]]
+    folders = own_folders(map(Path, of_task))
+    return " ".join(["python run.py", *folders, "experiment=search", f"task={task}", *data, *place])
 
 
 def check_some(runs: pd.DataFrame, options: argparse.Namespace) -> None:

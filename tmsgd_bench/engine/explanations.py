@@ -14,7 +14,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
 from tmsgd_bench import extras
 from tmsgd_bench.engine import schema
@@ -103,6 +103,8 @@ def _explain_override(error: BaseException, conf: Path) -> str:
     for pattern, sentence in REWORDED.items():
         if found := re.search(pattern, str(error)):
             return sentence.format(found[1])
+    if isinstance(error, InterpolationResolutionError) and error.full_key:
+        return _refers_to_nothing(error)
     cause = error.__cause__ or error
     key = getattr(cause, "full_key", None) or getattr(cause, "key", None)
     lines = f"{error}\n{error.__cause__ or ''}".splitlines()
@@ -184,6 +186,8 @@ def unusable(error: OmegaConfBaseException, config: DictConfig) -> ConfigError:
     # A model's YAML refers to options in the protocols of its task; other tasks' protocols lack them.
     if missing and not any(missing[1] in (task.get(name) or ()) for name in PROTOCOLS):
         return schema.other_model(model.get("name"), task.get("name"))
-    return ConfigError(
-        f"setting {str(error.full_key)!r} cannot be used ({one_line(error).rstrip('.')}): correct what it refers to."
-    )
+    return ConfigError(_refers_to_nothing(error))
+
+
+def _refers_to_nothing(error: OmegaConfBaseException) -> str:
+    return f"setting {str(error.full_key)!r} cannot be used ({one_line(error).rstrip('.')}): correct what it refers to."

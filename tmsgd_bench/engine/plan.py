@@ -260,7 +260,7 @@ def describe(runs: list[PlannedRun]) -> str:
     unknown = len(seconds) - len(known)
     total = _time(sum(known)) + (f", and {number_of(unknown, 'run')} of unknown time" if unknown else "")
     total += " (by published runs, of another machine)" if any(row["published"] for row in rows) else ""
-    lines.append(f"time, one run after the other: {total if known or not seconds else 'unknown'}")
+    lines.append(f"training alone, one run after the other: {total if known or not seconds else 'unknown'}")
     return "\n".join([*lines, f"disk: {_disk(rows, frames)}", *_lacking(runs)])
 
 

@@ -57,6 +57,7 @@ class BarReporter(Observer):
             self._show(loss=f"{losses.mean():.4f}")
 
     def epoch(self, trainer: Trainer, row: Row) -> None:
+        self.bar.n = trainer.epoch * trainer.task.steps_per_epoch  # other runs may have trained some of them
         primary = trainer.task.metrics[0]
         shown = {primary.name: f"{row[primary.name]:.4g}{primary.unit}"} if primary.name in row else {}
         self._show(epoch=str(int(row["epoch"])), **shown)

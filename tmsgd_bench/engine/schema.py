@@ -243,7 +243,10 @@ def check_protocol(protocol: Any, task: Mapping[str, Any]) -> None:
     """Raise ConfigError if a task is not among those whose learning rates are searched."""
     known = [name for name in PROTOCOLS if name in task]
     if known and protocol == "tuned" and protocol not in known:
-        raise ConfigError(f"task={task.get('name')} has no protocol={protocol}: choose one of {', '.join(known)}.")
+        raise ConfigError(
+            f"task={task.get('name')} has no protocol={protocol}: choose one of {', '.join(known)}, "
+            "or add the blocks reduced and tuned to its YAML as docs/tuned.md says."
+        )
 
 
 def check_searched(protocol: Any, task: Mapping[str, Any]) -> None:

@@ -242,6 +242,9 @@ def skip_finished(number: int, config: DictConfig) -> Outcome | None:
     result = run.folder.finished()
     if result is None or run.options.force or run.options.sharpness:
         return None
+    from tmsgd_bench.engine import prefix  # imports torch
+
+    prefix.release(run.spec, run.options)
     outcome = Outcome.skipped(run.spec.run_id, result)
     _write(Path(config.hydra.sweep.dir), number, config.hydra.overrides.task, outcome)
     return outcome

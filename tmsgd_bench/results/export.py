@@ -19,11 +19,34 @@ RUN_COLUMNS = (
     *("protocols", "benchmark_version", "options"),
 )
 """What tells a run from others, in each row of its history."""
-WHOLE = ("seed", "limit", "epochs", "batch_size", "benchmark_version", "best_epoch", "epochs_done", "parameters")
-REAL = (
-    *("switch_epoch", "lr", "final", "best", "examples_per_second", "training_seconds", "processor_seconds"),
-    *("peak_memory_mib", "peak_gpu_memory_mib"),
+WHOLE = (
+    *("seed", "limit", "epochs", "batch_size", "benchmark_version", "best_epoch", "epochs_done", "parameters"),
+    *("training_examples", "evaluation_limit"),
 )
+TEXT = (
+    *(
+        "run_id",
+        "status",
+        "task",
+        "model",
+        "dataset",
+        "optimizer",
+        "label",
+        "data",
+        "fingerprint",
+        "protocols",
+        "group",
+    ),
+    *("conditions", "options", "weights_file", "metric", "unit", "direction", "split", "weights_sha256", "note"),
+    *("started", "commit"),
+)
+TYPES = {
+    **dict.fromkeys(WHOLE, "Int64"),
+    **dict.fromkeys(store.REAL, "Float64"),
+    **dict.fromkeys(TEXT, "string"),
+    "verified": "boolean",
+}
+"""Of every column of a store's frame but its folder."""
 WRITE: dict[str, Callable[[pd.DataFrame, Path], Any]] = {
     ".parquet": lambda frame, path: frame.to_parquet(path, index=False),
     ".csv": lambda frame, path: escaping.csv_cells(frame).to_csv(path, index=False),
@@ -39,8 +62,7 @@ def tidy(runs: pd.DataFrame) -> pd.DataFrame:
         runs: from :func:`tmsgd_bench.results.store.read_runs`.
     """
     plain = runs.drop(columns="folder").assign(protocols=runs["protocols"].map("+".join))
-    types = dict.fromkeys(WHOLE, "Int64") | dict.fromkeys(REAL, "Float64")
-    return plain.astype({name: types.get(name, "string") for name in plain.columns})
+    return plain.astype({name: TYPES[name] for name in plain.columns})
 
 
 def histories(runs: pd.DataFrame) -> pd.DataFrame:

@@ -128,9 +128,11 @@ def find(losses: np.ndarray, factor: float) -> list[Jump]:
     """The jumps of one run.
 
     Args:
-        losses: training loss of each epoch, finite.
+        losses: training loss of each epoch, finite. Up to the first that is not positive they can be compared by their
+            ratios; later ones are not looked at.
         factor: as in :class:`Rule`.
     """
+    losses = losses[: int(np.argmax(losses <= 0.0)) if (losses <= 0.0).any() else len(losses)]
     jumps: list[Jump] = []
     lowest, epoch = math.inf, 0
     while epoch < len(losses):

@@ -121,7 +121,7 @@ def searches(runs: pd.DataFrame) -> list[Search]:
         runs: from :func:`tmsgd_bench.results.store.read_runs`.
 
     Raises:
-        StoreError: the runs of a search have more learning rates than its grid.
+        StoreError: the runs of a search have learning rates of more than one grid.
     """
     of_tuning = runs["protocols"].map(lambda names: tuning.PROTOCOL in names).astype(bool)
     known = runs[of_tuning & (runs["split"] == "validation") & runs["task"].notna()]
@@ -147,10 +147,10 @@ def _search(searched: pd.DataFrame) -> Search:
     first, done = newest.iloc[0], finished[finished["metric"].notna()]
     metric, unit, direction = _metric(done)
     rates = sorted(map(float, finished["lr"].unique()))
-    if len(rates) > len(tuning.half_decades()):
+    if not tuning.of_one_grid(rates):
         raise StoreError(
-            f"the search of {first['optimizer']} on {first['task']} has {len(rates)} learning rates where its grid has "
-            f"{len(tuning.half_decades())}: keep the runs of one grid, and move the others to another store."
+            f"the search of {first['optimizer']} on {first['task']} has learning rates of more than one grid "
+            f"({', '.join(f'{rate:g}' for rate in rates)}): keep the runs of one, and move the others to another store."
         )
     trials = (Trial(rate, tuple(outcomes(finished[finished["lr"] == rate], direction))) for rate in rates)
     where = (first["task"], first["model"], None if pd.isna(first["dataset"]) else first["dataset"], first["data"])

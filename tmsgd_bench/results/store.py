@@ -280,6 +280,8 @@ def _unpacked_runs(root: Path, begin: str) -> pd.DataFrame:
 
 def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
     frame = pd.DataFrame(rows, columns=pd.Index(COLUMNS))
+    for name in REAL:  # without a single number pandas would not know the column's type
+        frame[name] = frame[name].astype(float)
     for name in WHOLE:  # a damaged run has none; the others' must stay whole numbers
         if frame[name].isna().any():
             frame[name] = pd.Series([row.get(name) for row in rows], dtype=object)
@@ -354,6 +356,11 @@ COLUMNS = (
 
 
 WHOLE = ("seed", "epochs", "batch_size", "benchmark_version")
+REAL = (
+    *("final", "best", "initial", "switch_epoch", "lr", "examples_per_second", "training_seconds"),
+    *("processor_seconds", "peak_memory_mib", "peak_gpu_memory_mib"),
+)
+"""The columns of numbers that need not be whole; missing ones are NaN."""
 OUTCOME = (
     *("status", "metric", "unit", "direction", "final", "best", "best_epoch", "initial", "epochs_done", "parameters"),
     *("examples_per_second", "training_examples", "training_seconds", "processor_seconds", "peak_memory_mib"),
