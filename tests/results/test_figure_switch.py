@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -48,6 +49,19 @@ def test_the_means_are_those_of_the_seeds_at_each_switch_epoch(root: Path) -> No
     assert dict(zip(x, y, strict=True)) == {switch: sum(FINALS[switch]) / 2 for switch in sorted(FINALS)}
     (level,) = (line for line in axes.get_lines() if line.get_label() == "SGD (n=2)")
     assert level.get_ydata()[0] == pytest.approx((90.2 + 91.4) / 2)
+
+
+def test_where_a_run_diverged_there_is_no_mean(root: Path, write_run: Callable[..., Path]) -> None:
+    """The runs that are left are those that went well."""
+    write_run(root, "tmsgd", 2, status="diverged", final=None, options=tmsgd(5), protocols=[], epochs=9)
+    write_run(root, "sgd", 2, status="diverged", final=None, epochs=9)
+    ((own, base),) = studies(read_runs(root), "table2")
+    figure = draw(own, base)
+    (bars,) = figure.axes[0].containers
+    x, y = bars[0].get_data()
+    assert [epoch for epoch, mean in zip(x, y, strict=True) if np.isfinite(mean)] == [0, 2]
+    assert "1 diverged" in figure.axes[0].get_title()
+    assert "SGD: 1 of 3 diverged" in [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
 
 
 def test_it_says_what_the_runs_are(root: Path) -> None:

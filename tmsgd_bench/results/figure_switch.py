@@ -18,7 +18,7 @@ from tmsgd_bench.results import selection
 from tmsgd_bench.results.figure_runs import save
 from tmsgd_bench.results.selection import BASES
 from tmsgd_bench.results.statistics import summarise
-from tmsgd_bench.results.status import Status
+from tmsgd_bench.results.status import FINISHED, Status
 from tmsgd_bench.wording import number_of
 
 STYLE: Any = {"font.size": 9.0, "pdf.fonttype": 42, "axes.spines.top": False, "axes.spines.right": False}
@@ -47,10 +47,10 @@ def write(
     Raises:
         StoreError: there is no study, or the folder cannot be written.
     """
-    done = runs[(runs["data"] == data) & (runs["status"] == Status.DONE)]
-    done = done if seed is None else done[done["seed"] == seed]
+    finished = runs[(runs["data"] == data) & runs["status"].isin(FINISHED)]
+    finished = finished if seed is None else finished[finished["seed"] == seed]
     written: list[Path] = []
-    for swept, base in studies(done, protocol):
+    for swept, base in studies(finished, protocol):
         first = swept.iloc[0]
         with rc_context(STYLE):
             name = f"switch-{first['task']}-{first['model']}-{first['optimizer']}"
@@ -72,22 +72,23 @@ def studies(runs: pd.DataFrame, protocol: str | None) -> Iterator[tuple[pd.DataF
 
 
 def draw(study: pd.DataFrame, base: pd.DataFrame) -> Figure:
-    """The figure of one study: seeds as dots, their mean with a standard deviation, and SGD's as a level."""
+    """The figure of one study: seeds as dots, their mean with a standard deviation, and SGD's as a level.
+
+    Where a run diverged there is no mean.
+    """
     first = study.iloc[0]
-    finals = study.astype({"switch_epoch": float, "final": float}).pivot_table(
-        index="switch_epoch", columns="seed", values="final"
-    )
+    finals, diverged = selection.by_switch(study)
     figure = Figure(figsize=(6.0, 3.2), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     for _, values in finals.items():
         axes.plot(finals.index, values, "o", color=COLOUR, markersize=3, alpha=0.55)
-    mean, spread = finals.mean(axis=1), finals.std(axis=1, ddof=1).fillna(0.0)
+    mean, spread = finals.mean(axis=1).where(diverged == 0), finals.std(axis=1, ddof=1).fillna(0.0)
     label = mathtext(f"{first['label']}, mean ± standard deviation")
     axes.errorbar(mean.index, mean, spread, color=COLOUR, marker="s", capsize=3, label=label)
     _level(axes, base)
     unit = f" ({first['unit']})" if first["unit"] else ""
-    axes.set(xlabel="switch epoch (0: the multi-step rule from the start)", ylabel=mathtext(f"{first['metric']}{unit}"))
+    axes.set(xlabel="switch epoch (0: eq. (8) from the start)", ylabel=mathtext(f"{first['metric']}{unit}"))
     axes.set_title(mathtext(_about(study)), fontsize=8.0)
     axes.legend(frameon=False, fontsize=8.0)
     return figure
@@ -95,6 +96,10 @@ def draw(study: pd.DataFrame, base: pd.DataFrame) -> Figure:
 
 def _level(axes: Axes, base: pd.DataFrame) -> None:
     if base.empty:
+        return
+    if lost := int((base["status"] == Status.DIVERGED).sum()):  # the mean of the others says nothing
+        label = mathtext(f"{base['label'].iloc[0]}: {lost} of {len(base)} diverged")
+        axes.plot([], [], color=BASE_COLOUR, linestyle="--", label=label)
         return
     summary = summarise(base["final"].astype(float))
     label = mathtext(f"{base['label'].iloc[0]} (n={summary.n})")

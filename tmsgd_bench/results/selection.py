@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import operator
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -113,6 +114,17 @@ def elsewhere(runs: pd.DataFrame, experiment: Experiment) -> dict[tuple[str, str
 def counted(selected: pd.DataFrame, optimizer: str) -> pd.DataFrame:
     """The runs of an optimizer that can be compared, each once, whatever their status."""
     return selected[(selected["optimizer"] == optimizer) & ~selected["left_out"] & ~selected["copy"]]
+
+
+def by_switch(runs: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series]:
+    """The final metric of finished runs by switch epoch (rows) and seed (columns), and how many diverged, by epoch.
+
+    Where a run diverged, the mean of the others says nothing. Runs that never switched are left out.
+    """
+    switched = runs[runs["switch_epoch"].astype(float) < math.inf].astype({"switch_epoch": float, "final": float})
+    finals = switched.pivot_table(index="switch_epoch", columns="seed", values="final", dropna=False)
+    diverged = (switched["status"] == Status.DIVERGED).groupby(switched["switch_epoch"]).sum()
+    return finals, diverged.reindex(finals.index)
 
 
 def sweep(runs: pd.DataFrame, selected: pd.DataFrame, optimizer: str) -> pd.DataFrame:

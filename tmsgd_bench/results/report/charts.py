@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -153,13 +152,13 @@ def _finals(runs: pd.DataFrame | None) -> pd.Series:
 def _switch_curves(source: ExperimentRuns, name: str) -> Iterator[Chart]:
     for optimizer, base in BASES.items():
         swept = selection.sweep(source.runs, source.selected, optimizer)
-        done = swept[swept["status"] == Status.DONE].astype({"switch_epoch": float, "final": float})
-        finals = done.pivot_table(index="switch_epoch", columns="seed", values="final")
-        finals = finals[finals.index < math.inf]
+        finals, diverged = selection.by_switch(swept[swept["status"].isin(FINISHED)])
         if len(finals) > 1:
             of_base = selection.counted(source.selected, base)
+            level = _finals(None if (of_base["status"] == Status.DIVERGED).any() else of_base)
             labels = {key: _label(runs, key) for key, runs in ((optimizer, swept), (base, of_base))}
-            yield figures.switch_curve(f"{name}-switch-{optimizer}", finals, _finals(of_base), source.metric, labels)
+            switched = (finals, diverged)
+            yield figures.switch_curve(f"{name}-switch-{optimizer}", switched, level, source.metric, labels)
 
 
 def _label(runs: pd.DataFrame, optimizer: str) -> str:

@@ -358,21 +358,26 @@ def _dots_text(rows: Sequence[Dots], reference: str) -> str:
 
 @rc_context(THEME)
 def switch_curve(
-    name: str, finals: pd.DataFrame, reference: pd.Series, quantity: Quantity, labels: Mapping[str, str]
+    name: str,
+    switched: tuple[pd.DataFrame, pd.Series],
+    reference: pd.Series,
+    quantity: Quantity,
+    labels: Mapping[str, str],
 ) -> Chart:
-    """The final metric against the switch epoch.
+    """The final metric against the switch epoch; no mean where a run diverged.
 
     Args:
         name: unique on the page.
-        finals: a row for each switch epoch (its index), a column for each seed.
-        reference: the same optimizer without a switch, by seed; may be empty.
+        switched: from :func:`tmsgd_bench.results.selection.by_switch`.
+        reference: the same optimizer without a switch, by seed; empty without one, or if a run of it diverged.
         quantity: for the axis.
         labels: of the optimizer and of the reference, by name, in this order.
     """
     figure, axes = _panel(2.9)
     (optimizer, label), (base_name, base_label) = labels.items()
     look, base = LOOKS[optimizer], LOOKS[base_name]
-    mean, spread = finals.mean(axis=1), finals.std(axis=1, ddof=1)
+    finals, diverged = switched
+    mean, spread = finals.mean(axis=1).where(diverged == 0), finals.std(axis=1, ddof=1).where(diverged == 0)
     for _, values in finals.items():
         axes.plot(finals.index, values, "o", color=look.color, markersize=2.5, alpha=0.6)
     axes.errorbar(
@@ -392,7 +397,10 @@ def switch_curve(
         (f"{epoch:g}", _short(mean[epoch]), _short(spread[epoch]), str(counts[epoch]))
         for epoch in map(float, mean.index)
     ]
-    text = "; ".join(f"{row[1]} (n={row[3]}) with switch epoch {row[0]}" for row in rows)
+    lost = [f", {count} diverged" * bool(count) for count in diverged]
+    text = "; ".join(
+        f"{row[1]} (n={row[3]}{of}) with switch epoch {row[0]}" for row, of in zip(rows, lost, strict=True)
+    )
     without = f"; {base_label} {_short(reference.mean())} (n={len(reference)})" if len(reference) else ""
     few = "".join(f"; {mark}" for mark in _few(counts))
     return _chart(figure, name, f"{quantity.words} against the switch epoch", f"{text}{without}{few}.", (head, *rows))
