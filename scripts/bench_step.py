@@ -211,7 +211,7 @@ def cpu_milliseconds(step: Step) -> float:
 
 
 def cuda_milliseconds(step: Step) -> float:
-    """Time on the GPU, with enough work queued before it that the launches themselves are hidden or counted fairly."""
+    """Time on an idle GPU from the first launch to the end of the last kernel: waiting for launches counts."""
     start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     torch.cuda.synchronize()
     start.record()

@@ -99,15 +99,16 @@ def _label(row: pd.Series) -> str:
         lines.append("(never switches)")
     if pd.notna(row["final"]):
         lines.append(f"{NAMES.get(row['metric'], 'distance')} {row['final']:.4g}")
-    return "\n".join([*lines, *_diversity(Path(row["folder"]) / store.HISTORY)])
+    return "\n".join([*lines, *_diversity(Path(row["folder"]))])
 
 
-def _diversity(history: Path) -> list[str]:
-    try:
-        values = pd.read_parquet(history, columns=["diversity"])["diversity"]
-    except (OSError, ValueError):  # missing, damaged, or without it: the images speak for themselves
+def _diversity(folder: Path) -> list[str]:
+    """The diversity after the last epoch, of a run that has recorded it."""
+    history = store.history(folder)
+    if history is None or history.empty or "diversity" not in history:
         return []
-    return [f"diversity {values.iloc[-1]:.3f}"] if len(values) and pd.notna(values.iloc[-1]) else []
+    last = history["diversity"].iloc[-1]
+    return [f"diversity {last:.3f}"] if pd.notna(last) else []
 
 
 def _grid(rows: Sequence[tuple[str, Samples | None]], epochs: Sequence[int], about: str) -> Figure:

@@ -14,9 +14,10 @@ from toy import ToyTask, make_options, make_spec, task_maker
 
 from tmsgd_bench import files
 from tmsgd_bench.engine.runner import run
-from tmsgd_bench.engine.trackers import Row, build, flat
+from tmsgd_bench.engine.trackers import Row, build
 from tmsgd_bench.errors import ConfigError
 from tmsgd_bench.results import store
+from tmsgd_bench.results.store import leaves
 
 
 class Notebook:
@@ -173,4 +174,4 @@ def test_tensorboard_shows_every_epoch_once_also_after_a_kill(tmp_path: Path) ->
 
 
 def test_flat_settings_have_dots_between_their_keys() -> None:
-    assert flat({"a": {"b": {"c": 1}, "d": 2}, "e": None}) == {"a.b.c": 1, "a.d": 2, "e": None}
+    assert leaves({"a": {"b": {"c": 1}, "d": 2}, "e": None}) == {"a.b.c": 1, "a.d": 2, "e": None}

@@ -162,9 +162,11 @@ def test_the_command_has_what_its_runs_have_and_leaves_out_those_of_no_protocol(
 
     data = {"kind": "synthetic", "limit": None, "fingerprint": "f"}
     for seed, protocols in ((0, ["smoke"]), (1, []), (2, ["tuned"])):
-        write_run(tmp_path, "sgd", seed, protocols=protocols, data=data, epochs=5, extra=jump)
+        ran = {"arguments": ["--config-dir", "PATH"]}
+        write_run(tmp_path, "sgd", seed, protocols=protocols, data=data, epochs=5, extra=jump, ran=ran)
     assert cli.main(["jumps", "--results", str(tmp_path), "--data", "synthetic", "--first", "1"]) == 0
     (command,) = (line for line in capsys.readouterr().out.splitlines() if "run.py" in line)
+    assert "python run.py --config-dir FOLDER -m task=tc" in command
     assert "data=synthetic" in command and "protocol=smoke optimizer=sgd seed=0 log_sharpness=1" in command
 
 

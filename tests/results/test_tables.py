@@ -333,7 +333,7 @@ def csv_frame(table: Table) -> pd.DataFrame:
 
 def numbers(cell: str) -> list[float]:
     """The numbers of a printed cell: "90.38 ± 0.24 (n=5)" → [90.38, 0.24, 5]."""
-    count = re.search(r"\(n=(\d+)(?:, better in \d+)?\)", cell)
+    count = re.search(r"\(n=(\d+)(?:, better in \d+(?:, equal in \d+)?)?\)", cell)
     found = [float(text.replace("−", "-")) for text in re.findall(NUMBER, cell)]
     return [*found, float(count[1])] if count else found
 
@@ -419,6 +419,12 @@ def test_a_row_of_the_markdown_form_by_hand() -> None:
         "91.12 ± 0.18 (n=2)",
         "few seeds (n=2)",
     ]
+
+
+def test_pairs_that_are_equal_are_counted_beside_those_that_are_better() -> None:
+    """Without them "better in 1" of three would look like two losses."""
+    runs = frame(*seeds("sgd", [90.0, 91.0, 92.0]), *seeds("tmsgd", [90.5, 91.0, 92.0]))
+    assert markdown_cells(build(runs, "5"))[2][3].endswith("(n=3, better in 1, equal in 2)")
 
 
 def test_one_pair_is_printed_without_an_interval() -> None:

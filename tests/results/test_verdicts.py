@@ -12,9 +12,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from tmsgd_bench.results import margins
 from tmsgd_bench.results.statistics import ALPHA, POWER, Comparison, compare, correct
 from tmsgd_bench.results.verdicts import (
     MOST_SEEDS,
+    RULE,
     Judgement,
     equivalence_p,
     equivalence_power,
@@ -151,3 +153,13 @@ def test_the_power_to_show_equivalence_is_that_of_simulations(pairs: int) -> Non
         shown = equivalence_p(values.mean(axis=1), values.std(axis=1, ddof=1), pairs, margin) < ALPHA
         power = equivalence_power(mean, margin, pairs)
         assert abs(shown.mean() - power) < 4 * math.sqrt(max(power * (1 - power), 1e-3) / simulations) + 0.002
+
+
+def test_the_printed_rule_has_the_margins_of_the_yaml() -> None:
+    rules = margins.rules()
+    points = {name: rule["points"] for name, rule in rules["metrics"].items() if "points" in rule}
+    shares = {rule["share"] for rule in rules["metrics"].values() if "share" in rule}
+    assert rules["printed_share"] == 0.5 and "half of the printed difference" in RULE
+    assert points["accuracy"] == points["map"] == points["miou"] and points.keys() == {"accuracy", "map", "miou", "auc"}
+    assert f"{points['accuracy']:g} points of accuracy, mAP or mIoU, {points['auc']:g} of AUC" in RULE
+    assert [f"{100 * share:g} % of MSE, FID or random-features distance" in RULE for share in shares] == [True]

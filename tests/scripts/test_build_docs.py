@@ -42,6 +42,7 @@ def test_every_page_of_the_site_is_there_and_every_page_of_the_docs_is_in_the_si
 
 def test_links_lead_to_pages_and_files_of_the_site(site: Path, script: Callable[[str], ModuleType]) -> None:
     link = script("build_docs").LINK
+    assert link.findall((site / "README.md").read_text(encoding="utf-8"))
     for page in site.rglob("*.md"):
         targets = [target for target in link.findall(page.read_text(encoding="utf-8")) if "://" not in target]
         assert [target for target in targets if not (page.parent / target).is_file()] == [], page

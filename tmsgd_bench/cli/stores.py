@@ -14,8 +14,7 @@ from tmsgd_bench.errors import ConfigError, StoreError
 from tmsgd_bench.results import learning_rates, packed, store
 from tmsgd_bench.results.commands import own_folders
 
-RESULTS = Path("results/runs")
-"""The store that a command reads by default."""
+RESULTS = store.DEFAULT_ROOT
 SHOWN = 20
 """Stores at most that a message names."""
 

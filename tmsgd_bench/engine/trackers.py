@@ -19,6 +19,7 @@ from tmsgd_bench.engine.observers import Observer
 from tmsgd_bench.engine.spec import without
 from tmsgd_bench.errors import ConfigError
 from tmsgd_bench.results.status import Status
+from tmsgd_bench.results.store import leaves
 
 if TYPE_CHECKING:
     from tmsgd_bench.engine.loop import Trainer
@@ -56,7 +57,7 @@ class TensorBoard:
     def start(self, run_id: str, settings: Mapping[str, Any], resumed_at: int) -> None:
         # Epochs after the last checkpoint of a killed process are trained again; purge_step deletes their first rows.
         self.writer = self.writer_class(str(self.folder / run_id), purge_step=resumed_at)
-        self.writer.add_text("settings", "".join(f"    {key}: {value}\n" for key, value in flat(settings).items()))
+        self.writer.add_text("settings", "".join(f"    {key}: {value}\n" for key, value in leaves(settings).items()))
 
     def epoch(self, epoch: int, row: Row) -> None:
         for name, value in row.items():
@@ -90,7 +91,7 @@ class MLflow:
         earlier = self.client.search_runs([experiment], f"tags.tmsgd_run = '{run_id}'") if resumed_at else []
         run = earlier[0] if earlier else self.client.create_run(experiment, tags={"tmsgd_run": run_id}, run_name=run_id)
         self.run = run.info.run_id
-        for key, value in {} if earlier else flat(settings).items():
+        for key, value in {} if earlier else leaves(settings).items():
             self.client.log_param(self.run, key, str(value)[: self.LONGEST_VALUE])
 
     def epoch(self, epoch: int, row: Row) -> None:
@@ -214,16 +215,3 @@ def _status(trainer: Trainer, error: BaseException | None) -> str:
 def _last_metrics(trainer: Trainer) -> dict[str, float]:
     names = {metric.name for metric in trainer.task.metrics}
     return {name: value for row in trainer.history[-1:] for name, value in row.items() if name in names}
-
-
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested mapping as one level, with dots between keys.
-
-    Example:
-        >>> flat({"seed": 0, "optimizer": {"name": "sgd", "lr": 0.1}})
-        {'seed': 0, 'optimizer.name': 'sgd', 'optimizer.lr': 0.1}
-    """
-    entries: dict[str, Any] = {}
-    for key, value in values.items():
-        entries |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return entries

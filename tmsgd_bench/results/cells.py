@@ -41,12 +41,14 @@ def summary(value: Summary, digits: int) -> str:
 
 
 def difference(comparison: Comparison, digits: int, direction: str) -> str:
-    """Mean [interval] (n, and in how many pairs ours is better), signs always shown."""
+    """Mean [interval] (n, and in how many pairs ours is better, or equal), signs always shown."""
     value = comparison.difference
     if not comparison.pairs:
         return "–"
     better = comparison.above if direction == "max" else comparison.below
-    counts = f"(n={value.n}, better in {better}" + (f" of {comparison.pairs})" if comparison.diverged else ")")
+    equal = comparison.pairs - comparison.above - comparison.below
+    of = f" of {comparison.pairs}" if comparison.diverged else ""
+    counts = f"(n={value.n}, better in {better}{of}{f', equal in {equal}' if equal else ''})"
     if not value.n:
         return counts
     if math.isnan(value.low):

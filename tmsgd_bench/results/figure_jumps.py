@@ -6,10 +6,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from tmsgd_bench import escaping, files
-from tmsgd_bench.results.jumps import Entry, Group
+from tmsgd_bench.results.jumps import Entry, Group, switch_of
 
 COLUMNS = 3
 """Panels of the picture in a row."""
@@ -40,9 +38,9 @@ def _panel(axes: Any, entry: Entry) -> None:
         axes.semilogy(trace.losses, color="#33557f", linewidth=0.7, alpha=0.6)
         epochs = [jump.epoch for jump in trace.jumps]
         axes.semilogy(epochs, trace.losses[epochs], "v", color="#b5432a", markersize=5)
-    switch = entry.first["switch_epoch"]
-    if not pd.isna(switch) and 0 < float(switch) < float(entry.first["epochs"]):
-        axes.axvline(float(switch), color="#777777", linestyle="--", linewidth=0.8)
+    for switch in {switch_of(trace.run) for trace in entry.traces}:  # runs that choose it have several
+        if 0 < switch < float(entry.first["epochs"]):
+            axes.axvline(switch, color="#777777", linestyle="--", linewidth=0.8)
     jumps = sum(len(trace.jumps) for trace in entry.traces)
     axes.set_title(escaping.mathtext(f"{entry.label} (runs: {len(entry.traces)}, jumps: {jumps})"), fontsize=8.0)
     axes.tick_params(labelsize=8.0)

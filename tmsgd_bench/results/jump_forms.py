@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from tmsgd_bench import escaping, tuning
 from tmsgd_bench.results.cells import decimals, markdown_row, p_value
+from tmsgd_bench.results.commands import own_folders
 from tmsgd_bench.results.jumps import (
     BEFORE,
     MEASURED,
@@ -142,5 +144,6 @@ def _command(runs: Sequence[pd.Series]) -> str:
     names = sorted({str(run["optimizer"]) for run in runs})
     seeds = sorted({int(run["seed"]) for run in runs})
     swept = [f"optimizer={','.join(names)}", f"seed={','.join(map(str, seeds))}"]
+    folders = own_folders(Path(str(run["folder"])) for run in runs)
     words = [*chosen, f"protocol={first['protocols'][0]}", *swept, "log_sharpness=1", "results.root=my/sharpness"]
-    return f"python run.py -m {' '.join(words)}"
+    return " ".join(["python run.py", *folders, "-m", *words])

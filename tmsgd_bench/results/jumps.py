@@ -27,7 +27,6 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from tmsgd_bench import files
 from tmsgd_bench.optim import MultistepScheme
 from tmsgd_bench.results import comparison, rows, store
 from tmsgd_bench.results.selection import BASES
@@ -200,10 +199,9 @@ def _heading(run: pd.Series) -> str:
 
 def _entries(settings: list[list[Trace]]) -> Iterator[Entry]:
     settings.sort(key=lambda traces: (str(traces[0].run["optimizer"]), switch_of(traces[0].run)))
-    labels = [rows.label(traces[0].run) for traces in settings]
+    labels = rows.labels([pd.DataFrame([traces[0].run]) for traces in settings])
     for label, traces in zip(labels, settings, strict=True):
-        digest = files.digest(json.loads(str(traces[0].run["options"])))[:4]
-        yield Entry(label if labels.count(label) == 1 else f"{label} #{digest}", tuple(traces))
+        yield Entry(label, tuple(traces))
 
 
 def switch_of(run: pd.Series) -> float:

@@ -21,14 +21,13 @@ import pandas as pd
 from tmsgd_bench import tuning
 from tmsgd_bench.errors import StoreError
 from tmsgd_bench.files import canonical
-from tmsgd_bench.results import packed
+from tmsgd_bench.results import packed, store
 from tmsgd_bench.results.commands import own_folders
 from tmsgd_bench.results.outcomes import outcomes
 from tmsgd_bench.results.status import FINISHED
 
 WHERE = ["task", "model", "dataset", "data"]
 """What runs of one search share, by the columns of the frame; another benchmark version is another search."""
-DEFAULT_ROOT = Path("results/runs")
 """The store that run.py writes into by default."""
 RULE = (
     "Each optimizer is trained with the same number of learning rates, half a decade apart, and evaluated on the "
@@ -263,5 +262,5 @@ def _settings(search: Search) -> Iterator[str]:
     if not search.runs["verified"].all():
         yield "data.verify=false"
     folders = {Path(folder).parent for folder in search.runs["folder"]}
-    if len(folders) == 1 and (root := folders.pop()) != DEFAULT_ROOT and not packed.is_packed(root):
+    if len(folders) == 1 and (root := folders.pop()) != store.DEFAULT_ROOT and not packed.is_packed(root):
         yield f"results.root={shlex.quote(str(root))}"

@@ -1,4 +1,4 @@
-"""Verdicts of the numerical experiments on the paper's claims about the multi-step rule as an integrator.
+"""Verdicts of the numerical experiments on the paper's claims about the multistep method as an integrator.
 
 Their results are exact up to rounding, so the rules here count cases; there is nothing to test for significance.
 """

@@ -41,6 +41,8 @@ PREFIX = record.PREFIX
 FAILURE = "failure.json"
 WEIGHTS = "weights.pt"
 PREDICTIONS = "detections"
+DEFAULT_ROOT = Path("results/runs")
+"""The store that run.py writes and commands read by default."""
 FORCED = "forced"
 """Marks a work folder that is to replace a finished run."""
 TRANSIENT = (FAILURE, FORCED, heartbeat.NAME, manifest.NAME, "checkpoint-*.pt", "*.tmp")
@@ -530,7 +532,7 @@ def _is_locked(path: Path) -> bool:
 
 
 def _switch_epoch(config: dict[str, Any], result: dict[str, Any]) -> float | None:
-    """First epoch of the multi-step rule; of a run that chose it itself, infinity if it never did."""
+    """First epoch of the multistep method; of a run that chose it itself, infinity if it never did."""
     planned = config["optimizer"].get("switch_epoch")
     if planned != "auto":
         return planned
