@@ -66,7 +66,7 @@ class Quality:
     def __init__(self, settings: TaskSettings, network: FeatureNetwork, photos: Tensor) -> None:
         self.network = network.to(settings.device).eval()
         # Several settings choose the photos, so their own digest is part of the key. Other devices round otherwise.
-        of_photos = hashlib.sha256(photos.cpu().numpy()).hexdigest()
+        of_photos = hashlib.sha256(photos.cpu().numpy().tobytes()).hexdigest()
         options = {"version": VERSION, "network": network.key, "device": settings.device.type, "photos": of_photos}
         real = cache.tensors(settings, "features", options, lambda: self._all_features(photos))
         self.distances = {name: _frechet(real[name].to(settings.device)) for name in network.sizes}

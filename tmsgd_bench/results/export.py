@@ -24,21 +24,9 @@ WHOLE = (
     *("training_examples", "evaluation_limit"),
 )
 TEXT = (
-    *(
-        "run_id",
-        "status",
-        "task",
-        "model",
-        "dataset",
-        "optimizer",
-        "label",
-        "data",
-        "fingerprint",
-        "protocols",
-        "group",
-    ),
-    *("conditions", "options", "weights_file", "metric", "unit", "direction", "split", "weights_sha256", "note"),
-    *("started", "commit"),
+    *("run_id", "status", "task", "model", "dataset", "optimizer", "label", "data", "fingerprint", "protocols"),
+    *("group", "conditions", "options", "weights_file", "metric", "unit", "direction", "split", "weights_sha256"),
+    *("note", "started", "commit"),
 )
 TYPES = {
     **dict.fromkeys(WHOLE, "Int64"),

@@ -18,7 +18,7 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -391,7 +391,7 @@ def shared_settings(folder: Path) -> dict[str, Any]:
         return {}
 
 
-def leaves(values: dict[str, Any]) -> dict[str, Any]:
+def leaves(values: Mapping[str, Any]) -> dict[str, Any]:
     """Nested settings by dotted key.
 
     Example:
@@ -401,9 +401,9 @@ def leaves(values: dict[str, Any]) -> dict[str, Any]:
     return dict(_leaves(values, ""))
 
 
-def _leaves(values: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+def _leaves(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
     for key, value in values.items():
-        if isinstance(value, dict):
+        if isinstance(value, Mapping):
             yield from _leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
