@@ -266,7 +266,9 @@ def test_scripts_and_modules_exist_with_their_options(arguments: list[str]) -> N
 
 
 def anchors(page: Path) -> set[str]:
-    """The anchors of a page's headings, as GitHub makes them."""
+    """The anchors of a page: those that GitHub makes of its headings, or the ids of its elements in HTML."""
+    if page.suffix == ".html":
+        return set(re.findall(r'id="([^"]+)"', page.read_text(encoding="utf-8")))
     headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
