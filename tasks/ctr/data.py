@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -56,10 +56,12 @@ def load(settings: TaskSettings, min_count: int, hour: str, evaluate_on: str) ->
         evaluate_on: "test" or "validation".
 
     Raises:
-        DataError: the data are missing or damaged, or so few that a split has no clicks or nothing else.
+        DataError: the data are missing or damaged, or so few that the training split, or what is evaluated, has no
+            clicks or nothing else. Of how few rows of the training split are taken nothing is said.
     """
     tensors = {name: tensor.to(settings.device) for name, tensor in prepared(settings, min_count, hour).items()}
-    train = _split(tensors, "train", settings.data_limit, settings)
+    train = _split(tensors, "train", None, settings)
+    train = replace(train, rows=train.rows[subset(len(train), settings.data_limit).to(settings.device)])
     return train, _split(tensors, evaluate_on, settings.evaluation_limit, settings), tensors["sizes"].tolist()
 
 
@@ -73,6 +75,6 @@ def _split(tensors: Tensors, name: str, limit: int | None, settings: TaskSetting
     if int(clicks.amin()) == int(clicks.amax()):
         raise DataError(
             f"the {name} split of {settings.data_folder} has only clicks or none among {len(split):,} rows, too few to "
-            "learn or judge from: use more rows, or a larger data.limit or data.evaluation_limit."
+            "learn or judge from: use more rows, or a larger data.evaluation_limit."
         )
     return split

@@ -314,7 +314,7 @@ def test_show_on_an_empty_store_matches_none(capsys: Capture, tmp_path: Path) ->
 
 def test_table_prints_the_papers_numbers_beside_ours(capsys: Capture, runs: Path) -> None:
     text = ask(capsys, "table", "5", "--results", runs)
-    assert "| TM-SGD | 90.9 | 91.00 ± 1.09 (n=3) | +0.58 [−0.98, +2.15] (n=3, better in 2) |" in text
+    assert "| TM-SGD | 90.9 | 91.00 ± 1.09 (n=3) | +0.58 [−0.98, +2.15] (n=3, better in 2, equal in 1) |" in text
     assert "1 diverged; 1 failed" in text
 
 
