@@ -235,9 +235,7 @@ def write(roots: Sequence[Path], path: Path) -> int:
     with tempfile.TemporaryDirectory() as folder:
         new = Path(folder) / packed.NAME
         packed.write(new, migrate(runs))
-        every = packing.read([new, *([path] if path.exists() else [])])
-    packed.write(path, every)
-    return len(every)
+        return packing.add(path, packing.gathered([new]))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

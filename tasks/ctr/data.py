@@ -57,7 +57,7 @@ def load(settings: TaskSettings, min_count: int, hour: str, evaluate_on: str) ->
 
     Raises:
         DataError: the data are missing or damaged, or so few that the training split, or what is evaluated, has no
-            clicks or nothing else. Of how few rows of the training split are taken nothing is said.
+            clicks or nothing else. ``data.limit`` is not checked: it may leave one of the two alone.
     """
     tensors = {name: tensor.to(settings.device) for name, tensor in prepared(settings, min_count, hour).items()}
     train = _split(tensors, "train", None, settings)

@@ -19,6 +19,7 @@ from whole_runs import Killed, history, kill_at, outcome
 from tmsgd_bench.engine.optimizers import advance, build_schedulers
 from tmsgd_bench.engine.runner import run
 from tmsgd_bench.engine.schedules import WarmupPoly, WarmupSteps
+from tmsgd_bench.engine.schema import check_schedule
 from tmsgd_bench.engine.spec import RunSpec
 from tmsgd_bench.errors import ConfigError
 
@@ -308,8 +309,9 @@ def test_a_schedule_changes_the_momentum_only_if_it_says_so(kind: str) -> None:
     options: dict[str, Any] = {"max_lr": 0.4} | ({"base_lr": 0.1} if kind == "CyclicLR" else {"total_steps": 9})
     spec = {"_target_": f"torch.optim.lr_scheduler.{kind}", **options}
     with pytest.raises(ConfigError, match=rf"^{kind} changes the momentum .+: add cycle_momentum: "):
-        build_schedulers({}, spec, sgd(), 7)
-    optimizer = sgd()
-    _, per_epoch = build_schedulers({}, spec | {"cycle_momentum": False}, optimizer, 7)
+        check_schedule("schedule", spec)
+    optimizer, spec = sgd(), spec | {"cycle_momentum": False}
+    check_schedule("schedule", spec)
+    _, per_epoch = build_schedulers({}, spec, optimizer, 7)
     advance(per_epoch)
     assert optimizer.param_groups[0]["momentum"] == sgd().param_groups[0]["momentum"]

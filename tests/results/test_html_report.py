@@ -33,6 +33,7 @@ from tmsgd_bench.results.answer import Gain
 from tmsgd_bench.results.paper import experiments, paper
 from tmsgd_bench.results.report import content, figures, own
 from tmsgd_bench.results.report.figures import Chart, Curve, Dots, Quantity
+from tmsgd_bench.results.selection import BySwitch
 from tmsgd_bench.results.statistics import Difference
 
 WriteRun = Callable[..., Path]
@@ -488,7 +489,7 @@ def charts() -> dict[str, Chart]:
         ),
         "dots": figures.dots("d", [row], "SGD", ACCURACY, "Differences <to> SGD & others"),
         "switch": figures.switch_curve(
-            "e", (finals, pd.Series([0, 1], finals.index)), pd.Series([85.0, 86.0]), ACCURACY, labels
+            "e", BySwitch(finals, pd.Series([0, 1], finals.index)), pd.Series([85.0, 86.0]), ACCURACY, labels
         ),
     }
 

@@ -66,10 +66,25 @@ def test_a_jump_is_measured_from_the_smallest_loss_so_far_and_lasts_until_halfwa
     assert (first.times, first.peak) == pytest.approx((12.0, 20.0))
 
 
-def test_losses_are_compared_up_to_the_first_that_is_not_positive() -> None:
-    """Ratios to zero, or to a negative loss, say nothing."""
-    assert jumps.find(np.array([1.0, 0.1, 20.0, 0.1, 0.0, 5.0, 5.0]), 10.0) == [jumps.Jump(2, 200.0, 200.0, 1)]
-    assert jumps.find(np.array([-1.0, -2.0, 3.0]), 10.0) == []
+@pytest.mark.parametrize(
+    ("losses", "expected", "epochs"),
+    [
+        ([1.0, 0.1, 20.0, 0.1, 0.0, 5.0, 5.0], [jumps.Jump(2, 200.0, 200.0, 1)], 4),
+        ([-1.0, -2.0, 3.0], [], 0),
+    ],
+)
+def test_losses_are_compared_up_to_the_first_that_is_not_positive(
+    tmp_path: Path, write_run: Callable[..., Path], losses: list[float], expected: list[jumps.Jump], epochs: int
+) -> None:
+    """Ratios to zero, or to a negative loss, say nothing. Nor do later epochs count as epochs without a jump."""
+
+    def record(folder: Path) -> None:
+        pd.read_parquet(folder / store.HISTORY).assign(loss=losses).to_parquet(folder / store.HISTORY)
+
+    write_run(tmp_path, "sgd", epochs=len(losses), extra=record)
+    (trace,) = jumps.read(store.read_runs(tmp_path), {})
+    assert jumps.find(trace.losses, 10.0) == expected
+    assert trace.exposed(0) == epochs
 
 
 def test_a_loss_that_never_comes_back_is_one_jump() -> None:

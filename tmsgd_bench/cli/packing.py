@@ -59,10 +59,7 @@ def pack(options: argparse.Namespace) -> int:
         stores.check_no_folder_of_stores(root)
     if not runs:
         raise StoreError(f"no run in {stores.listed(options.stores)} has finished: train one first.")
-    with packed.locked(options.out):  # another command that adds to the file waits
-        runs = packing.gathered([options.out] if options.out.exists() else [], runs)
-        packed.write(options.out, {run_id: contents for run_id, (_, contents) in runs.items()})
-    terminal.say(f"{options.out} holds {number_of(len(runs), 'run')}.")
+    terminal.say(f"{options.out} holds {number_of(packing.add(options.out, runs), 'run')}.")
     return 0
 
 

@@ -6,7 +6,6 @@ of updates) and ``auto_switch`` (see tmsgd_bench/engine/monitor.py), and turns o
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -54,8 +53,7 @@ def build_schedulers(
     ``steps_per_epoch`` (see tmsgd_bench/engine/schedules.py).
 
     Raises:
-        ConfigError: the schedule's class cannot be found, it refuses its options, or it would change the momentum
-            without being told to.
+        ConfigError: the schedule's class cannot be found, or it refuses its options.
     """
     per_update: list[LRScheduler] = []
     per_epoch: list[LRScheduler] = []
@@ -68,21 +66,11 @@ def build_schedulers(
         options |= {"steps_per_epoch": steps_per_epoch} if every == "update" else {}
         stepped = per_update if every == "update" else per_epoch
         kind = resolve("schedule", schedule["_target_"])
-        _check_momentum(kind, options)
         try:
             stepped.append(kind(optimizer, **options))
         except Exception as error:  # a class of the user's own may raise anything
             raise ConfigError(f"the learning-rate schedule refuses its options: {one_line(error)}") from error
     return per_update, per_epoch
-
-
-def _check_momentum(kind: type, options: Mapping[str, Any]) -> None:
-    """Refuse torch's default of cycling the momentum along with the learning rate: SGD would be SGD with momentum."""
-    if "cycle_momentum" in inspect.signature(kind).parameters and "cycle_momentum" not in options:
-        raise ConfigError(
-            f"{kind.__name__} changes the momentum as well by default: add cycle_momentum: false to the schedule, or "
-            "cycle_momentum: true if that is wanted."
-        )
 
 
 def advance(schedulers: Iterable[LRScheduler]) -> None:

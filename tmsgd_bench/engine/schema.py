@@ -311,6 +311,17 @@ def check_schedule(section: str, values: Any) -> None:
     every = options.pop("every", "epoch")
     EVERY(f"{section}.every", every)
     check_signature(section, kind, options, arguments=("steps_per_epoch",) if every == "update" else ())
+    _check_momentum(kind, options)
+
+
+def _check_momentum(kind: Any, options: Mapping[str, Any]) -> None:
+    """Refuse torch's default of cycling the momentum along with the learning rate: SGD would be SGD with momentum."""
+    signature = parameters(kind, 1)
+    if signature and "cycle_momentum" in signature.named and "cycle_momentum" not in options:
+        raise ConfigError(
+            f"{kind.__name__} changes the momentum as well by default: add cycle_momentum: false to the schedule, or "
+            "cycle_momentum: true if that is wanted."
+        )
 
 
 def check_tracker(values: Any) -> None:

@@ -77,13 +77,13 @@ def draw(study: pd.DataFrame, base: pd.DataFrame) -> Figure:
     Where a run diverged there is no mean.
     """
     first = study.iloc[0]
-    finals, diverged = selection.by_switch(study)
+    switched = selection.by_switch(study)
     figure = Figure(figsize=(6.0, 3.2), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    for _, values in finals.items():
-        axes.plot(finals.index, values, "o", color=COLOUR, markersize=3, alpha=0.55)
-    mean, spread = finals.mean(axis=1).where(diverged == 0), finals.std(axis=1, ddof=1).fillna(0.0)
+    for _, values in switched.finals.items():
+        axes.plot(values.index, values, "o", color=COLOUR, markersize=3, alpha=0.55)
+    mean, spread = switched.mean, switched.spread.fillna(0.0)
     label = mathtext(f"{first['label']}, mean ± standard deviation")
     axes.errorbar(mean.index, mean, spread, color=COLOUR, marker="s", capsize=3, label=label)
     _level(axes, base)

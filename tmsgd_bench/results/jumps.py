@@ -127,11 +127,9 @@ def find(losses: np.ndarray, factor: float) -> list[Jump]:
     """The jumps of one run.
 
     Args:
-        losses: training loss of each epoch, finite. Up to the first that is not positive they can be compared by their
-            ratios; later ones are not looked at.
+        losses: training loss of each epoch, finite and positive.
         factor: as in :class:`Rule`.
     """
-    losses = losses[: int(np.argmax(losses <= 0.0)) if (losses <= 0.0).any() else len(losses)]
     jumps: list[Jump] = []
     lowest, epoch = math.inf, 0
     while epoch < len(losses):
@@ -170,8 +168,9 @@ def read(runs: pd.DataFrame, recorded: Mapping[str, pd.DataFrame]) -> list[Trace
                 run["run_id"],
             )
             other = history
-        finite = np.isfinite(other[LOSS].to_numpy(dtype=float))
-        traces.append(Trace(run, other.iloc[: len(finite) if finite.all() else int(finite.argmin())], ()))
+        losses = other[LOSS].to_numpy(dtype=float)
+        usable = np.isfinite(losses) & (losses > 0.0)  # jumps are ratios of losses
+        traces.append(Trace(run, other.iloc[: len(usable) if usable.all() else int(usable.argmin())], ()))
     return traces
 
 

@@ -76,6 +76,22 @@ def gathered(roots: Iterable[Path], known: Mapping[str, Found] | None = None) ->
     return runs
 
 
+def add(path: Path, found: Mapping[str, Found]) -> int:
+    """Add runs to a packed file, or make it; returns how many it holds. Other processes that add to it wait.
+
+    Args:
+        path: ends in ``.parquet``; its folder is made if missing.
+        found: from :func:`gathered`.
+
+    Raises:
+        StoreError: see :func:`gathered`, or the file cannot be written.
+    """
+    with packed.locked(path):
+        runs = gathered([path] if path.exists() else [], found)
+        packed.write(path, {run_id: contents for run_id, (_, contents) in runs.items()})
+    return len(runs)
+
+
 def _finished(root: Path) -> list[Path]:
     """The finished runs of a store.
 

@@ -8,7 +8,7 @@ import math
 import operator
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
@@ -116,15 +116,35 @@ def counted(selected: pd.DataFrame, optimizer: str) -> pd.DataFrame:
     return selected[(selected["optimizer"] == optimizer) & ~selected["left_out"] & ~selected["copy"]]
 
 
-def by_switch(runs: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series]:
-    """The final metric of finished runs by switch epoch (rows) and seed (columns), and how many diverged, by epoch.
+@dataclass(frozen=True)
+class BySwitch:
+    """Runs that differ in switch epoch and seed.
 
-    Where a run diverged, the mean of the others says nothing. Runs that never switched are left out.
+    Args:
+        finals: their final metric, a row for each switch epoch (its index), a column for each seed.
+        diverged: how many runs did, by switch epoch.
     """
+
+    finals: pd.DataFrame
+    diverged: pd.Series
+
+    @property
+    def mean(self) -> pd.Series:
+        """Over seeds; NaN where a run diverged, because the mean of the others says nothing."""
+        return self.finals.mean(axis=1).where(self.diverged == 0)
+
+    @property
+    def spread(self) -> pd.Series:
+        """Sample standard deviation over seeds; NaN where a run diverged, and of a single seed."""
+        return self.finals.std(axis=1, ddof=1).where(self.diverged == 0)
+
+
+def by_switch(runs: pd.DataFrame) -> BySwitch:
+    """The final metric of finished runs by switch epoch and seed. Runs that never switched are left out."""
     switched = runs[runs["switch_epoch"].astype(float) < math.inf].astype({"switch_epoch": float, "final": float})
     finals = switched.pivot_table(index="switch_epoch", columns="seed", values="final", dropna=False)
     diverged = (switched["status"] == Status.DIVERGED).groupby(switched["switch_epoch"]).sum()
-    return finals, diverged.reindex(finals.index)
+    return BySwitch(finals, diverged.reindex(finals.index))
 
 
 def sweep(runs: pd.DataFrame, selected: pd.DataFrame, optimizer: str) -> pd.DataFrame:

@@ -152,12 +152,11 @@ def _finals(runs: pd.DataFrame | None) -> pd.Series:
 def _switch_curves(source: ExperimentRuns, name: str) -> Iterator[Chart]:
     for optimizer, base in BASES.items():
         swept = selection.sweep(source.runs, source.selected, optimizer)
-        finals, diverged = selection.by_switch(swept[swept["status"].isin(FINISHED)])
-        if len(finals) > 1:
+        switched = selection.by_switch(swept[swept["status"].isin(FINISHED)])
+        if len(switched.finals) > 1:
             of_base = selection.counted(source.selected, base)
             level = _finals(None if (of_base["status"] == Status.DIVERGED).any() else of_base)
             labels = {key: _label(runs, key) for key, runs in ((optimizer, swept), (base, of_base))}
-            switched = (finals, diverged)
             yield figures.switch_curve(f"{name}-switch-{optimizer}", switched, level, source.metric, labels)
 
 

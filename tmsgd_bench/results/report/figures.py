@@ -27,7 +27,7 @@ from tmsgd_bench.results.answer import Gain
 from tmsgd_bench.results.differences import DRAWN
 from tmsgd_bench.results.figure_gains import draw_gains
 from tmsgd_bench.results.report.svg import slim
-from tmsgd_bench.results.selection import few_seeds
+from tmsgd_bench.results.selection import BySwitch, few_seeds
 from tmsgd_bench.results.statistics import Difference, summarise
 
 WIDTH = 4.7  # inches: 340 points, so that text keeps its size on a phone
@@ -359,7 +359,7 @@ def _dots_text(rows: Sequence[Dots], reference: str) -> str:
 @rc_context(THEME)
 def switch_curve(
     name: str,
-    switched: tuple[pd.DataFrame, pd.Series],
+    switched: BySwitch,
     reference: pd.Series,
     quantity: Quantity,
     labels: Mapping[str, str],
@@ -376,8 +376,7 @@ def switch_curve(
     figure, axes = _panel(2.9)
     (optimizer, label), (base_name, base_label) = labels.items()
     look, base = LOOKS[optimizer], LOOKS[base_name]
-    finals, diverged = switched
-    mean, spread = finals.mean(axis=1).where(diverged == 0), finals.std(axis=1, ddof=1).where(diverged == 0)
+    finals, mean, spread = switched.finals, switched.mean, switched.spread
     for _, values in finals.items():
         axes.plot(finals.index, values, "o", color=look.color, markersize=2.5, alpha=0.6)
     axes.errorbar(
@@ -397,7 +396,7 @@ def switch_curve(
         (f"{epoch:g}", _short(mean[epoch]), _short(spread[epoch]), str(counts[epoch]))
         for epoch in map(float, mean.index)
     ]
-    lost = [f", {count} diverged" * bool(count) for count in diverged]
+    lost = [f", {count} diverged" * bool(count) for count in switched.diverged]
     text = "; ".join(
         f"{row[1]} (n={row[3]}{of}) with switch epoch {row[0]}" for row, of in zip(rows, lost, strict=True)
     )
