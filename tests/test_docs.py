@@ -18,7 +18,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 import torch
 from hydra import compose as hydra_compose
@@ -281,42 +280,3 @@ def test_links_lead_somewhere(page: str) -> None:
             target = (ROOT / page).parent / path if path else ROOT / page
             assert target.exists(), link
             assert not anchor or anchor in anchors(target), link
-
-
-def rows(text: str) -> dict[str, list[str]]:
-    """The cells of a page's tables by their first one."""
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
-    return {row[0]: row[1:] for row in cells}
-
-
-def test_the_readmes_numbers_are_those_of_the_published_table() -> None:
-    """Each below the head of its column, which may be shorter than the published one."""
-    published = rows((ROOT / "results/table5/table5.md").read_text(encoding="utf-8"))
-    readme = rows(PAGES["README.md"].partition("## Use the optimizer")[0])
-    heads, known = readme.pop("Optimizer"), published.pop("Optimizer")
-    places = [next(place for place, full in enumerate(known) if full.startswith(head)) for head in heads]
-    del readme["---"]
-    assert len(readme) == 6
-    assert {name: [published[name][place] for place in places] for name in readme} == readme
-
-
-def test_the_reduced_pages_numbers_are_those_of_the_published_tables() -> None:
-    page = PAGES["docs/reduced.md"].partition("## Results")[2]
-    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line[:1] == "|"]
-    head, *body = [line for line in lines if len(line) == 11]
-    body = [line for line in body if "](../results/reduced/" in line[0]]
-    assert len(body) >= 9
-    for line in body:
-        (table,) = re.findall(r"\]\(\.\./(\S+)\.md\)", line[0])
-        *dataset, model = re.findall(r"`(\w+)`", line[0].partition(")")[2])
-        rows = pd.read_csv(ROOT / f"{table}.csv").query("model == @model and n > 0").set_index("optimizer")
-        rows = rows[rows["dataset"].isin(dataset)] if dataset else rows
-        for optimizer, cell in list(zip(head, line, strict=True))[3:9]:
-            number = cell.split()[0]
-            if number == "–":
-                assert optimizer not in rows.index
-                continue
-            decimals = len(number.partition(".")[2])
-            assert f"{rows.loc[optimizer, 'mean']:.{decimals}f}" == number, (model, optimizer)
-            fewer = rows.loc[optimizer, "n"] < rows["n"].max()
-            assert cell.endswith(f" (n={rows.loc[optimizer, 'n']})") == fewer, (model, optimizer)
