@@ -288,8 +288,8 @@ def channels_last(batch: Any) -> Any:
 
 def pairs(name: str, options: argparse.Namespace) -> str:
     """A row of the third table."""
-    two, one = (steps_per_second(name, options, processes, 3 - processes) for processes in (2, 1))
-    return f"{name:<16} {two:14.2f} {one:14.2f} {two / one:8.2f}"
+    side_by_side, alone = (steps_per_second(name, options, processes, 3 - processes) for processes in (2, 1))
+    return f"{name:<16} {side_by_side:14.2f} {alone:14.2f} {side_by_side / alone:8.2f}"
 
 
 def steps_per_second(name: str, options: argparse.Namespace, processes: int, threads: int) -> float:

@@ -71,7 +71,7 @@ def draw(chosen: pd.DataFrame) -> Figure:
     """
     drawn = chosen[chosen["drawn"]]
     samples = {row["run_id"]: Samples.load(Path(row["folder"])) for _, row in drawn.iterrows()}
-    epochs = spread(sorted({int(epoch) for one in samples.values() for epoch in one.epochs}))
+    epochs = spread(sorted({int(epoch) for sample in samples.values() for epoch in sample.epochs}))
     rows = [(_label(row), samples.get(row["run_id"])) for _, row in chosen.iterrows()]
     about = title(chosen, "photos")
     for metric, meaning in DISTANCES.items():

@@ -79,8 +79,8 @@ class Quality:
         for features in self._features(images):
             for name, distance in self.distances.items():
                 distance.update(features[name].double(), real=False)
-        found = {name: float(distance.compute()) for name, distance in self.distances.items()}
-        return found | {DIVERSITY.name: diversity(images)}
+        metrics = {name: float(distance.compute()) for name, distance in self.distances.items()}
+        return metrics | {DIVERSITY.name: diversity(images)}
 
     def _features(self, images: Tensor) -> Iterator[dict[str, Tensor]]:
         for batch in images.split(BATCH):

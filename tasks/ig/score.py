@@ -52,11 +52,11 @@ def score(run: Path, root: str | None, device: torch.device) -> dict[str, Any]:
     assert isinstance(task, ImageGeneration)
     _load(task, run / GENERATOR)
     with torch.no_grad():
-        found = task.evaluate()
+        metrics = task.evaluate()
     used = {"weights_sha256": inception.WEIGHTS.sha256, "device": str(device), "torch": str(torch.__version__)}
     primary = task.metrics[0]
     return {
-        "metrics": found,
+        "metrics": metrics,
         "primary": {key: getattr(primary, key) for key in ("name", "label", "unit", "direction")},
         "measured_with": {"images": len(task.reference), **used},
     }

@@ -60,8 +60,8 @@ class Stem(FeatureNetwork):
     def __init__(self, whole: weights.Weights, source: Path) -> None:
         super().__init__()
         self.layers = nn.ModuleDict({name: _Convolution(*sizes) for name, sizes in LAYERS.items()})
-        own = self.layers.state_dict()
-        counts = {name: value for name, value in own.items() if name.endswith(COUNT)}  # not in every file
+        state = self.layers.state_dict()
+        counts = {name: value for name, value in state.items() if name.endswith(COUNT)}  # not in every file
         used = {name: value for name, value in whole.items() if name.partition(".")[0] in LAYERS}
         weights.load_into(self.layers, {**used, **counts}, source)
         self.requires_grad_(False)

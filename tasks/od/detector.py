@@ -17,7 +17,7 @@ Batch = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Found:
+class DetectedBoxes:
     """Boxes found in several images.
 
     Args:
@@ -70,7 +70,7 @@ class Detector(ABC):
         """Scalar losses of a batch on the network's device, by name; what is minimised is their sum."""
 
     @abstractmethod
-    def detect(self, batch: Batch) -> Found:
+    def detect(self, batch: Batch) -> DetectedBoxes:
         """What is found in a batch of test examples: finite boxes within their images, after non-maximum suppression.
 
         Nothing where the network's outputs are not finite. Called in evaluation mode and without gradients.

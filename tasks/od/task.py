@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tasks import build_model, voc
 from tasks.compute import CHANNELS_LAST, PRECISION, autocast, memory_format
-from tasks.od.detector import Batch, Detector, Found, to_device
+from tasks.od.detector import Batch, DetectedBoxes, Detector, to_device
 from tasks.od.figure import SHOWN, Boxes, Shown
 from tasks.od.options import OPTIONS
 from tasks.od.rfbnet import RFBDetector
@@ -99,14 +99,16 @@ class ObjectDetection(Task):
         size = self.detector.evaluation_batch
         for batch in self.evaluation_loader.batches(torch.arange(len(self.test)), size):
             detected = self._detect(batch)
-            parts.append(Found(detected.images + first, detected.labels, detected.boxes, detected.scores))
+            parts.append(DetectedBoxes(detected.images + first, detected.labels, detected.boxes, detected.scores))
             first += size
         return _joined(parts)
 
-    def _detect(self, batch: Batch) -> Found:
+    def _detect(self, batch: Batch) -> DetectedBoxes:
         with self.autocast():
             detected = self.detector.detect(to_device(batch, self.settings.device))
-        return Found(*(part.cpu() for part in (detected.images, detected.labels, detected.boxes, detected.scores)))
+        return DetectedBoxes(
+            *(part.cpu() for part in (detected.images, detected.labels, detected.boxes, detected.scores))
+        )
 
     def draw(self, folder: Path) -> None:
         """Write ``boxes.png``; with ``save_predictions`` everything that is found, as VOC's official files.
@@ -157,6 +159,8 @@ def build(settings: TaskSettings, detector: str, **options: Any) -> Detector:
     return FastRCNN(settings, **options)
 
 
-def _joined(parts: list[Found]) -> Detections:
-    columns = {name: np.concatenate([getattr(part, name).numpy() for part in parts]) for name in Found.__annotations__}
+def _joined(parts: list[DetectedBoxes]) -> Detections:
+    columns = {
+        name: np.concatenate([getattr(part, name).numpy() for part in parts]) for name in DetectedBoxes.__annotations__
+    }
     return Detections(**columns)

@@ -491,6 +491,9 @@ def charts() -> dict[str, Chart]:
         "switch": figures.switch_curve(
             "e", BySwitch(finals, pd.Series([0, 1], finals.index)), pd.Series([85.0, 86.0]), ACCURACY, labels
         ),
+        "diverged level": figures.switch_curve(
+            "f", BySwitch(finals, pd.Series([0, 1], finals.index)), pd.Series([85.0, np.nan]), ACCURACY, labels
+        ),
     }
 
 
@@ -514,6 +517,7 @@ def test_a_chart_is_a_named_picture_with_text_in_the_pages_colours(name: str) ->
         ("gap", ["TM-SGD − SGD ends at +3 ± 2.8 (n=2)"]),
         ("gains", ["tc LSTM, full +0.5 [+0.2, +0.8] %, printed +0.3 %", "ic −9 %", "few seeds (n=1)"]),
         ("dots", ["TM-SGD − SGD is +1, interval +0.5 to +1.5, the paper prints +0.3"]),
+        ("diverged level", ["SGD: 1 of 2 diverged"]),
         ("switch", ["81.00 (n=2) with switch epoch 0", "– (n=1, 1 diverged) with switch epoch 2", "SGD 85.50 (n=2)"]),
     ],
 )

@@ -37,7 +37,7 @@ from torchvision.ops import box_iou, roi_pool
 import tasks
 from tasks.compute import IMAGENET_MEAN, IMAGENET_STD
 from tasks.od import vgg
-from tasks.od.detector import Batch, Found
+from tasks.od.detector import Batch, DetectedBoxes
 from tasks.od.fast_rcnn import FastRCNN, detector, imported, proposals, regions, selective_search
 from tasks.od.fast_rcnn import boxes as geometry
 from tasks.od.fast_rcnn.network import Network, region_maxima
@@ -1183,7 +1183,7 @@ def test_found_has_the_interfaces_types(stand_in: Path) -> None:
     made.network.eval()
     with torch.no_grad():
         found = made.detect(made.collate([made.evaluation_examples(part)(0)]))
-    assert isinstance(found, Found)
+    assert isinstance(found, DetectedBoxes)
     kinds = [found.images.dtype, found.labels.dtype, found.boxes.dtype, found.scores.dtype]
     assert kinds == [torch.int64, torch.int64, torch.float32, torch.float32]
     assert issubclass(DataError, BenchError)

@@ -27,7 +27,7 @@ from whole_runs import Killed, history, outcome
 
 import tasks
 from tasks.od import ObjectDetection
-from tasks.od.detector import Batch, Found
+from tasks.od.detector import Batch, DetectedBoxes
 from tasks.od.figure import PICTURE, SHOWN
 from tasks.od.rfbnet import RFBDetector
 from tmsgd_bench import cli
@@ -109,24 +109,24 @@ class Oracle:
     """
 
     def __init__(
-        self, task: ObjectDetection, worse: Callable[[Found, int], Found] = lambda found, number: found
+        self, task: ObjectDetection, worse: Callable[[DetectedBoxes, int], DetectedBoxes] = lambda found, number: found
     ) -> None:
         self.objects, self.worse, self.asked = task.test.objects, worse, 0
 
-    def __call__(self, batch: Batch) -> Found:
+    def __call__(self, batch: Batch) -> DetectedBoxes:
         parts = []
         for place in range(len(batch["images"])):
             number = self.asked % len(self.objects)
             own = self.objects[number]
             sure = torch.full((len(own),), 0.9)
-            true = Found(torch.full((len(own),), place), own.labels, own.boxes, sure)
+            true = DetectedBoxes(torch.full((len(own),), place), own.labels, own.boxes, sure)
             parts.append(self.worse(true, number))
             self.asked += 1
         names = ("images", "labels", "boxes", "scores")
-        return Found(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
+        return DetectedBoxes(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
 
 
-def blurred(true: Found, number: int) -> Found:
+def blurred(true: DetectedBoxes, number: int) -> DetectedBoxes:
     """Every object twice, moved by up to half its size, with random scores; a third of another class."""
     stream = torch.Generator().manual_seed(number)
     boxes = true.boxes.repeat(2, 1)
@@ -134,7 +134,7 @@ def blurred(true: Found, number: int) -> Found:
     other = torch.tensor([0, 1, 4, 7, 14])[torch.randint(5, (len(boxes),), generator=stream)]
     labels = true.labels.repeat(2).where(torch.rand(len(boxes), generator=stream) < 2 / 3, other)
     scores = torch.rand(len(boxes), generator=stream)
-    return Found(true.images.repeat(2), labels, boxes + moved.repeat(1, 2), scores)
+    return DetectedBoxes(true.images.repeat(2), labels, boxes + moved.repeat(1, 2), scores)
 
 
 @pytest.mark.usefixtures("glance")
@@ -167,8 +167,8 @@ def test_the_mean_is_over_the_classes_there_are(few: Path) -> None:
 def test_detections_that_are_of_another_image_are_worth_nothing(few: Path) -> None:
     task = make(few)
 
-    def elsewhere(true: Found, number: int) -> Found:
-        return Found(true.images, true.labels, true.boxes + 1000.0, true.scores)
+    def elsewhere(true: DetectedBoxes, number: int) -> DetectedBoxes:
+        return DetectedBoxes(true.images, true.labels, true.boxes + 1000.0, true.scores)
 
     task.detector.detect = Oracle(task, elsewhere)  # type: ignore[method-assign]
     assert evaluated(task)["map"] == 0.0
@@ -314,11 +314,11 @@ def test_shown_are_test_images_with_their_own_objects_and_what_is_found(few: Pat
 def test_boxes_are_drawn_where_they_are(few: Path, found: float) -> None:
     """Of what is found, all that is sure; or else the five surest, in thin lines."""
 
-    def many(true: Found, number: int) -> Found:
+    def many(true: DetectedBoxes, number: int) -> DetectedBoxes:
         rows = 7
         boxes = torch.tensor([10.0, 20.0, 40.0, 60.0]) + torch.arange(rows)[:, None]
         scores = found - 0.01 * torch.arange(rows)
-        return Found(true.images[:1].expand(rows), true.labels[:1].expand(rows), boxes, scores)
+        return DetectedBoxes(true.images[:1].expand(rows), true.labels[:1].expand(rows), boxes, scores)
 
     task = make(few)
     task.detector.detect = Oracle(task, many)  # type: ignore[method-assign]

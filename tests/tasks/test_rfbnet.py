@@ -21,7 +21,7 @@ from torchvision.ops import box_iou, nms
 import tasks
 from tasks.compute import IMAGENET_MEAN, IMAGENET_STD, normalise
 from tasks.od import vgg
-from tasks.od.detector import Batch, Found
+from tasks.od.detector import Batch, DetectedBoxes
 from tasks.od.rfbnet import RFBDetector, detector, network
 from tasks.od.rfbnet.loss import match, multi_box
 from tasks.od.rfbnet.network import Block, RFBNet
@@ -704,7 +704,7 @@ def slow_select(boxes: Tensor, scores: Tensor, candidates: int, kept: int) -> li
     return images
 
 
-def rows_of(found: Found, image: int, boxes: Tensor) -> list[tuple[float, int, int]]:
+def rows_of(found: DetectedBoxes, image: int, boxes: Tensor) -> list[tuple[float, int, int]]:
     """Of one image, as :func:`slow_select` has them; a box is told by its exact numbers."""
     numbers = {tuple(box): number for number, box in enumerate(boxes.tolist())}
     chosen = found.images == image

@@ -37,14 +37,14 @@ def print_best(options: argparse.Namespace) -> int:
     """Print the searches with their best rates, or those rates as settings."""
     runs = stores.filtered(stores.read(options.results), options, ["task", "model"])
     searches = learning_rates.searches(stores.filtered(runs, options, ["data"]))
-    places = [list(found) for _, found in itertools.groupby(searches, key=lambda search: search.where)]
+    places = [list(group) for _, group in itertools.groupby(searches, key=lambda search: search.where)]
     if not places:
         raise stores.no_search(runs, options, options.task or "ctr")
     if options.settings:
         return _print_settings(places)
-    for found in places:
-        forms.say_markdown("\n".join(_table(found)), ("Remark",))
-        terminal.say(f"\n{_next(found)}\n")
+    for place in places:
+        forms.say_markdown("\n".join(_table(place)), ("Remark",))
+        terminal.say(f"\n{_next(place)}\n")
     return 0
 
 
@@ -58,19 +58,19 @@ def _print_settings(places: Sequence[Sequence[Search]]) -> int:
     return 0
 
 
-def _table(found: Sequence[Search]) -> Iterator[str]:
+def _table(searches: Sequence[Search]) -> Iterator[str]:
     """A table of the searches of one place, in Markdown, the best of each in bold type."""
-    task, model, dataset, data = found[0].where
-    unit = f", {found[0].unit}" if found[0].unit else ""
-    better = "larger" if found[0].direction == "max" else "smaller"
+    task, model, dataset, data = searches[0].where
+    unit = f", {searches[0].unit}" if searches[0].unit else ""
+    better = "larger" if searches[0].direction == "max" else "smaller"
     yield (
-        f"**{task}, {model}, {data} {dataset or 'data'}: {found[0].metric or 'metric'} on the validation split"
+        f"**{task}, {model}, {data} {dataset or 'data'}: {searches[0].metric or 'metric'} on the validation split"
         f"{unit} ({better} is better)**"
     )
     yield ""
     yield cells.markdown_row(("Optimizer", "Learning rate: mean over the search's seeds", "Best", "Remark"))
     yield "|---" * 4 + "|"
-    for search in found:
+    for search in searches:
         trials = "; ".join(_trial(search, trial) for trial in search.trials)
         best = f"{search.best.lr:g}" if search.best else "–"
         remark = f"{number_of(search.missing, 'run')} missing" if search.missing else search.edge
@@ -78,11 +78,11 @@ def _table(found: Sequence[Search]) -> Iterator[str]:
     yield ""
 
 
-def _next(found: Sequence[Search]) -> str:
+def _next(searches: Sequence[Search]) -> str:
     """The command that comes next, on a line of its own, which can be copied; or why there is none."""
-    if reason := learning_rates.reason_without_best(found):
+    if reason := learning_rates.reason_without_best(searches):
         return f"{reason[0].upper()}{reason[1:]}."
-    return f"Test the best rates{learning_rates.folder_note(found)}: {learning_rates.command_to_test(found)}"
+    return f"Test the best rates{learning_rates.folder_note(searches)}: {learning_rates.command_to_test(searches)}"
 
 
 def _trial(search: Search, trial: Trial) -> str:

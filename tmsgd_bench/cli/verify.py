@@ -64,7 +64,7 @@ def verify(parsers: Parsers, options: argparse.Namespace) -> int:
             check.command(command)
         for page, quoted in record.quoted.items():
             check.page(page, quoted)
-    reasons = {} if options.slow else {one.target: "takes long: add --slow" for one in record.slow}
+    reasons = {} if options.slow else {command.target: "takes long: add --slow" for command in record.slow}
     left = check.rest({**reasons, **record.not_derived})
     return _report(check, left)
 

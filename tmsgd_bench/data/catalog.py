@@ -384,13 +384,13 @@ def find(name: str, folders: Sequence[Path] = ()) -> Dataset:
     """
     if name in catalog():
         return catalog()[name]
-    own = own_entries(folders)
-    if name not in own:
+    paths = own_entries(folders)
+    if name not in paths:
         raise ConfigError(
-            f"unknown data set {name!r}: choose one of {', '.join([*catalog(), *own])}, or describe it in "
+            f"unknown data set {name!r}: choose one of {', '.join([*catalog(), *paths])}, or describe it in "
             f"{OWN}/{name}.yaml in the folder of --config-dir."
         )
-    return replace(read_entry(name, own[name]), entries=own[name].parent)
+    return replace(read_entry(name, paths[name]), entries=paths[name].parent)
 
 
 def find_all(names: str, folders: Sequence[Path] = ()) -> Dataset | Combined:
@@ -426,7 +426,7 @@ def _dataset(name: str, entry: Any) -> Dataset:
 
 def _required(kind: type[Any]) -> list[str]:
     """The fields of a dataclass that have no default."""
-    return [one.name for one in fields(kind) if one.default is MISSING and one.default_factory is MISSING]
+    return [field.name for field in fields(kind) if field.default is MISSING and field.default_factory is MISSING]
 
 
 def _instance(kind: type[Any], values: Mapping[str, Any], place: str = "") -> Any:
@@ -442,7 +442,7 @@ def _instance(kind: type[Any], values: Mapping[str, Any], place: str = "") -> An
         raise TypeError(f"{place}each must have the keys {', '.join(_required(kind))}, not {values!r}")
     if missing := [key for key in _required(kind) if key not in values]:
         raise TypeError(f"{place}the key {missing[0]} is missing")
-    known = [one.name for one in fields(kind) if one.name not in OF_NO_ENTRY]
+    known = [field.name for field in fields(kind) if field.name not in OF_NO_ENTRY]
     if unknown := [key for key in values if key not in known]:
         raise TypeError(f"{place}the key {unknown[0]} is unknown: there are {', '.join(known)}")
     arguments = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}

@@ -146,9 +146,9 @@ def check_names(config: DictConfig, choices: Mapping[str, str | None], sources: 
 def _check_hidden(choices: Mapping[str, str | None], sources: Iterable[Any]) -> None:
     folders = {Path(source.path).resolve(): None for source in sources if source.schema == "file"}
     for group, chosen in choices.items():
-        found = [path for folder in folders if (path := folder / group / f"{chosen}.yaml").is_file()]
-        if len(found) > 1:
-            raise ConfigError(f"{found[1]} would not be used, because {found[0]} has its name: give it another name.")
+        paths = [path for folder in folders if (path := folder / group / f"{chosen}.yaml").is_file()]
+        if len(paths) > 1:
+            raise ConfigError(f"{paths[1]} would not be used, because {paths[0]} has its name: give it another name.")
 
 
 def _check_group(group: str, override: Override, conf: Path) -> None:

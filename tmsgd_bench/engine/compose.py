@@ -237,8 +237,8 @@ def _candidates(
 
 def _agrees(block: DictConfig, protocol: str, model: str, needed: Mapping[str, int]) -> bool:
     """Whether a protocol has these values; in those of ``OWN_SETTINGS`` a model's own block comes first."""
-    own = block.get(model) if protocol in OWN_SETTINGS else None
-    first = own if isinstance(own, DictConfig) else {}
+    of_model = block.get(model) if protocol in OWN_SETTINGS else None
+    first = of_model if isinstance(of_model, DictConfig) else {}
     return all(first.get(key, block.get(key, value)) == value for key, value in needed.items())
 
 

@@ -101,8 +101,8 @@ def _explain_override(error: BaseException, conf: Path) -> str:
     if refused := _refusal(error):
         return str(refused)
     for pattern, sentence in REWORDED.items():
-        if found := re.search(pattern, str(error)):
-            return sentence.format(found[1])
+        if match := re.search(pattern, str(error)):
+            return sentence.format(match[1])
     if isinstance(error, InterpolationResolutionError) and error.full_key:
         return _refers_to_nothing(error)
     cause = error.__cause__ or error

@@ -272,7 +272,7 @@ def _differing(runs: Sequence[PlannedRun]) -> dict[str, str]:
     differing: dict[str, str] = {}
     for specs in by_optimizer.values():
         words = in_words([_not_in_the_name(spec) for spec in specs], "=") or [""] * len(specs)
-        differing |= {spec.run_id: f"  {one}" if one else "" for spec, one in zip(specs, words, strict=True)}
+        differing |= {spec.run_id: f"  {text}" if text else "" for spec, text in zip(specs, words, strict=True)}
     return differing
 
 
@@ -352,10 +352,10 @@ def _seconds_per_epoch(spec: RunSpec, runs: pd.DataFrame) -> tuple[float, bool]:
     The runs of the store count. If there are none of the kind, published runs of the same length and batch size do,
     with the optimizer or, without such, with any; NaN if there are none either.
     """
-    own = _alike(spec, runs)
-    own = own[own["optimizer"] == spec.optimizer["name"]]
-    if len(own):
-        return _median_pace(own), False
+    trained = _alike(spec, runs)
+    trained = trained[trained["optimizer"] == spec.optimizer["name"]]
+    if len(trained):
+        return _median_pace(trained), False
     published = _alike(spec, _published(f"{spec.task['name']}-{spec.model['name']}-"))
     published = published[(published["epochs"] == spec.epochs) & (published["batch_size"] == spec.batch_size)]
     same = published[published["optimizer"] == spec.optimizer["name"]]

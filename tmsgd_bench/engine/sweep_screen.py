@@ -100,8 +100,8 @@ class SweepScreen:
     def _row(self, state: Mapping[str, Any], live: Mapping[str, Any], common: set[str]) -> tuple[str, ...]:
         """The cells of a run; before it has a name, the settings in which it differs from others stand for it."""
         if not live:
-            own = [override for override in state.get("overrides", ()) if override not in common]
-            return escaping.plain(" ".join(own)), "begins", "", "", ""
+            overrides = [override for override in state.get("overrides", ()) if override not in common]
+            return escaping.plain(" ".join(overrides)), "begins", "", "", ""
         speed, left = live.get("steps_per_second"), live.get("seconds_left")
         return (
             escaping.plain(str(live["run_id"])),

@@ -181,8 +181,8 @@ def _crossings(weights: Sequence[float], gain: float, momentum: float) -> list[f
         derivative.pop()
     # A double root, where a characteristic root touches the circle, is computed with an imaginary part of about the
     # square root of the precision. To keep such pairs is harmless, because every candidate is tested afterwards.
-    found = _chebyshev_roots(derivative)
-    cosines = found.real[(found.imag.abs() < 1e-6) & (found.real.abs() < 1.0)]
+    roots = _chebyshev_roots(derivative)
+    cosines = roots.real[(roots.imag.abs() < 1e-6) & (roots.real.abs() < 1.0)]
     angles = torch.cat([cosines.arccos(), vector([math.pi])])
     steps = sorted(step for step in boundary_locus(weights, gain, angles, momentum).real.tolist() if step > 0.0)
     return [step for i, step in enumerate(steps) if i == 0 or step > steps[i - 1] * (1.0 + SAME_STEP)]

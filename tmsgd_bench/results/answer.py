@@ -113,14 +113,14 @@ def sentence(verdicts: Verdicts) -> str:
     """The answer for the whole paper: how many experiments have which verdict, each at its highest level."""
     every = {claim.experiment.key for claim in verdicts.claims if claim.experiment and claim.id.endswith(PAIR)}
     highest: dict[str, Finding] = {}
-    for found in sorted(findings(verdicts), key=lambda one: list(LEVELS.values()).index(one.claim.level)):
-        highest.setdefault(found.experiment.key, found)
-    counts = Counter(found.claim.verdict for found in highest.values())
+    for finding in sorted(findings(verdicts), key=lambda finding: list(LEVELS.values()).index(finding.claim.level)):
+        highest.setdefault(finding.experiment.key, finding)
+    counts = Counter(finding.claim.verdict for finding in highest.values())
     counts["not yet tested"] = len(every) - len(highest)
     words = [f"{counts[word]} {word}" for word in get_args(Verdict) if counts[word]]
     return f"In {len(every)} experiments, each at its highest level: {', '.join(words)}."
 
 
-def measured_gains(found: Iterable[Finding]) -> list[Gain]:
+def measured_gains(findings: Iterable[Finding]) -> list[Gain]:
     """The rows of a picture of findings; those with nothing to draw are left out."""
-    return [row for row in (one.gain for one in found) if row is not None and math.isfinite(row.mean)]
+    return [row for row in (finding.gain for finding in findings) if row is not None and math.isfinite(row.mean)]

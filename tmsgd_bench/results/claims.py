@@ -103,14 +103,14 @@ class _Level:
 
     Args:
         name: of the level.
-        own: whether a claim without a run is listed too.
+        lists_untested: whether a claim without a run is listed too.
         selected: the runs of each experiment, by its key.
         tested: all comparisons.
         tried: for each experiment without a run at this level, what there is at others.
     """
 
     name: str
-    own: bool
+    lists_untested: bool
     selected: Mapping[str, pd.DataFrame]
     tested: Mapping[Key, Tested]
     tried: Mapping[str, tuple[str, ...]]
@@ -139,19 +139,21 @@ def evaluate(runs: pd.DataFrame, numerics: Numerics | None, protocol: str | None
 def _levels(runs: pd.DataFrame, asked: str | None) -> Iterator[_Level]:
     followed = {name for names in runs.loc[runs["data"] == "real", "protocols"] for name in names}
     for protocol, name in LEVELS.items():
-        own = protocol == (asked or OWN_PROTOCOL)
-        if own or (asked is None and protocol in followed):
-            yield _level(runs, protocol, name, own)
+        lists_untested = protocol == (asked or OWN_PROTOCOL)
+        if lists_untested or (asked is None and protocol in followed):
+            yield _level(runs, protocol, name, lists_untested)
 
 
-def _level(runs: pd.DataFrame, protocol: str, name: str, own: bool) -> _Level:
-    selected = {one.key: selection.select(runs, one, "real", protocol) for one in every_experiment(protocol)}
+def _level(runs: pd.DataFrame, protocol: str, name: str, lists_untested: bool) -> _Level:
+    every = list(every_experiment(protocol))
+    selected = {experiment.key: selection.select(runs, experiment, "real", protocol) for experiment in every}
     tested: dict[Key, Tested] = {}
     for number in paper()["tables"]:
         blocks = experiments(number, protocol)
-        tested |= families.tested(runs, blocks, [selected[one.key] for one in blocks])
-    untried = [one for one in every_experiment(protocol) if own and selected[one.key].empty]
-    return _Level(name, own, selected, tested, {one.key: _elsewhere(runs, one) for one in untried})
+        tested |= families.tested(runs, blocks, [selected[experiment.key] for experiment in blocks])
+    untried = [experiment for experiment in every if lists_untested and selected[experiment.key].empty]
+    tried = {experiment.key: _elsewhere(runs, experiment) for experiment in untried}
+    return _Level(name, lists_untested, selected, tested, tried)
 
 
 def _elsewhere(runs: pd.DataFrame, experiment: Experiment) -> tuple[str, ...]:
@@ -211,21 +213,21 @@ def _numerical(entry: Mapping[str, Any], numerics: Numerics) -> Claim:
 
 def _compared(entry: Mapping[str, Any], key: Key, level: _Level) -> Iterator[Claim]:
     """The claim about a pair of optimizers, if it is to be listed at this level."""
-    one = level.tested[key]
-    if not (level.own or one.comparison.pairs or one.comparison.void):
+    test = level.tested[key]
+    if not (level.lists_untested or test.comparison.pairs or test.comparison.void):
         return
     yield _claim(
         entry,
         _id(key),
         level.name,
-        _statement(one),
-        experiment=one.experiment,
-        judgement=one.judgement,
-        comparison=one.comparison,
-        printed=one.printed,
-        last=one.last,
-        marks=level.tried.get(one.experiment.key) or _marks(one.sides, one.comparison),
-        run_ids=families.evidence(one),
+        _statement(test),
+        experiment=test.experiment,
+        judgement=test.judgement,
+        comparison=test.comparison,
+        printed=test.printed,
+        last=test.last,
+        marks=level.tried.get(test.experiment.key) or _marks(test.sides, test.comparison),
+        run_ids=families.evidence(test),
     )
 
 
@@ -235,7 +237,7 @@ def _joined(entry: Mapping[str, Any], level: _Level) -> Iterator[Claim]:
     keys = [(experiment.key, pair) for experiment in where for pair in pairs]
     parts = [level.tested[key] for key in keys]
     tested = [part for part in parts if part.judgement.verdict != "not yet tested"]
-    if not (tested or level.own):
+    if not (tested or level.lists_untested):
         return
     counts = Counter(part.judgement.verdict for part in tested)
     words = [f"{len(tested)} of {len(parts)} tested", *(f"{count} {word}" for word, count in counts.items())]
@@ -264,8 +266,8 @@ def _claim(entry: Mapping[str, Any], name: str, level: str, statement: str, **va
     return Claim(name, level, entry["place"], entry.get("says", ""), entry.get("note", ""), statement, **values)
 
 
-def _statement(one: Tested) -> str:
-    return " better than ".join(families.label(name, one.experiment) for name in one.pair)
+def _statement(test: Tested) -> str:
+    return " better than ".join(families.label(name, test.experiment) for name in test.pair)
 
 
 def _marks(sides: Mapping[str, pd.DataFrame], comparison: Comparison) -> tuple[str, ...]:

@@ -153,8 +153,8 @@ def _check_settings(runs: pd.DataFrame, reference: rows.Reference) -> None:
 def _choices(runs: pd.DataFrame, reference: rows.Reference) -> str:
     """The references that differ from one in its own settings alone."""
     every = [rows.settings_of(run) for _, run in runs.iterrows()]
-    settings = {tuple(f"{key}={rows.shown(one.get(key))}" for key in reference.settings) for one in every}
-    return ", ".join(",".join((reference.name, *one)) for one in sorted(settings))
+    settings = {tuple(f"{key}={rows.shown(choice.get(key))}" for key in reference.settings) for choice in every}
+    return ", ".join(",".join((reference.name, *choice)) for choice in sorted(settings))
 
 
 def _tables(runs: pd.DataFrame, group_by: Collection[str]) -> pd.Series:
@@ -179,12 +179,12 @@ def _claimed(runs: pd.DataFrame) -> dict[Behind, Tested]:
     kinds = {(data, name) for data, names in zip(runs["data"], runs["protocols"], strict=True) for name in names or ()}
     tasks = set(runs["task"])
     return {
-        families.runs_behind(*one.sides.values()): one
+        families.runs_behind(*test.sides.values()): test
         for number in paper()["tables"]
         if layout(number)["task"] in tasks
         for data, protocol in sorted(kinds)
-        for one in families.of_conditions(runs, number, data, protocol).values()
-        if one.comparison.pairs
+        for test in families.of_conditions(runs, number, data, protocol).values()
+        if test.comparison.pairs
     }
 
 

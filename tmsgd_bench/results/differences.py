@@ -51,14 +51,14 @@ def first_difference(name: str, published: str, derived: str) -> str | None:
 
 
 def _in_csv(published: str, derived: str) -> str | None:
-    one, other = (list(csv.reader(text.splitlines())) for text in (published, derived))
-    heads = one[0] if one else []
+    published_rows, derived_rows = (list(csv.reader(text.splitlines())) for text in (published, derived))
+    heads = published_rows[0] if published_rows else []
 
     def place(row: int, column: int) -> str:
         head = f" ({heads[column - 1]})" if 0 < column <= len(heads) else ""
         return f"row {row}, column {column}{head}" if row else f"the heads, column {column}"
 
-    return _in_rows(one, other, place, _close)
+    return _in_rows(published_rows, derived_rows, place, _close)
 
 
 def _rows(text: str) -> Rows:
@@ -74,12 +74,12 @@ def _lines(text: str) -> list[str]:
     return text.split("\n")
 
 
-def _close(one: str, other: str) -> bool:
+def _close(left: str, right: str) -> bool:
     """Whether two cells are the same text, or the same number but for its last digits."""
-    if one == other:
+    if left == right:
         return True
     try:
-        return math.isclose(float(one), float(other), rel_tol=CLOSE)
+        return math.isclose(float(left), float(right), rel_tol=CLOSE)
     except ValueError:
         return False
 
@@ -87,10 +87,10 @@ def _close(one: str, other: str) -> bool:
 def _in_rows(
     published: Rows, derived: Rows, place: Callable[[int, int], str], same: Callable[[str, str], bool]
 ) -> str | None:
-    for row, (one, other) in enumerate(zip_longest(published, derived)):
-        if one is None or other is None:
+    for row, (published_row, derived_row) in enumerate(zip_longest(published, derived)):
+        if published_row is None or derived_row is None:
             return f"{len(published)} lines are published, {len(derived)} derived"
-        for column, (left, right) in enumerate(zip_longest(one, other), 1):
+        for column, (left, right) in enumerate(zip_longest(published_row, derived_row), 1):
             if left is None or right is None or not same(left, right):
                 return f"{place(row, column)}: {_pair(left, right)}"
     return None
@@ -100,8 +100,8 @@ def _pair(published: str | None, derived: str | None) -> str:
     """Both cells, from a little before the first letter that differs."""
     texts = [text for text in (published, derived) if text is not None]
     start = max(0, _common(texts) - SHOWN // 2) if len(texts) > 1 and max(map(len, texts)) > SHOWN else 0
-    one, other = (MISSING if text is None else _cut(text, start) for text in (published, derived))
-    return f"published {one}, derived {other}"
+    published_text, derived_text = (MISSING if text is None else _cut(text, start) for text in (published, derived))
+    return f"published {published_text}, derived {derived_text}"
 
 
 def _common(texts: Sequence[str]) -> int:

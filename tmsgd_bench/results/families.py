@@ -81,12 +81,13 @@ def tested(runs: pd.DataFrame, blocks: Sequence[Experiment], selected: Sequence[
         for experiment, chosen in zip(blocks, selected, strict=True)
         for pair in claimed_pairs()[experiment.key]
     ]
-    begun = {one.key for one, chosen in zip(blocks, selected, strict=True) if chosen["status"].isin(FINISHED).any()}
-    size = sum(one.experiment.key in begun for one in family)
-    corrected = correct([one.comparison for one in family], size)
+    finished = (chosen["status"].isin(FINISHED).any() for chosen in selected)
+    begun = {experiment.key for experiment, has_runs in zip(blocks, finished, strict=True) if has_runs}
+    size = sum(test.experiment.key in begun for test in family)
+    corrected = correct([test.comparison for test in family], size)
     return {
-        (one.experiment.key, one.pair): _judged(replace(one, comparison=comparison))
-        for one, comparison in zip(family, corrected, strict=True)
+        (test.experiment.key, test.pair): _judged(replace(test, comparison=comparison))
+        for test, comparison in zip(family, corrected, strict=True)
     }
 
 
@@ -97,7 +98,7 @@ def of_conditions(runs: pd.DataFrame, number: str, data: str, protocol: str) -> 
         StoreError: such a run reports another metric than the paper's table asks for.
     """
     blocks = experiments(number, protocol)
-    return tested(runs, blocks, [selection.select(runs, one, data, protocol) for one in blocks])
+    return tested(runs, blocks, [selection.select(runs, experiment, data, protocol) for experiment in blocks])
 
 
 def claim(tested: Mapping[Key, Tested], experiment: Experiment, pair: Pair) -> Tested | None:
@@ -122,10 +123,10 @@ def _as_in_family(comparison: Comparison, claim: Tested) -> Comparison:
     return replace(comparison, p_holm=known.p_holm, family=known.family, detectable=known.detectable)
 
 
-def evidence(one: Tested) -> tuple[str, ...]:
+def evidence(test: Tested) -> tuple[str, ...]:
     """The names of the runs behind a comparison; none without a pair."""
-    counts = one.comparison.pairs + one.comparison.void
-    return tuple(name for side in one.sides.values() for name in selection.evidence(side)) if counts else ()
+    counts = test.comparison.pairs + test.comparison.void
+    return tuple(name for side in test.sides.values() for name in selection.evidence(side)) if counts else ()
 
 
 def runs_behind(*sides: pd.DataFrame) -> frozenset[frozenset[str]]:
@@ -198,19 +199,19 @@ def _runs_of(name: str, runs: pd.DataFrame, chosen: pd.DataFrame) -> pd.DataFram
     return swept[swept["switch_epoch"].astype(float) == 0.0]
 
 
-def _judged(one: Tested) -> Tested:
-    experiment, comparison = one.experiment, one.comparison
-    margin = margins.margin(experiment, *one.pair, comparison.base)
+def _judged(test: Tested) -> Tested:
+    experiment, comparison = test.experiment, test.comparison
+    margin = margins.margin(experiment, *test.pair, comparison.base)
     judgement = judge(comparison, margin, experiment.direction)
-    return replace(one, judgement=judgement, printed=printed_difference(experiment, one.pair, comparison))
+    return replace(test, judgement=judgement, printed=printed_difference(experiment, test.pair, comparison))
 
 
 def printed_difference(experiment: Experiment, pair: Pair, comparison: Comparison) -> PrintedDifference | None:
     """The difference that the paper prints of a pair beside our interval; None if it does not print both numbers."""
-    one, other = (experiment.printed.get(name) for name in pair)
-    if one is None or other is None:
+    first, second = (experiment.printed.get(name) for name in pair)
+    if first is None or second is None:
         return None
-    value, tolerance = one.value - other.value, one.tolerance + other.tolerance
+    value, tolerance = first.value - second.value, first.tolerance + second.tolerance
     difference, scale = comparison.difference, margins.scale(experiment, pair[1], comparison.base)
     known = difference.n >= PRINTED_FROM and not (comparison.diverged or comparison.void or math.isnan(difference.low))
     above, below = (value - tolerance) * scale > difference.high, (value + tolerance) * scale < difference.low

@@ -61,9 +61,9 @@ def write(
         StoreError: there is no search, or the folder cannot be written.
     """
     wanted = runs[(runs["data"] == data) & ((runs["seed"] == seed) | (seed is None))]
-    found = learning_rates.searches(wanted) if protocol in (PROTOCOL, None) else []
+    all_searches = learning_rates.searches(wanted) if protocol in (PROTOCOL, None) else []
     places: dict[tuple[Any, ...], list[Search]] = {}
-    for search in found:
+    for search in all_searches:
         if search.trials:
             places.setdefault(search.where, []).append(search)
     written: list[Path] = []
@@ -225,16 +225,16 @@ def limits(panel: Sequence[Search]) -> Limits | None:
 
 def _limit(axes: Axes, panel: Sequence[Search]) -> None:
     """Draw where theory expects the second optimizer of a panel to become unstable, if it is TM-SGD or TM-SGD-M."""
-    found = limits(panel)
-    if found is None:
+    limit = limits(panel)
+    if limit is None:
         return
-    low, high = found.ends or (math.nan, math.nan)
-    for scale, colour in ((1.0, COLOURS[0]), (found.share, LATE)):
-        if found.sharpness is not None:
+    low, high = limit.ends or (math.nan, math.nan)
+    for scale, colour in ((1.0, COLOURS[0]), (limit.share, LATE)):
+        if limit.sharpness is not None:
             axes.axvline(scale * low, color=colour, linestyle="--", linewidth=1)
-        elif found.ends is not None:
+        elif limit.ends is not None:
             axes.axvspan(scale * low, scale * high, color=colour, alpha=0.10, linewidth=0)
-    axes.set_xlabel("learning rate\n" + _wrapped(found.note, 42), fontsize=7.5)
+    axes.set_xlabel("learning rate\n" + _wrapped(limit.note, 42), fontsize=7.5)
 
 
 def numbers(searches: Sequence[Search]) -> pd.DataFrame:
@@ -244,10 +244,10 @@ def numbers(searches: Sequence[Search]) -> pd.DataFrame:
     """
     ranges: dict[str, tuple[float, float]] = {}
     for panel in _panels(searches):
-        found = limits(panel)
-        if found is not None and found.ends is not None:
-            low, high = ranges[found.base.optimizer] = found.ends
-            ranges[found.late.optimizer] = (found.share * low, found.share * high)
+        limit = limits(panel)
+        if limit is not None and limit.ends is not None:
+            low, high = ranges[limit.base.optimizer] = limit.ends
+            ranges[limit.late.optimizer] = (limit.share * low, limit.share * high)
     rows = []
     for search in searches:
         low, high = ranges.get(search.optimizer, (math.nan, math.nan))

@@ -196,21 +196,21 @@ def tested(runs: pd.DataFrame, chosen: pd.DataFrame, place: tuple[str, str, str 
     return chosen[best].assign(remark=chosen.loc[best, "optimizer"].map(remarks))
 
 
-def reason_without_best(found: Sequence[Search]) -> str:
+def reason_without_best(searches: Sequence[Search]) -> str:
     """Why searches have no best rates, and the command that completes them; empty if each has one.
 
     Args:
-        found: of one place.
+        searches: of one place.
     """
-    lacking = [search for search in found if search.missing]
+    lacking = [search for search in searches if search.missing]
     if lacking:
         counts = ", ".join(f"{search.label} {search.missing}" for search in lacking)
-        command = f"'{_command(found, lacking)}'{folder_note(found)}"
-        return f"the search on {_place(found[0])} lacks runs ({counts}): train them with {command}"
-    lost = [search.label for search in found if search.best is None]
+        command = f"'{_command(searches, lacking)}'{folder_note(searches)}"
+        return f"the search on {_place(searches[0])} lacks runs ({counts}): train them with {command}"
+    lost = ", ".join(search.label for search in searches if search.best is None)
     return (
-        f"the search on {_place(found[0])} has no best learning rate for {', '.join(lost)}, which diverged with every "
-        "one: set smaller ones in the task's YAML, and search again"
+        f"the search on {_place(searches[0])} has no best learning rate for {lost}, which diverged with every one: set "
+        "smaller ones in the task's YAML, and search again"
         if lost
         else ""
     )
@@ -220,35 +220,35 @@ def _place(search: Search) -> str:
     return "/".join(filter(None, search.where))
 
 
-def _command(found: Sequence[Search], lacking: Sequence[Search]) -> str:
-    some = [f"optimizer={','.join(search.optimizer for search in lacking)}"] if len(lacking) < len(found) else []
-    return " ".join(["python run.py", *_folders(found), "experiment=search", *_settings(found[0]), *some])
+def _command(searches: Sequence[Search], lacking: Sequence[Search]) -> str:
+    some = [f"optimizer={','.join(search.optimizer for search in lacking)}"] if len(lacking) < len(searches) else []
+    return " ".join(["python run.py", *_folders(searches), "experiment=search", *_settings(searches[0]), *some])
 
 
-def command_to_test(found: Sequence[Search]) -> str:
+def command_to_test(searches: Sequence[Search]) -> str:
     """The command that tests the best rates of the searches of one place with fresh seeds."""
-    rates = map(shlex.quote, rates_as_settings(found))
-    return " ".join(["python run.py", *_folders(found), "experiment=tuned", *_settings(found[0]), *rates])
+    rates = map(shlex.quote, rates_as_settings(searches))
+    return " ".join(["python run.py", *_folders(searches), "experiment=tuned", *_settings(searches[0]), *rates])
 
 
-def folder_note(found: Sequence[Search]) -> str:
+def folder_note(searches: Sequence[Search]) -> str:
     """What to put into the command of searches that had a folder of the user's own; empty if they had none."""
-    return ", with your own folder in place of FOLDER" if _folders(found) else ""
+    return ", with your own folder in place of FOLDER" if _folders(searches) else ""
 
 
-def _folders(found: Sequence[Search]) -> list[str]:
+def _folders(searches: Sequence[Search]) -> list[str]:
     """The options that name folders of the user's own YAMLs, as the searches had them."""
-    return own_folders(Path(folder) for search in found for folder in search.runs["folder"].iloc[-1:])
+    return own_folders(Path(folder) for search in searches for folder in search.runs["folder"].iloc[-1:])
 
 
-def rates_as_settings(found: Sequence[Search]) -> list[str]:
+def rates_as_settings(searches: Sequence[Search]) -> list[str]:
     """The settings of ``experiment=tuned`` that name optimizers and their best rates, not quoted for a shell.
 
     Args:
-        found: complete searches of one place.
+        searches: complete searches of one place.
     """
-    rates = [f"{search.optimizer}:{search.best.lr!r}" for search in found if search.best]
-    return [f"optimizer={','.join(search.optimizer for search in found)}", f"lrs={{{','.join(rates)}}}"]
+    rates = [f"{search.optimizer}:{search.best.lr!r}" for search in searches if search.best]
+    return [f"optimizer={','.join(search.optimizer for search in searches)}", f"lrs={{{','.join(rates)}}}"]
 
 
 def _settings(search: Search) -> Iterator[str]:

@@ -26,10 +26,10 @@ def margin(experiment: Experiment, better: str, than: str, base: float) -> float
     Returns:
         NaN for a metric without a margin, or in another unit.
     """
-    one, other = (experiment.printed.get(name) for name in (better, than))
-    if one is not None and other is not None:
+    first, second = (experiment.printed.get(name) for name in (better, than))
+    if first is not None and second is not None:
         share = float(rules()["printed_share"])
-        return share * abs(one.value - other.value) * scale(experiment, than, base)
+        return share * abs(first.value - second.value) * scale(experiment, than, base)
     rule = rules()["metrics"].get(experiment.metric, {})
     if "share" in rule:
         return float(rule["share"]) * abs(base)

@@ -14,7 +14,7 @@ from tmsgd_bench.results.packed import Files
 from tmsgd_bench.results.record import MEASURED, PREFIX, REQUIRED
 from tmsgd_bench.results.status import FINISHED
 
-Found = tuple[Path, Files]
+StoredRun = tuple[Path, Files]
 EVIDENCE = (*REQUIRED, PREFIX, MEASURED)
 """The files of a run that are packed. Pictures and predictions may hold examples of data that must not be published,
 and weights are too large."""
@@ -53,7 +53,7 @@ def read(roots: Iterable[Path]) -> dict[str, Files]:
     return {run_id: contents for run_id, (_, contents) in gathered(roots).items()}
 
 
-def gathered(roots: Iterable[Path], known: Mapping[str, Found] | None = None) -> dict[str, Found]:
+def gathered(roots: Iterable[Path], known: Mapping[str, StoredRun] | None = None) -> dict[str, StoredRun]:
     """Where each finished run in stores is, and its files, by its id.
 
     Args:
@@ -76,18 +76,18 @@ def gathered(roots: Iterable[Path], known: Mapping[str, Found] | None = None) ->
     return runs
 
 
-def add(path: Path, found: Mapping[str, Found]) -> int:
+def add(path: Path, additions: Mapping[str, StoredRun]) -> int:
     """Add runs to a packed file, or make it; returns how many it holds. Other processes that add to it wait.
 
     Args:
         path: ends in ``.parquet``; its folder is made if missing.
-        found: from :func:`gathered`.
+        additions: from :func:`gathered`.
 
     Raises:
         StoreError: see :func:`gathered`, or the file cannot be written.
     """
     with packed.locked(path):
-        runs = gathered([path] if path.exists() else [], found)
+        runs = gathered([path] if path.exists() else [], additions)
         packed.write(path, {run_id: contents for run_id, (_, contents) in runs.items()})
     return len(runs)
 

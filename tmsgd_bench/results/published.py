@@ -121,9 +121,9 @@ def _commands(lines: Any) -> tuple[Command, ...]:
 def _makers(lines: Any) -> tuple[Command, ...]:
     """Commands that write files."""
     made = _commands(lines)
-    for one in made:
-        if one.folder is None and one.file is None:
-            raise ValueError(f"{shown(one.line)} writes nothing: it needs --out FOLDER, or > FILE")
+    for command in made:
+        if command.folder is None and command.file is None:
+            raise ValueError(f"{shown(command.line)} writes nothing: it needs --out FOLDER, or > FILE")
     return made
 
 

@@ -114,7 +114,7 @@ def labels(every: Sequence[pd.DataFrame]) -> list[str]:
     """
     first = [of_options.iloc[0] for of_options in every]
     several = len({learning_rate(run) for run in first}) > 1
-    shared = Counter(own for own, _ in {(run["label"], run["optimizer"]) for run in first})
+    shared = Counter(name for name, _ in {(run["label"], run["optimizer"]) for run in first})
     names = [label(run, several, with_name=shared[run["label"]] > 1) for run in first]
     return [
         name if names.count(name) == 1 else f"{name}{_distinction(run, name, first, names)}"
@@ -146,12 +146,14 @@ def in_words(every: Sequence[Mapping[str, Any]], equals: str) -> list[str] | Non
         equals: between a setting and its value.
     """
     keys = sorted(set().union(*every))
-    differing = [key for key in keys if any(one.get(key, MISSING) != every[0].get(key, MISSING) for one in every)]
+    differing = [
+        key for key in keys if any(settings.get(key, MISSING) != every[0].get(key, MISSING) for settings in every)
+    ]
     if not 0 < len(differing) <= SHOWN:
         return None
     return [
-        ", ".join(f"{key}{equals}{shown(one[key])}" if key in one else f"without {key}" for key in differing)
-        for one in every
+        ", ".join(f"{key}{equals}{shown(settings[key])}" if key in settings else f"without {key}" for key in differing)
+        for settings in every
     ]
 
 

@@ -87,8 +87,8 @@ def with_own_optimizers(experiment: Experiment, selected: pd.DataFrame) -> Exper
         selected: from :func:`select`.
     """
     others = selected[~selected["optimizer"].isin(list(experiment.labels))].sort_values("optimizer", kind="stable")
-    own = dict(zip(others["optimizer"], others["label"], strict=True))
-    return replace(experiment, labels={**experiment.labels, **own})
+    other_labels = dict(zip(others["optimizer"], others["label"], strict=True))
+    return replace(experiment, labels={**experiment.labels, **other_labels})
 
 
 def of_the_paper(runs: pd.DataFrame) -> pd.Series:
@@ -267,9 +267,9 @@ def _comparable(runs: pd.DataFrame, shared: str, papers: Sequence[str]) -> pd.Da
     runs = runs.sort_values(order, ascending=False, na_position="last", kind="stable")
     if runs.empty:
         return runs.assign(left_out=False, copy=False)
-    own = ~runs["optimizer"].isin(papers)
-    newest = (runs if own.all() else runs[~own]).iloc[0]
-    other = (runs[shared] != newest[shared]).where(~own, runs["conditions"] != newest["conditions"])
+    is_own = ~runs["optimizer"].isin(papers)
+    newest = (runs if is_own.all() else runs[~is_own]).iloc[0]
+    other = (runs[shared] != newest[shared]).where(~is_own, runs["conditions"] != newest["conditions"])
     options = runs[~other].groupby("optimizer")["options"].first()
     other |= runs["options"] != runs["optimizer"].map(options)
     marked = runs.assign(left_out=other, copy=~other & runs.duplicated(SAME_RUN))

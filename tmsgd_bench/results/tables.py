@@ -150,7 +150,7 @@ def build(runs: pd.DataFrame, number: str, data: str = "real", protocol: str = "
             )
         ),
         rows=tuple(_with_claims(rows, tested, table["reference"])),
-        claimed=frozenset(name for one in tested.values() for name in families.evidence(one)),
+        claimed=frozenset(name for test in tested.values() for name in families.evidence(test)),
         note=table.get("note", ""),
         **{key: table[key] for key in ("place", "unit", "direction", "digits")},
     )
@@ -167,12 +167,12 @@ def _conditions(blocks: Sequence[Experiment], data: str, protocol: str, versions
 
 def _untried(blocks: Sequence[Experiment], selected: Sequence[pd.DataFrame], protocol: str) -> list[Experiment]:
     """The experiments that have no row: those without a run, if the protocol is our own and others have runs."""
-    without = [one for one, chosen in zip(blocks, selected, strict=True) if chosen.empty]
+    without = [experiment for experiment, chosen in zip(blocks, selected, strict=True) if chosen.empty]
     return without if protocol in OWN_SETTINGS and len(without) < len(blocks) else []
 
 
 def _named(untried: Sequence[Experiment]) -> str:
-    return f"without runs: {', '.join(one.label for one in untried)}" if untried else ""
+    return f"without runs: {', '.join(experiment.label for experiment in untried)}" if untried else ""
 
 
 def other_conditions(runs: pd.DataFrame, number: str) -> str:

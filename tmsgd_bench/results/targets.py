@@ -97,12 +97,12 @@ class Row:
     @property
     def epochs(self) -> float:
         """Median over the runs that reached it; NaN if there is none."""
-        return _median([float(one.epochs) for one in self.reached.values()])
+        return _median([float(moment.epochs) for moment in self.reached.values()])
 
     @property
     def seconds(self) -> float:
         """Median seconds of training over them."""
-        return _median([one.seconds for one in self.reached.values()])
+        return _median([moment.seconds for moment in self.reached.values()])
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ def build(runs: pd.DataFrame, protocol: str | None = None) -> list[TargetTable]:
 def _table(target: Target, runs: pd.DataFrame) -> TargetTable:
     chosen = selection.select(runs, target.experiment, "real", target.protocol)
     of_optimizer = {name: selection.counted(chosen, name) for name in target.experiment.labels}
-    reached = {name: _reached(_finished(own), target) for name, own in of_optimizer.items()}
+    reached = {name: _reached(_finished(of_one), target) for name, of_one in of_optimizer.items()}
     rows = (_row(name, runs, reached, target) for name, runs in of_optimizer.items())
     return TargetTable(target, tuple(rows))
 
@@ -164,7 +164,7 @@ def _finished(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _row(name: str, runs: pd.DataFrame, reached: Mapping[str, Mapping[int, Reached]], target: Target) -> Row:
-    pairs = [(one, reached[REFERENCE][seed]) for seed, one in reached[name].items() if seed in reached[REFERENCE]]
+    pairs = [(moment, reached[REFERENCE][seed]) for seed, moment in reached[name].items() if seed in reached[REFERENCE]]
     return Row(
         label=target.experiment.labels[name],
         runs=len(_finished(runs)),
@@ -172,22 +172,22 @@ def _row(name: str, runs: pd.DataFrame, reached: Mapping[str, Mapping[int, Reach
         marks=(*(selection.marks(runs) if len(runs) else ()), *_before_switch(_finished(runs), reached[name])),
         run_ids=selection.evidence(runs),
         pairs=len(pairs),
-        epochs_ratio=_median([one.epochs / base.epochs for one, base in pairs]),
-        seconds_ratio=_median([one.seconds / base.seconds for one, base in pairs]),
+        epochs_ratio=_median([moment.epochs / base.epochs for moment, base in pairs]),
+        seconds_ratio=_median([moment.seconds / base.seconds for moment, base in pairs]),
     )
 
 
 def _before_switch(runs: pd.DataFrame, reached: Mapping[int, Reached]) -> list[str]:
     """A mark for the runs that reached the target while they were still what they are before their switch."""
     switches = {int(run["seed"]): float(run["switch_epoch"]) for _, run in runs.iterrows()}
-    count = sum(one.epochs <= switches[seed] for seed, one in reached.items())
+    count = sum(moment.epochs <= switches[seed] for seed, moment in reached.items())
     return [f"{count} of {len(reached)} reached it before the switch"] if count else []
 
 
 def _reached(runs: pd.DataFrame, target: Target) -> dict[int, Reached]:
     """When each run reached the target, by seed; those that never did are not in it."""
     times = {int(run["seed"]): reaching(_history(run), target) for _, run in runs.iterrows()}
-    return {seed: one for seed, one in times.items() if one is not None}
+    return {seed: moment for seed, moment in times.items() if moment is not None}
 
 
 def _history(run: pd.Series) -> pd.DataFrame:

@@ -99,37 +99,37 @@ def build(runs: pd.DataFrame, data: str = "real") -> Tuned:
     pairs: list[tuple[Answer, Tested | None]] = []
     selected: list[pd.DataFrame] = []
     for experiment in [*every_experiment(PROTOCOL), *_own_experiments(runs, data)]:
-        found = learning_rates.of_place(runs, experiment.task, experiment.model, experiment.dataset, data)
-        if not found:
+        searches = learning_rates.of_place(runs, experiment.task, experiment.model, experiment.dataset, data)
+        if not searches:
             continue
         chosen = selection.select(runs, experiment, data, PROTOCOL)
         selected.append(chosen)
         tested = families.of_conditions(runs, experiment.table, data, PROTOCOL) if experiment.table else {}
-        searched = pd.concat([search.runs for search in found.values()])
+        searched = pd.concat([search.runs for search in searches.values()])
         experiment = selection.with_own_optimizers(experiment, searched)
-        rows += [_row(experiment, name, found[name], chosen) for name in experiment.labels if name in found]
-        answers = [_answer(experiment, pair, chosen) for pair in _questions(found)]
+        rows += [_row(experiment, name, searches[name], chosen) for name in experiment.labels if name in searches]
+        answers = [_answer(experiment, pair, chosen) for pair in _questions(searches)]
         pairs += [(answer, families.claim(tested, experiment, answer.pair)) for answer in answers]
     lost = selection.left_out(runs, selected)
     return Tuned(tuple(rows), tuple(_judged(pairs)), "; ".join(filter(None, [f"{data} data", lost])))
 
 
-def _questions(found: Collection[str]) -> list[Pair]:
+def _questions(optimizers: Collection[str]) -> list[Pair]:
     """Which of the searched optimizers are compared: as in ``PAIRS``, and each of the user's own with ``OF_OWN``."""
     papers = {name for experiment in every_experiment() for name in experiment.labels}
-    own = [(name, than) for name in sorted(set(found) - papers) for than in OF_OWN]
-    return [pair for pair in (*PAIRS, *own) if set(pair) <= set(found)]
+    of_own = [(name, than) for name in sorted(set(optimizers) - papers) for than in OF_OWN]
+    return [pair for pair in (*PAIRS, *of_own) if set(pair) <= set(optimizers)]
 
 
 def _own_experiments(runs: pd.DataFrame, data: str) -> Iterator[Experiment]:
     """What was searched besides the paper's experiments: own tasks, and other models and data sets."""
     known = learning_rates.searches(runs[~selection.of_the_paper(runs) & (runs["data"] == data)])
     for where, group in itertools.groupby(known, key=lambda search: search.where):
-        found = list(group)
-        first = next((search for search in found if search.metric), found[0])
-        finals = pd.concat([search.runs["final"] for search in found])
+        searches = list(group)
+        first = next((search for search in searches if search.metric), searches[0])
+        finals = pd.concat([search.runs["final"] for search in searches])
         metric = first.metric, first.unit, first.direction
-        labels = {search.optimizer: search.label for search in found}
+        labels = {search.optimizer: search.label for search in searches}
         yield Experiment.own(where[:3], metric, cells.decimals(finals) - 1, labels)
 
 
@@ -198,9 +198,9 @@ def sentences(tuned: Tuned) -> list[str]:
         verdicts: dict[str, list[str]] = {}
         for answer in answers:
             verdicts.setdefault(answer.judgement.verdict, []).append(_name(answer.experiment))
-        found = "; ".join(f"{verdict}: {', '.join(names)}" for verdict, names in verdicts.items())
+        by_verdict = "; ".join(f"{verdict}: {', '.join(names)}" for verdict, names in verdicts.items())
         if answers:
-            lines.append(f"{answers[0].question}, each with its best learning rate? {found}.")
+            lines.append(f"{answers[0].question}, each with its best learning rate? {by_verdict}.")
     return lines
 
 

@@ -125,19 +125,19 @@ class Curve:
         envelope = np.append(np.maximum.accumulate(self.precision[::-1])[::-1], 0.0)  # 0: a recall not reached
         if points == "all":
             widths = np.diff(self.recall, prepend=0.0, append=1.0)
-            found = np.flatnonzero(widths)
-            return float(np.sum(widths[found] * envelope[found]))
+            steps = np.flatnonzero(widths)
+            return float(np.sum(widths[steps] * envelope[steps]))
         first = np.searchsorted(self.recall, ELEVEN)
         return float(sum(envelope[first] / 11.0))  # one after the other, as in the reference program
 
 
 def average_precisions(
-    found: Detections, truth: Truth, classes: int, threshold: float = 0.5, points: Points = "11"
+    detections: Detections, truth: Truth, classes: int, threshold: float = 0.5, points: Points = "11"
 ) -> np.ndarray:
     """Average precision of each class.
 
     Args:
-        found: detections; of equal scores the first in order comes first.
+        detections: detections; of equal scores the first in order comes first.
         truth: objects; of equal IoU the first in order is taken.
         classes: labels are below this.
         threshold: the least IoU of a true positive, above 0, at most 1.
@@ -149,10 +149,10 @@ def average_precisions(
     Raises:
         ValueError: a label is out of range, or an option is none of the above.
     """
-    for labels in (found.labels, truth.labels):
+    for labels in (detections.labels, truth.labels):
         if len(labels) and not 0 <= labels.min() <= labels.max() < classes:
             raise ValueError(f"labels must be from 0 to {classes - 1}, not from {labels.min()} to {labels.max()}.")
-    return np.array([precision_recall(found, truth, label, threshold).average(points) for label in range(classes)])
+    return np.array([precision_recall(detections, truth, label, threshold).average(points) for label in range(classes)])
 
 
 def mean_average_precision(precisions: np.ndarray) -> float:
@@ -161,7 +161,7 @@ def mean_average_precision(precisions: np.ndarray) -> float:
     return float(present.mean()) if len(present) else float("nan")
 
 
-def precision_recall(found: Detections, truth: Truth, label: int, threshold: float = 0.5) -> Curve:
+def precision_recall(detections: Detections, truth: Truth, label: int, threshold: float = 0.5) -> Curve:
     """Precision against recall of one class.
 
     Raises:
@@ -169,12 +169,14 @@ def precision_recall(found: Detections, truth: Truth, label: int, threshold: flo
     """
     if not 0.0 < threshold <= 1.0:
         raise ValueError(f"the threshold of IoU must be above 0 and at most 1, not {threshold}.")
-    chosen = np.flatnonzero(found.labels == label)
-    chosen = chosen[np.argsort(-found.scores[chosen], kind="stable")]
+    chosen = np.flatnonzero(detections.labels == label)
+    chosen = chosen[np.argsort(-detections.scores[chosen], kind="stable")]
     objects = np.flatnonzero(truth.labels == label)
     objects = objects[np.argsort(truth.images[objects], kind="stable")]
     difficult = truth.difficult[objects]
-    nearest, overlap = _assign(found.images[chosen], found.boxes[chosen], truth.images[objects], truth.boxes[objects])
+    nearest, overlap = _assign(
+        detections.images[chosen], detections.boxes[chosen], truth.images[objects], truth.boxes[objects]
+    )
     right = overlap >= threshold
     first = np.zeros(len(chosen), dtype=bool)
     candidates = np.flatnonzero(right)
@@ -208,12 +210,12 @@ def _assign(
     return nearest, overlap
 
 
-def _iou(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+def _iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Intersection over union, row by row; 0 where there is no intersection, so an empty box does no harm."""
-    sides = np.minimum(one[:, 2:], other[:, 2:]) - np.maximum(one[:, :2], other[:, :2])
+    sides = np.minimum(first[:, 2:], second[:, 2:]) - np.maximum(first[:, :2], second[:, :2])
     shared = np.where((sides > 0.0).all(1), sides[:, 0] * sides[:, 1], 0.0)
-    union = _area(one) + _area(other) - shared
-    return np.divide(shared, union, out=np.zeros(len(one)), where=shared > 0.0)
+    union = _area(first) + _area(second) - shared
+    return np.divide(shared, union, out=np.zeros(len(first)), where=shared > 0.0)
 
 
 def _area(boxes: np.ndarray) -> np.ndarray:

@@ -62,15 +62,15 @@ def evaluate(folder: Path, devkit: Path, split: str, threshold: float, points: P
     if not NAME.fullmatch(split):
         raise ConfigError(f"the split cannot be {split!r}: name one of ImageSets/Main with --split, such as val.")
     names = read_split(devkit, "Main", split, FIX)
-    found = detection_files.read(folder, split, names)
+    detections = detection_files.read(folder, split, names)
     truth = as_truth([read_objects(devkit / "Annotations" / f"{name}.xml", FIX) for name in names])
     table = pd.DataFrame(
         {
             "class": CLASSES,
-            "ap": average_precisions(found, truth, len(CLASSES), threshold, points),
+            "ap": average_precisions(detections, truth, len(CLASSES), threshold, points),
             "objects": np.bincount(truth.labels[~truth.difficult], minlength=len(CLASSES)),
             "difficult": np.bincount(truth.labels[truth.difficult], minlength=len(CLASSES)),
-            "detections": np.bincount(found.labels, minlength=len(CLASSES)),
+            "detections": np.bincount(detections.labels, minlength=len(CLASSES)),
         }
     )
     rule = "11 points" if points == "11" else "all points"

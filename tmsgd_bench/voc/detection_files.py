@@ -24,7 +24,7 @@ FIX = "write the file again, with a line 'image score xmin ymin xmax ymax' for e
 Row = tuple[int, float, list[float]]
 
 
-def write(folder: Path, split: str, names: Sequence[str], found: Detections, competition: str = "comp4") -> None:
+def write(folder: Path, split: str, names: Sequence[str], detections: Detections, competition: str = "comp4") -> None:
     """Write the files of all 20 classes, empty ones as well, into a folder that is made if missing.
 
     Numbers have all their digits, and detections keep their order within a class, so what :func:`read` returns has the
@@ -34,27 +34,27 @@ def write(folder: Path, split: str, names: Sequence[str], found: Detections, com
         folder: for the files; those of the same names are replaced.
         split: for their names.
         names: of the images that ``found.images`` numbers.
-        found: with labels in the order of :data:`~tmsgd_bench.voc.devkit.CLASSES`.
+        detections: with labels in the order of :data:`~tmsgd_bench.voc.devkit.CLASSES`.
         competition: for their names.
 
     Raises:
         StoreError: the folder cannot be written.
-        ValueError: an image or a label of ``found`` has no name.
+        ValueError: an image or a label of ``detections`` has no name.
     """
-    for numbers, known in ((found.images, names), (found.labels, CLASSES)):
+    for numbers, known in ((detections.images, names), (detections.labels, CLASSES)):
         if len(numbers) and not 0 <= numbers.min() <= numbers.max() < len(known):
             raise ValueError(f"images and labels must be from 0 to {len(known) - 1}, not up to {numbers.max()}.")
     texts = {}
     for label, name in enumerate(CLASSES):
-        chosen = np.flatnonzero(found.labels == label)
-        texts[f"{competition}_det_{split}_{name}.txt"] = "".join(_lines(found, chosen, names))
+        chosen = np.flatnonzero(detections.labels == label)
+        texts[f"{competition}_det_{split}_{name}.txt"] = "".join(_lines(detections, chosen, names))
     files.write_texts(folder, texts)
 
 
-def _lines(found: Detections, chosen: np.ndarray, names: Sequence[str]) -> Iterator[str]:
-    scores = found.scores[chosen].astype(np.float64).tolist()
-    boxes = (found.boxes[chosen].astype(np.float64) + SHIFT).tolist()
-    for image, score, box in zip(found.images[chosen].tolist(), scores, boxes, strict=True):
+def _lines(detections: Detections, chosen: np.ndarray, names: Sequence[str]) -> Iterator[str]:
+    scores = detections.scores[chosen].astype(np.float64).tolist()
+    boxes = (detections.boxes[chosen].astype(np.float64) + SHIFT).tolist()
+    for image, score, box in zip(detections.images[chosen].tolist(), scores, boxes, strict=True):
         yield f"{names[image]} {score!r} {box[0]!r} {box[1]!r} {box[2]!r} {box[3]!r}\n"
 
 

@@ -28,9 +28,9 @@ def encode(boxes: Tensor, regions: Tensor) -> Tensor:
         boxes: float32, shape (regions, 4), of positive width and height.
         regions: the same.
     """
-    size, own = regions[:, 2:] - regions[:, :2], boxes[:, 2:] - boxes[:, :2]
+    size, box_size = regions[:, 2:] - regions[:, :2], boxes[:, 2:] - boxes[:, :2]
     shift = ((boxes[:, 2:] + boxes[:, :2]) - (regions[:, 2:] + regions[:, :2])) / (2.0 * size)
-    return torch.cat([shift, (own / size).log()], dim=1) / regions.new_tensor(STDS)
+    return torch.cat([shift, (box_size / size).log()], dim=1) / regions.new_tensor(STDS)
 
 
 def decode(deltas: Tensor, regions: Tensor) -> Tensor:

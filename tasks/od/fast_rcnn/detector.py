@@ -14,7 +14,7 @@ from torchvision.transforms.v2.functional import resize
 
 from tasks.compute import normalise
 from tasks.od import vgg
-from tasks.od.detector import Batch, Detector, Example, Found
+from tasks.od.detector import Batch, DetectedBoxes, Detector, Example
 from tasks.od.fast_rcnn import boxes as geometry
 from tasks.od.fast_rcnn.network import Network
 from tasks.od.fast_rcnn.regions import Proposals, Source, proposals
@@ -160,7 +160,7 @@ class FastRCNN(Detector):
         distances = torch.where(labels > 0, distance, 0.0).sum()
         return {"loss_classes": entropy / regions, "loss_boxes": distances / regions}
 
-    def detect(self, batch: Batch) -> Found:
+    def detect(self, batch: Batch) -> DetectedBoxes:
         """See :class:`~tasks.od.detector.Detector`: scores above SCORE_THRESHOLD, NMS at NMS_IOU in each class, at
         most MAX_DETECTIONS boxes of an image. A region whose outputs are not finite finds nothing."""
         logits, deltas = self._outputs(batch)
@@ -171,7 +171,7 @@ class FastRCNN(Detector):
         boxes = geometry.decode(deltas[rows, classes + 1], batch["boxes"][rows])
         boxes = geometry.clip(boxes, batch["sizes"][owners])
         whole = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
-        detected = Found(owners[whole], classes[whole], boxes[whole], scores[rows, classes + 1][whole])
+        detected = DetectedBoxes(owners[whole], classes[whole], boxes[whole], scores[rows, classes + 1][whole])
         return _as_published(_non_maximum_suppressed(detected), batch)
 
     def _outputs(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -191,19 +191,19 @@ def normalised(batch: Batch) -> Tensor:
     return normalise(images) * inside[:, None]
 
 
-def _non_maximum_suppressed(found: Found) -> Found:
+def _non_maximum_suppressed(detected: DetectedBoxes) -> DetectedBoxes:
     """After non-maximum suppression, the surest first, and not too many of an image."""
-    kept = batched_nms(found.boxes, found.scores, found.images * len(CLASSES) + found.labels, NMS_IOU)
-    images = found.images[kept]
+    kept = batched_nms(detected.boxes, detected.scores, detected.images * len(CLASSES) + detected.labels, NMS_IOU)
+    images = detected.images[kept]
     kept = torch.cat([kept[:0], *(kept[images == image][:MAX_DETECTIONS] for image in images.unique().tolist())])
-    return Found(found.images[kept], found.labels[kept], found.boxes[kept], found.scores[kept])
+    return DetectedBoxes(detected.images[kept], detected.labels[kept], detected.boxes[kept], detected.scores[kept])
 
 
-def _as_published(found: Found, batch: Batch) -> Found:
+def _as_published(detected: DetectedBoxes, batch: Batch) -> DetectedBoxes:
     """With boxes in pixels of the images as published."""
-    sizes, published = batch["sizes"][found.images], batch["published"][found.images]
-    boxes = found.boxes * (published / sizes).float().flip(1).repeat(1, 2)
-    return Found(found.images, found.labels, geometry.clip(boxes, published), found.scores)
+    sizes, published = batch["sizes"][detected.images], batch["published"][detected.images]
+    boxes = detected.boxes * (published / sizes).float().flip(1).repeat(1, 2)
+    return DetectedBoxes(detected.images, detected.labels, geometry.clip(boxes, published), detected.scores)
 
 
 def _padded(maps: Sequence[Tensor]) -> Tensor:

@@ -100,10 +100,10 @@ def keep(folder: Path, paths: Sequence[Path]) -> str:
     """
     sets: Sets = {}
     for path in paths:
-        found = read(path)
-        if both := sets.keys() & found.keys():
+        of_file = read(path)
+        if both := sets.keys() & of_file.keys():
             raise DataError(f"{path} has proposals of {min(both)}, as a file before it has: import one of them.")
-        sets |= found
+        sets |= of_file
     name = name_of(sets)
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -133,5 +133,5 @@ def region_maxima(features: Tensor, boxes: Tensor, owners: Tensor) -> Tensor:
     channels, cells = features.shape[1], features.shape[2] * features.shape[3]
     planes = owners[:, None] * channels + torch.arange(channels, device=owners.device)
     index = planes[:, :, None, None] * cells + places.clamp(min=0)
-    found = features.reshape(-1).gather(0, index.view(-1)).view(places.shape)
-    return found.masked_fill(places < 0, 0.0)  # a part outside the features
+    maxima = features.reshape(-1).gather(0, index.view(-1)).view(places.shape)
+    return maxima.masked_fill(places < 0, 0.0)  # a part outside the features

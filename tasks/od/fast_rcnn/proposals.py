@@ -41,8 +41,9 @@ def compute(options: argparse.Namespace) -> None:
     source = Source(OWN, search, LIMIT, 0)
     settings = _settings(options)
     for split in image_splits(settings, "Main", options.splits):
-        found = regions.proposals(split, source, options.jobs)
-        print(f"{len(found.boxes):,} proposals of {len(found):,} images are in {regions.folder(settings.data_folder)}")
+        proposals = regions.proposals(split, source, options.jobs)
+        folder = regions.folder(settings.data_folder)
+        print(f"{len(proposals.boxes):,} proposals of {len(proposals):,} images are in {folder}")
 
 
 def _settings(options: argparse.Namespace) -> TaskSettings:

@@ -76,8 +76,10 @@ class Search:
         search.setBaseImage(np.ascontiguousarray(photo.permute(1, 2, 0).numpy()[..., ::-1]))
         start = search.switchToSelectiveSearchFast if self.mode == "fast" else search.switchToSelectiveSearchQuality
         start(self.base_k, self.increment_k, float(self.sigma))
-        found = np.asarray(search.process(), dtype=np.int64).reshape(-1, 4)
-        return mixed(np.concatenate([found[:, :2], found[:, :2] + found[:, 2:]], axis=1).astype(np.int16))
+        rectangles = np.asarray(search.process(), dtype=np.int64).reshape(-1, 4)
+        return mixed(
+            np.concatenate([rectangles[:, :2], rectangles[:, :2] + rectangles[:, 2:]], axis=1).astype(np.int16)
+        )
 
 
 def mixed(boxes: np.ndarray) -> np.ndarray:
@@ -182,14 +184,14 @@ def proposals(kept: Kept, jobs: int) -> list[np.ndarray]:
         DataError: something must be computed, and OpenCV's selective search is not installed.
     """
     with _alone(kept):
-        found = {number: kept.load(number) for number in range(len(kept.names))}
-        missing = [number for number, boxes in found.items() if boxes is None]
+        by_image = {number: kept.load(number) for number in range(len(kept.names))}
+        missing = [number for number, boxes in by_image.items() if boxes is None]
         if missing:
             version = opencv().__version__  # says what is missing before any process is started
             log.info("selective search by OpenCV %s in %d images, %d at a time", version, len(missing), jobs)
             _note(kept, version)
-            found |= _compute(kept, missing, jobs)
-    return [boxes for boxes in found.values() if boxes is not None]
+            by_image |= _compute(kept, missing, jobs)
+    return [boxes for boxes in by_image.values() if boxes is not None]
 
 
 @contextmanager
@@ -269,11 +271,11 @@ def _compute(kept: Kept, missing: Sequence[int], jobs: int) -> dict[int, np.ndar
         worker_init_fn=_finish_first,
         in_order=False,
     )
-    found: dict[int, np.ndarray | None] = {}
+    by_image: dict[int, np.ndarray | None] = {}
     problem = ""
     for number, boxes, reason in counted(loader, len(missing), "selective search", "image"):
-        found[number] = boxes
+        by_image[number] = boxes
         if reason and not problem:
             problem = reason
             log.warning("proposals cannot be kept in %s (%s): they are computed anew for each run", kept.folder, reason)
-    return found
+    return by_image

@@ -15,7 +15,7 @@ from torchvision.transforms import v2
 
 from tasks.compute import normalise
 from tasks.od import vgg
-from tasks.od.detector import Batch, Detector, Example, Found
+from tasks.od.detector import Batch, DetectedBoxes, Detector, Example
 from tasks.od.features import kept_features
 from tasks.od.rfbnet.augmentation import resize, ssd_augmentation
 from tasks.od.rfbnet.loss import multi_box
@@ -126,7 +126,7 @@ class RFBDetector(Detector):
         """Images (uint8, (images, 3, 300, 300)), or the two maps of their features (float32, (images, channels, rows,
         columns)), with padded boxes and labels, or with their sizes as published."""
         seen = {"image": "images"} if "image" in examples[0] else {name: name for name in FEATURES}
-        batch = {several: torch.stack([example[one] for example in examples]) for one, several in seen.items()}
+        batch = {plural: torch.stack([example[key] for example in examples]) for key, plural in seen.items()}
         if "size" in examples[0]:
             return {**batch, "sizes": torch.stack([example["size"] for example in examples])}
         most = max(len(example["labels"]) for example in examples)
@@ -149,7 +149,7 @@ class RFBDetector(Detector):
         loss_boxes, loss_classes = multi_box(*self._answers(batch), batch["boxes"], batch["labels"], self.priors)
         return {"loss_boxes": loss_boxes, "loss_classes": loss_classes}
 
-    def detect(self, batch: Batch) -> Found:
+    def detect(self, batch: Batch) -> DetectedBoxes:
         """See :class:`Detector`."""
         offsets, logits = self._answers(batch)
         # Of the outputs themselves: an infinite offset would end as a box at the image's border.
@@ -159,7 +159,7 @@ class RFBDetector(Detector):
         detected = select(boxes, scores.where(usable[..., None], 0.0))
         rows, columns = batch["sizes"][detected.images].unbind(dim=1)
         scale = torch.stack([columns, rows, columns, rows], dim=1)
-        return Found(detected.images, detected.labels, detected.boxes * scale, detected.scores)
+        return DetectedBoxes(detected.images, detected.labels, detected.boxes * scale, detected.scores)
 
 
 # Classes of the module, with what they need: a worker that is not forked gets them pickled.
@@ -215,7 +215,7 @@ class _EvaluationExamples:
         return {**self.pictures.of(number), "size": torch.tensor(self.pictures.photos[number].shape[1:])}
 
 
-def select(boxes: Tensor, scores: Tensor) -> Found:
+def select(boxes: Tensor, scores: Tensor) -> DetectedBoxes:
     """The boxes that are left after thresholds and non-maximum suppression, of all classes at once.
 
     Args:
@@ -225,17 +225,17 @@ def select(boxes: Tensor, scores: Tensor) -> Found:
     parts = [_select(*chunk) for chunk in zip(boxes.split(AT_ONCE), scores.split(AT_ONCE), strict=True)]
     images = [selected.images + number * AT_ONCE for number, selected in enumerate(parts)]
     others = (torch.cat([getattr(selected, name) for selected in parts]) for name in ("labels", "boxes", "scores"))
-    return Found(torch.cat(images), *others)
+    return DetectedBoxes(torch.cat(images), *others)
 
 
-def _select(boxes: Tensor, scores: Tensor) -> Found:
+def _select(boxes: Tensor, scores: Tensor) -> DetectedBoxes:
     best, priors_ = scores.transpose(1, 2).topk(min(CANDIDATES, scores.shape[1]), dim=2)
     images, labels, ranks = (best > SCORE_THRESHOLD).nonzero(as_tuple=True)
     candidates = boxes[images, priors_[images, labels, ranks]]
     candidate_scores = best[images, labels, ranks]
     chosen = batched_nms(candidates * SIDE, candidate_scores, images * len(CLASSES) + labels, NMS_IOU)  # surest first
     chosen = chosen[_first_of_each(images[chosen], MAX_DETECTIONS)]
-    return Found(images[chosen], labels[chosen], candidates[chosen], candidate_scores[chosen])
+    return DetectedBoxes(images[chosen], labels[chosen], candidates[chosen], candidate_scores[chosen])
 
 
 def _first_of_each(images: Tensor, count: int) -> Tensor:

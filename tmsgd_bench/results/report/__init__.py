@@ -106,13 +106,13 @@ def render(
         "report_page": PAGE,
         "runs_page": RUNS_PAGE,
     }
-    found = answer.findings(verdicts)
-    rows = answer.measured_gains(found)
+    findings = answer.findings(verdicts)
+    rows = answer.measured_gains(findings)
     first = templates.get_template("page.html.jinja").render(
         shared,
         verdicts=verdicts,
         answer=answer.sentence(verdicts),
-        findings=found,
+        findings=findings,
         gains=figures.gains("gains", rows) if rows else None,
         tested=[claim for claim in verdicts.claims if claim.verdict != "not yet tested"],
         untested=_grouped(verdicts),

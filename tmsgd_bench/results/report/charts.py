@@ -155,7 +155,8 @@ def _switch_curves(source: ExperimentRuns, name: str) -> Iterator[Chart]:
         switched = selection.by_switch(swept[swept["status"].isin(FINISHED)])
         if len(switched.finals) > 1:
             of_base = selection.counted(source.selected, base)
-            level = _finals(None if (of_base["status"] == Status.DIVERGED).any() else of_base)
+            finished = of_base[of_base["status"].isin(FINISHED)].set_index("seed")
+            level = finished["final"].astype(float).where(finished["status"] == Status.DONE)
             labels = {key: _label(runs, key) for key, runs in ((optimizer, swept), (base, of_base))}
             yield figures.switch_curve(f"{name}-switch-{optimizer}", switched, level, source.metric, labels)
 

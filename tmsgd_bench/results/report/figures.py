@@ -369,7 +369,7 @@ def switch_curve(
     Args:
         name: unique on the page.
         switched: from :func:`tmsgd_bench.results.selection.by_switch`.
-        reference: the same optimizer without a switch, by seed; empty without one, or if a run of it diverged.
+        reference: the same optimizer without a switch, by seed; NaN for a diverged run, empty without one.
         quantity: for the axis.
         labels: of the optimizer and of the reference, by name, in this order.
     """
@@ -388,7 +388,11 @@ def switch_curve(
         marker=look.marker,
         label=mathtext(label),
     )
-    _level(axes, reference, base, mathtext(base_label))
+    level = _level_in_words(reference, base_label)
+    if reference.isna().any():
+        axes.plot([], [], color=base.color, label=mathtext(level))
+    else:
+        _level(axes, reference, base, mathtext(base_label))
     axes.set(xlabel="switch epoch (0: eq. (8) from the start)", ylabel=mathtext(quantity.axis))
     _legend(figure, axes)
     head, counts = ("switch epoch", "mean", "standard deviation", "n"), finals.count(axis=1)
@@ -400,9 +404,15 @@ def switch_curve(
     text = "; ".join(
         f"{row[1]} (n={row[3]}{of}) with switch epoch {row[0]}" for row, of in zip(rows, lost, strict=True)
     )
-    without = f"; {base_label} {_short(reference.mean())} (n={len(reference)})" if len(reference) else ""
-    few = "".join(f"; {mark}" for mark in _few(counts))
-    return _chart(figure, name, f"{quantity.words} against the switch epoch", f"{text}{without}{few}.", (head, *rows))
+    words = "; ".join(filter(None, [text, level, *_few(counts)]))
+    return _chart(figure, name, f"{quantity.words} against the switch epoch", f"{words}.", (head, *rows))
+
+
+def _level_in_words(values: pd.Series, label: str) -> str:
+    """The mean of an optimizer without a switch; no number where a run diverged, as for a switch epoch."""
+    if lost := int(values.isna().sum()):
+        return f"{label}: {lost} of {len(values)} diverged"
+    return f"{label} {_short(values.mean())} (n={len(values)})" if len(values) else ""
 
 
 def _level(axes: Axes, values: pd.Series, look: Look, label: str) -> None:

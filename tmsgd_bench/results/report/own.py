@@ -93,9 +93,9 @@ def sections(runs: pd.DataFrame, folder: Path) -> list[OwnSection]:
         runs: from :func:`tmsgd_bench.results.store.read_runs`.
         folder: of the page, for links.
     """
-    own = runs[~selection.of_the_paper(runs)]
-    groups = comparison.of_any(own, REFERENCE)
-    return [_section(own, group, number, folder) for number, group in enumerate(groups, start=1)]
+    of_user = runs[~selection.of_the_paper(runs)]
+    groups = comparison.of_any(of_user, REFERENCE)
+    return [_section(of_user, group, number, folder) for number, group in enumerate(groups, start=1)]
 
 
 def _section(runs: pd.DataFrame, group: Group, number: int, folder: Path) -> OwnSection:
@@ -106,7 +106,7 @@ def _section(runs: pd.DataFrame, group: Group, number: int, folder: Path) -> Own
     drawn = list(_drawn(group.entries, of_group))
     experiment = _experiment(first, group, drawn)
     source = ExperimentRuns(
-        experiment, tuple(_row(experiment, *one) for one in drawn), runs, _selected(of for _, of in drawn)
+        experiment, tuple(_row(experiment, *pair) for pair in drawn), runs, _selected(of for _, of in drawn)
     )
     warning = SEVERAL if len(drawn) < len(group.entries) else ""
     return OwnSection(anchor, comparison.about(first), group, (content.part(source, anchor, folder),), warning)

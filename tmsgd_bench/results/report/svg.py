@@ -79,11 +79,11 @@ def _shorten_ids(root: Element, key: str) -> None:
             if attribute == "href":
                 element.set(attribute, f"#{short.get(value[1:], value[1:])}")
             else:
-                element.set(attribute, REFERENCE.sub(lambda found: f"url(#{short.get(found[1], found[1])})", value))
+                element.set(attribute, REFERENCE.sub(lambda match: f"url(#{short.get(match[1], match[1])})", value))
 
 
 def _references(element: Element) -> Iterator[str]:
-    yield from (found[1] for value in element.attrib.values() for found in REFERENCE.finditer(value))
+    yield from (match[1] for value in element.attrib.values() for match in REFERENCE.finditer(value))
     if "href" in element.attrib:
         yield element.attrib["href"][1:]
 
