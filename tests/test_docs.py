@@ -11,6 +11,7 @@ import io
 import itertools
 import re
 import shlex
+import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
@@ -49,12 +50,17 @@ OF_THE_READER = ("results/runs", "results/mine")
 """Stores in examples, which the reader's own runs make."""
 
 
-def commands_of(page: str) -> list[list[str]]:
-    """The commands of a page's shell blocks and of its sentences, in order, without comments and variables."""
+def command_lines(page: str) -> list[str]:
+    """The commands of a page's shell blocks and of its sentences, in order, each on one line."""
     text = PAGES[page].replace("\\\n", " ")
     blocks = "\n".join(fenced or indented for fenced, indented in SHELL.findall(text))
     lines = [line for line in blocks.splitlines() if re.match(r" *(?:[A-Z_]+=\S+ )*(python|make|pip) ", line)]
-    commands = [shlex.split(line, comments=True) for line in (*lines, *INLINE.findall(text))]
+    return [*lines, *INLINE.findall(text)]
+
+
+def commands_of(page: str) -> list[list[str]]:
+    """The arguments of a page's commands, without comments and variables."""
+    commands = [shlex.split(line, comments=True) for line in command_lines(page)]
     return [list(itertools.dropwhile(VARIABLE.match, command)) for command in commands]
 
 
@@ -235,6 +241,13 @@ def check_launcher(overrides: list[str]) -> None:
         if find_spec(f"hydra_plugins.hydra_{plugin.replace('slurm', 'submitit')}_launcher"):
             with initialize_config_dir(str(CONF), version_base=None):
                 hydra_compose("config", overrides=overrides, return_hydra_config=True)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if command_lines(page)])
+def test_a_shell_can_read_every_command(page: str) -> None:
+    """As it is printed: brackets and braces that a shell would read are in quotes."""
+    checked = subprocess.run(["sh", "-n"], input="\n".join(command_lines(page)), text=True, capture_output=True)
+    assert checked.returncode == 0, checked.stderr
 
 
 @pytest.mark.parametrize("arguments", commands("make"))
