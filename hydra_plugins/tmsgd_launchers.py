@@ -100,12 +100,16 @@ class Cores(SurvivingLauncher):
         from joblib import effective_n_jobs
 
         shared_memory.check(cores(), "leave out hydra/launcher to train one run after the other")
-        self.inner.joblib["n_jobs"] = min(self.inner.joblib["n_jobs"], len(job_overrides))
+        wanted = self.inner.joblib["n_jobs"]
+        at_once = min(effective_n_jobs(wanted), len(job_overrides))
         numbers = range(initial_job_idx, initial_job_idx + len(job_overrides))
-        at_once = effective_n_jobs(self.inner.joblib["n_jobs"])
         order = sweep.start_order(numbers, at_once)
-        with sweep_screen.if_wanted(self.progress, numbers, at_once):
-            answers = super().launch([job_overrides[place] for place in order], initial_job_idx)
+        self.inner.joblib["n_jobs"] = at_once
+        try:
+            with sweep_screen.if_wanted(self.progress, numbers, at_once):
+                answers = super().launch([job_overrides[place] for place in order], initial_job_idx)
+        finally:
+            self.inner.joblib["n_jobs"] = wanted  # a sweeper may launch a larger batch next
         return [answer for _, answer in sorted(zip(order, answers, strict=True), key=itemgetter(0))]
 
     def loss_errors(self) -> tuple[type[Exception], ...]:

@@ -170,8 +170,9 @@ def run(stage: Stage, logs: Path) -> Report:
                 place, command = waiting.pop(0)
                 running.append(_start(command, logs / f"{stage.name}-{place}.txt"))
             time.sleep(POLL_SECONDS)
-            report.notes += [note for process in running if (note := _failure(process))]
-            running = [process for process in running if process.process.poll() is None]
+            ended = [process for process in running if process.process.poll() is not None]
+            report.notes += [note for process in ended if (note := _failure(process))]
+            running = [process for process in running if process not in ended]
     except KeyboardInterrupt:
         report.interrupted = True
     finally:

@@ -502,15 +502,23 @@ def test_an_error_of_a_running_ray_is_left_as_it_is(ray: Callable[[Exception, bo
 
 
 @needs("hydra_joblib_launcher")
-@pytest.mark.parametrize(("wanted", "started"), [(100_000, 2), (1, 1), (-1, -1), (-3, -3)])
+@pytest.mark.parametrize(("wanted", "started"), [(100_000, 2), (1, 1), (-1, 2), (-3, 1)])
 def test_joblib_starts_no_more_workers_than_there_are_jobs(
     wanted: int, started: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sweep.SweepCallback, "folder", tmp_path)
-    cores = tmsgd_launchers.Cores(n_jobs=wanted)
-    monkeypatch.setattr(cores.inner, "launch", lambda jobs, _: [sweep.job_return(job, None) for job in jobs])
+    monkeypatch.setattr("joblib.effective_n_jobs", lambda wanted: wanted if wanted > 0 else max(1, 3 + 1 + wanted))
+    cores, workers = tmsgd_launchers.Cores(n_jobs=wanted), list[int]()
+
+    def launch(jobs: Sequence[Sequence[str]], first: int) -> Sequence[Any]:
+        workers.append(cores.inner.joblib["n_jobs"])
+        return [sweep.job_return(job, None) for job in jobs]
+
+    monkeypatch.setattr(cores.inner, "launch", launch)
     cores.launch([["seed=0"], ["seed=1"]], 0)
-    assert cores.inner.joblib["n_jobs"] == started
+    cores.launch([["seed=2"]], 2)
+    assert workers == [started, 1]
+    assert cores.inner.joblib["n_jobs"] == wanted
 
 
 @needs("hydra_joblib_launcher")

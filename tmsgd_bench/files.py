@@ -10,14 +10,11 @@ import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
 from tmsgd_bench.errors import StoreError
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
@@ -107,20 +104,6 @@ def parse_json(data: bytes) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return values if isinstance(values, dict) else None
-
-
-def read_parquet(path: Path) -> pd.DataFrame:
-    """A Parquet file's rows.
-
-    Raises:
-        StoreError: the file is missing, damaged or cannot be read.
-    """
-    import pandas as pd  # here, because it takes half a second
-
-    try:
-        return pd.read_parquet(path)
-    except (OSError, ValueError) as error:  # pyarrow raises ValueError for a damaged file
-        raise unreadable(path, error) from error
 
 
 def unreadable(path: Path, error: BaseException) -> StoreError:

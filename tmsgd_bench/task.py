@@ -18,12 +18,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from tmsgd_bench import splits
 from tmsgd_bench.checks import Section
 from tmsgd_bench.errors import ConfigError
 from tmsgd_bench.seeding import subset, validation_split
 
-EVALUATION = ("evaluate_on", "validation_share")
-"""The settings of a task's YAML that say which split it is evaluated on; see :attr:`Task.splits_training`."""
 Direction = Literal["min", "max"]
 
 
@@ -127,8 +126,8 @@ class TaskSettings:
         Args:
             options: of a class with ``splits_training``; without ``evaluate_on`` it is the test split.
         """
-        validates = options.get("evaluate_on", "test") == "validation"
-        others = {key: value for key, value in options.items() if key not in EVALUATION}
+        validates = splits.evaluated(options) == splits.VALIDATION
+        others = {key: value for key, value in options.items() if key not in splits.SETTINGS}
         return replace(self, validation_share=options["validation_share"] if validates else None), others
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,22 @@ def test_a_divergence_ends_training_and_its_epoch_is_not_told() -> None:
     assert sum(what == "epoch" for _, what, *_ in notes) == diverging.epoch
     diverging.fit(6)
     assert diverging.epoch == diverging.divergence.epoch
+
+
+@pytest.mark.parametrize(
+    ("discriminator", "generator", "expected"),
+    [
+        ([1.0, 1.0, math.nan], [1.0, math.inf, math.nan], ("loss_g", 1)),
+        ([1.0, math.nan], [1.0, math.nan], ("loss_d", 1)),
+        ([1.0, 1.0], [1.0, 1.0], None),
+    ],
+)
+def test_the_loss_that_stops_being_finite_first_is_named(
+    discriminator: list[float], generator: list[float], expected: tuple[str, int] | None
+) -> None:
+    losses = {"loss_d": torch.tensor(discriminator), "loss_g": torch.tensor(generator)}
+    found = trainer()._divergence(losses)
+    assert (found and (found.loss, found.step)) == expected
 
 
 def test_figures_are_drawn_in_evaluation_mode_without_gradients(

@@ -222,7 +222,10 @@ def test_the_time_of_a_run_unlike_all_others_is_unknown(tmp_path: Path) -> None:
 def test_published_runs_give_the_first_estimate(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str, seconds: float
 ) -> None:
-    """Those of the same optimizer, or else of any; runs of the user's own store count first."""
+    """Those of the same optimizer, or else of any; runs of the user's own store count first.
+
+    A damaged file of published runs takes nothing from the others.
+    """
     published = (make_spec("sgd", EPOCHS, seed=8), make_spec("sgd", EPOCHS, seed=9), make_spec("sgdm", EPOCHS, seed=9))
     for job in jobs(tmp_path / "published", *published):
         train(job)
@@ -233,6 +236,8 @@ def test_published_runs_give_the_first_estimate(
     packed.write(
         packed_runs, {spec.run_id: packing.files_of(tmp_path / "published" / spec.run_id) for spec in published}
     )
+    (tmp_path / "results/damaged").mkdir()
+    (tmp_path / "results/damaged" / packed.NAME).write_bytes(packed_runs.read_bytes()[:-9])
     monkeypatch.setattr(plan, "PUBLISHED", tmp_path / "results")
     plan._published.cache_clear()
     longer = make_spec(optimizer, EPOCHS + 1, seed=1)

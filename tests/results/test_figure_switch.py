@@ -99,6 +99,18 @@ def test_the_command_writes_a_picture_of_each_study(root: Path, tmp_path_factory
         assert picture.format == "PNG"
 
 
+def test_every_study_has_a_picture_of_its_own(
+    root: Path, write_run: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Two more studies, which differ from the first and from each other in an option of the optimizer."""
+    for decay in (1e-4, 5e-4):
+        for switch in (0, 5):
+            own = {"optimizer": tmsgd(switch, weight_decay=decay), "protocols": ["table2"], "epochs": 9}
+            _write(write_run, root, 0, 90.0, own)
+    written = write(read_runs(root), tmp_path_factory.mktemp("figures"))
+    assert len({path.name for path in written}) == len(written) == 6
+
+
 def test_without_a_study_it_says_how_to_make_one(tmp_path: Path, write_run: Callable[..., Path]) -> None:
     write_run(tmp_path, "sgd", 0)
     with pytest.raises(StoreError, match="experiment=switch"):

@@ -135,6 +135,22 @@ def test_runs_that_differ_before_the_switch_are_no_pair(root: Path, write_run: C
     assert (row["pairs"], row["left_out"]) == (3, 1)
 
 
+def test_each_pair_has_its_own_switch_epoch_and_one_that_never_came_adds_nothing() -> None:
+    """As with an automatic switch: jumps at epoch 12 lie after the first pair's switch, and before the second's."""
+
+    def trace(at: list[int], seed: int, switch: float | None) -> jumps.Trace:
+        run = pd.Series({"seed": seed, "switch_epoch": switch})
+        history = pd.DataFrame({"loss": _losses(at)})
+        return jumps.Trace(run, history, tuple(jumps.find(_losses(at), 10.0)))
+
+    switches = (10.0, 15.0, math.inf)
+    ours = jumps.Entry("TM-SGD", tuple(trace([12], seed, switch) for seed, switch in enumerate(switches)))
+    theirs = jumps.Entry("SGD", tuple(trace([] if seed == 0 else [12], seed, None) for seed in range(3)))
+    found = jumps._paired(ours, theirs, jumps.Rule(first=2))
+    assert (found["pairs"], found["epochs"]) == (3, (EPOCHS - 10) + (EPOCHS - 15))
+    assert (found["jumps"], found["jumps_reference"]) == (1, 0)
+
+
 def test_many_more_jumps_are_an_answer(tmp_path: Path, write_run: Callable[..., Path]) -> None:
     for seed in range(8):
         _write(write_run, tmp_path, "sgd", seed, [])

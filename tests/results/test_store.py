@@ -452,6 +452,61 @@ def test_a_finished_run_that_is_trained_again_is_still_finished(tmp_path: Path, 
     assert (row["status"], row["folder"]) == ("done", str(final))
 
 
+@pytest.mark.parametrize("when", ["_is_there", "_is_run", "_finished_row", "_unfinished"])
+def test_a_run_that_is_published_while_the_store_is_read_is_there_once_and_whole(
+    when: str, tmp_path: Path, write_run: WriteRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At whatever moment: after a listing, while other runs are read, or while its own folder is."""
+    other, run = write_run(tmp_path, seed=0), write_run(tmp_path, seed=1)
+    work = tmp_path / ".work" / run.name
+    work.parent.mkdir()
+    run.rename(work)
+    original = getattr(store, when)
+
+    def publish_then(*arguments: Any, **named: Any) -> Any:
+        answer = original(*arguments, **named)
+        if work.exists():
+            work.rename(run)
+        return answer
+
+    monkeypatch.setattr(store, when, publish_then)
+    rows = by_id(tmp_path)
+    assert {name: (row["status"], row["note"]) for name, row in rows.items()} == {
+        other.name: ("done", "done it is"),
+        run.name: ("done", "done it is"),
+    }
+
+
+def test_a_run_that_is_deleted_while_the_store_is_read_is_not_there(
+    tmp_path: Path, write_run: WriteRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = write_run(tmp_path, status="abandoned")
+    monkeypatch.setattr(store, "environment", lambda folder: shutil.rmtree(folder) or {})
+    assert by_id(tmp_path) == {}
+    assert not work.exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "remedy"),
+    [
+        (lambda text: text.replace("limit: null", "limiu: null"), "start its command again"),
+        (lambda text: text.replace("seed: 0", "seed: 1"), "start its command again"),
+        (
+            lambda text: text.replace(f"benchmark_version: {BENCHMARK_VERSION}", "benchmark_version: 1"),
+            "delete the folder",
+        ),
+    ],
+)
+def test_an_unfinished_run_with_the_settings_of_another_is_damaged(
+    change: Callable[[str], str], remedy: str, tmp_path: Path, write_run: WriteRun
+) -> None:
+    config = write_run(tmp_path, status="abandoned") / store.CONFIG
+    config.write_text(change(config.read_text()))
+    row = the_run(tmp_path)
+    assert (row["status"], row["task"]) == ("damaged", None)
+    assert remedy in row["note"]
+
+
 def test_foreign_files_and_folders_are_passed_over(tmp_path: Path, write_run: WriteRun) -> None:
     mine = write_run(tmp_path)
     (tmp_path / "notes.txt").write_text("mine")

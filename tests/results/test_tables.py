@@ -13,7 +13,8 @@ import pandas as pd
 import pytest
 
 from tmsgd_bench.errors import ConfigError, StoreError
-from tmsgd_bench.results import store, table_forms, tables
+from tmsgd_bench.results import rows as table_rows
+from tmsgd_bench.results import selection, store, table_forms, tables
 from tmsgd_bench.results.cells import p_value, signed
 from tmsgd_bench.results.paper import Printed, every_experiment, experiments, paper
 from tmsgd_bench.results.statistics import (
@@ -229,12 +230,6 @@ def test_a_newer_run_without_a_result_hides_no_result(status: str) -> None:
     assert row(table, "SGD").final.n == 5
 
 
-def test_a_copy_of_a_run_counts_once() -> None:
-    table = build(frame(*seeds("sgd", SGD), a_run("sgd", 0, SGD[0], run_id="backup")), "5")
-    assert row(table, "SGD").final.n == 5
-    assert row(table, "SGD").marks == ("1 copies of runs left out",)
-
-
 # --- marks ---------------------------------------------------------------------------------------------------------
 
 
@@ -274,6 +269,18 @@ def test_a_run_that_never_switches_is_marked(switch_epoch: float | None, epochs:
     """As the paper's Table 2 has it for SEG: switch epoch 200 of 30. Infinity: it was to choose it, and never did."""
     runs = frame(*seeds("tmsgd", TMSGD, switch_epoch=switch_epoch, epochs=epochs))
     assert row(build(runs, "5"), "TM-SGD").marks == ((NEVER,) if never else ())
+
+
+def test_runs_that_choose_their_switch_epochs_have_them_in_their_label_and_those_that_never_switch_are_counted() -> (
+    None
+):
+    epochs = [7.0, 12.0, math.inf, 9.0, 9.0]
+    runs = frame(*(a_run("tmsgd_auto", seed, 90.0, switch_epoch=epoch) for seed, epoch in enumerate(epochs)))
+    runs = runs.assign(label="TM-SGD (auto)", verified=True, lr=0.01)
+    assert table_rows.labels([runs]) == ["TM-SGD (auto), switch 7 to 12"]
+    assert table_rows.labels([runs[runs["switch_epoch"] == 9.0]]) == ["TM-SGD (auto), switch 9"]
+    assert table_rows.labels([runs[runs["switch_epoch"] == math.inf]]) == ["TM-SGD (auto)"]
+    assert selection.marks(runs) == ["1 of 5 runs never switch: eq. (8) is not used"]
 
 
 def test_partial_data_are_marked_with_their_size() -> None:

@@ -81,7 +81,9 @@ def test_equivalence_cannot_be_shown_without_margin_spread_or_after_divergence()
     assert (diverged.diverged, judge(diverged, 1.0, "max").verdict) == (1, "undecided")
     worst = pd.Series([*close, -math.inf])
     (void,) = correct([compare(worst, pd.Series([0.0] * 5 + [-math.inf]))])
-    assert judge(void, 1.0, "max").verdict != "no such difference"
+    judged = judge(void, 1.0, "max")
+    assert (void.void, judged.verdict) == (1, "undecided")
+    assert judged.seeds == seeds_to_decide(comparison(close), NAN), "no margin helps where both runs of a pair diverged"
 
 
 def test_a_smaller_margin_is_never_easier_to_show() -> None:

@@ -766,7 +766,7 @@ OPTIMIZERS: dict[str, Callable[[Any], Optimizer]] = {
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_the_stand_in_can_be_learnt(stand_in: Path, name: str) -> None:
-    """Better than guessing, by far; and the loss falls below that of the best constant answer."""
+    """Better than guessing, by far; and the loss falls below that of the best constant prediction."""
     task = make(stand_in, batch_size=32, model={"embedding": 8, "hidden": [16]})
     optimizers = {"wide_deep": OPTIMIZERS[name](task.model.parameters())}
     share = float(task.train.clicks[task.train.rows].double().mean())

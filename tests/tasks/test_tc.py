@@ -377,7 +377,7 @@ def test_evaluation_agrees_with_a_computation_by_hand(
 
 @pytest.mark.parametrize("name", ["SGD", "TM-SGD", "Adam"])
 def test_the_loss_falls_on_the_stand_in(synthetic_r8: Path, name: str) -> None:
-    """Below that of the best constant answer, the entropy of the labels, which is what learning nothing gives."""
+    """Below that of the best constant prediction, the entropy of the labels, which is what learning nothing gives."""
     task = make(synthetic_r8, padding="start", model={"embedding": 16, "hidden": 12})
     optimizers = {"classifier": OPTIMIZERS[name](task.model.parameters())}
     shares = task.data.train_labels.bincount().double() / task.train_size

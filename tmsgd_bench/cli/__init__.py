@@ -8,6 +8,7 @@ matplotlib) are imported in the action, so that other commands do not wait for t
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
@@ -104,7 +105,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         return _refused(f"cannot use {error.filename or 'a file'} ({files.os_reason(error)}).")
     except ValueError as error:
-        return _refused(f"a file of the results holds a value that cannot be used ({error}): restore it from a copy.")
+        if sys.flags.dev_mode:
+            raise
+        return _refused(
+            f"a value cannot be used ({error}). If a file of the results is damaged, restore it from a copy. Otherwise "
+            "report this as a bug, with what the same command prints after 'python -X dev -m tmsgd_bench'."
+        )
 
 
 def _act(arguments: Sequence[str] | None) -> int:

@@ -17,7 +17,7 @@ from hydra.core.object_type import ObjectType
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from tmsgd_bench import tuning
+from tmsgd_bench import splits, tuning
 from tmsgd_bench.checks import names_weights_file
 from tmsgd_bench.engine import command_line, explanations, schema, task_data
 from tmsgd_bench.engine.spec import RunOptions, RunSpec, validate, without
@@ -72,7 +72,7 @@ def run_spec(config: DictConfig, fetch: bool = False) -> RunSpec:
 def _spec(config: DictConfig, values: dict[str, Any], fetch: bool) -> RunSpec:
     if values["protocol"] == tuning.PROTOCOL:
         _check_rate_is_used(config)
-        tuning.check_seed(values["seed"], values["task"].get("evaluate_on", "test"))
+        tuning.check_seed(values["seed"], splits.evaluated(values["task"]))
     data, model = task_data.chosen(values), values["model"]
     task = {**schema.task_identity(values["task"]), "dataset": data.name}
     if fetch and data.kind == "real" and data.verify and not data.dataset.pinned:
@@ -193,13 +193,9 @@ def followed_protocols(config: DictConfig, spec: RunSpec, choices: Mapping[str, 
 
 def _take_choices(canonical: DictConfig, spec: RunSpec) -> None:
     """Give a configuration of ``tuned`` what its runs may choose: the split, and a learning rate of the grid."""
-    canonical.task.evaluate_on = _split(spec)
+    canonical.task.evaluate_on = splits.evaluated(spec.task)
     rate = spec.optimizer["lr"]
     canonical.lr = rate if rate in tuning.grid(canonical.reduced_lr) else canonical.reduced_lr
-
-
-def _split(spec: RunSpec) -> str:
-    return str(spec.task.get("evaluate_on", "test"))
 
 
 def _canonical_overrides(config: DictConfig, spec: RunSpec, choices: Mapping[str, str | None]) -> tuple[str, ...]:
@@ -224,7 +220,7 @@ def _candidates(
     A task need not have all protocols. The seed tells whether a run can follow ``tuned``.
     """
     protocols = [protocol for protocol in PROTOCOLS if protocol in config.task]
-    if spec.seed not in tuning.seeds_of(_split(spec)):
+    if spec.seed not in tuning.seeds_of(splits.evaluated(spec.task)):
         protocols = [protocol for protocol in protocols if protocol != tuning.PROTOCOL]
     if not protocols:
         return []

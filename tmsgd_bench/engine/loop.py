@@ -180,11 +180,10 @@ class Trainer:
         return losses.all()
 
     def _divergence(self, losses: dict[str, Tensor]) -> Divergence | None:
-        for name, values in losses.items():
-            bad = (~torch.isfinite(values)).nonzero()
-            if len(bad):
-                return Divergence(name, self.epoch, int(bad[0]))
-        return None
+        """The first step with a loss that is not finite; of several such losses the first that the task names."""
+        bad = {name: (~torch.isfinite(values)).nonzero() for name, values in losses.items()}
+        found = [Divergence(name, self.epoch, int(steps[0])) for name, steps in bad.items() if len(steps)]
+        return min(found, key=lambda divergence: divergence.step, default=None)
 
     def _finish_epoch(self, losses: dict[str, Tensor], seconds: float, observers: Sequence[Observer]) -> None:
         with self.clocks.measure("evaluation"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import logging
 import math
 import re
 from collections import deque
@@ -32,6 +33,7 @@ from tmsgd_bench.wording import number_of
 NUMBER = re.compile(r"(seed|lr|lr_step|switch_epoch)=(-?(?:0|[1-9][0-9]*)(\.[0-9]+)?)")
 """An override that sets one number at the top level of a configuration, of those that sweeps vary."""
 PUBLISHED = Path(__file__).resolve().parents[2] / "results"
+log = logging.getLogger(__name__)
 
 
 class PlanShown(BaseException):
@@ -380,11 +382,12 @@ def _median_pace(runs: pd.DataFrame) -> float:
 @functools.cache
 def _published(begin: str) -> pd.DataFrame:
     """The runs that are published with this checkout and whose names begin so; none in an installed package."""
-    places = sorted(PUBLISHED.glob(f"*/{packed.NAME}")) + sorted(PUBLISHED.glob(f"*/*/{packed.NAME}"))
-    try:
-        frames = [store.read_runs(place, begin) for place in places]
-    except StoreError:  # a damaged file is no reason to have no plan
-        frames = []
+    frames = []
+    for place in sorted(PUBLISHED.glob(f"*/{packed.NAME}")) + sorted(PUBLISHED.glob(f"*/*/{packed.NAME}")):
+        try:
+            frames.append(store.read_runs(place, begin))
+        except StoreError as error:  # a damaged file is no reason to have no plan
+            log.warning("the times of published runs are estimated without %s: %s", place, error)
     return store.merge(frames) if frames else pd.DataFrame(columns=pd.Index(store.COLUMNS))
 
 

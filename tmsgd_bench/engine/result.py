@@ -6,6 +6,7 @@ import math
 from dataclasses import asdict
 from typing import Any
 
+from tmsgd_bench import splits
 from tmsgd_bench.engine import costs
 from tmsgd_bench.engine.loop import Trainer, weights_digest
 from tmsgd_bench.engine.monitor import SharpnessMonitor
@@ -60,8 +61,8 @@ def of(trainer: Trainer, monitor: SharpnessMonitor) -> dict[str, Any]:
 
 def _split_note(spec: RunSpec) -> str:
     """Which split a number is of, unless it is the test split."""
-    split = spec.task.get("evaluate_on", "test")
-    return "" if split == "test" else f" on the {split} split"
+    split = splits.evaluated(spec.task)
+    return "" if split == splits.TEST else f" on the {split} split"
 
 
 def _auto_note(spec: RunSpec, switch: int | None) -> str:

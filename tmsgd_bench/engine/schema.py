@@ -12,6 +12,7 @@ import inspect
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, TypeVar
 
+from tmsgd_bench import splits
 from tmsgd_bench.checks import (
     Check,
     Section,
@@ -58,11 +59,11 @@ NOT_OF_THE_TASK = ("_target_", "datasets", "without_test", "reading", *PROTOCOLS
 OF_THIS_PROJECT = "tasks."
 """The names of this project's model classes begin so."""
 
-SPLIT_SETTINGS: dict[str, Check] = {
-    "evaluate_on": choice("test", "validation"),
-    "validation_share": number(0, 1, 0.1, above=True, below=True),
-}
-"""Of a task that divides its training split; see :attr:`tmsgd_bench.task.Task.splits_training`."""
+SPLIT_CHECKS: tuple[Check, ...] = (
+    choice(splits.TEST, splits.VALIDATION),
+    number(0, 1, 0.1, above=True, below=True),
+)
+"""What :data:`splits.SETTINGS` may be."""
 
 FRACTION = number(0, 1, 0.9, below=True)
 SHARE = number(0, 1, 0.5, above=True)
@@ -367,8 +368,8 @@ def check_task(task: Any, model: Any) -> None:
     kind = resolve("task", task["_target_"])
     options = without(task, *required, *NOT_OF_THE_TASK)
     if getattr(kind, "splits_training", False):
-        check_group("task", options, tuple(SPLIT_SETTINGS))
-        for key, check_split in SPLIT_SETTINGS.items():
+        check_group("task", options, splits.SETTINGS)
+        for key, check_split in zip(splits.SETTINGS, SPLIT_CHECKS, strict=True):
             check_split(f"task.{key}", options.pop(key))
     check_options = getattr(kind, "options", None)
     if check_options is not None:
@@ -463,8 +464,8 @@ def check_model_options(kind: Any, options: Mapping[str, Any], arguments: Iterab
 
 def task_identity(task: Mapping[str, Any]) -> dict[str, Any]:
     """What of a task's settings determines a result; on the test split no validation split does."""
-    splits = getattr(resolve("task", task["_target_"]), "splits_training", False)
-    left_out = SPLIT_SETTINGS if splits and task["evaluate_on"] == "test" else ()
+    divides = getattr(resolve("task", task["_target_"]), "splits_training", False)
+    left_out = splits.SETTINGS if divides and splits.evaluated(task) == splits.TEST else ()
     return without(task, *NOT_OF_THE_TASK, *left_out)
 
 

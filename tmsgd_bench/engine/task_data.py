@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 
+from tmsgd_bench import splits
 from tmsgd_bench.checks import shown
 from tmsgd_bench.data.catalog import OWN, Combined, Dataset, data_root, find_all
 from tmsgd_bench.errors import ConfigError
@@ -147,7 +148,7 @@ def _needs_test(task: Mapping[str, Any], data: Mapping[str, Any]) -> bool:
 
 def evaluates_on_test(task: Mapping[str, Any]) -> bool:
     """Whether a task's settings ask for the test split, as they do unless they say otherwise."""
-    return bool(task.get("evaluate_on", "test") == "test")
+    return splits.evaluated(task) == splits.TEST
 
 
 def _chosen_dataset(values: dict[str, Any]) -> str:

@@ -96,7 +96,8 @@ class Finding:
         ends = sorted((value.low * unit, value.high * unit))
         sgd = self.experiment.printed.get("sgd")
         printed = 100.0 * sign * seen.value / abs(sgd.value) if seen and sgd else None
-        label = f"{self.experiment.task} {self.experiment.label}, {self.claim.level}"
+        task = str(layout(self.experiment.table)["title"]).partition(",")[0]
+        label = f"{task}: {self.experiment.label}, {self.claim.level}"
         return Gain(label, value.mean * unit, ends[0], ends[1], value.n, printed)
 
 

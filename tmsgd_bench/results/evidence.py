@@ -132,6 +132,18 @@ def read_settings(folder: Path) -> dict[str, Any]:
     return copy.deepcopy(_parsed_settings(read_bytes(folder, CONFIG)))
 
 
+def settings_of_name(folder: Path) -> dict[str, Any]:
+    """The settings of a finished or unfinished run, which are those that its folder's name stands for.
+
+    Raises:
+        Damaged: they are not, or cannot be read as settings.
+        OSError: the file cannot be read.
+    """
+    settings = read_settings(folder)
+    _check_identity(settings, folder.name)
+    return settings
+
+
 @lru_cache(maxsize=PARSED)
 def _parsed_settings(data: bytes) -> dict[str, Any]:
     try:
@@ -245,7 +257,7 @@ def examine(folder: Path) -> Evidence:
     """What a finished run's folder says, and what is wrong with it if anything is."""
     settings: dict[str, Any] = {}
     try:
-        settings, wrong = _settings_of_name(folder)
+        settings, wrong = _named_settings(folder)
         sealed = has(folder, manifest.NAME)
         if sealed:
             _check_sums(folder)
@@ -306,14 +318,12 @@ def _check_sums(folder: Path) -> None:
         raise Damaged("; ".join(wrong))
 
 
-def _settings_of_name(folder: Path) -> tuple[dict[str, Any], Damaged | None]:
+def _named_settings(folder: Path) -> tuple[dict[str, Any], Damaged | None]:
     """The settings if they are those that the folder's name stands for, or why there are none."""
     try:
-        settings = read_settings(folder)
-        _check_identity(settings, folder.name)
+        return settings_of_name(folder), None
     except Damaged as error:
         return {}, error
-    return settings, None
 
 
 def _check_identity(settings: Mapping[str, Any], name: str) -> None:

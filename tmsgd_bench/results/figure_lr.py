@@ -335,8 +335,8 @@ def _about(searches: Sequence[Search]) -> str:
     seeds = runs["seed"].nunique()
     first = runs.iloc[0]
     settings = f"{number_of(first['epochs'], 'epoch')}, batch {first['batch_size']:.0f}"
-    skipped = ("few seeds", "evaluated on", "never switches")
-    marks = [mark for mark in selection.marks(runs) if not mark.startswith(skipped) and "diverged" not in mark]
+    skipped = ("few seeds", "evaluated on", "never switch", "diverged")
+    marks = [mark for mark in selection.marks(runs) if not any(words in mark for words in skipped)]
     incomplete = [search.label for search in searches if search.missing]
     marks += [f"search incomplete: {', '.join(incomplete)}"] if incomplete else []
     band = f"line: mean, band: range of {number_of(seeds, 'seed')}"

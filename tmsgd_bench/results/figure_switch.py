@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from tmsgd_bench import files
 from tmsgd_bench.errors import StoreError
 from tmsgd_bench.escaping import mathtext
 from tmsgd_bench.results import selection
@@ -54,7 +55,7 @@ def write(
         first = swept.iloc[0]
         with rc_context(STYLE):
             name = f"switch-{first['task']}-{first['model']}-{first['optimizer']}"
-            name += f"-{first['group'][:6]}" if any(path.stem == name for path in written) else ""
+            name += f"-{_digest(swept)}" if any(path.stem == name for path in written) else ""
             written += save(draw(swept, base), folder, name)
     if not written:
         raise StoreError(f"no two runs differ in their switch epoch alone: train some with '{COMMAND}'.")
@@ -69,6 +70,12 @@ def studies(runs: pd.DataFrame, protocol: str | None) -> Iterator[tuple[pd.DataF
         follows = pd.concat([study, base])["protocols"].map(lambda names: protocol is None or protocol in names)
         if study["switch_epoch"].nunique() > 1 and follows.any():
             yield study.drop_duplicates(["switch_epoch", "seed"]), base.drop_duplicates("seed")
+
+
+def _digest(study: pd.DataFrame) -> str:
+    """Tells a study from others of the same task, model and optimizer."""
+    options = selection.without_switch(study.iloc[:1]).iloc[0]
+    return files.digest({"group": study["group"].iloc[0], "options": options})[:6]
 
 
 def draw(study: pd.DataFrame, base: pd.DataFrame) -> Figure:

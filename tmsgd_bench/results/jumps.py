@@ -198,13 +198,13 @@ def _heading(run: pd.Series) -> str:
 
 def _entries(settings: list[list[Trace]]) -> Iterator[Entry]:
     settings.sort(key=lambda traces: (str(traces[0].run["optimizer"]), switch_of(traces[0].run)))
-    labels = rows.labels([pd.DataFrame([traces[0].run]) for traces in settings])
+    labels = rows.labels([pd.DataFrame([trace.run for trace in traces]) for traces in settings])
     for label, traces in zip(labels, settings, strict=True):
         yield Entry(label, tuple(traces))
 
 
 def switch_of(run: pd.Series) -> float:
-    """The switch epoch; infinite for a run that has none."""
+    """The switch epoch; infinite for a run that has none, or never switched."""
     return math.inf if pd.isna(run["switch_epoch"]) else float(run["switch_epoch"])
 
 
@@ -262,8 +262,6 @@ def after_switch(group: Group, rule: Rule) -> list[dict[str, Any]]:
 
 def _base(entry: Entry, group: Group) -> Entry | None:
     """What an optimizer is before its switch, with the same options."""
-    if pd.isna(entry.first["switch_epoch"]):
-        return None
     ours = json.loads(str(entry.first["options"]))
     for other in group.entries:
         theirs = json.loads(str(other.first["options"]))
@@ -275,14 +273,13 @@ def _base(entry: Entry, group: Group) -> Entry | None:
 
 def _paired(entry: Entry, base: Entry, rule: Rule) -> dict[str, Any]:
     """The two exact tests over the seeds whose runs are the same up to the switch."""
-    switch = float(entry.first["switch_epoch"])
-    start = max(float(rule.first), switch)
     both = [(trace, base.by_seed[seed]) for seed, trace in entry.by_seed.items() if seed in base.by_seed]
-    pairs = [pair for pair in both if _same_until(switch, *pair)]
+    pairs = [pair for pair in both if _same_until(switch_of(pair[0].run), *pair)]
+    starts = [max(float(rule.first), switch_of(ours.run)) for ours, _ in pairs]
     ends = [min(len(ours.history), len(theirs.history)) for ours, theirs in pairs]
     counts = [
         tuple(sum(jump.epoch < end for jump in trace.since(start)) for trace in pair)
-        for pair, end in zip(pairs, ends, strict=True)
+        for pair, start, end in zip(pairs, starts, ends, strict=True)
     ]
     ours, theirs = (sum(pair[side] for pair in counts) for side in (0, 1))
     low, high = rate_ratio(ours, theirs)
@@ -292,7 +289,7 @@ def _paired(entry: Entry, base: Entry, rule: Rule) -> dict[str, Any]:
         "reference": base.label,
         "pairs": len(pairs),
         "left_out": len(both) - len(pairs),
-        "epochs": sum(max(0, end - int(start)) for end in ends),
+        "epochs": int(sum(max(0.0, end - start) for start, end in zip(starts, ends, strict=True))),
         **{"jumps": ours, "jumps_reference": theirs},
         **{"ratio": ours / theirs if theirs else math.nan, "low": low, "high": high},
         **{"p": sign_p_value(ours, theirs), "seeds_more": more, "seeds_fewer": fewer},

@@ -28,7 +28,6 @@ from tmsgd_bench.results.status import FINISHED
 
 WHERE = ["task", "model", "dataset", "data"]
 """What runs of one search share, by the columns of the frame; another benchmark version is another search."""
-"""The store that run.py writes into by default."""
 RULE = (
     "Each optimizer is trained with the same number of learning rates, half a decade apart, and evaluated on the "
     "validation split. Its best rate has the best mean of the metric after the last epoch over the search's seeds. A "

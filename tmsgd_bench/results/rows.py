@@ -115,18 +115,26 @@ def labels(every: Sequence[pd.DataFrame]) -> list[str]:
     first = [of_options.iloc[0] for of_options in every]
     several = len({learning_rate(run) for run in first}) > 1
     shared = Counter(name for name, _ in {(run["label"], run["optimizer"]) for run in first})
-    names = [label(run, several, with_name=shared[run["label"]] > 1) for run in first]
+    names = [label(of_options, several, with_name=shared[of_options["label"].iloc[0]] > 1) for of_options in every]
     return [
         name if names.count(name) == 1 else f"{name}{_distinction(run, name, first, names)}"
         for run, name in zip(first, names, strict=True)
     ]
 
 
-def label(run: pd.Series, with_lr: bool = False, with_name: bool = False) -> str:
-    """Its optimizer's label, its name and its learning rate if they are wanted, and its switch epoch if it has one."""
+def label(runs: pd.DataFrame, with_lr: bool = False, with_name: bool = False) -> str:
+    """The label of runs that differ in their seeds only.
+
+    It is their optimizer's label, its name and its learning rate if they are wanted, and its switch epoch if it has
+    one. Runs that chose their switch epochs themselves can have several; then the first and the last one.
+    """
+    run = runs.iloc[0]
     name = f" ({run['optimizer']})" if with_name else ""
     lr = f", lr {shown(learning_rate(run))}" if with_lr else ""
-    switch = "" if pd.isna(run["switch_epoch"]) else f", switch {float(run['switch_epoch']):g}"
+    epochs = [epoch for epoch in sorted(set(runs["switch_epoch"].dropna().astype(float))) if not math.isinf(epoch)]
+    switch = (
+        f", switch {' to '.join(f'{epoch:g}' for epoch in dict.fromkeys((epochs[0], epochs[-1])))}" if epochs else ""
+    )
     return f"{run['label']}{name}{lr}{switch}"
 
 

@@ -25,8 +25,6 @@ from tmsgd_bench.wording import number_of
 
 BASES = {"tmsgd": "sgd", "tmsgdm": "sgdm"}
 """What each optimizer is before its switch."""
-SAME_RUN = ["group", "options", "seed"]
-"""Two rows that agree in these are of the same run."""
 NAMED = 5
 """Damaged runs at most that a table names; the command names them all."""
 
@@ -37,9 +35,8 @@ def select(runs: pd.DataFrame, experiment: Experiment, data: str, protocol: str)
     Of ``tuned`` these are the runs on the test split with each optimizer's best learning rate
     (:mod:`tmsgd_bench.results.learning_rates`).
 
-    Three columns are added. ``left_out``: the run cannot be compared with the newest result: its settings or its
-    benchmark version are older, or it reports another metric (``unmeasured``). ``copy``: the same run is there under
-    another name.
+    Two columns are added. ``left_out``: the run cannot be compared with the newest result: its settings or its
+    benchmark version are older, or it reports another metric (``unmeasured``).
 
     Args:
         runs: from :func:`tmsgd_bench.results.store.read_runs`.
@@ -56,10 +53,10 @@ def select(runs: pd.DataFrame, experiment: Experiment, data: str, protocol: str)
         place = (experiment.task, experiment.model, experiment.dataset, data)
         chosen = learning_rates.tested(runs, chosen, place)
     if chosen.empty:  # most are, where a few tasks were trained
-        return chosen.assign(has_result=False, left_out=False, copy=False, unmeasured=False)
+        return chosen.assign(has_result=False, left_out=False, unmeasured=False)
     unmeasured = chosen["metric"].isin(experiment.stand_ins)
     _check_metric(chosen[~unmeasured], experiment)
-    others = chosen[unmeasured].assign(has_result=False, left_out=True, copy=False, unmeasured=True)
+    others = chosen[unmeasured].assign(has_result=False, left_out=True, unmeasured=True)
     comparable = _comparable(chosen[~unmeasured], compared_by(protocol), list(experiment.labels)).assign(
         unmeasured=False
     )
@@ -113,7 +110,7 @@ def elsewhere(runs: pd.DataFrame, experiment: Experiment) -> dict[tuple[str, str
 
 def counted(selected: pd.DataFrame, optimizer: str) -> pd.DataFrame:
     """The runs of an optimizer that can be compared, each once, whatever their status."""
-    return selected[(selected["optimizer"] == optimizer) & ~selected["left_out"] & ~selected["copy"]]
+    return selected[(selected["optimizer"] == optimizer) & ~selected["left_out"]]
 
 
 @dataclass(frozen=True)
@@ -154,9 +151,7 @@ def sweep(runs: pd.DataFrame, selected: pd.DataFrame, optimizer: str) -> pd.Data
         return runs.iloc[:0]
     first = chosen.iloc[:1]
     same = (runs["group"] == first["group"].item()) & (without_switch(runs) == without_switch(first).item())
-    swept = runs[same & runs["switch_epoch"].notna()]
-    best_first = swept.sort_values("status", key=lambda status: ~status.isin(FINISHED), kind="stable")
-    return best_first[~best_first.duplicated(SAME_RUN)].sort_values("run_id", kind="stable")
+    return runs[same & runs["switch_epoch"].notna()].sort_values("run_id", kind="stable")
 
 
 def without_switch(runs: pd.DataFrame) -> pd.Series:
@@ -184,7 +179,7 @@ def left_out(runs: pd.DataFrame, selected: Iterable[pd.DataFrame]) -> str:
     reasons = dict(zip(lost["run_id"], lost["note"], strict=True))
     for frame in selected:
         damaged = frame[frame["status"] == Status.DAMAGED]
-        damaged = damaged[~damaged["left_out"] & ~damaged["copy"]] if "copy" in damaged else damaged
+        damaged = damaged[~damaged["left_out"]] if "left_out" in damaged else damaged
         reasons |= dict(zip(damaged["run_id"], damaged["note"], strict=True))
     named = [f"{name} ({note.partition(':')[0]})" for name, note in sorted(reasons.items())[:NAMED]]
     more = [f"{len(reasons) - NAMED} more"] if len(reasons) > NAMED else []
@@ -204,8 +199,17 @@ def marks(runs: pd.DataFrame) -> list[str]:
     if count := int((done & runs["final"].isna()).sum()):
         texts.append(f"{count} with a metric that is not finite")
     texts += few_seeds(int((done & runs["final"].notna()).sum()))
-    never = runs["switch_epoch"].notna() & (runs["switch_epoch"].astype(float) >= runs["epochs"].astype(float))
-    return [*texts, "never switches: eq. (8) is not used"] if never.any() else texts
+    return [*texts, *_never_switch(runs)]
+
+
+def _never_switch(runs: pd.DataFrame) -> list[str]:
+    """The mark of runs whose switch epoch lies behind their last."""
+    planned = runs[runs["switch_epoch"].notna()]
+    never = int((planned["switch_epoch"].astype(float) >= planned["epochs"].astype(float)).sum())
+    if not never:
+        return []
+    some = f"{never} of {number_of(len(planned), 'run')} never switch" if never < len(planned) else "never switches"
+    return [f"{some}: eq. (8) is not used"]
 
 
 def _data_marks(runs: pd.DataFrame) -> list[str]:
@@ -250,7 +254,7 @@ def _check_metric(chosen: pd.DataFrame, experiment: Experiment) -> None:
 
 
 def _comparable(runs: pd.DataFrame, shared: str, papers: Sequence[str]) -> pd.DataFrame:
-    """Marks the runs that cannot be compared with the newest result (``left_out``), and copies of a run (``copy``).
+    """Marks the runs that cannot be compared with the newest result (``left_out``).
 
     Comparable runs have the same benchmark version and group, and for each optimizer the same options. One protocol
     gives several groups or options only if a YAML has been changed, or other unverified data have been used. An
@@ -266,11 +270,10 @@ def _comparable(runs: pd.DataFrame, shared: str, papers: Sequence[str]) -> pd.Da
     order = ["has_result", "benchmark_version", "started"]
     runs = runs.sort_values(order, ascending=False, na_position="last", kind="stable")
     if runs.empty:
-        return runs.assign(left_out=False, copy=False)
+        return runs.assign(left_out=False)
     is_own = ~runs["optimizer"].isin(papers)
     newest = (runs if is_own.all() else runs[~is_own]).iloc[0]
     other = (runs[shared] != newest[shared]).where(~is_own, runs["conditions"] != newest["conditions"])
     options = runs[~other].groupby("optimizer")["options"].first()
     other |= runs["options"] != runs["optimizer"].map(options)
-    marked = runs.assign(left_out=other, copy=~other & runs.duplicated(SAME_RUN))
-    return marked.sort_values("run_id", kind="stable")
+    return runs.assign(left_out=other).sort_values("run_id", kind="stable")

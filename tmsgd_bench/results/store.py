@@ -27,7 +27,7 @@ from typing import Any
 import pandas as pd
 from filelock import FileLock, Timeout
 
-from tmsgd_bench import escaping, manifest
+from tmsgd_bench import escaping, manifest, splits
 from tmsgd_bench.errors import RunIsBusy, StoreError
 from tmsgd_bench.files import canonical, digest, finite, read_json, unreadable, unwritable, write_atomically, write_json
 from tmsgd_bench.identity import LABEL, RUN_ID
@@ -47,6 +47,7 @@ FORCED = "forced"
 """Marks a work folder that is to replace a finished run."""
 TRANSIENT = (FAILURE, FORCED, heartbeat.NAME, manifest.NAME, "checkpoint-*.pt", "*.tmp")
 """Files of a work folder that are no evidence."""
+MENDS = "start its command again, which mends it"
 log = logging.getLogger(__name__)
 LOCK_SECONDS = 1.0  # read_runs() tries locks for an instant, which must not turn a starting run away
 
@@ -266,17 +267,17 @@ def _unpacked_runs(root: Path, begin: str) -> pd.DataFrame:
     def named(folder: Path) -> list[Path]:
         return [path for path in folder.iterdir() if path.name.startswith(begin)] if folder.exists() else []
 
-    try:
-        finished = [path for path in named(root) if _is_run(path)]
+    try:  # the begun ones first: a run that is published meanwhile is then in both lists, and not in none
         begun = [path for path in named(root / ".work") if _is_there(path / CONFIG)]
+        finished = [path for path in named(root) if _is_run(path)]
     except OSError as error:
         raise StoreError(
             f"cannot read the results in {root} ({error.strerror}): check results.root and its permissions."
         ) from error
-    again = {folder.name for folder in begun}
+    again = {folder.name for folder in begun if _is_there(folder)}
     rows = [_finished_row(folder, folder.name in again) for folder in finished]
-    again -= {folder.name for folder in finished}
-    rows += [_unfinished_row(root, folder) for folder in begun if folder.name in again]
+    published = {folder.name for folder in finished}
+    rows += [row for folder in begun if folder.name not in published and (row := _begun_row(root, folder))]
     return _frame(rows).sort_values("run_id", ignore_index=True)
 
 
@@ -441,13 +442,27 @@ def _damaged_row(folder: Path, settings: dict[str, Any], note: str) -> dict[str,
     return {"run_id": name, **known, "status": Status.DAMAGED, "note": note, "folder": str(folder)}
 
 
+def _begun_row(root: Path, folder: Path) -> dict[str, Any] | None:
+    """The row of a run whose work folder was seen; None if it was deleted since.
+
+    A run may be published while its folder is read. So its row is the finished run's if the folder is gone afterwards.
+    """
+    row = _unfinished_row(root, folder)
+    if _is_there(folder):
+        return row
+    published = root / folder.name
+    return _finished_row(published, again=False) if _is_there(published) else None
+
+
 def _unfinished_row(root: Path, folder: Path) -> dict[str, Any]:
     """The row of a run in progress, abandoned or failed."""
     try:
-        settings = evidence.read_settings(folder)
-    except (OSError, evidence.Damaged) as error:
-        problem = str(error) if isinstance(error, evidence.Damaged) else f"it cannot be read ({error.strerror})"
-        return _damaged_row(folder, {}, f"{problem}: start its command again, which mends it")
+        settings = evidence.settings_of_name(folder)
+    except OSError as error:
+        return _damaged_row(folder, {}, f"it cannot be read ({error.strerror}): {MENDS}")
+    except evidence.Damaged as error:
+        remedy = MENDS if error.fault == "damaged" else "delete the folder: it cannot be continued under this name"
+        return _damaged_row(folder, {}, f"{error}: {remedy}")
     return _row(folder, settings, _unfinished(root, folder), environment(folder))
 
 
@@ -548,7 +563,7 @@ def _weights_file(model: dict[str, Any]) -> str | None:
 
 def _limit(config: dict[str, Any], result: dict[str, Any]) -> int | None:
     """How many training examples a limited run takes; only its result knows how many there are."""
-    limit, used = config["data"]["limit"], result.get("training_examples")  # earlier versions did not record it
+    limit, used = config["data"].get("limit"), result.get("training_examples")  # earlier versions did not record it
     return limit if limit is None or used is None else min(limit, used)
 
 
@@ -568,7 +583,7 @@ def _described(config: dict[str, Any], result: dict[str, Any]) -> dict[str, Any]
         "options": _options(config),
         "weights_file": _weights_file(config["model"]),
         "dataset": config["task"].get("dataset"),
-        "split": config["task"].get("evaluate_on", "test"),
+        "split": splits.evaluated(config["task"]),
         "evaluation_limit": config["data"].get("evaluation_limit"),
         "fingerprint": config["data"].get("fingerprint"),
         "lr": config["optimizer"].get("lr"),

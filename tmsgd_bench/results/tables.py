@@ -227,7 +227,7 @@ def _row(optimizer: str, chosen: pd.DataFrame, experiment: Experiment, reference
 
 def _before_training(chosen: pd.DataFrame, experiment: Experiment) -> list[Row]:
     """A row for the weights that training begins with, if the task measures them; it is compared with nothing."""
-    measured = chosen[~chosen["left_out"] & ~chosen["copy"] & chosen["initial"].notna()]
+    measured = chosen[~chosen["left_out"] & chosen["initial"].notna()]
     if measured.empty:
         return []
     return [
@@ -264,8 +264,6 @@ def _with_claims(rows: Sequence[Row], tested: Mapping[Key, Tested], reference: s
 
 
 def _left_out(every: pd.DataFrame, metric: str) -> list[str]:
-    older, copies = int((every["left_out"] & ~every["unmeasured"]).sum()), int(every["copy"].sum())
-    unmeasured = int(every["unmeasured"].sum())
+    older, unmeasured = int((every["left_out"] & ~every["unmeasured"]).sum()), int(every["unmeasured"].sum())
     marks = [f"{number_of(older, 'run')} of older settings left out"] if older else []
-    marks += [f"{number_of(unmeasured, 'run')} without {metric} left out"] if unmeasured else []
-    return [*marks, f"{copies} copies of runs left out"] if copies else marks
+    return [*marks, f"{number_of(unmeasured, 'run')} without {metric} left out"] if unmeasured else marks

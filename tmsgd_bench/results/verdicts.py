@@ -140,8 +140,8 @@ def seeds_to_decide(comparison: Comparison, margin: float) -> float:
     """The smallest number of seeds that decides with probability POWER, if the true mean and spread are those seen.
 
     It is at least FEW_SEEDS. Decided is: different at Holm's strictest level, ALPHA over the number of tests, or
-    equivalent. Where a run diverged the pairs fall to either side as often as seen. NaN without spread, infinite above
-    MOST_SEEDS.
+    equivalent. Where a run diverged the pairs fall to either side as often as seen, and nothing shows equivalence.
+    NaN without spread, infinite above MOST_SEEDS.
 
     Args:
         comparison: after :func:`tmsgd_bench.results.statistics.correct`.
@@ -153,6 +153,8 @@ def seeds_to_decide(comparison: Comparison, margin: float) -> float:
     if math.isnan(comparison.spread):
         return math.nan
     mean, bound = abs(comparison.difference.mean) / comparison.spread, margin / comparison.spread
+    if comparison.void:  # as in judge
+        bound = math.nan
     candidates = range(FEW_SEEDS, MOST_SEEDS + 1)
     power = lambda n: max(t_test_power(mean, n, alpha), equivalence_power(mean, bound, n))  # noqa: E731
     place = bisect_left(candidates, POWER, key=power)

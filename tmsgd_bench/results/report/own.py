@@ -105,9 +105,8 @@ def _section(runs: pd.DataFrame, group: Group, number: int, folder: Path) -> Own
     anchor = re.sub(r"[^\w.+-]", "_", f"own-{number}-{first['task']}-{first['model']}")
     drawn = list(_drawn(group.entries, of_group))
     experiment = _experiment(first, group, drawn)
-    source = ExperimentRuns(
-        experiment, tuple(_row(experiment, *pair) for pair in drawn), runs, _selected(of for _, of in drawn)
-    )
+    selected = pd.concat([of for _, of in drawn]).assign(left_out=False)
+    source = ExperimentRuns(experiment, tuple(_row(experiment, *pair) for pair in drawn), runs, selected)
     warning = SEVERAL if len(drawn) < len(group.entries) else ""
     return OwnSection(anchor, comparison.about(first), group, (content.part(source, anchor, folder),), warning)
 
@@ -121,12 +120,6 @@ def _drawn(entries: Iterable[Entry], runs: pd.DataFrame) -> Iterator[tuple[Entry
             of_optimizer.setdefault(str(of_entry["optimizer"].iloc[0]), []).append((entry, of_entry))
     for candidates in of_optimizer.values():
         yield min(candidates, key=lambda candidate: rows.precedence(candidate[1]))
-
-
-def _selected(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
-    """Runs as :func:`tmsgd_bench.results.selection.select` marks them."""
-    runs = pd.concat(list(frames))
-    return runs.assign(left_out=False, copy=runs.duplicated(selection.SAME_RUN))
 
 
 def _experiment(run: pd.Series, group: Group, drawn: Iterable[tuple[Entry, pd.DataFrame]]) -> Experiment:
