@@ -42,7 +42,7 @@ def test_the_readmes_numbers_are_those_of_the_published_table() -> None:
 def test_the_reduced_pages_numbers_are_those_of_the_published_tables() -> None:
     page = PAGES["docs/reduced.md"].partition("## Results")[2]
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line[:1] == "|"]
-    head, *body = [line for line in lines if len(line) == 11]
+    head, *body = [line for line in lines if len(line) == 12]
     body = [line for line in body if "](../results/reduced/" in line[0]]
     assert len(body) >= 9
     for line in body:
@@ -50,6 +50,7 @@ def test_the_reduced_pages_numbers_are_those_of_the_published_tables() -> None:
         *dataset, model = re.findall(r"`(\w+)`", line[0].partition(")")[2])
         rows = pd.read_csv(ROOT / f"{table}.csv").query("model == @model and n > 0").set_index("optimizer")
         rows = rows[rows["dataset"].isin(dataset)] if dataset else rows
+        assert int(line[-1]) == rows["n"].max(), (model, dataset)
         for optimizer, cell in list(zip(head, line, strict=True))[3:9]:
             number = cell.split()[0]
             if number == "–":
