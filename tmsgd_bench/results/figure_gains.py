@@ -61,7 +61,7 @@ def write(
 
 def draw(rows: Sequence[Gain]) -> Figure:
     """The figure."""
-    figure = Figure(figsize=(6.6, 0.9 + 0.3 * len(rows)), layout="constrained")
+    figure = Figure(figsize=(7.6, 0.9 + 0.3 * len(rows)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     draw_gains(axes, rows, COLOUR, "#000000", "#666666")
