@@ -61,7 +61,7 @@ def write(
 
 def draw(rows: Sequence[Gain]) -> Figure:
     """The figure."""
-    figure = Figure(figsize=(7.6, 0.9 + 0.3 * len(rows)), layout="constrained")
+    figure = Figure(figsize=(6.6, 0.9 + 0.36 * len(rows)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     draw_gains(axes, rows, COLOUR, "#000000", "#666666")
@@ -90,7 +90,8 @@ def draw_gains(axes: Axes, rows: Sequence[Gain], colour: str, ink: str, muted: s
     reach = 1.6 * max(LINEAR, *(abs(value) for value in ends if not math.isnan(value)))
     axes.set_xscale("symlog", linthresh=LINEAR, linscale=1.0)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}".replace("-", "−")))
-    axes.set_yticks(range(len(rows)), [mathtext(f"{row.label} (n={row.n})") for row in rows])
+    names = [f"{row.label} (n={row.n})".replace(": ", ":\n", 1) for row in rows]  # on one line they need half the width
+    axes.set_yticks(range(len(rows)), [mathtext(name) for name in names], fontsize=8.0)
     axes.set(ylim=(len(rows) - 0.4, -0.6), xlim=(-reach, reach))
     axes.set_xlabel("TM-SGD is better by, % of SGD’s metric", loc="right")  # wider than the axes beside long names
     axes.grid(visible=False, axis="y")
