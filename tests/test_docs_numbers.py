@@ -119,6 +119,24 @@ def test_every_interval_on_a_page_is_published_or_computed_from_published_runs()
     assert [numbers for numbers in sorted(printed) if not any(is_rounded(numbers, exact) for exact in known)] == []
 
 
+def tuned_auc(name: str) -> pd.Series:
+    """The mean test AUC after each epoch of an optimizer's ten tests on click-through rate; the first is epoch 1."""
+    runs = store.read_runs(ROOT / "results/tuned", f"ctr-wide_deep-{name}-").query("seed > 1999")
+    curves = [history["auc"] for folder in runs["folder"] if (history := store.history(Path(folder))) is not None]
+    assert len(curves) == 10
+    return pd.concat(curves, axis=1).mean(axis=1).set_axis(range(1, 21))
+
+
+def test_the_course_of_auc_on_the_tuned_page_is_that_of_the_published_runs() -> None:
+    ours, sgd = tuned_auc("tmsgd"), tuned_auc("sgd")
+    assert {round(ours[6], 3), round(ours[17], 3)} == {round(ours.max(), 3)}
+    lines = [
+        f"| {ours.max():.3f}, after epoch 6 and again after epoch 17 | {ours[15]:.3f} | {ours[20]:.3f} |",
+        f"| {sgd.max():.3f}, after epoch {sgd.idxmax()} | {sgd[15]:.3f} | {sgd[20]:.3f} |",
+    ]
+    assert [line for line in lines if line not in PAGES["docs/tuned.md"]] == []
+
+
 @pytest.mark.parametrize(
     ("printed", "agrees"),
     [
