@@ -275,11 +275,12 @@ def _paired(entry: Entry, base: Entry, rule: Rule) -> dict[str, Any]:
     """The two exact tests over the seeds whose runs are the same up to the switch."""
     both = [(trace, base.by_seed[seed]) for seed, trace in entry.by_seed.items() if seed in base.by_seed]
     pairs = [pair for pair in both if _same_until(switch_of(pair[0].run), *pair)]
-    starts = [max(float(rule.first), switch_of(ours.run)) for ours, _ in pairs]
-    ends = [min(len(ours.history), len(theirs.history)) for ours, theirs in pairs]
+    windows = [
+        (max(rule.first, switch_of(ours.run)), min(len(ours.history), len(theirs.history))) for ours, theirs in pairs
+    ]
     counts = [
         tuple(sum(jump.epoch < end for jump in trace.since(start)) for trace in pair)
-        for pair, start, end in zip(pairs, starts, ends, strict=True)
+        for pair, (start, end) in zip(pairs, windows, strict=True)
     ]
     ours, theirs = (sum(pair[side] for pair in counts) for side in (0, 1))
     low, high = rate_ratio(ours, theirs)
@@ -289,7 +290,7 @@ def _paired(entry: Entry, base: Entry, rule: Rule) -> dict[str, Any]:
         "reference": base.label,
         "pairs": len(pairs),
         "left_out": len(both) - len(pairs),
-        "epochs": int(sum(max(0.0, end - start) for start, end in zip(starts, ends, strict=True))),
+        "epochs": int(sum(max(0.0, end - start) for start, end in windows)),
         **{"jumps": ours, "jumps_reference": theirs},
         **{"ratio": ours / theirs if theirs else math.nan, "low": low, "high": high},
         **{"p": sign_p_value(ours, theirs), "seeds_more": more, "seeds_fewer": fewer},

@@ -131,10 +131,10 @@ def label(runs: pd.DataFrame, with_lr: bool = False, with_name: bool = False) ->
     run = runs.iloc[0]
     name = f" ({run['optimizer']})" if with_name else ""
     lr = f", lr {shown(learning_rate(run))}" if with_lr else ""
-    epochs = [epoch for epoch in sorted(set(runs["switch_epoch"].dropna().astype(float))) if not math.isinf(epoch)]
-    switch = (
-        f", switch {' to '.join(f'{epoch:g}' for epoch in dict.fromkeys((epochs[0], epochs[-1])))}" if epochs else ""
-    )
+    epochs = runs["switch_epoch"].astype(float)
+    reached = epochs[epochs < math.inf]
+    ends = sorted({reached.min(), reached.max()}) if len(reached) else []
+    switch = f", switch {' to '.join(f'{end:g}' for end in ends)}" if ends else ""
     return f"{run['label']}{name}{lr}{switch}"
 
 

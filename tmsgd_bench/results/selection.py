@@ -204,11 +204,11 @@ def marks(runs: pd.DataFrame) -> list[str]:
 
 def _never_switch(runs: pd.DataFrame) -> list[str]:
     """The mark of runs whose switch epoch lies behind their last."""
-    planned = runs[runs["switch_epoch"].notna()]
-    never = int((planned["switch_epoch"].astype(float) >= planned["epochs"].astype(float)).sum())
+    planned = int(runs["switch_epoch"].notna().sum())
+    never = int((runs["switch_epoch"].astype(float) >= runs["epochs"].astype(float)).sum())  # false where missing
     if not never:
         return []
-    some = f"{never} of {number_of(len(planned), 'run')} never switch" if never < len(planned) else "never switches"
+    some = f"{never} of {number_of(planned, 'run')} never switch" if never < planned else "never switches"
     return [f"{some}: eq. (8) is not used"]
 
 

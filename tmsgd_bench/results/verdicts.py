@@ -73,11 +73,12 @@ def judge(comparison: Comparison, margin: float, better: Literal["max", "min"]) 
         better: the metric's direction.
     """
     difference, selected = comparison.difference, comparison.diverged or comparison.void
-    p = math.nan if selected else float(equivalence_p(difference.mean, comparison.spread, difference.n, margin))
+    usable = math.nan if selected else margin
+    p = float(equivalence_p(difference.mean, comparison.spread, difference.n, usable))
     word = verdict(comparison.direction, comparison.p_holm, p, better)
     if word != "not yet tested" and comparison.pairs < FEW_SEEDS:
         word = "undecided"
-    seeds = seeds_to_decide(comparison, margin) if word == "undecided" else math.nan
+    seeds = seeds_to_decide(comparison, usable) if word == "undecided" else math.nan
     return Judgement(word, margin, p, seeds)
 
 
@@ -140,12 +141,12 @@ def seeds_to_decide(comparison: Comparison, margin: float) -> float:
     """The smallest number of seeds that decides with probability POWER, if the true mean and spread are those seen.
 
     It is at least FEW_SEEDS. Decided is: different at Holm's strictest level, ALPHA over the number of tests, or
-    equivalent. Where a run diverged the pairs fall to either side as often as seen, and nothing shows equivalence.
-    NaN without spread, infinite above MOST_SEEDS.
+    equivalent. Where a run diverged the pairs fall to either side as often as seen. NaN without spread, infinite above
+    MOST_SEEDS.
 
     Args:
         comparison: after :func:`tmsgd_bench.results.statistics.correct`.
-        margin: the largest difference that does not matter; NaN if there is none.
+        margin: the largest difference that does not matter; NaN if there is none, or nothing can show equivalence.
     """
     alpha = ALPHA / max(comparison.family, 1)
     if comparison.diverged:
@@ -153,8 +154,6 @@ def seeds_to_decide(comparison: Comparison, margin: float) -> float:
     if math.isnan(comparison.spread):
         return math.nan
     mean, bound = abs(comparison.difference.mean) / comparison.spread, margin / comparison.spread
-    if comparison.void:  # as in judge
-        bound = math.nan
     candidates = range(FEW_SEEDS, MOST_SEEDS + 1)
     power = lambda n: max(t_test_power(mean, n, alpha), equivalence_power(mean, bound, n))  # noqa: E731
     place = bisect_left(candidates, POWER, key=power)
